@@ -196,7 +196,7 @@ def to_gymnasium(space: Space) -> gymnasium.Space:
     if isinstance(space, Discrete):
         return gs.Discrete(space.n)
     if isinstance(space, MultiDiscrete):
-        return gs.MultiDiscrete(space.nvec)
+        return gs.MultiDiscrete(list(space.nvec))
     if isinstance(space, MultiBinary):
         return gs.MultiBinary(space.n)
     low, high = space._bounds()
