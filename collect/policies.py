@@ -1,0 +1,358 @@
+"""Policies that play: scripted ones, Stable-Baselines3 files, and anything callable.
+
+A policy sees frames (H, W, 3) uint8 and gives actions of the world's space. All its randomness comes from the
+generator handed to `begin`, so that an episode is a pure function of its seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from worldmodel.collect.config import Learner
+from worldmodel.errors import UserError, unknown_name
+from worldmodel.pixels import FrameStack
+from worldmodel.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space, check_actions
+
+SCRIPTED = ("random", "sticky", "periodic")
+STICK = 0.85  # probability that `sticky` keeps its action, so that it holds one for 7 steps on average
+PERIOD = 32  # steps of each run of `periodic`
+
+
+class Policy(Protocol):
+    """What plays an episode."""
+
+    def begin(self, rng: np.random.Generator) -> None:
+        """Start an episode; all randomness of the episode comes from `rng`."""
+
+    def act(self, frame: np.ndarray) -> Any:
+        """The action for the frame (H, W, 3) uint8 that is shown now."""
+
+
+class RandomPolicy:
+    """Every step a uniform action."""
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+
+    def begin(self, rng: np.random.Generator) -> None:
+        """Start an episode."""
+        self.rng = rng
+
+    def act(self, frame: np.ndarray) -> np.ndarray:
+        """A uniform action."""
+        return self.space.sample(self.rng)
+
+
+class StickyPolicy(RandomPolicy):
+    """Keeps its action with probability `stick`, else draws a uniform one: long moves, as people make."""
+
+    def __init__(self, space: Space, stick: float = STICK) -> None:
+        super().__init__(space)
+        self.stick = stick
+        self.action: np.ndarray | None = None
+
+    def begin(self, rng: np.random.Generator) -> None:
+        """Start an episode."""
+        self.rng, self.action = rng, None
+
+    def act(self, frame: np.ndarray) -> np.ndarray:
+        """The last action or a new one."""
+        if self.action is None or self.rng.random() >= self.stick:
+            self.action = self.space.sample(self.rng)
+        return self.action
+
+
+class PeriodicPolicy:
+    """Blind: a fixed cycle of actions, each held for `period` steps, the first run half as long.
+
+    The order of the cycle is drawn once an episode. On take-cover, left and right in runs of about 32 steps outlive
+    every reactive policy but the best: a rival that any claim must beat.
+    """
+
+    def __init__(self, actions: list[Any], period: int = PERIOD) -> None:
+        if period < 1 or not actions:
+            raise UserError(f"periodic: got period {period} and {len(actions)} actions, wanted at least 1 of each.")
+        self.actions, self.period = actions, period
+
+    def begin(self, rng: np.random.Generator) -> None:
+        """Start an episode: draw where in the cycle it begins."""
+        self.offset, self.step = int(rng.integers(len(self.actions))), 0
+
+    def act(self, frame: np.ndarray) -> Any:
+        """The action of this moment, whatever is seen."""
+        run = (self.step + (self.period + 1) // 2) // self.period
+        self.step += 1
+        return self.actions[(run + self.offset) % len(self.actions)]
+
+
+class CallablePolicy:
+    """Any function frame -> action."""
+
+    def __init__(self, function: Callable[[np.ndarray], Any]) -> None:
+        self.function = function
+
+    def begin(self, rng: np.random.Generator) -> None:
+        """Nothing to do."""
+
+    def act(self, frame: np.ndarray) -> Any:
+        """What the function says."""
+        return self.function(frame)
+
+
+class LearnedPolicy:
+    """A Stable-Baselines3 model, seeing and acting as it was trained: frame stack, view, held actions."""
+
+    def __init__(self, model: Any, learner: Learner, deterministic: bool = False) -> None:
+        self.model, self.learner, self.deterministic = model, learner, deterministic
+        self.stack = FrameStack(learner.frame_stack)
+
+    def begin(self, rng: np.random.Generator) -> None:
+        """Start an episode; seeds torch from `rng`, since SB3 draws its actions there."""
+        import torch
+
+        torch.manual_seed(int(rng.integers(2**31)))
+        self.step = 0
+
+    def act(self, frame: np.ndarray) -> Any:
+        """A new action every `hold` steps."""
+        if self.learner.view is not None:
+            top, bottom, left, right = self.learner.view
+            frame = frame[top:bottom, left:right]
+        seen = self.stack.reset(frame) if self.step == 0 else self.stack.push(frame)
+        if self.step % self.learner.hold == 0:
+            self.action, _ = self.model.predict(seen, deterministic=self.deterministic)
+        self.step += 1
+        return self.action
+
+
+class NoisyPolicy:
+    """Another policy with a share of uniform random steps."""
+
+    def __init__(self, inner: Policy, space: Space, epsilon: float) -> None:
+        self.inner, self.space, self.epsilon = inner, space, epsilon
+
+    def begin(self, rng: np.random.Generator) -> None:
+        """Start an episode."""
+        self.rng = np.random.default_rng(rng.integers(2**63))
+        self.inner.begin(rng)
+
+    def act(self, frame: np.ndarray) -> Any:
+        """The inner policy's action, or with probability `epsilon` a uniform one."""
+        action = self.inner.act(frame)
+        return self.space.sample(self.rng) if self.rng.random() < self.epsilon else action
+
+
+@dataclass(frozen=True)
+class PolicySpec:
+    """A policy as data: what a worker process is given and what a dataset says of its episodes.
+
+    Attributes:
+        name: how episodes name it ("periodic", "ppo").
+        kind: random, sticky, periodic or file.
+        params: numbers and actions that shape it, JSON-able.
+        path: the .zip of kind "file".
+        hash: sha256 of the file, or of kind and params.
+        share: share of episodes.
+        epsilon: share of random steps.
+    """
+
+    name: str
+    kind: str
+    params: dict[str, Any] = field(default_factory=dict)
+    path: str = ""
+    hash: str = ""
+    share: float = 1.0
+    epsilon: float = 0.0
+
+    def build(self, space: Space) -> Policy:
+        """Make the policy.
+
+        Raises:
+            UserError: the file changed since, or does not fit the action space.
+        """
+        policy: Policy
+        if self.kind == "random":
+            policy = RandomPolicy(space)
+        elif self.kind == "sticky":
+            policy = StickyPolicy(space, **self.params)
+        elif self.kind == "periodic":
+            policy = PeriodicPolicy(**self.params)
+        else:
+            policy = load_file(self)
+        return NoisyPolicy(policy, space, self.epsilon) if self.epsilon > 0 else policy
+
+
+def _digest(kind: str, params: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps([kind, params], sort_keys=True).encode()).hexdigest()
+
+
+def default_cycle(space: Space) -> list[Any]:
+    """The actions that `periodic` walks through where the environment names none."""
+    if isinstance(space, Discrete):
+        return list(range(space.n))
+    if isinstance(space, MultiDiscrete):
+        return [[min(k, n - 1) for n in space.nvec] for k in range(max(space.nvec))]
+    if isinstance(space, MultiBinary):
+        return [[int(i == k) for i in range(space.n)] for k in range(space.n)]
+    low, high = (np.nan_to_num(bound, posinf=1.0, neginf=-1.0) for bound in space._bounds())
+    return [low.tolist(), high.tolist()]
+
+
+def spec_of(text: str, space: Space, defaults: dict[str, Any], epsilon: float = 0.0) -> PolicySpec:
+    """Read a policy's name as users type it.
+
+    Args:
+        text: random, sticky[:STICK], periodic[:PERIOD], FILE.zip, or a directory of `train policy`.
+        space: the world's action space.
+        defaults: the environment's own defaults per kind, e.g. {"periodic": {"actions": [1, 2]}}.
+        epsilon: share of random steps.
+
+    Raises:
+        UserError: unknown name, missing file, or actions outside the space.
+    """
+    kind, _, value = text.partition(":")
+    if kind not in SCRIPTED:
+        path = Path(text)
+        path = path / "policy.zip" if path.is_dir() else path
+        if path.suffix == ".zip" or path.exists():
+            return file_spec(path, epsilon)
+        raise unknown_name("policy", text, [*SCRIPTED, "ppo", "sac", "FILE.zip"])
+    params = dict(defaults.get(kind, {}))
+    try:
+        if kind == "periodic":
+            params.setdefault("actions", default_cycle(space))
+            check_actions(space, params["actions"], "periodic actions")
+            params["period"] = int(value) if value else int(params.get("period", PERIOD))
+        elif kind == "sticky":
+            params["stick"] = float(value) if value else float(params.get("stick", STICK))
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"policy {text!r}: {value!r} is not a number.") from None
+    return PolicySpec(text, kind, params, "", _digest(kind, params), 1.0, epsilon)
+
+
+def file_spec(path: Path, epsilon: float = 0.0, name: str = "") -> PolicySpec:
+    """Describe a Stable-Baselines3 file, with the policy.json that `train policy` writes beside it.
+
+    Raises:
+        UserError: missing, or not an SB3 file.
+    """
+    if not path.is_file():
+        raise UserError(f"no policy file at {path}; train one with 'worldmodel train policy'.")
+    content = path.read_bytes()
+    beside = path.with_suffix(".json")
+    params: dict[str, Any] = {}
+    if beside.exists():
+        saved = json.loads(beside.read_text())
+        params = {"learner": saved["learner"]}
+        name = name or saved["learner"]["algo"]
+    else:
+        params = {"learner": {"algo": _guess_algorithm(path)}}
+        name = name or params["learner"]["algo"]
+    return PolicySpec(
+        name, "file", params, str(path.resolve()), hashlib.sha256(content).hexdigest(), 1.0, epsilon
+    )
+
+
+def _guess_algorithm(path: Path) -> str:
+    """Which algorithm wrote an SB3 file: it does not say, but its settings do."""
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            keys = set(json.loads(archive.read("data")))
+    except (zipfile.BadZipFile, KeyError, ValueError):
+        raise UserError(f"{path} is not a Stable-Baselines3 file (a .zip with 'data' and weights).") from None
+    if "clip_range" in keys:
+        return "ppo"
+    if "target_entropy" in keys:
+        return "sac"
+    if "exploration_rate" in keys:
+        return "dqn"
+    return "a2c"
+
+
+def load_file(spec: PolicySpec) -> LearnedPolicy:
+    """Load a Stable-Baselines3 file. It is a pickle and may run code: load only what you trust.
+
+    Raises:
+        UserError: the file changed since its hash was taken.
+    """
+    content = Path(spec.path).read_bytes()
+    if hashlib.sha256(content).hexdigest() != spec.hash:
+        raise UserError(f"{spec.path} changed since this recording began; its hash was {spec.hash[:12]}….")
+    import stable_baselines3
+    import torch
+
+    torch.set_num_threads(1)
+    settings = dict(spec.params["learner"])
+    deterministic = bool(settings.pop("deterministic", False))
+    for key in ("view",):
+        if settings.get(key) is not None:
+            settings[key] = tuple(settings[key])
+    learner = Learner(**{"frame_stack": 1, **settings})
+    model = getattr(stable_baselines3, learner.algo.upper()).load(spec.path, device="cpu")
+    return LearnedPolicy(model, learner, deterministic)
+
+
+def check_fits(spec: PolicySpec, space: Space, frame_shape: tuple[int, int, int]) -> None:
+    """Refuse a policy file that was trained for other spaces.
+
+    Raises:
+        UserError: its action space or the shape it sees differ from the world's.
+    """
+    if spec.kind != "file":
+        return
+    from worldmodel.spaces import from_gymnasium
+
+    policy = load_file(spec)
+    theirs = from_gymnasium(policy.model.action_space)
+    if isinstance(theirs, Box) and isinstance(space, Box):
+        fits = theirs.shape == space.shape
+    else:
+        fits = theirs == space
+    if not fits:
+        raise UserError(f"{spec.path} acts in {theirs}, but the environment takes {space}.")
+    height, width, channels = frame_shape
+    if policy.learner.view is not None:
+        top, bottom, left, right = policy.learner.view
+        height, width = min(bottom, height) - top, min(right, width) - left
+    wanted = (height, width, channels * policy.learner.frame_stack)
+    seen = policy.model.observation_space.shape
+    if seen not in (wanted, (wanted[2], wanted[0], wanted[1])):
+        raise UserError(
+            f"{spec.path} sees {seen}, but the environment shows {wanted} (rows, columns, stacked channels); "
+            "use the size, crop and frame stack it was trained with."
+        )
+
+
+def mix(base: PolicySpec, others: list[PolicySpec]) -> tuple[PolicySpec, ...]:
+    """Give the base policy the share of episodes that the others leave."""
+    from dataclasses import replace
+
+    left = 1.0 - sum(spec.share for spec in others)
+    specs = ([replace(base, share=left)] if left > 1e-9 else []) + others
+    names = [spec.name for spec in specs]
+    doubled = {name for name in names if names.count(name) > 1}
+    if doubled:
+        raise UserError(f"policies must have names of their own; {sorted(doubled)} stand twice.")
+    return tuple(specs)
+
+
+def choose(shares: list[float], seed: int, index: int) -> int:
+    """Which policy plays an episode: a pure function of (seed, index) whose counts keep to the shares.
+
+    The golden-ratio sequence, begun at a place drawn from the seed, fills [0, 1) more evenly than chance: after n
+    episodes each policy has played n * share of them to within a few.
+    """
+    start = np.random.SeedSequence(seed, spawn_key=(2,)).generate_state(1)[0] / 2**32
+    u = (start + index * 0.6180339887498949) % 1.0
+    return int(np.searchsorted(np.cumsum(shares)[:-1], u, side="right"))

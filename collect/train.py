@@ -1,0 +1,234 @@
+"""Training a policy in a real world with Stable-Baselines3: processes step it, one torch thread learns.
+
+Stopped at any moment, the same command continues from the last checkpoint. Continues, not repeats: neither SB3 nor
+ViZDoom can be put back exactly where they were.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import uuid
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from worldmodel.collect.config import Learner, TrainPolicy
+from worldmodel.errors import UserError
+from worldmodel.runinfo import load_run_info, same_run, save_run_info
+
+CHECKPOINT_SECONDS = 30.0
+
+
+class MakeEnv:
+    """Builds one environment inside its process (picklable by SB3's workers)."""
+
+    def __init__(self, env: str, kwargs: dict[str, Any], learner: Learner, token: str, marks: str) -> None:
+        self.env, self.kwargs, self.learner, self.token, self.marks = env, kwargs, learner, token, marks
+
+    def __call__(self) -> Any:
+        """Make it, watched by SB3's Monitor (true returns and lengths)."""
+        from stable_baselines3.common.monitor import Monitor
+
+        from worldmodel import envs
+        from worldmodel.collect.view import LearnerView
+        from worldmodel.envs import engines
+
+        engines.set_run(self.token, Path(self.marks))
+        return LearnerView(Monitor(envs.make(self.env, **self.kwargs)), self.learner)
+
+
+def train_policy(config: TrainPolicy) -> Path:
+    """Train, or continue, or say that it is done.
+
+    Args:
+        config: what to train and where to.
+
+    Returns:
+        The path of policy.zip; beside it policy.json, curve.jsonl, run.json and tensorboard/.
+
+    Raises:
+        UserError: another run stands at `config.out`, or the algorithm does not fit the action space.
+    """
+    out, run = config.out, config.out / "run.json"
+    if config.force:
+        shutil.rmtree(out, ignore_errors=True)
+    if run.exists():
+        differs = same_run(load_run_info(run), config)
+        if differs:
+            raise UserError(f"{out} holds another run ({differs}); choose another --out, or --force to remove it.")
+    final = out / "policy.zip"
+    if not final.exists():
+        _train(config)
+    result = {"policy": str(final), **json.loads((out / "policy.json").read_text())["result"]}
+    if config.json:
+        print(json.dumps(result))
+    else:
+        print(f"{final}: {result['decisions']} decisions, {result['minutes']:.1f} min, last returns "
+              f"{result['return_mean']:.1f} over {result['episodes']} episodes.")
+    return final
+
+
+def _algorithm(learner: Learner, venv: Any, seed: int, out: Path) -> Any:
+    """A fresh SB3 model."""
+    import stable_baselines3 as sb3
+    from gymnasium import spaces
+
+    from worldmodel.collect.view import SmallEncoder
+
+    kind = type(venv.action_space)
+    allowed = {"sac": (spaces.Box,), "dqn": (spaces.Discrete,)}.get(learner.algo)
+    if allowed and kind not in allowed:
+        raise UserError(
+            f"{learner.algo} needs a {allowed[0].__name__} action space; {venv.action_space} takes ppo or a2c."
+        )
+    common: dict[str, Any] = {
+        "learning_rate": learner.learning_rate,
+        "gamma": learner.gamma,
+        "seed": seed,
+        "device": "cpu",
+        "tensorboard_log": str(out / "tensorboard"),
+        "policy_kwargs": {
+            "features_extractor_class": SmallEncoder,
+            "features_extractor_kwargs": {"width": learner.width},
+        },
+    }
+    if learner.algo == "ppo":
+        size = min(learner.batch_size, learner.rollout_steps * learner.num_envs)
+        return sb3.PPO(
+            "CnnPolicy", venv, n_steps=learner.rollout_steps, batch_size=size, n_epochs=learner.epochs,
+            ent_coef=learner.entropy, **common,
+        )
+    if learner.algo == "a2c":
+        return sb3.A2C("CnnPolicy", venv, n_steps=learner.rollout_steps, ent_coef=learner.entropy, **common)
+    off_policy = {"buffer_size": learner.buffer_size, "batch_size": learner.batch_size, "learning_starts": 1000}
+    if learner.algo == "dqn":
+        return sb3.DQN("CnnPolicy", venv, **off_policy, **common)
+    return sb3.SAC("CnnPolicy", venv, train_freq=1, gradient_steps=1, **off_policy, **common)
+
+
+def _callback(total: int, learner: Learner, out: Path, started: dict[str, float]) -> Any:
+    """Progress, the curve, checkpoints and the clock."""
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    class Watch(BaseCallback):
+        begun = saved = written = time.monotonic()
+
+        def _on_training_start(self) -> None:
+            self.bar = tqdm(total=total, initial=self.num_timesteps, unit="decision", desc=f"training {learner.algo}")
+            self.begun = self.saved = self.written = time.monotonic()
+
+        def minutes(self) -> float:
+            return started["minutes"] + (time.monotonic() - self.begun) / 60
+
+        def _on_step(self) -> bool:
+            self.bar.update(self.num_timesteps - self.bar.n)
+            now = time.monotonic()
+            if now - self.written > 5:
+                self.written = now
+                self.row()
+            if now - self.saved > CHECKPOINT_SECONDS:
+                self.saved = now
+                save_checkpoint(self.model, out, self.minutes())
+            return learner.minutes is None or self.minutes() < learner.minutes
+
+        def row(self) -> None:
+            done = list(self.model.ep_info_buffer or [])
+            if done:
+                mean = float(np.mean([e["r"] for e in done]))
+                length = float(np.mean([e["l"] for e in done]))
+                self.bar.set_postfix(return_mean=round(mean, 2), steps=round(length, 1))
+                row = {
+                    "minutes": self.minutes(), "decisions": self.num_timesteps, "return_mean": mean, "length_mean": length
+                }
+                with (out / "curve.jsonl").open("a") as stream:
+                    stream.write(json.dumps(row) + "\n")
+
+        def _on_training_end(self) -> None:
+            self.row()
+            self.bar.close()
+
+    return Watch()
+
+
+def save_checkpoint(model: Any, out: Path, minutes: float) -> None:
+    """Write checkpoint.zip whole or not at all; the minutes already spent are in its name's file beside."""
+    temporary = out / "checkpoint.tmp.zip"
+    model.save(temporary)
+    os.replace(temporary, out / "checkpoint.zip")
+    spent = out / "checkpoint.tmp.json"
+    spent.write_text(json.dumps({"minutes": minutes}))
+    os.replace(spent, out / "checkpoint.json")
+
+
+def _train(config: TrainPolicy) -> None:
+    import torch
+    from stable_baselines3.common.utils import set_random_seed
+    from stable_baselines3.common.vec_env import SubprocVecEnv
+
+    from worldmodel import envs
+    from worldmodel.envs import engines
+
+    out, learner = config.out, config.learner
+    kwargs = config.screen.kwargs()
+    envs.make(config.env, **kwargs).close()  # a wrong name or option is told here, not from eight processes
+    out.mkdir(parents=True, exist_ok=True)
+    run = out / "run.json"
+    token = json.loads(run.read_text())["token"] if run.exists() else uuid.uuid4().hex
+    save_run_info(run, "train policy", config, token=token)
+    marks = out / "engines"
+    marks.mkdir(exist_ok=True)
+    engines.sweep(token, marks)
+    torch.set_num_threads(1)  # three to six times faster beside environments on two cores
+    set_random_seed(config.seed)
+    make = MakeEnv(config.env, kwargs, learner, token, str(marks))
+    venv = SubprocVecEnv([make] * learner.num_envs, start_method="forkserver")
+    try:
+        venv.seed(config.seed)
+        spent = {"minutes": 0.0}
+        checkpoint = out / "checkpoint.zip"
+        if checkpoint.exists():
+            import stable_baselines3
+
+            model = getattr(stable_baselines3, learner.algo.upper()).load(checkpoint, env=venv, device="cpu")
+            spent = json.loads((out / "checkpoint.json").read_text())
+        else:
+            model = _algorithm(learner, venv, config.seed, out)
+        watch = _callback(learner.decisions, learner, out, spent)
+        left = learner.decisions - model.num_timesteps
+        try:
+            if left > 0:
+                model.learn(left, callback=watch, reset_num_timesteps=False, tb_log_name="policy")
+        except (KeyboardInterrupt, SystemExit):
+            save_checkpoint(model, out, watch.minutes())
+            raise
+        _finish(model, config, watch.minutes() if left > 0 else spent["minutes"])
+    finally:
+        venv.close()
+        engines.sweep(token, marks)
+        shutil.rmtree(marks, ignore_errors=True)
+
+
+def _finish(model: Any, config: TrainPolicy, minutes: float) -> None:
+    """Write policy.zip last: its presence says that all is done."""
+    out = config.out
+    done = list(model.ep_info_buffer or [])
+    result = {
+        "decisions": int(model.num_timesteps),
+        "minutes": minutes,
+        "episodes": len(done),
+        "return_mean": float(np.mean([e["r"] for e in done])) if done else float("nan"),
+    }
+    (out / "policy.json").write_text(
+        json.dumps({"env": config.env, "learner": asdict(config.learner), "result": result}, indent=1)
+    )
+    temporary = out / "policy.tmp.zip"
+    model.save(temporary, exclude=["tensorboard_log"])
+    os.replace(temporary, out / "policy.zip")
+    for leftover in ("checkpoint.zip", "checkpoint.json"):
+        (out / leftover).unlink(missing_ok=True)

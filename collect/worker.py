@@ -1,0 +1,85 @@
+"""A recording process: `python -m worldmodel.collect.worker JOB SLOT COMMANDS RESULTS`.
+
+Reads episode numbers from the pipe COMMANDS, appends each played episode to the part file of its SLOT, and answers
+on RESULTS. It ends when the pipe closes, on SIGTERM, and when its supervisor is gone.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def build_env(job: dict[str, Any]) -> Any:
+    """The world of a job: by name, or by a callable that makes any gymnasium environment."""
+    from worldmodel import envs
+
+    if callable(job["env"]):
+        from worldmodel.envs.foreign import as_pixels
+
+        return as_pixels(job["env"](), **job["env_kwargs"])
+    return envs.make(job["env"], **job["env_kwargs"])
+
+
+def main(job_path: str, slot: str, commands: str, results: str) -> None:
+    """Record until the supervisor closes the pipe."""
+    for fd in (int(commands), int(results)):
+        os.set_inheritable(fd, False)  # an engine must not hold the supervisor's pipes
+    supervisor = os.getppid()
+    import cloudpickle
+
+    from worldmodel.collect.policies import choose
+    from worldmodel.collect.rollout import play
+    from worldmodel.data.parts import PartWriter
+    from worldmodel.envs import engines
+
+    def watch() -> None:
+        if os.getppid() != supervisor:
+            raise SystemExit(0)
+
+    job = cloudpickle.loads(Path(job_path).read_bytes())
+    engines.close_on_sigterm()
+    engines.set_run(job["token"], Path(job["marks"]))
+    env = build_env(job)
+    policies = [spec.build(env.unwrapped.meta.action_space) for spec in job["policies"]]
+    shares = [spec.share for spec in job["policies"]]
+
+    def answer(message: dict[str, Any]) -> None:
+        os.write(int(results), (json.dumps(message) + "\n").encode())
+
+    from worldmodel.errors import UserError
+
+    try:
+        with PartWriter(Path(job["parts"]) / f"part-{int(slot):03d}.bin", job["header"]) as part, os.fdopen(
+            int(commands)
+        ) as lines:
+            answer({"ready": True})
+            for line in lines:
+                index = int(line)
+                which = choose(shares, job["seed"], index)
+                episode = play(
+                    env,
+                    policies[which],
+                    index=index,
+                    seed=job["seed"],
+                    policy_name=job["policies"][which].name,
+                    watch=watch,
+                )
+                part.append(episode)
+                answer({"done": index, "steps": episode.length})
+    except UserError as error:
+        answer({"mistake": str(error)})
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES):
+            raise
+        answer({"mistake": f"{job['parts']}: {os.strerror(error.errno)}; what was finished is kept."})
+    finally:
+        env.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,162 @@
+"""What is saved beside every output: the resolved config, the command line, code and package versions.
+
+A leaf. Configs are frozen dataclasses; on disk they are strict JSON (an unknown key is an error that names it).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+from worldmodel.errors import UserError
+
+T = TypeVar("T")
+PACKAGES = ("torch", "numpy", "gymnasium", "vizdoom", "stable-baselines3", "h5py", "imageio", "pillow")
+# Fields that say how a run is carried out, not what it makes: they may differ when a run goes on.
+HOW = frozenset({"workers", "device", "json", "force", "threads", "minutes_left", "quiet"})
+
+
+def _converter() -> Any:
+    from cattrs.preconf.json import make_converter
+
+    converter = make_converter(forbid_extra_keys=True)
+    converter.register_unstructure_hook(Path, str)
+    converter.register_structure_hook(Path, lambda value, _: Path(value))
+
+    def strict(kind: type) -> Any:
+        def hook(value: Any, _: Any) -> Any:
+            if kind is float and type(value) is int:
+                return float(value)
+            if type(value) is not kind:
+                raise UserError(f"got {value!r} ({type(value).__name__}), wanted {kind.__name__}")
+            return value
+
+        return hook
+
+    for kind in (int, bool, float, str):
+        converter.register_structure_hook(kind, strict(kind))
+    return converter
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """A config dataclass as JSON-able data (paths as text, tuples as lists)."""
+    return json.loads(json.dumps(_converter().unstructure(config)))
+
+
+def from_plain(plain: dict[str, Any], cls: type[T], where: str) -> T:
+    """Structure a config from JSON data.
+
+    Raises:
+        UserError: an unknown key or a wrong type, named.
+    """
+    import cattrs
+
+    try:
+        return _converter().structure(plain, cls)
+    except (cattrs.BaseValidationError, UserError) as error:
+        problems = "; ".join(cattrs.transform_error(error)) if not isinstance(error, UserError) else str(error)
+        raise UserError(f"{where} is not a {cls.__name__}: {problems}") from None
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that can change a result, and of Python."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def code_version() -> str:
+    """The package's version, with the commit where this is a git checkout (and '+' if it has changes)."""
+    import worldmodel
+
+    root = Path(worldmodel.__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return worldmodel.__version__
+
+    def git(*args: str) -> str:
+        result = subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, timeout=10)
+        return result.stdout.strip() if result.returncode == 0 else ""
+
+    try:
+        commit = git("rev-parse", "--short=12", "HEAD")
+        dirty = "+" if commit and git("status", "--porcelain", "--untracked-files=no") else ""
+    except (OSError, subprocess.TimeoutExpired):
+        return worldmodel.__version__
+    return f"{worldmodel.__version__}-{commit}{dirty}" if commit else worldmodel.__version__
+
+
+def machine() -> dict[str, Any]:
+    """Processor name, cores that this process may use, memory in GB, system."""
+    name = platform.processor()
+    memory = None
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.split(":", 1)[1].strip()
+                break
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemTotal"):
+                memory = round(int(line.split()[1]) / 1e6, 1)
+    except OSError:
+        pass
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"processor": name, "cores": cores, "memory_gb": memory, "system": platform.platform()}
+
+
+def run_info(verb: str, config: Any) -> dict[str, Any]:
+    """Everything that is saved beside an output."""
+    return {
+        "verb": verb,
+        "config": to_plain(config),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "code_version": code_version(),
+        "packages": versions(),
+    }
+
+
+def save_run_info(path: Path, verb: str, config: Any, **extra: Any) -> None:
+    """Write `run_info` (and more) as JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps({**run_info(verb, config), **extra}, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def load_run_info(path: Path) -> dict[str, Any]:
+    """Read a saved run.
+
+    Raises:
+        UserError: missing, or not such a file.
+    """
+    try:
+        info = json.loads(path.read_text())
+        if not isinstance(info, dict) or "config" not in info or "verb" not in info:
+            raise ValueError("it has no 'verb' and 'config'")
+    except FileNotFoundError:
+        raise UserError(f"no saved config at {path}; every output has one beside it (*.run.json or run.json).") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not a saved run: {error}.") from None
+    return info
+
+
+def same_run(saved: dict[str, Any], config: Any) -> str | None:
+    """Does a saved run make the same thing as this config?
+
+    Returns:
+        None if so; else a phrase naming the first field that differs ("seed is 1, was 0").
+    """
+    ours, theirs = to_plain(config), saved["config"]
+    for key in ours:
+        if key not in HOW and ours[key] != theirs.get(key):
+            return f"{key} is {ours[key]!r}, was {theirs.get(key)!r}"
+    return None
