@@ -1,0 +1,38 @@
+# make demo, make test: both set up .venv by themselves. PYTHON names another interpreter (3.11 or newer).
+PYTHON ?= python3
+BIN := .venv/bin
+OUT ?= runs/demo
+
+.PHONY: setup demo test test-all lint bench clean
+
+setup: .venv/.ok
+
+.venv/.ok: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "worldmodel needs Python 3.11 or newer; $(PYTHON) is older. Set PYTHON=/path/to/python3.11."; exit 2; }
+	@echo "Setting up .venv (some 65 packages, a minute or two; torch is the large one) ..."
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: .venv/.ok
+	$(BIN)/worldmodel demo --out $(OUT)
+
+test: .venv/.ok
+	$(BIN)/pytest -m "not slow and not gpu"
+
+test-all: .venv/.ok
+	$(BIN)/pytest --timeout 1800
+
+lint: .venv/.ok
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/.ok
+	$(BIN)/worldmodel bench loader --out results/bench-loader.json
+	$(BIN)/worldmodel bench collect --out results/bench-collect.json
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache
