@@ -1,0 +1,209 @@
+"""Many dreams at once: tensors in, tensors out, on the world's device.
+
+Shapes: N rows, n some of them, H W pixels, h w code grid, A action size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from worldmodel.errors import UserError
+from worldmodel.model import WorldModel
+from worldmodel.prior.interface import PriorState
+from worldmodel.prior.sampling import STREAM_START, uniforms
+
+
+@dataclass(frozen=True)
+class SimulatorState:
+    """Everything a simulator remembers; keeping it is branching, since no tensor is ever written to.
+
+    Attributes:
+        prior: N rows of the prior's state.
+        frames: (N, H, W, 3) uint8, the last frames shown.
+        seeds: (N,) int64, one a row.
+        episodes: (N,) int64, resets of the row since it was seeded.
+        steps: (N,) int64 since the last reset.
+        ended: (N,) bool.
+        starts: (N,) int64, the start each row began from.
+    """
+
+    prior: PriorState
+    frames: Tensor
+    seeds: Tensor
+    episodes: Tensor
+    steps: Tensor
+    ended: Tensor
+    starts: Tensor
+
+
+@dataclass(frozen=True)
+class SimulatorStep:
+    """What a step of N rows brought.
+
+    Attributes:
+        frames: (N, H, W, 3) uint8.
+        rewards: (N,) float32.
+        terminations: (N,) bool.
+        hazards: (N,) float32, the probability of the end that was drawn from.
+        status: (N,) int64, the hidden variable's bin.
+        log_probs: (N,) float32, nats of the frame drawn.
+    """
+
+    frames: Tensor
+    rewards: Tensor
+    terminations: Tensor
+    hazards: Tensor
+    status: Tensor
+    log_probs: Tensor
+
+
+class Simulator:
+    """N independent dreams of one world.
+
+    A row's dream depends on its seed, its episode number, its start and its actions, never on the other
+    rows. A row that ended keeps its last frame, earns nothing and stays ended until it is reset.
+
+    Args:
+        world: the learned world, with its starts.
+        num_rows: N.
+        seed: row i has seed + i.
+        temperature: of the frames' codes; the end and the status are always drawn at 1.
+        starts: "episode" draws true episode starts, "any" also moments inside episodes.
+    """
+
+    def __init__(
+        self,
+        world: WorldModel,
+        num_rows: int,
+        seed: int = 0,
+        temperature: float = 1.0,
+        starts: str = "episode",
+    ) -> None:
+        if num_rows < 1:
+            raise UserError(f"num_rows={num_rows}: wanted at least 1.")
+        if temperature < 0:
+            raise UserError(f"temperature={temperature}: wanted 0 or more.")
+        if world.starts is None or not len(world.starts):
+            raise UserError(
+                "this world has no starts to dream from; load it with WorldModel.from_pretrained."
+            )
+        self.world, self.num_rows, self.temperature = world, num_rows, temperature
+        self._starts = world.starts
+        self._choices = world.starts.choices(starts)
+        zeros = torch.zeros(num_rows, dtype=torch.int64, device=world.device)
+        self._state = SimulatorState(
+            prior=world.starts.state.rows(zeros),
+            frames=torch.zeros(
+                (num_rows, *world.tokenizer.frame_shape), dtype=torch.uint8, device=world.device
+            ),
+            seeds=zeros,
+            episodes=zeros,
+            steps=zeros,
+            ended=torch.ones_like(zeros, dtype=torch.bool),
+            starts=zeros,
+        )
+        self.seed(torch.arange(num_rows) + seed)
+
+    @property
+    def state(self) -> SimulatorState:
+        """What is remembered now."""
+        return self._state
+
+    def seed(self, seeds: Tensor, rows: Tensor | None = None) -> None:
+        """Seed rows anew: (n,) int64. Their next reset is the first episode of that seed."""
+        index = self._rows(rows)
+        episodes = self._state.episodes.index_fill(0, index, -1)
+        mixed = self._state.seeds.index_copy(0, index, seeds.to(index.device, torch.int64))
+        self._state = replace(self._state, seeds=mixed, episodes=episodes)
+
+    @torch.no_grad()
+    def reset(self, rows: Tensor | None = None, starts: Tensor | None = None) -> Tensor:
+        """Begin new episodes.
+
+        Args:
+            rows: (n,) int64 rows to reset; None for all.
+            starts: (n,) int64 indices into the world's starts; None draws them.
+
+        Returns:
+            (N, H, W, 3) uint8: all rows' frames, the reset ones showing the reconstruction of their start.
+
+        Raises:
+            UserError: a start that the world does not have.
+        """
+        index, state = self._rows(rows), self._state
+        episodes = state.episodes.index_add(0, index, torch.ones_like(index))
+        if starts is None:
+            zero = torch.zeros_like(index)
+            draw = uniforms(state.seeds[index], episodes[index], zero, 1, STREAM_START)[:, 0]
+            chosen = self._choices[(draw * len(self._choices)).long()]
+        else:
+            chosen = starts.to(index.device, torch.int64)
+            if bool(((chosen < 0) | (chosen >= len(self._starts))).any()):
+                raise UserError(
+                    f"start {chosen.tolist()}: this world has starts 0 to {len(self._starts) - 1}."
+                )
+        fresh = self._starts.state.rows(chosen)
+        everywhere = torch.zeros(self.num_rows, dtype=torch.int64, device=index.device)
+        place = everywhere.index_copy(0, index, torch.arange(len(index), device=index.device))
+        mask = state.ended.new_zeros(self.num_rows).index_fill(0, index, True)
+        frames = self.world.tokenizer.decode(fresh.codes[:, -1:])[:, 0]  # (n, H, W, 3)
+        self._state = SimulatorState(
+            prior=state.prior.where(mask, fresh.rows(place)),
+            frames=state.frames.index_copy(0, index, frames),
+            seeds=state.seeds,
+            episodes=episodes,
+            steps=state.steps.index_fill(0, index, 0),
+            ended=state.ended.index_fill(0, index, False),
+            starts=state.starts.index_copy(0, index, chosen),
+        )
+        return self._state.frames
+
+    @torch.no_grad()
+    def step(self, actions: Tensor) -> SimulatorStep:
+        """Take one step in every row.
+
+        Args:
+            actions: (N,) or (N, A).
+
+        Returns:
+            What happened; rows that had ended before keep still.
+        """
+        state, prior = self._state, self.world.prior
+        draws = uniforms(state.seeds, state.episodes.clamp_min(0), state.steps, prior.num_draws)
+        out = prior.step(state.prior, actions.to(self.world.device), draws, self.temperature)
+        shown = out.has_picture & ~state.ended
+        frames = self.world.tokenizer.decode(out.codes[:, None])[:, 0]  # (N, H, W, 3)
+        frames = torch.where(shown[:, None, None, None], frames, state.frames)
+        self._state = replace(
+            state,
+            prior=out.state.where(state.ended, state.prior),
+            frames=frames,
+            steps=state.steps + 1,
+            ended=state.ended | out.terminations,
+        )
+        return SimulatorStep(
+            frames=frames,
+            rewards=out.rewards.masked_fill(state.ended, 0.0),
+            terminations=self._state.ended,
+            hazards=out.hazards,
+            status=self._state.prior.status,
+            log_probs=out.log_probs.masked_fill(state.ended, 0.0),
+        )
+
+    def save(self) -> SimulatorState:
+        """A mark to come back to."""
+        return self._state
+
+    def restore(self, state: SimulatorState) -> None:
+        """Go back to a mark; the same actions then bring the same dream."""
+        if len(state.seeds) != self.num_rows:
+            raise UserError(f"restore: got {len(state.seeds)} rows, this simulator has {self.num_rows}.")
+        self._state = state
+
+    def _rows(self, rows: Tensor | None) -> Tensor:
+        if rows is None:
+            return torch.arange(self.num_rows, device=self._state.seeds.device)
+        return rows.to(self._state.seeds.device, torch.int64)

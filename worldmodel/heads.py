@@ -1,0 +1,90 @@
+"""What a step brings beside its picture: end and status before the codes, the reward after them.
+
+Shapes: B rows, D width, h w code grid, V codes in the book (code V: no picture).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class OutcomeHeads(nn.Module):
+    """End, status and reward of a step, for any prior that has a summary of the state.
+
+    The summary z_t has seen the state and the action. End and status are read from it before a code of
+    the next frame is drawn; the drawn frame is told of them (`condition`), so that picture and outcome
+    agree; the reward is read last, from z_t, the end and the new frame.
+
+    Args:
+        width: D of the summary.
+        num_codes: V.
+        num_status: bins of the hidden variable; 0 learns none.
+        condition_dim: width of what the codes' decoder is told.
+        code_dim: width of a code's vector in the reward's reading of the new frame.
+    """
+
+    reward_mean: Tensor
+    reward_std: Tensor
+
+    def __init__(
+        self, width: int, num_codes: int, num_status: int, condition_dim: int, code_dim: int = 32
+    ) -> None:
+        super().__init__()
+        self.num_status = num_status
+        self.end = nn.Linear(width, 1)
+        self.status = nn.Linear(width, max(num_status, 1))
+        self.end_embedding = nn.Embedding(2, condition_dim)
+        self.status_embedding = nn.Embedding(num_status + 1, condition_dim)  # the last: not known
+        self.picture = nn.Embedding(num_codes + 1, code_dim)  # the last: no picture
+        self.local = nn.Conv2d(code_dim, code_dim, 3, padding=1)
+        self.reward = nn.Sequential(
+            nn.Linear(width + 2 * code_dim + 1, width), nn.SiLU(), nn.Linear(width, 1)
+        )
+        self.register_buffer("reward_mean", torch.zeros(()))
+        self.register_buffer("reward_std", torch.ones(()))
+
+    @torch.no_grad()
+    def measure(self, rewards: Tensor) -> None:
+        """Measure the rewards' scale on the training split: (N,) float32. Constant rewards keep scale 1."""
+        if len(rewards):
+            self.reward_mean.copy_(rewards.double().mean())
+            std = rewards.double().std(correction=0)
+            self.reward_std.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
+
+    def end_logits(self, summary: Tensor) -> Tensor:
+        """Log-odds that this step ends the episode: (B, D) -> (B,)."""
+        return self.end(summary)[:, 0]
+
+    def status_logits(self, summary: Tensor) -> Tensor:
+        """Logits of the next status, given that the picture goes on: (B, D) -> (B, bins)."""
+        return self.status(summary)
+
+    def condition(self, terminations: Tensor, status: Tensor) -> Tensor:
+        """What the next frame is told: (B,) bool and (B,) int64 in [0, bins] -> (B, condition_dim)."""
+        return self.end_embedding(terminations.long()) + self.status_embedding(status)
+
+    def rewards(self, summary: Tensor, terminations: Tensor, codes: Tensor) -> Tensor:
+        """Expected reward of the step, standardised: see `unscale`.
+
+        Args:
+            summary: (B, D), z_t.
+            terminations: (B,) bool.
+            codes: (B, h, w) int64 of the new frame, V throughout where it has no picture.
+
+        Returns:
+            (B,) float32.
+        """
+        seen = F.silu(self.local(self.picture(codes).permute(0, 3, 1, 2)))  # (B, code_dim, h, w)
+        ended = terminations[:, None].float()
+        features = torch.cat([summary, seen.mean((2, 3)), seen.amax((2, 3)), ended], 1)
+        return self.reward(features)[:, 0]
+
+    def scale(self, rewards: Tensor) -> Tensor:
+        """Rewards in the environment's units -> standardised."""
+        return (rewards - self.reward_mean) / self.reward_std
+
+    def unscale(self, rewards: Tensor) -> Tensor:
+        """Standardised rewards -> the environment's units."""
+        return rewards * self.reward_std + self.reward_mean

@@ -1,0 +1,116 @@
+"""The layers of the factored prior: attention over places, convolution between neighbours.
+
+Shapes: B rows, P = h*w places, N tokens, D width, C condition width, H heads. Tokens of a frame stand in
+column-major order: place i is row i mod h of column i div h.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from worldmodel.prior.conditioning import ConditionalLayerNorm
+
+
+@dataclass
+class ColumnCache:
+    """Keys and values of the columns written so far, each (B, H, P, D/H); `length` places are filled."""
+
+    keys: Tensor
+    values: Tensor
+    length: int = 0
+
+
+class Attention(nn.Module):
+    """Multi-head attention among the tokens of a frame.
+
+    Args:
+        width: D, a multiple of the heads.
+        num_heads: H.
+    """
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, cache: ColumnCache | None = None) -> Tensor:
+        """Attend.
+
+        Args:
+            x: (B, N, D).
+            mask: (N, N) bool, True where row may look at column; None looks everywhere.
+            cache: where the N tokens' keys and values are appended; they then look at all that is filled.
+
+        Returns:
+            (B, N, D).
+        """
+        q, k, v = rearrange(self.qkv(x), "b n (s h d) -> s b h n d", s=3, h=self.num_heads)
+        if cache is not None:
+            end = cache.length + x.shape[1]
+            cache.keys[:, :, cache.length : end] = k
+            cache.values[:, :, cache.length : end] = v
+            cache.length = end
+            k, v = cache.keys[:, :, :end], cache.values[:, :, :end]
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out(rearrange(y, "b h n d -> b n (h d)"))
+
+
+class Block(nn.Module):
+    """Attention and a feed-forward layer, each behind a conditional LayerNorm.
+
+    Args:
+        width: D.
+        num_heads: H.
+        condition_dim: C.
+        num_layers: layers in the whole stack, for the initial scale of what is added to the stream.
+    """
+
+    def __init__(self, width: int, num_heads: int, condition_dim: int, num_layers: int) -> None:
+        super().__init__()
+        self.norm_attention = ConditionalLayerNorm(width, condition_dim)
+        self.attention = Attention(width, num_heads)
+        self.norm_feedforward = ConditionalLayerNorm(width, condition_dim)
+        self.widen = nn.Linear(width, 4 * width)
+        self.narrow = nn.Linear(4 * width, width)
+        for layer in (self.attention.qkv, self.widen):
+            nn.init.normal_(layer.weight, std=0.02)
+        for layer in (self.attention.out, self.narrow):
+            nn.init.normal_(layer.weight, std=0.02 / math.sqrt(2 * num_layers))
+
+    def forward(
+        self, x: Tensor, condition: Tensor, mask: Tensor | None = None, cache: ColumnCache | None = None
+    ) -> Tensor:
+        """(B, N, D) and (B, C) -> (B, N, D); `mask` and `cache` as in `Attention`."""
+        x = x + self.attention(self.norm_attention(x, condition), mask, cache)
+        hidden = F.gelu(self.widen(self.norm_feedforward(x, condition)), approximate="tanh")
+        return x + self.narrow(hidden)
+
+
+class LocalMix(nn.Module):
+    """x + a depthwise 3 x 3 convolution over the grid, starting at zero; tokens after the grid pass by.
+
+    Args:
+        width: D.
+        grid: (h, w).
+    """
+
+    def __init__(self, width: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.h, self.w = grid
+        self.conv = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        nn.init.zeros_(self.conv.weight)
+        assert self.conv.bias is not None
+        nn.init.zeros_(self.conv.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, P + extra, D) -> the same shape."""
+        places = self.h * self.w
+        picture = rearrange(x[:, :places], "b (w h) d -> b d h w", h=self.h)
+        mixed = rearrange(self.conv(picture), "b d h w -> b (w h) d")
+        return x + F.pad(mixed, (0, 0, 0, x.shape[1] - places))

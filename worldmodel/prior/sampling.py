@@ -1,0 +1,83 @@
+"""Drawing from logits with counted randomness: the same seed gives the same dream in any batch.
+
+Every number drawn is a pure function of (row seed, episode number, step, stream, position), by Philox
+4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") in int64 tensors, so no
+generator has a state to save and a row's numbers do not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_MASK = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+ROUNDS = 10
+
+STREAM_STEP = 0  # what happens in a step of a dream
+STREAM_START = 1  # which start an episode takes
+
+
+def _multiply(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
+    """High and low 32 bits of a 32 x 32 bit product; int64 wraps modulo 2^64 and keeps all of its bits."""
+    product = b * a
+    return (product >> 32) & _MASK, product & _MASK
+
+
+def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> Tensor:
+    """Philox 4x32 with ten rounds.
+
+    Args:
+        counter: four int64 tensors in [0, 2^32), of shapes that broadcast.
+        key: two more.
+
+    Returns:
+        (..., 4) int64 in [0, 2^32).
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(ROUNDS):
+        high0, low0 = _multiply(_MULTIPLIERS[0], c0)
+        high1, low1 = _multiply(_MULTIPLIERS[1], c2)
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+    return torch.stack(torch.broadcast_tensors(c0, c1, c2, c3), -1)
+
+
+def uniforms(seeds: Tensor, episodes: Tensor, steps: Tensor, num: int, stream: int = STREAM_STEP) -> Tensor:
+    """Uniform numbers for one moment of each row.
+
+    Args:
+        seeds: (B,) int64, one a row; all 64 bits count.
+        episodes: (B,) int64, the row's episode number in [0, 2^32).
+        steps: (B,) int64, its step within the episode in [0, 2^32).
+        num: numbers wanted a row.
+        stream: what they are for, so that two uses never share a number.
+
+    Returns:
+        (B, num) float32 in [0, 1), multiples of 2^-24.
+    """
+    blocks = torch.arange((num + 3) // 4, device=seeds.device)[None]  # (1, blocks of four)
+    counter = (blocks, steps[:, None], episodes[:, None], torch.full_like(blocks, stream))
+    key = ((seeds & _MASK)[:, None], ((seeds >> 32) & _MASK)[:, None])
+    words = philox(counter, key).flatten(1)[:, :num]  # (B, blocks, 4) -> (B, num)
+    return (words >> 8).float() * 2.0**-24
+
+
+def inverse_cdf(logits: Tensor, draws: Tensor, temperature: float = 1.0) -> Tensor:
+    """Draw a category by where a uniform number falls in the cumulated probabilities.
+
+    Args:
+        logits: (..., V) float.
+        draws: (...) float32 in [0, 1).
+        temperature: logits are divided by it; 0 takes the most likely category.
+
+    Returns:
+        (...) int64 in [0, V).
+    """
+    if temperature <= 0:
+        return logits.argmax(-1)
+    cumulated = (logits.float() / temperature).softmax(-1).cumsum(-1)
+    below = cumulated <= draws[..., None] * cumulated[..., -1:]
+    return below.sum(-1).clamp_max(logits.shape[-1] - 1)

@@ -1,0 +1,122 @@
+"""Clips cut into what a prior with W frames of memory learns from: a window and the frame that follows.
+
+Shapes: B clips, T frames in a clip, N targets, W frames of memory, h w code grid, A action size, V codes in
+the book (code V: no frame).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from worldmodel.prior.interface import CodeClip, PriorState
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Frames to be predicted, each with the window before it. Leading axes are (B, T) or, flat, (N,).
+
+    Attributes:
+        state: the window; its last action is the one that leads to the target.
+        codes: (..., h, w) int64 of the target, 0 where it is invalid.
+        pictures: (..., h, w) the same with V where it is invalid: what the reward may look at.
+        frame_valid: (...) bool.
+        terminations: (...) bool, the step ended the episode.
+        rewards: (...) float32.
+        status: (...) int64 at the target, `bins` where not known.
+        has_step: (...) bool, a step led here (not the clip's first frame).
+        has_end: (...) bool, the step says whether the task ends: it was not cut off.
+    """
+
+    state: PriorState
+    codes: Tensor
+    pictures: Tensor
+    frame_valid: Tensor
+    terminations: Tensor
+    rewards: Tensor
+    status: Tensor
+    has_step: Tensor
+    has_end: Tensor
+
+    def _map(self, state: PriorState, take: object) -> Targets:
+        fields = {name: take(value) for name, value in vars(self).items() if name != "state"}  # type: ignore[operator]
+        return Targets(state=state, **fields)
+
+    def flat(self) -> Targets:
+        """(B, T) -> (B*T,)."""
+        state = PriorState(**{name: value.flatten(0, 1) for name, value in vars(self.state).items()})
+        return self._map(state, lambda value: value.flatten(0, 1))
+
+    def choose(self, count: int) -> Targets:
+        """`count` random targets of each clip, (B, T) -> (B, count); 0 or more than T keeps all."""
+        length = self.frame_valid.shape[1]
+        if not 0 < count < length:
+            return self
+        rows = torch.arange(len(self.frame_valid), device=self.frame_valid.device)[:, None]
+        columns = torch.rand(self.frame_valid.shape, device=self.frame_valid.device).argsort(1)[:, :count]
+        state = PriorState(**{name: value[rows, columns] for name, value in vars(self.state).items()})
+        return self._map(state, lambda value: value[rows, columns])
+
+    def noisy(self, share: float, no_frame: int) -> Targets:
+        """Replace up to `share` of the history's codes by the same place's of another target.
+
+        Each window draws its own share, uniform from 0. "No frame" is neither replaced nor given.
+        """
+        codes = self.state.codes  # (N, W, h, w)
+        other = codes[torch.randperm(len(codes), device=codes.device)]
+        rate = share * torch.rand(len(codes), 1, 1, 1, device=codes.device)
+        replaced = torch.rand(codes.shape, device=codes.device) < rate
+        replaced &= (codes != no_frame) & (other != no_frame)
+        return replace(self, state=replace(self.state, codes=torch.where(replaced, other, codes)))
+
+
+def cut_targets(clip: CodeClip, window: int, num_codes: int, num_status: int) -> Targets:
+    """Every frame of a clip as a target, with the W frames before it.
+
+    Frames before the clip and invalid ones become "no frame" everywhere at once, so that nothing can see
+    what an invalid frame holds.
+
+    Args:
+        clip: B clips of T frames.
+        window: W.
+        num_codes: V.
+        num_status: bins of the status; that number itself stands for "not known".
+
+    Returns:
+        Targets with leading axes (B, T).
+    """
+    batch, length = clip.frame_valid.shape
+    device = clip.codes.device
+    pictures = torch.where(clip.frame_valid[:, :, None, None], clip.codes, num_codes)  # (B, T, h, w)
+    status = torch.where(clip.frame_valid, clip.status, num_status)
+    if not num_status:
+        status = torch.zeros_like(status)
+
+    blank = torch.full_like(pictures[:, :1], num_codes).expand(-1, window, -1, -1)
+    history = (
+        torch.cat([blank, pictures], 1).unfold(1, window, 1)[:, :length].movedim(-1, 2)
+    )  # (B, T, W, h, w)
+    still = torch.zeros((batch, window, *clip.actions.shape[2:]), dtype=clip.actions.dtype, device=device)
+    actions = torch.cat([still, clip.actions], 1).unfold(1, window, 1).movedim(-1, 2)  # (B, T, W, ...)
+    index = torch.arange(length, device=device)
+    known = index[:, None] - window + torch.arange(window, device=device)[None] >= 0  # (T, W)
+    unknown = torch.full_like(status[:, :1], num_status)
+    state = PriorState(history, actions, known.expand(batch, -1, -1), torch.cat([unknown, status[:, :-1]], 1))
+
+    def after_first(values: Tensor) -> Tensor:
+        return torch.cat([torch.zeros_like(clip.frame_valid[:, :1], dtype=values.dtype), values], 1)
+
+    ended = clip.terminations & ~clip.truncations
+    return Targets(
+        state=state,
+        codes=torch.where(clip.frame_valid[:, :, None, None], clip.codes, 0),
+        pictures=pictures,
+        frame_valid=clip.frame_valid,
+        terminations=after_first(ended),
+        rewards=after_first(clip.rewards),
+        status=status,
+        has_step=(index > 0).expand(batch, -1),
+        has_end=after_first(~clip.truncations),
+    )
