@@ -1,0 +1,29 @@
+"""Episodes, the files that hold them, and clips for training. See docs/dataset.md for the files' bytes."""
+
+from worldmodel.data.clips import Batch, ClipSampler
+from worldmodel.data.dataset import Dataset
+from worldmodel.data.episode import Episode
+from worldmodel.data.files import atomic_path, check_free_space
+from worldmodel.data.hdf5 import seal
+from worldmodel.data.header import Header, PolicyRecord
+from worldmodel.data.merge import merge
+from worldmodel.data.parts import PartWriter, read_part, read_part_header
+from worldmodel.data.splits import SPLITS, split_of
+
+__all__ = [
+    "SPLITS",
+    "Batch",
+    "ClipSampler",
+    "Dataset",
+    "Episode",
+    "Header",
+    "PartWriter",
+    "PolicyRecord",
+    "atomic_path",
+    "check_free_space",
+    "merge",
+    "read_part",
+    "read_part_header",
+    "seal",
+    "split_of",
+]

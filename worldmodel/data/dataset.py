@@ -1,0 +1,301 @@
+"""Reading sealed files: one or several as one dataset.
+
+Shapes: N episodes, F frames and S steps of all of them; T steps of one episode.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from worldmodel.data.episode import Episode
+from worldmodel.data.header import Header, combine
+from worldmodel.data.layout import Source, array_layout
+from worldmodel.data.merge import open_sources
+from worldmodel.data.splits import SPLITS, lacking_splits, split_counts
+from worldmodel.errors import UserError, unknown_name
+
+if TYPE_CHECKING:
+    from worldmodel.data.clips import Batch
+
+CACHES = ("memmap", "ram")
+
+
+class Dataset:
+    """Recorded episodes, read from one sealed or merged file or from several.
+
+    Opening reads the heads only. Episodes are numbered 0 .. N-1 in the order of the files. It can be pickled
+    (a process that loads it opens the files again) and used in a `with` block.
+
+    Args:
+        path: a file, or a list of files that tell of the same world.
+        cache: "memmap" leaves the frames on the disk and lets the system keep what is used; "ram" reads them
+            into memory when they are first needed.
+
+    Attributes:
+        paths: of the sealed files, sources of merged ones included.
+        header: what is true of all files; policies are united, the seed is the first file's.
+        headers: of each file.
+        lengths: (N,) int64, T of each episode.
+        frame_offsets, step_offsets: (N,) int64: where an episode begins among all F frames and S steps.
+        indices, seeds: (N,) int64, each episode's index in its recording and environment seed.
+        splits: (N,) str, "train", "validation" or "test".
+        policies: (N,) str, the name of each episode's policy.
+        fingerprint: hex; two datasets have the same only if their episodes and headers are the same.
+
+    Raises:
+        UserError: a file is missing, foreign, damaged or of a newer version, files disagree about the world,
+            or an episode is in two of them.
+    """
+
+    def __init__(self, path: str | Path | Sequence[str | Path], cache: str = "memmap") -> None:
+        if cache not in CACHES:
+            raise unknown_name("cache", cache, CACHES)
+        given = [path] if isinstance(path, str | Path) else list(path)
+        if not given:
+            raise UserError("no file was given to read; wanted at least one sealed dataset.")
+        self.cache = cache
+        self._given = [Path(os.path.abspath(p)) for p in given]
+        self._closed = False
+        self._sources = [source for p in given for source in open_sources(Path(p))]
+        self.paths = [source.path for source in self._sources]
+        self.headers = [source.header for source in self._sources]
+        self.header: Header
+        self.header, maps = combine(self.headers, [str(p) for p in self.paths])
+        refuse_twice(self._sources)
+        self.lengths = self._column("length")
+        self.frame_offsets = np.cumsum(self.lengths + 1) - (self.lengths + 1)
+        self.step_offsets = np.cumsum(self.lengths) - self.lengths
+        self.indices, self.seeds, self.crcs = (self._column(n) for n in ("index", "seed", "crc"))
+        self.split_numbers = self._column("split")
+        self.policy_numbers = np.concatenate(
+            [m[s.table["policy"]] for m, s in zip(maps, self._sources, strict=True)]
+        )
+        self.splits = np.asarray(SPLITS)[self.split_numbers]
+        self.policies = np.asarray(self.header.policy_names)[self.policy_numbers]
+        counts = [len(source.table["length"]) for source in self._sources]
+        self.source_numbers = np.repeat(np.arange(len(counts)), counts)  # (N,), the file of each episode
+        self._flat: dict[str, np.ndarray] = {}
+        self.fingerprint = self._fingerprint()
+
+    def _column(self, name: str) -> np.ndarray:
+        return np.concatenate([source.table[name] for source in self._sources])
+
+    def _fingerprint(self) -> str:
+        prints = [source.fingerprint for source in self._sources]
+        return prints[0] if len(prints) == 1 else hashlib.sha256("".join(prints).encode()).hexdigest()
+
+    def __repr__(self) -> str:
+        return (
+            f"Dataset({self.header.env}: {self.num_episodes} episodes, {self.num_steps} steps, "
+            f"{len(self.paths)} file(s))"
+        )
+
+    def __len__(self) -> int:
+        """Number of episodes."""
+        return self.num_episodes
+
+    @property
+    def num_episodes(self) -> int:
+        """N."""
+        return len(self.lengths)
+
+    @property
+    def num_frames(self) -> int:
+        """F, the frames of all episodes."""
+        return int((self.lengths + 1).sum())
+
+    @property
+    def num_steps(self) -> int:
+        """S, the steps of all episodes."""
+        return int(self.lengths.sum())
+
+    @property
+    def name(self) -> str:
+        """How sentences call it: the path, or the first one and how many more."""
+        more = f"' and {len(self.paths) - 1} more" if len(self.paths) > 1 else "'"
+        return f"'{self.paths[0]}{more}"
+
+    @property
+    def split_counts(self) -> dict[str, int]:
+        """Episodes of each split."""
+        return split_counts(self.split_numbers)
+
+    @property
+    def lacking_splits(self) -> str | None:
+        """A sentence about splits without episodes; None if each has one."""
+        return lacking_splits(self.split_numbers)
+
+    def episodes_of(self, split: str | None) -> np.ndarray:
+        """Numbers of the episodes of a split (None: of all), ascending, int64.
+
+        Raises:
+            UserError: no split is called so.
+        """
+        if split is None:
+            return np.arange(self.num_episodes)
+        if split not in SPLITS:
+            raise unknown_name("split", split, SPLITS)
+        return np.flatnonzero(self.split_numbers == SPLITS.index(split))
+
+    def frames_of_source(self, number: int) -> np.ndarray:
+        """All frames of one file, (F_i, H, W, 3) uint8, read-only."""
+        return self._source(number).array("frames", self.cache)
+
+    def _source(self, number: int) -> Source:
+        if self._closed:
+            raise UserError(f"the dataset {self.name} is closed; open it again to read from it.")
+        return self._sources[number]
+
+    def flat(self, name: str) -> np.ndarray:
+        """One array of all episodes end to end, read-only: see `frame_offsets` and `step_offsets`.
+
+        Args:
+            name: "frame_valid" or "variables/<name>", (F,); "actions" (S,) or (S, A), "rewards",
+                "terminations" or "truncations", (S,). Several files are joined in memory, but not frames
+                (`frames_of_source`).
+
+        Raises:
+            UserError: there is no such array.
+        """
+        names = [row[0] for row in array_layout(self.header) if row[0] != "frames"]
+        if name not in names:
+            raise unknown_name("array", name, names)
+        if name not in self._flat:
+            arrays = [self._source(i).array(name, self.cache) for i in range(len(self._sources))]
+            self._flat[name] = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+        return self._flat[name]
+
+    def frames(self, number: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Frames `start` to before `stop` (default: all) of an episode, a fresh (n, H, W, 3) uint8 array."""
+        number = self._check_number(number)
+        source = int(self.source_numbers[number])
+        first = number - int(np.searchsorted(self.source_numbers, source))
+        begin = int(self._source(source).table["frame_offset"][first])
+        kept = range(int(self.lengths[number]) + 1)[start:stop]
+        return self.frames_of_source(source)[begin + kept.start : begin + kept.stop].copy()
+
+    def _check_number(self, number: int) -> int:
+        if not -self.num_episodes <= number < self.num_episodes:
+            raise UserError(
+                f"episode {number} does not exist: {self.name} has {self.num_episodes}, "
+                f"numbered 0 to {self.num_episodes - 1}."
+            )
+        return number % self.num_episodes
+
+    def episode(self, number: int) -> Episode:
+        """One episode with fresh arrays; negative numbers count from the end.
+
+        Raises:
+            UserError: there is no such episode.
+        """
+        number = self._check_number(number)
+        length = int(self.lengths[number])
+        arrays: dict[str, Any] = {}
+        variables: dict[str, np.ndarray] = {}
+        for name, _, _, per_frame in array_layout(self.header):
+            if name == "frames":
+                continue
+            offsets = self.frame_offsets if per_frame else self.step_offsets
+            begin = int(offsets[number])
+            values = self.flat(name)[begin : begin + length + per_frame].copy()
+            if name.startswith("variables/"):
+                variables[name.removeprefix("variables/")] = values
+            else:
+                arrays[name] = values
+        return Episode(
+            frames=self.frames(number),
+            **arrays,
+            variables=variables,
+            index=int(self.indices[number]),
+            seed=int(self.seeds[number]),
+            policy=str(self.policies[number]),
+        )
+
+    def episodes_iter(self, split: str | None = None) -> Iterator[Episode]:
+        """Episodes of a split (None: all) one after the other, in order."""
+        for number in self.episodes_of(split):
+            yield self.episode(int(number))
+
+    def clips(
+        self,
+        *,
+        length: int,
+        batch_size: int,
+        split: str | None = "train",
+        seed: int = 0,
+        start_step: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> Iterator[Batch[np.ndarray]]:
+        """Batches of shuffled clips, without end; see `worldmodel.data.ClipSampler`.
+
+        Args:
+            length: L, frames of a clip.
+            batch_size: clips of a step, of all ranks together.
+            split: "train", "validation", "test", or None for all episodes.
+            seed: of the order.
+            start_step: the step to begin at; a resumed training gets the batches it would have got.
+            rank, world_size: this process and how many there are.
+
+        Yields:
+            A `Batch` of arrays that nothing else writes to.
+        """
+        from worldmodel.data.clips import ClipSampler
+
+        sampler = ClipSampler(self, length, batch_size, split, seed, rank, world_size)
+
+        def forever() -> Iterator[Batch[np.ndarray]]:
+            step = start_step
+            while True:
+                yield sampler.batch(step)
+                step += 1
+
+        return forever()  # so that errors come at once and not with the first batch
+
+    def close(self) -> None:
+        """Let the files go."""
+        self._closed = True
+        self._flat.clear()
+        for source in self._sources:
+            source.close()
+
+    def __enter__(self) -> Dataset:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"given": self._given, "cache": self.cache, "fingerprint": self.fingerprint}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["given"], state["cache"])  # type: ignore[misc]
+        if self.fingerprint != state["fingerprint"]:
+            raise UserError(f"{self.name} has changed since this dataset was opened. Open it anew.")
+
+
+def refuse_twice(sources: Sequence[Source]) -> None:
+    """Refuse files of which two hold the same episode: it could be in two splits and would count double.
+
+    Raises:
+        UserError: the same world, seed, index and CRC twice; the sentence names file and episode.
+    """
+    seen: dict[tuple[str, int, int, int], Path] = {}
+    for source in sources if len(sources) > 1 else ():
+        for index, crc in zip(source.table["index"], source.table["crc"], strict=True):
+            key = (source.header.env, source.header.seed, int(index), int(crc))
+            if key in seen:
+                raise UserError(
+                    f"episode {int(index)} of seed {source.header.seed} is in '{seen[key]}' and again in "
+                    f"'{source.path}'. Leave one of the files out."
+                )
+            seen[key] = source.path

@@ -1,0 +1,267 @@
+"""The bytes of a sealed file: its first block, its arrays, its table of episodes. See docs/dataset.md.
+
+Shapes: N episodes, F frames and S steps of all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from worldmodel.data.episode import byte_view
+from worldmodel.data.header import Header
+from worldmodel.errors import UserError
+
+FORMAT_VERSION = 1
+DATASET, MERGED = "dataset", "merged"
+BLOCK_BYTES = 512
+_FIRST_LINE = re.compile(rb"worldmodel (dataset|merged) (\d+)\nbytes (\d{20})\ncrc32 ([0-9a-f]{8})\n")
+
+# The table of episodes: one array each of N numbers, in the order of its CRC.
+TABLE = {
+    "index": np.dtype("<i8"),
+    "seed": np.dtype("<i8"),
+    "policy": np.dtype("<i4"),
+    "split": np.dtype("u1"),
+    "length": np.dtype("<i8"),
+    "frame_offset": np.dtype("<i8"),
+    "step_offset": np.dtype("<i8"),
+    "crc": np.dtype("<u4"),
+}
+Table = dict[str, np.ndarray]
+
+_DAMAGED = "The file is damaged: copy it anew, or record it again."
+
+
+def array_layout(header: Header) -> Iterator[tuple[str, np.dtype, tuple[int, ...], bool]]:
+    """Name, dtype, shape of one entry, and whether there is one per frame (else per step), of each array."""
+    yield "frames", np.dtype("u1"), header.pixels.frame_shape, True
+    yield "frame_valid", np.dtype("?"), (), True
+    for name in sorted(header.variables):
+        yield f"variables/{name}", np.dtype("<f4"), (), True
+    yield "actions", header.action_space.dtype.newbyteorder("<"), header.action_space.shape, False
+    yield "rewards", np.dtype("<f4"), (), False
+    yield "terminations", np.dtype("?"), (), False
+    yield "truncations", np.dtype("?"), (), False
+
+
+def first_block(kind: str, num_bytes: int, crc: int) -> bytes:
+    """The 512 bytes before the HDF5 file: readable text that tells kind, version, size and CRC."""
+    text = (
+        f"worldmodel {kind} {FORMAT_VERSION}\nbytes {num_bytes:020d}\ncrc32 {crc:08x}\n"
+        f"An HDF5 file begins at byte {BLOCK_BYTES}. The size is that of the whole file; the CRC-32 is that of "
+        "all bytes after this block.\nThe layout is told in docs/dataset.md of worldmodel.\n"
+    )
+    return text.encode("ascii").ljust(BLOCK_BYTES - 1) + b"\n"
+
+
+def body_crc(path: Path) -> int:
+    """CRC-32 of everything after the first block, read a megabyte at a time."""
+    crc = 0
+    with open(path, "rb") as file:
+        file.seek(BLOCK_BYTES)
+        while block := file.read(1 << 20):
+            crc = zlib.crc32(block, crc)
+    return crc
+
+
+def seal_first_block(path: Path, kind: str) -> None:
+    """Write the first block of a finished file."""
+    block = first_block(kind, path.stat().st_size, body_crc(path))
+    with open(path, "r+b") as file:
+        file.write(block)
+
+
+def check_first_block(path: Path) -> tuple[str, int]:
+    """Read a file's first block.
+
+    Returns:
+        The kind (`DATASET` or `MERGED`) and the CRC of the rest as the block tells it.
+
+    Raises:
+        UserError: missing, not of this format, of a newer version, or not of the size that it should have.
+    """
+    try:
+        with open(path, "rb") as file:
+            block = file.read(BLOCK_BYTES)
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise UserError(f"there is no file '{path}'. Check the path, or record it first.") from None
+    except OSError as error:
+        raise UserError(f"cannot open '{path}': {error.strerror}.") from error
+    if not block:
+        raise UserError(f"'{path}' is empty. {_DAMAGED}")
+    if block.startswith(b"\x89WMPART\n"):
+        raise UserError(
+            f"'{path}' is a part file, not a sealed dataset. Seal it with `worldmodel data seal {path}`."
+        )
+    match = _FIRST_LINE.match(block)
+    if match is None:
+        if block.startswith(b"worldmodel "):
+            raise UserError(f"'{path}': its first block is damaged or cut off. {_DAMAGED}")
+        kind = "an HDF5 file, but" if block.startswith(b"\x89HDF\r\n") else "a file that is"
+        raise UserError(
+            f"'{path}' is {kind} no worldmodel dataset: it does not begin with 'worldmodel dataset'."
+        )
+    kind, version, num_bytes, crc = match[1].decode(), int(match[2]), int(match[3]), int(match[4], 16)
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"'{path}' has format version {version}; this code reads version {FORMAT_VERSION}. Update worldmodel."
+        )
+    if num_bytes != size:
+        raise UserError(f"'{path}' has {size} bytes; it was written with {num_bytes}. {_DAMAGED}")
+    if block != first_block(kind, num_bytes, crc):
+        raise UserError(f"'{path}': its first block is damaged. {_DAMAGED}")
+    return kind, crc
+
+
+def write_head(file: h5py.File, kind: str, header: Header, table: Table) -> None:
+    """Write the attributes and the table of episodes."""
+    text = header.text().encode("ascii")
+    file.attrs["format"] = np.bytes_(f"worldmodel {kind}".encode("ascii"))
+    file.attrs["version"] = np.int64(FORMAT_VERSION)
+    file.attrs["header"] = np.bytes_(text)
+    file.attrs["header_crc"] = np.uint32(zlib.crc32(text))
+    file.attrs["table_crc"] = np.uint32(table_crc(table))
+    for name, dtype in TABLE.items():
+        file.create_dataset(f"episodes/{name}", data=table[name].astype(dtype), track_times=False)
+
+
+def table_crc(table: Table) -> int:
+    """CRC-32 over the table's arrays, in the order of `TABLE`."""
+    crc = 0
+    for name, dtype in TABLE.items():
+        crc = zlib.crc32(byte_view(table[name].astype(dtype)), crc)
+    return crc
+
+
+def read_head(file: h5py.File, path: Path, kind: str) -> tuple[Header, Table]:
+    """Read what `write_head` wrote, with its CRCs checked.
+
+    Raises:
+        UserError: a CRC is wrong or something is missing.
+    """
+    wanted = f"worldmodel {kind}".encode()
+    if bytes(file.attrs["format"]) != wanted or int(file.attrs["version"]) != FORMAT_VERSION:
+        raise UserError(f"'{path}': its attributes do not say {wanted.decode()!r}. {_DAMAGED}")
+    text = bytes(file.attrs["header"])
+    if zlib.crc32(text) != int(file.attrs["header_crc"]):
+        raise UserError(f"'{path}': the CRC of its header is wrong. {_DAMAGED}")
+    table = {name: np.asarray(file[f"episodes/{name}"][:]) for name in TABLE}
+    if table_crc(table) != int(file.attrs["table_crc"]):
+        raise UserError(f"'{path}': the CRC of its table of episodes is wrong. {_DAMAGED}")
+    return Header.from_json(json.loads(text)), table
+
+
+def fingerprint(header: Header, table: Table) -> str:
+    """SHA-256, in hex, of the header's JSON and the table's bytes: the episodes' CRCs are among them."""
+    digest = hashlib.sha256(header.text().encode("ascii"))
+    for name, dtype in TABLE.items():
+        digest.update(byte_view(table[name].astype(dtype)))
+    return digest.hexdigest()
+
+
+@dataclass
+class Source:
+    """One sealed file, its head in memory and its arrays mapped when they are first asked for.
+
+    Attributes:
+        path: of the file.
+        header: of the file.
+        table: name -> (N,).
+        places: array name -> (byte where it begins, dtype, shape).
+        fingerprint: of header and table.
+        crc: of everything after the first block, as that tells it.
+    """
+
+    path: Path
+    header: Header
+    table: Table
+    places: dict[str, tuple[int, np.dtype, tuple[int, ...]]]
+    fingerprint: str
+    crc: int
+    _arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def array(self, name: str, cache: str = "memmap") -> np.ndarray:
+        """All frames' or steps' values of one array: mapped, or read into memory once ("ram"); read-only."""
+        if name not in self._arrays:
+            offset, dtype, shape = self.places[name]
+            if cache == "ram":
+                array = np.empty(shape, dtype)
+                with open(self.path, "rb") as file:
+                    file.seek(offset)
+                    got = file.readinto(byte_view(array))  # type: ignore[attr-defined]
+                if got != array.nbytes:
+                    raise UserError(f"'{self.path}' ends inside its {name}. {_DAMAGED}")
+                array.flags.writeable = False
+            else:
+                mapped = np.memmap(self.path, dtype=dtype, mode="r", offset=offset, shape=shape)
+                array = mapped.view(np.ndarray)  # the plain class indexes faster
+            self._arrays[name] = array
+        return self._arrays[name]
+
+    def episode_crc(self, number: int) -> int:
+        """CRC-32 of an episode's bytes as they are on the disk."""
+        crc, length = 0, int(self.table["length"][number])
+        for name, _, _, per_frame in array_layout(self.header):
+            begin = int(self.table["frame_offset" if per_frame else "step_offset"][number])
+            crc = zlib.crc32(byte_view(self.array(name)[begin : begin + length + per_frame]), crc)
+        return crc
+
+    def close(self) -> None:
+        """Let the arrays go; maps end when nobody holds a view of them any more."""
+        self._arrays.clear()
+
+
+def open_source(path: Path) -> Source:
+    """Open one sealed (not merged) file.
+
+    Raises:
+        UserError: anything that makes it no sound file of this format; the sentence says what.
+    """
+    kind, crc = check_first_block(path)
+    assert kind == DATASET, kind
+    with open_hdf5(path) as file:
+        header, table = read_head(file, path, DATASET)
+        frames, steps = int((table["length"] + 1).sum()), int(table["length"].sum())
+        places: dict[str, Any] = {}
+        for name, dtype, entry, per_frame in array_layout(header):
+            dataset = file[name]
+            shape = (frames if per_frame else steps, *entry)
+            offset = dataset.id.get_offset()
+            if dataset.shape != shape or dataset.dtype != dtype or offset is None:
+                raise UserError(
+                    f"'{path}': array {name!r} is {dataset.shape} {dataset.dtype}; wanted contiguous {shape} {dtype}."
+                )
+            places[name] = (offset, dtype, shape)
+    return Source(path, header, table, places, fingerprint(header, table), crc)
+
+
+class open_hdf5:
+    """`h5py.File` for reading, whose own errors become a `UserError` about a damaged file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file: h5py.File | None = None
+
+    def __enter__(self) -> h5py.File:
+        try:
+            self.file = h5py.File(self.path, "r")
+        except OSError as error:
+            raise UserError(f"'{self.path}' cannot be read as HDF5 ({error}). {_DAMAGED}") from error
+        return self.file
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if self.file is not None:
+            self.file.close()
+        if isinstance(error, OSError | KeyError | RuntimeError | TypeError | AttributeError):
+            raise UserError(f"'{self.path}' cannot be read ({error}). {_DAMAGED}") from error

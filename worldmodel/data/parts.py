@@ -1,0 +1,161 @@
+"""Part files: what a recorder appends whole episodes to, one at a time, and what survives its death."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from worldmodel.data.episode import Episode, byte_view
+from worldmodel.data.files import sync_folder
+from worldmodel.data.header import Header, canonical_json
+from worldmodel.data.records import (
+    CRC,
+    RECORD_HEAD,
+    RECORD_MAGIC,
+    Torn,
+    encode_header,
+    episode_meta,
+    read_part,
+    read_part_header,
+    scan_part,
+)
+from worldmodel.errors import UserError
+
+__all__ = ["PartWriter", "read_part", "read_part_header", "scan_part"]
+
+
+class PartWriter:
+    """Appends whole episodes to a part file; each is on the disk when `append` returns.
+
+    Opening a part that exists goes on with it: a torn end is cut off. The file is locked, so that two
+    recorders never write to one part.
+
+    Args:
+        path: the part file; missing parent folders are made.
+        header: of the run. A part of another run is refused.
+
+    Raises:
+        UserError: the part belongs to another run, is damaged, is being written by another process, or
+            cannot be written.
+    """
+
+    def __init__(self, path: str | Path, header: Header) -> None:
+        self.path = Path(path)
+        self.header = header
+        self._indices: set[int] = set()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+        except OSError as error:
+            raise UserError(f"cannot write '{self.path}': {error.strerror}.") from error
+        self._file: BinaryIO | None = os.fdopen(handle, "r+b", buffering=0)
+        try:
+            self._lock()
+            self._end = self._recover()
+        except BaseException:
+            self.close()
+            raise
+
+    def _lock(self) -> None:
+        try:
+            import fcntl
+        except ImportError:  # no such locks on this system
+            return
+        assert self._file is not None
+        try:
+            fcntl.flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"'{self.path}' is being written by another process. Wait for it to end, or end it."
+            ) from error
+
+    def _recover(self) -> int:
+        """Check what is there, cut a torn end off, and return the byte to append at."""
+        assert self._file is not None
+        start = encode_header(self.header)
+        first = self._file.read(len(start))
+        if len(first) < len(start) and start.startswith(first):  # new, or killed inside the header
+            self._write(0, [memoryview(start)])
+            sync_folder(self.path.parent)
+            return len(start)
+        difference = read_part_header(self.path).difference(self.header)
+        if difference:
+            raise UserError(
+                f"'{self.path}' belongs to another run: {difference} (the file and this run). "
+                "Record to another name, or delete the part."
+            )
+        end = len(start)
+        for record in scan_part(self.path):
+            if isinstance(record, Torn):
+                os.ftruncate(self._file.fileno(), record.offset)
+                os.fsync(self._file.fileno())
+            else:
+                self._indices.add(int(record.meta["index"]))
+                end = record.end
+        return end
+
+    @property
+    def indices(self) -> frozenset[int]:
+        """Indices of the episodes that are in the part."""
+        return frozenset(self._indices)
+
+    def append(self, episode: Episode) -> None:
+        """Write one episode and wait until the disk has it.
+
+        If it fails (a full disk, an interrupt), the part is cut back to what it was before.
+
+        Raises:
+            UserError: the episode disagrees with the header, is already in the part, or cannot be written.
+        """
+        if self._file is None:
+            raise UserError(f"'{self.path}' is closed; open a new PartWriter to go on.")
+        self.header.check(episode)
+        if episode.index in self._indices:
+            raise UserError(
+                f"'{self.path}' already holds episode {episode.index}; each index is written once."
+            )
+        meta = canonical_json(episode_meta(episode)).encode("ascii")
+        head = RECORD_HEAD.pack(RECORD_MAGIC, len(meta), episode.num_bytes, zlib.crc32(meta), episode.crc())
+        small = head + CRC.pack(zlib.crc32(head)) + meta
+        pieces = [memoryview(small), *(byte_view(array) for _, array in episode.arrays())]
+        try:
+            end = self._write(self._end, pieces)
+        except BaseException as error:
+            os.ftruncate(self._file.fileno(), self._end)
+            if isinstance(error, OSError):
+                raise UserError(
+                    f"episode {episode.index} could not be written to '{self.path}': {error.strerror}. "
+                    "The part keeps what it had; free some space and run the same command again."
+                ) from error
+            raise
+        self._end = end
+        self._indices.add(episode.index)
+
+    def _write(self, offset: int, pieces: list[memoryview]) -> int:
+        """Write at `offset`, wait for the disk, and return the byte after it."""
+        assert self._file is not None
+        handle = self._file.fileno()
+        os.lseek(handle, offset, os.SEEK_SET)
+        for piece in pieces:
+            offset += len(piece)
+            while len(piece):
+                piece = piece[os.write(handle, piece) :]
+        os.fsync(handle)
+        return offset
+
+    def close(self) -> None:
+        """Close the file and release its lock."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> PartWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
