@@ -8,8 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from worldmodel.envs.builtin import register_all
 from worldmodel.envs.registry import EnvRow, lookup, make, policy_defaults, register, rows
-from worldmodel.envs.rows import register_all
 
 if TYPE_CHECKING:
     from worldmodel.envs.foreign import PixelEnv, as_pixels

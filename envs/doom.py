@@ -110,8 +110,8 @@ class DoomWorld(PixelWorld):
         kind = type(inner.action_space).__name__
         if kind == "Dict":
             raise UserError(
-                f"scenario {scenario!r} has an action space of kind Dict (buttons and analogue axes at once), "
-                "wanted Discrete, MultiDiscrete, MultiBinary or Box: choose a scenario with one kind."
+                f"scenario {scenario!r} has an action space of kind Dict (buttons and analogue axes "
+                "at once), wanted Discrete, MultiDiscrete, MultiBinary or Box: choose one of a single kind."
             )
         if inner.game.get_mode().name.startswith("ASYNC"):
             raise UserError(
@@ -154,7 +154,7 @@ class DoomWorld(PixelWorld):
         return self._moment(observation, 0.0, False)
 
     def _start(self, seed: int) -> dict[str, np.ndarray]:
-        """Launch an engine, trying again if it dies; the seed is drawn already, so the episode is the same."""
+        """Launch an engine, again if it dies; the seed is drawn already, so the episode stays the same."""
         self._stop()
         failure: Exception | None = None
         for attempt in range(ATTEMPTS):
@@ -164,6 +164,9 @@ class DoomWorld(PixelWorld):
 
             def start(scratch: Path, inner: Any = inner, first: list[Any] = first) -> None:
                 inner.game.set_doom_config_path(str(scratch / "_vizdoom.ini"))
+                inner.reset(seed=seed)
+                # a fresh engine draws its status bar unlike a used one (face, first ammunition count); from
+                # the second episode on, all are alike
                 first.append(inner.reset(seed=seed)[0])
 
             try:
@@ -187,8 +190,8 @@ class DoomWorld(PixelWorld):
             self._running = False
             self._stop()
             raise RuntimeError(
-                f"the ViZDoom engine of {self.meta.id} ended in mid-episode ({type(error).__name__}: {error}); "
-                "reset() starts another."
+                f"the ViZDoom engine of {self.meta.id} ended in mid-episode "
+                f"({type(error).__name__}: {error}); reset() starts another."
             ) from error
         return self._moment(observation, float(reward), bool(terminated))
 

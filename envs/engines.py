@@ -99,7 +99,8 @@ def launch(game: Any, start: Callable[[Path], None]) -> None:
             _mark({"event": "failed", "scratch": str(scratch)})
             raise
         _live[game] = (os.getpid(), scratch)
-        weakref.finalize(game, _forget, os.getpid(), scratch)
+        finalizer = weakref.finalize(game, _forget, os.getpid(), scratch)
+        finalizer.atexit = False  # at exit the engine goes first, then its folder: `_close_all`
 
 
 def _forget(pid: int, scratch: Path) -> None:

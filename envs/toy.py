@@ -15,7 +15,8 @@ The world is deterministic given its state: place (16), storm (64), time to it (
 12,288 states. Starts: any place, any storm, three lives, the first flash on the screen.
 
 What is to be had in 40 steps, all computed exactly in `toy_optimum.py`: the best policy returns 10.00 from
-every start, uniform random actions 1.01, the best fixed sequence of actions 1.34. Learned: a mean return of 9.
+every start, uniform random actions 1.01, the best fixed sequence of actions 1.34. A mean return of 9 counts
+as learned.
 """
 
 from __future__ import annotations

@@ -238,7 +238,7 @@ class PixelWorld(gymnasium.Env[np.ndarray, Any]):
         info = {**moment.info, "frame_valid": valid, "variables": dict(self._variables)}
         return self._frame.copy(), info
 
-    def render(self) -> np.ndarray | None:  # type: ignore[override]
+    def render(self) -> np.ndarray | None:
         """The current frame, (H, W, 3) uint8, if `render_mode` is "rgb_array" and an episode has begun."""
         if self.render_mode is None or self._frame is None:
             return None
