@@ -124,7 +124,7 @@ def _trained(config: Collect, algo: str, shard: tuple[int, int]) -> PolicySpec:
 
 
 def _report(out: Path, as_json: bool, finished: bool) -> None:
-    from worldmodel.data.hdf5 import Dataset
+    from worldmodel.data.dataset import Dataset
 
     with Dataset(out) as data:
         cap = data.header.max_steps

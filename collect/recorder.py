@@ -32,8 +32,9 @@ from worldmodel.collect.policies import (
 )
 from worldmodel.collect.rollout import play
 from worldmodel.collect.supervisor import Supervisor
+from worldmodel.data.dataset import Dataset
 from worldmodel.data.files import check_free_space
-from worldmodel.data.hdf5 import Dataset, seal
+from worldmodel.data.hdf5 import seal
 from worldmodel.data.header import Header, PolicyRecord
 from worldmodel.data.parts import PartWriter
 from worldmodel.errors import UserError
@@ -119,6 +120,7 @@ def record_plan(
     policy: Policy | None = None,
     progress: bool = True,
     force: bool = False,
+    on_episode: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Record what is missing, seal it, and remove the working folder.
 
@@ -128,7 +130,8 @@ def record_plan(
         env: a `PixelWorld` of this process to play in instead.
         policy: with `env`: an object of this process that plays every episode.
         progress: show a bar on stderr.
-        force: remove another recording at `plan.out` first.
+        force: remove what stands at `plan.out` first.
+        on_episode: called with (index, steps) when an episode is on disk.
 
     Returns:
         The path of the sealed file.
@@ -156,7 +159,7 @@ def record_plan(
             temporary = saved.with_suffix(".tmp")
             temporary.write_text(json.dumps(state))
             os.replace(temporary, saved)
-        _record_missing(plan, Header.from_json(state["header"]), state["token"], workers, env, policy, progress)
+        _record_missing(plan, Header.from_json(state["header"]), state["token"], workers, env, policy, progress, on_episode)
         seal(sorted(plan.folder.glob("part-*.bin")), plan.out, indices=plan.indices())
     shutil.rmtree(plan.folder)
     return plan.out
@@ -168,7 +171,14 @@ def _same(a: Header, b: Header) -> bool:
 
 
 def _record_missing(
-    plan: Plan, header: Header, token: str, workers: int, env: Any, policy: Policy | None, progress: bool
+    plan: Plan,
+    header: Header,
+    token: str,
+    workers: int,
+    env: Any,
+    policy: Policy | None,
+    progress: bool,
+    on_episode: Callable[[int, int], None] | None,
 ) -> None:
     from worldmodel.envs import engines
 
@@ -196,6 +206,8 @@ def _record_missing(
             steps += length
             bar.set_postfix(steps=steps, steps_per_s=round(steps / max(bar.format_dict["elapsed"], 1e-9)))
             bar.update()
+            if on_episode is not None:
+                on_episode(index, length)
 
         if not missing:
             return
