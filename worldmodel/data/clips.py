@@ -5,9 +5,7 @@ Shapes: B clips of a rank, L frames and L-1 steps a clip, A numbers an action, H
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -24,9 +22,6 @@ if TYPE_CHECKING:
     from worldmodel.data.dataset import Dataset
 
 Array = TypeVar("Array")
-
-# From so many bytes on, copying frames is shared between threads.
-_THREADED_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +84,6 @@ class ClipSampler:
         rank: this process, of `world_size`; it gets rows rank * b .. (rank + 1) * b of the step's
             batch, b = batch_size / world_size.
         world_size: number of processes.
-        threads: that copy frames; None for two, or one where only one core is allowed.
 
     Attributes:
         num_clips: legal starts, the clips of an epoch.
@@ -107,7 +101,6 @@ class ClipSampler:
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
-        threads: int | None = None,
     ) -> None:
         if length < 2:
             raise UserError(f"clip_length={length}; wanted at least 2 frames, which hold one action.")
@@ -125,7 +118,6 @@ class ClipSampler:
             raise UserError(f"seed={seed}; wanted 0 .. 2**63 - 1.")
         self.dataset, self.length, self.batch_size, self.split = dataset, length, batch_size, split
         self.seed, self.rank, self.world_size = seed, rank, world_size
-        self.threads = min(2, _cores()) if threads is None else threads
         episodes = dataset.episodes_of(split)
         if not episodes.size:
             raise UserError(f"the {split} split of {dataset.name} is empty: {dataset.lacking_splits}")
@@ -143,7 +135,6 @@ class ClipSampler:
         first = np.searchsorted(dataset.source_numbers, dataset.source_numbers)  # first episode of its file
         self._file_offsets = dataset.frame_offsets - dataset.frame_offsets[first]
         self._pool = BufferPool()
-        self._executor: tuple[int, ThreadPoolExecutor] | None = None
 
     @property
     def rank_batch_size(self) -> int:
@@ -238,32 +229,12 @@ class ClipSampler:
             )
         )
 
-        def copy(begin: int, end: int) -> None:
-            for i in range(begin, end):
-                file, row = rows[i]
-                np.copyto(out[i], files[file][row : row + length])  # big copies release the lock
-
-        shares = min(self.threads, len(rows)) if out.nbytes >= _THREADED_BYTES else 1
-        cuts = [len(rows) * k // shares for k in range(shares + 1)]
-        helpers = [self._helpers().submit(copy, cuts[k], cuts[k + 1]) for k in range(1, shares)]
-        copy(0, cuts[1])
-        for helper in helpers:
-            helper.result()
+        for i, (file, row) in enumerate(rows):  # a second thread gains nothing: the copy is memory bound
+            np.copyto(out[i], files[file][row : row + length])
         return out
 
-    def _helpers(self) -> ThreadPoolExecutor:
-        """Threads besides the caller's, made anew in a forked process."""
-        if self._executor is None or self._executor[0] != os.getpid():
-            self._executor = (os.getpid(), ThreadPoolExecutor(max(self.threads - 1, 1), "clips"))
-        return self._executor[1]
-
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_pool": None, "_executor": None}
+        return self.__dict__ | {"_pool": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _pool=BufferPool())
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -164,10 +164,10 @@ class Dataset:
         Raises:
             UserError: there is no such array.
         """
-        names = [row[0] for row in array_layout(self.header) if row[0] != "frames"]
-        if name not in names:
-            raise unknown_name("array", name, names)
         if name not in self._flat:
+            names = [row[0] for row in array_layout(self.header) if row[0] != "frames"]
+            if name not in names:
+                raise unknown_name("array", name, names)
             arrays = [self._source(i).array(name, self.cache) for i in range(len(self._sources))]
             self._flat[name] = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
         return self._flat[name]

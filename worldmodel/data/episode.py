@@ -197,4 +197,4 @@ class Episode:
 def byte_view(array: np.ndarray) -> memoryview:
     """The little-endian bytes of a contiguous array, without a copy on little-endian machines."""
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    return memoryview(np.ascontiguousarray(little).reshape(-1).view(np.uint8))
+    return np.ascontiguousarray(little).reshape(-1).view(np.uint8).data

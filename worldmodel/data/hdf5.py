@@ -83,7 +83,8 @@ def seal(
             seal_first_block(temporary, DATASET)
         except OSError as error:
             raise UserError(
-                f"'{out}' could not be written: {error}. The parts are as they were; free some space and seal again."
+                f"'{out}' could not be written: {error}. The parts are as they were; "
+                "free some space and seal again."
             ) from error
     if remove_parts:
         from worldmodel.data.verify import verify
@@ -160,12 +161,12 @@ def _table(header: Header, ordered: list[Entry]) -> Table:
     for (path, record), meta in zip(ordered, metas, strict=True):
         if meta["policy"] not in numbers:
             raise UserError(
-                f"record {record.number} (index {meta['index']}) of '{path}': policy {meta['policy']!r} is not "
-                f"among the header's {list(numbers)}."
+                f"record {record.number} (index {meta['index']}) of '{path}': policy {meta['policy']!r} "
+                f"is not among the header's {list(numbers)}."
             )
     index = np.asarray([meta["index"] for meta in metas], np.int64)
     length = np.asarray([meta["length"] for meta in metas], np.int64)
-    table = {
+    table: Table = {
         "index": index,
         "seed": np.asarray([meta["seed"] for meta in metas], np.int64),
         "policy": np.asarray([numbers[meta["policy"]] for meta in metas], np.int32),

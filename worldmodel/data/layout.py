@@ -27,7 +27,7 @@ BLOCK_BYTES = 512
 _FIRST_LINE = re.compile(rb"worldmodel (dataset|merged) (\d+)\nbytes (\d{20})\ncrc32 ([0-9a-f]{8})\n")
 
 # The table of episodes: one array each of N numbers, in the order of its CRC.
-TABLE = {
+TABLE: dict[str, np.dtype] = {
     "index": np.dtype("<i8"),
     "seed": np.dtype("<i8"),
     "policy": np.dtype("<i4"),
@@ -58,8 +58,8 @@ def first_block(kind: str, num_bytes: int, crc: int) -> bytes:
     """The 512 bytes before the HDF5 file: readable text that tells kind, version, size and CRC."""
     text = (
         f"worldmodel {kind} {FORMAT_VERSION}\nbytes {num_bytes:020d}\ncrc32 {crc:08x}\n"
-        f"An HDF5 file begins at byte {BLOCK_BYTES}. The size is that of the whole file; the CRC-32 is that of "
-        "all bytes after this block.\nThe layout is told in docs/dataset.md of worldmodel.\n"
+        f"An HDF5 file begins at byte {BLOCK_BYTES}. The size is that of the whole file; the CRC-32 "
+        "is that of all bytes after this block.\nThe layout is told in docs/dataset.md of worldmodel.\n"
     )
     return text.encode("ascii").ljust(BLOCK_BYTES - 1) + b"\n"
 
@@ -115,7 +115,8 @@ def check_first_block(path: Path) -> tuple[str, int]:
     kind, version, num_bytes, crc = match[1].decode(), int(match[2]), int(match[3]), int(match[4], 16)
     if version != FORMAT_VERSION:
         raise UserError(
-            f"'{path}' has format version {version}; this code reads version {FORMAT_VERSION}. Update worldmodel."
+            f"'{path}' has format version {version}; this code reads version "
+            f"{FORMAT_VERSION}. Update worldmodel."
         )
     if num_bytes != size:
         raise UserError(f"'{path}' has {size} bytes; it was written with {num_bytes}. {_DAMAGED}")
@@ -199,7 +200,7 @@ class Source:
                 array = np.empty(shape, dtype)
                 with open(self.path, "rb") as file:
                     file.seek(offset)
-                    got = file.readinto(byte_view(array))  # type: ignore[attr-defined]
+                    got = file.readinto(byte_view(array))
                 if got != array.nbytes:
                     raise UserError(f"'{self.path}' ends inside its {name}. {_DAMAGED}")
                 array.flags.writeable = False
@@ -240,7 +241,8 @@ def open_source(path: Path) -> Source:
             offset = dataset.id.get_offset()
             if dataset.shape != shape or dataset.dtype != dtype or offset is None:
                 raise UserError(
-                    f"'{path}': array {name!r} is {dataset.shape} {dataset.dtype}; wanted contiguous {shape} {dtype}."
+                    f"'{path}': array {name!r} is {dataset.shape} {dataset.dtype}; "
+                    f"wanted contiguous {shape} {dtype}."
                 )
             places[name] = (offset, dtype, shape)
     return Source(path, header, table, places, fingerprint(header, table), crc)

@@ -16,8 +16,8 @@ import h5py
 import numpy as np
 
 from worldmodel.data.files import atomic_path
-from worldmodel.data.header import Header, canonical_json, combine
 from worldmodel.data.hdf5 import HDF5_OPTIONS
+from worldmodel.data.header import Header, canonical_json, combine
 from worldmodel.data.layout import (
     DATASET,
     MERGED,
@@ -125,8 +125,8 @@ def open_sources(path: Path) -> list[Source]:
     for place, fingerprint in read_merged(path)[2]:
         if not place.exists():
             raise UserError(
-                f"'{path}' shows '{place}' among others, and that file is missing. Put it back there, or merge "
-                "the files again."
+                f"'{path}' shows '{place}' among others, and that file is missing. Put it back there, or "
+                "merge the files again."
             )
         source = open_source(place)
         if source.fingerprint != fingerprint:

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from worldmodel.data.episode import Episode
-from worldmodel.data.header import Header, canonical_json
+from worldmodel.data.header import Header
 from worldmodel.errors import UserError
 
 PART_MAGIC = b"\x89WMPART\n"
@@ -141,9 +141,9 @@ def read_record(path: str | Path, record: Record) -> Episode:
     data = np.empty(record.array_bytes, np.uint8)
     with _open(path) as file:
         file.seek(record.array_offset)
-        got = file.readinto(memoryview(data))  # type: ignore[attr-defined]
+        got = file.readinto(data.data)  # type: ignore[attr-defined]
     where = f"record {record.number} (index {record.meta['index']}) of '{path}'"
-    crc = zlib.crc32(memoryview(data))
+    crc = zlib.crc32(data.data)
     if got != record.array_bytes or crc != record.crc:
         raise UserError(f"{where}: the CRC of its arrays is {crc:08x}, stored is {record.crc:08x}. {_REMEDY}")
     arrays: dict[str, np.ndarray] = {}

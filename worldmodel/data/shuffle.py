@@ -33,9 +33,9 @@ def permute(position: np.ndarray, num: int, seed: int, epoch: np.ndarray) -> np.
     b = -(-num // a)
     epoch_key = mix64(mix64(np.asarray([seed], np.uint64)) ^ epoch.astype(np.uint64))  # (B,)
     keys = mix64(epoch_key + np.arange(1, ROUNDS + 1, dtype=np.uint64)[:, None])  # (ROUNDS, B)
-    wide_a, wide_b, top = np.uint64(a), np.uint64(b), np.uint64(num)
+    wide_a, wide_b, top = (np.asarray([x], np.uint64) for x in (a, b, num))
     result = position.astype(np.uint64)
-    left = np.arange(len(result))  # places whose result is not yet below num
+    left: np.ndarray = np.arange(len(result))  # places whose result is not yet below num
     while left.size:
         high, low = result[left] // wide_a, result[left] % wide_a  # < b, < a
         mine = keys[:, left]
