@@ -57,10 +57,10 @@ class Plan:
         """The working folder beside the file."""
         return self.out.with_name(self.out.name + ".parts")
 
-    def indices(self) -> list[int]:
+    def indices(self) -> range:
         """The episode numbers of this shard."""
         i, n = self.header.shard
-        return list(range(i, self.header.num_episodes, n))
+        return range(i, self.header.num_episodes, n)
 
 
 def make_header(meta: Any, policies: Sequence[PolicySpec], seed: int, episodes: int, shard: tuple[int, int]) -> Header:
@@ -190,12 +190,13 @@ def _record_missing(
         with PartWriter(path, header) as part:  # cuts a torn tail
             done |= set(part.indices)
     wanted = plan.indices()
-    missing = [e for e in wanted if e not in done]
+    count = len(wanted) - len(done)
     kept = sum(p.stat().st_size for p in plan.folder.glob("part-*.bin"))
-    coming = estimate(header, len(missing))
+    coming = estimate(header, count)
     if coming is not None:
-        what = f"{len(missing)} episodes of up to {header.max_steps} steps, and their sealed copy"
+        what = f"recording {count} episodes of up to {header.max_steps} steps, with their sealed copy,"
         check_free_space(plan.out, kept + 2 * coming, what)
+    missing = [e for e in wanted if e not in done]
     with tqdm(
         total=len(wanted), initial=len(wanted) - len(missing), unit="episode", desc="recording", disable=not progress
     ) as bar:
@@ -204,7 +205,8 @@ def _record_missing(
         def on_done(index: int, length: int) -> None:
             nonlocal steps
             steps += length
-            bar.set_postfix(steps=steps, steps_per_s=round(steps / max(bar.format_dict["elapsed"], 1e-9)))
+            rate = round(steps / max(bar.format_dict["elapsed"], 1e-9))
+            bar.set_postfix(refresh=False, steps=steps, steps_per_s=rate)
             bar.update()
             if on_episode is not None:
                 on_episode(index, length)

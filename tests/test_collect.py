@@ -1,0 +1,298 @@
+"""Recording: the file depends on (env, policy, seed, episodes) alone, however it was made and interrupted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worldmodel import cli, envs
+from worldmodel.collect import record
+from worldmodel.collect.policies import PeriodicPolicy, PolicySpec, choose, default_cycle, mix, spec_of
+from worldmodel.collect.rollout import episode_seeds, play
+from worldmodel.data.dataset import Dataset
+from worldmodel.data.verify import verify
+from worldmodel.errors import UserError
+from worldmodel.spaces import Box, Discrete, MultiBinary, MultiDiscrete, check_actions
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def command(out: Path, *extra: str, env: str = "toy", episodes: int = 60) -> list[str]:
+    return [
+        sys.executable, "-m", "worldmodel", "collect", "--env", env, "--out", str(out), "--episodes", str(episodes),
+        "--policy", "sticky", "--mix", "random=0.3", "--epsilon", "0.05", *extra,
+    ]  # fmt: skip
+
+
+def living(pattern: str) -> list[int]:
+    """Processes whose command line holds the pattern."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and int(folder.name) != os.getpid():
+            try:
+                if pattern in (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"):
+                    found.append(int(folder.name))
+            except OSError:
+                continue
+    return found
+
+
+def shared_memory() -> set[str]:
+    return {p.name for p in Path("/dev/shm").iterdir() if p.name.startswith("ViZDoom")}
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy recording by one process that nobody disturbed."""
+    out = tmp_path_factory.mktemp("reference") / "data.h5"
+    subprocess.run(command(out, "--workers", "1"), check=True, capture_output=True)
+    return out
+
+
+def test_a_recording_is_whole(reference: Path) -> None:
+    verify(reference)
+    with Dataset(reference) as data:
+        assert data.num_episodes == 60
+        assert set(data.policies) == {"sticky", "random"}
+        assert abs(list(data.policies).count("random") - 18) <= 2
+        episode = data.episode(7)
+        env_seed, _ = episode_seeds(0, 7)
+        assert episode.seed == env_seed
+        assert bool(episode.terminations[-1] or episode.truncations[-1])
+        assert not (episode.terminations | episode.truncations)[:-1].any()
+    assert json.loads(reference.with_suffix(".run.json").read_text())["config"]["episodes"] == 60
+    assert not reference.with_name("data.h5.parts").exists()
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_the_bytes_do_not_depend_on_the_number_of_processes(workers: int, reference: Path, tmp_path: Path) -> None:
+    out = tmp_path / "data.h5"
+    subprocess.run(command(out, "--workers", str(workers)), check=True, capture_output=True)
+    assert digest(out) == digest(reference)
+
+
+def test_the_same_command_again_is_done_at_once_and_another_is_refused(
+    reference: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = digest(reference)
+    cli.main(command(reference)[3:])
+    assert "was finished before" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(command(reference, "--seed", "5")[3:])
+    assert exit_.value.code == 2
+    assert "seed is 5, was 0" in capsys.readouterr().err
+    assert digest(reference) == before
+
+
+def test_shards_are_slices_of_the_whole(reference: Path, tmp_path: Path) -> None:
+    for i in range(2):
+        subprocess.run(command(tmp_path / "d.h5", "--shard", f"{i}/2"), check=True, capture_output=True)
+    parts = [tmp_path / f"d.{i}-of-2.h5" for i in range(2)]
+    with Dataset(reference) as whole, Dataset(parts[0]) as even, Dataset(parts[1]) as odd, Dataset(parts) as both:
+        assert even.num_episodes == odd.num_episodes == 30
+        assert both.num_episodes == 60
+        for e in (0, 1, 31, 58):
+            ours, theirs = whole.episode(e), (even, odd)[e % 2].episode(e // 2)
+            assert ours.index == theirs.index == e
+            np.testing.assert_array_equal(ours.frames, theirs.frames)
+            np.testing.assert_array_equal(ours.actions, theirs.actions)
+
+
+def stopped_and_continued(
+    out: Path, arguments: list[str], moment: float | None, whom: str, how: int, rng: random.Random
+) -> None:
+    """Start a recording, kill the supervisor or a worker at a moment (None: when the first episodes are there), wait,
+    and run the command to its end."""
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    if moment is None:
+        parts = out.with_name(out.name + ".parts")
+        while sum(p.stat().st_size for p in parts.glob("part-*.bin")) < 200_000:
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.01)
+    else:
+        time.sleep(moment)
+    workers = living(f"{out}.parts")
+    if whom == "worker" and workers:
+        os.kill(rng.choice(workers), how)
+        process.wait(240)  # it goes on by itself
+    else:
+        process.send_signal(how)
+        process.wait(60)
+        deadline = time.monotonic() + 20
+        while living(f"{out}.parts") and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert living(f"{out}.parts") == [], "workers outlive their supervisor"
+    subprocess.run(arguments, check=True, capture_output=True, timeout=240)
+
+
+@pytest.mark.parametrize(("whom", "how"), [("supervisor", signal.SIGKILL), ("worker", signal.SIGKILL)])
+def test_killed_and_continued_gives_the_same_bytes(whom: str, how: int, reference: Path, tmp_path: Path) -> None:
+    out = tmp_path / "data.h5"
+    stopped_and_continued(out, command(out, episodes=60), None, whom, how, random.Random(0))
+    assert digest(out) == digest(reference)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data.h5", "data.run.json"]
+
+
+def test_sealing_that_is_killed_leaves_no_half_file(reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import worldmodel.collect.recorder as recorder
+
+    out = tmp_path / "a.h5"
+
+    def fails(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recorder, "seal", fails)
+        with pytest.raises(KeyboardInterrupt):
+            record("toy", "random", out, episodes=4, progress=False)
+    assert not out.exists()
+    record("toy", "random", out, episodes=4, progress=False)
+    record("toy", "random", tmp_path / "b.h5", episodes=4, progress=False)
+    assert digest(out) == digest(tmp_path / "b.h5")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trial", range(18))
+def test_killed_at_random_moments(trial: int, reference: Path, tmp_path: Path) -> None:
+    rng = random.Random(trial)
+    out = tmp_path / "data.h5"
+    whom, how = rng.choice(["supervisor", "worker"]), rng.choice([signal.SIGKILL, signal.SIGTERM])
+    stopped_and_continued(out, command(out, "--workers", "2"), rng.uniform(0.2, 4.0), whom, how, rng)
+    assert digest(out) == digest(reference)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data.h5", "data.run.json"]
+
+
+DOOM = {"env": "doom/take-cover", "episodes": 12}
+
+
+@pytest.fixture(scope="module")
+def doom_reference(tmp_path_factory: pytest.TempPathFactory) -> str:
+    out = tmp_path_factory.mktemp("doom") / "data.h5"
+    subprocess.run(command(out, "--workers", "1", "--max-steps", "60", **DOOM), check=True, capture_output=True)
+    with Dataset(out) as data:
+        assert not all(data.episode(e).frame_valid[-1] for e in range(12)), "some die within 60 steps"
+    return digest(out)
+
+
+def _doom_killed(doom_reference: str, folder: Path, moment: float | None, whom: str, how: int, rng: random.Random) -> None:
+    out = folder / "data.h5"
+    before = shared_memory()
+    stopped_and_continued(out, command(out, "--max-steps", "60", **DOOM), moment, whom, how, rng)
+    assert digest(out) == doom_reference
+    assert living(f"{out}.parts") == []
+    assert shared_memory() <= before, "nothing of ours in /dev/shm"
+    assert sorted(p.name for p in folder.iterdir()) == ["data.h5", "data.run.json"]
+
+
+def test_vizdoom_killed_and_continued(doom_reference: str, tmp_path: Path) -> None:
+    _doom_killed(doom_reference, tmp_path, None, "supervisor", signal.SIGKILL, random.Random(1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trial", range(20))
+def test_vizdoom_killed_at_random_moments(trial: int, doom_reference: str, tmp_path: Path) -> None:
+    rng = random.Random(100 + trial)
+    whom, how = rng.choice(["supervisor", "worker"]), rng.choice([signal.SIGKILL, signal.SIGTERM])
+    _doom_killed(doom_reference, tmp_path, rng.uniform(0.3, 4.0), whom, how, rng)
+
+
+def test_two_collectors_on_one_file_and_a_disk_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from worldmodel.collect.recorder import locked
+
+    with locked(tmp_path / "a.h5.parts"), pytest.raises(UserError, match="another process is recording"):
+        record("toy", "random", tmp_path / "a.h5", episodes=2, progress=False)
+    with pytest.raises(UserError, match="free"):
+        record("toy", "random", tmp_path / "b.h5", episodes=10**8, progress=False)
+    assert not (tmp_path / "b.h5").exists()
+
+
+def test_record_takes_any_environment_and_any_policy(tmp_path: Path) -> None:
+    env = gym.make("CartPole-v1", render_mode="rgb_array")
+    path = record(env, lambda frame: int(frame.mean() > 127), tmp_path / "a.h5", episodes=2, max_steps=9, progress=False)
+    with Dataset(path) as data:
+        assert data.header.env == "CartPole-v1"
+        assert data.episode(0).frames.shape[1:] == (64, 64, 3)
+        assert data.episode(0).frames.std() > 0
+    env.close()
+    path = record(
+        lambda: gym.make("Pendulum-v1", render_mode="rgb_array"), "sticky", tmp_path / "b.h5",
+        episodes=3, max_steps=5, size=(32, 48), workers=2, progress=False,
+    )  # fmt: skip
+    with Dataset(path) as data:
+        assert data.episode(2).actions.shape == (5, 1)
+        assert data.episode(2).frames.shape == (6, 32, 48, 3)
+        assert data.episode(2).truncations.tolist() == [False] * 4 + [True]
+
+
+def test_a_policy_that_acts_outside_the_space_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"99 .* outside Discrete"):
+        record("toy", lambda frame: 99, tmp_path / "a.h5", episodes=1, progress=False)
+    assert not (tmp_path / "a.h5").exists()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shares=st.lists(st.integers(1, 20), min_size=1, max_size=5),
+    seed=st.integers(0, 2**32),
+    count=st.integers(20, 300),
+)
+def test_policies_play_their_share(shares: list[int], seed: int, count: int) -> None:
+    parts = [s / sum(shares) for s in shares]
+    chosen = np.bincount([choose(parts, seed, i) for i in range(count)], minlength=len(parts))
+    assert np.abs(chosen - count * np.asarray(parts)).max() <= 3 + 0.02 * count
+
+
+@pytest.mark.parametrize("space", [Discrete(3), MultiDiscrete((2, 5)), MultiBinary(3), Box((-1.0, None), (1.0, 2.0))])
+def test_scripted_policies_stay_inside_every_space(space: object) -> None:
+    for name in ("random", "sticky", "periodic"):
+        policy = spec_of(name, space, {}, epsilon=0.2).build(space)  # type: ignore[arg-type]
+        runs = []
+        for _ in range(2):
+            policy.begin(np.random.default_rng(3))
+            runs.append(np.stack([check_actions(space, policy.act(np.zeros((4, 4, 3), np.uint8))) for _ in range(200)]))  # type: ignore[arg-type]
+        np.testing.assert_array_equal(*runs)
+        assert len(np.unique(runs[0], axis=0)) > 1
+
+
+def test_periodic_runs() -> None:
+    policy = PeriodicPolicy([1, 2], 6)
+    policy.begin(np.random.default_rng(0))
+    text = "".join(str(policy.act(np.zeros(1))) for _ in range(21))
+    assert text in ("111222222111111222222", "222111111222222111111")
+    assert default_cycle(MultiDiscrete((2, 3))) == [[0, 0], [1, 1], [1, 2]]
+
+
+def test_mix_leaves_the_rest_to_the_base() -> None:
+    base, other = PolicySpec("a", "random"), PolicySpec("b", "random", share=0.25)
+    assert [p.share for p in mix(base, [other])] == [0.75, 0.25]
+    with pytest.raises(UserError, match="twice"):
+        mix(base, [PolicySpec("a", "random", share=0.5)])
+
+
+def test_play_keeps_what_the_world_gave() -> None:
+    env = envs.make("toy")
+    spec = spec_of("random", env.unwrapped.meta.action_space, {})
+    a = play(env, spec.build(Discrete(env.action_space.n)), index=3, seed=1, policy_name="random")
+    b = play(env, spec.build(Discrete(env.action_space.n)), index=3, seed=1, policy_name="random")
+    np.testing.assert_array_equal(a.frames, b.frames)
+    frame, _ = env.reset(seed=a.seed)
+    np.testing.assert_array_equal(a.frames[0], frame)
+    for t, action in enumerate(a.actions):
+        frame, reward, *_ = env.step(int(action))
+        np.testing.assert_array_equal(a.frames[t + 1], frame)
+        assert a.rewards[t] == np.float32(reward)

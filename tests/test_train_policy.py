@@ -1,0 +1,137 @@
+"""Training policies: a file plays as it was trained, a stopped training goes on, the toy is learned."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from worldmodel import envs
+from worldmodel.collect.config import LEARNERS, Learner, TrainPolicy
+from worldmodel.collect.evaluate import evaluate, interval
+from worldmodel.collect.policies import check_fits, file_spec, spec_of
+from worldmodel.collect.train import train_policy
+from worldmodel.errors import UserError
+from worldmodel.spaces import Box, Discrete
+
+SHORT = Learner(decisions=512, num_envs=2, rollout_steps=64, batch_size=64, epochs=1, frame_stack=2, hold=2, width=4)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("policy") / "toy"
+    return train_policy(TrainPolicy(out, "toy", 0, learner=SHORT))
+
+
+def test_what_training_leaves(trained: Path) -> None:
+    names = {p.name for p in trained.parent.iterdir()}
+    assert {"policy.zip", "policy.json", "run.json", "curve.jsonl", "tensorboard"} <= names
+    assert not any("checkpoint" in name or "tmp" in name for name in names)
+    assert list((trained.parent / "tensorboard").rglob("events.*"))
+    rows = [json.loads(line) for line in (trained.parent / "curve.jsonl").read_text().splitlines()]
+    assert rows[-1]["decisions"] >= 512
+
+
+def test_a_file_plays_as_it_was_trained(trained: Path) -> None:
+    """LearnedPolicy in the plain world == the model in the learner's own view of it."""
+    from stable_baselines3 import PPO
+
+    from worldmodel.collect.view import LearnerView
+
+    model = PPO.load(trained)
+    spec = file_spec(trained)
+    learner = replace(SHORT)
+    spec.params["learner"]["deterministic"] = True
+    policy = spec.build(Discrete(5))
+    world = envs.make("toy")
+    view = LearnerView(envs.make("toy"), learner)
+    for seed in range(3):
+        seen, _ = view.reset(seed=seed)
+        expected, ended = [], False
+        while not ended:
+            action, _ = model.predict(seen, deterministic=True)
+            seen, _, terminated, truncated, _ = view.step(int(action))
+            expected.append(int(action))
+            ended = terminated or truncated
+        frame, _ = world.reset(seed=seed)
+        policy.begin(np.random.default_rng(0))
+        got, ended = [], False
+        while not ended:
+            got.append(int(policy.act(frame)))
+            frame, _, terminated, truncated, _ = world.step(got[-1])
+            ended = terminated or truncated
+        assert got[:: learner.hold] == expected
+    world.close()
+    view.close()
+
+
+def test_a_policy_for_another_space_or_frame_is_refused(trained: Path, tmp_path: Path) -> None:
+    spec = file_spec(trained)
+    with pytest.raises(UserError, match="acts in Discrete"):
+        check_fits(spec, Box((-1.0,), (1.0,)), (64, 64, 3))
+    n = envs.make("toy").action_space.n
+    check_fits(spec, Discrete(n), (64, 64, 3))
+    with pytest.raises(UserError, match="sees"):
+        check_fits(spec, Discrete(n), (32, 64, 3))
+    (tmp_path / "foreign.zip").write_bytes(b"not a zip")
+    with pytest.raises(UserError, match="not a Stable-Baselines3 file"):
+        spec_of(str(tmp_path / "foreign.zip"), Discrete(3), {})
+    (tmp_path / "policy.zip").write_bytes(trained.read_bytes() + b" ")
+    with pytest.raises(UserError, match="changed since"):
+        replace(spec, path=str(tmp_path / "policy.zip")).build(Discrete(n))
+
+
+def test_sac_wants_a_box_and_another_run_is_refused(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="sac needs a Box"):
+        train_policy(TrainPolicy(tmp_path / "x", "toy", 0, learner=replace(SHORT, algo="sac")))
+    with pytest.raises(UserError, match="seed is 1, was 0"):
+        train_policy(TrainPolicy(trained.parent, "toy", 1, learner=SHORT))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_training_goes_on(how: int, tmp_path: Path) -> None:
+    out = tmp_path / "policy"
+    command = [
+        sys.executable, "-m", "worldmodel", "train", "policy", "--env", "toy", "--out", str(out),
+        "--learner.decisions", "60000", "--learner.num-envs", "2", "--learner.width", "4",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 90
+    while not (out / "checkpoint.zip").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert (out / "checkpoint.zip").exists()
+    process.send_signal(how)
+    assert process.wait(60) != 0
+    rows = (out / "curve.jsonl").read_text().splitlines()
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    after = [json.loads(line)["decisions"] for line in (out / "curve.jsonl").read_text().splitlines()]
+    assert after[: len(rows)] == [json.loads(line)["decisions"] for line in rows]
+    assert (out / "policy.zip").exists()
+
+
+def test_interval_covers_the_mean() -> None:
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(200):
+        low, high = interval(rng.normal(3, 1, 50), rounds=400)
+        hits += low <= 3 <= high
+    assert 175 <= hits <= 199
+
+
+def test_evaluation_is_paired_and_repeats() -> None:
+    space = Discrete(envs.make("toy").action_space.n)
+    policies = {name: spec_of(name, space, {}) for name in ("random", "sticky")}
+    rows = evaluate(policies, "toy", {}, 6, 50, 2)
+    again = evaluate(policies, "toy", {}, 6, 50, 1)
+    assert [r["returns"] for r in rows] == [r["returns"] for r in again]
+    difference = np.mean(rows[0]["returns"]) - np.mean(rows[1]["returns"])
+    assert rows[1]["first_minus_this"]["mean"] == pytest.approx(difference)
+    assert LEARNERS["toy"].frame_stack >= 2, "one frame does not show the toy's state"
