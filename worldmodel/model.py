@@ -67,8 +67,7 @@ class WorldSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Every field, as JSON."""
-        plain = {name: value for name, value in vars(self).items()}
-        return {**plain, "pixels": self.pixels.to_json(), "action_space": self.action_space.to_json()}
+        return {**vars(self), "pixels": self.pixels.to_json(), "action_space": self.action_space.to_json()}
 
     @staticmethod
     def from_json(spec: dict[str, Any]) -> WorldSpec:
@@ -247,13 +246,15 @@ class WorldModel(nn.Module):
 
     def _card(self) -> str:
         spec, (h, w) = self.spec, self.tokenizer.grid
+        height, width, _ = spec.pixels.frame_shape
         figures = "".join(f"| {name} | {value} |\n" for name, value in self.report.items())
         return (
             "---\nlibrary_name: worldmodel\ntags: [world-model]\n---\n\n"
             f"# A learned {spec.env}\n\n"
-            f"Frames of {spec.pixels.frame_shape[0]} x {spec.pixels.frame_shape[1]} pixels as {h} x {w} codes; "
-            f"actions {spec.action_space}; one step is {spec.frame_skip} of the environment's.\n\n"
-            '```python\nimport gymnasium, worldmodel\nenv = gymnasium.make("worldmodel/Dream-v0", world="DIR")\n```\n\n'
+            f"Frames of {height} x {width} pixels as {h} x {w} codes, actions {spec.action_space}. One step "
+            f"is {spec.frame_skip} of the environment's.\n\n"
+            "```python\nimport gymnasium, worldmodel\n"
+            'env = gymnasium.make("worldmodel/Dream-v0", world="DIR")\n```\n\n'
             f"| measured on the validation split | |\n|---|---|\n{figures}"
         )
 

@@ -116,7 +116,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         info = {name: float(values[0]) for name, values in _info(self.world, out).items()}
         return out.frames[0].cpu().numpy().copy(), float(out.rewards[0]), terminated, truncated, info
 
-    def render(self) -> np.ndarray | None:  # type: ignore[override]
+    def render(self) -> np.ndarray | None:
         """The frame last shown, (H, W, 3) uint8, in mode "rgb_array"."""
         if self.render_mode is None:
             return None

@@ -1,4 +1,4 @@
-"""The factored prior: a trunk sees the last W frames in one pass, a decoder writes the next, column by column.
+"""The factored prior: a trunk sees the last W frames in one pass, a decoder writes the next by columns.
 
 p(frame t+1 | past) = product over columns of p(column | columns before it, trunk), and the codes of one
 column are independent given those: the product is the exact likelihood.

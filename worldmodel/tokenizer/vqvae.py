@@ -89,8 +89,8 @@ class FrameTokenizer(nn.Module):
             raise UserError(f"tokenizer space_stride={stride}: wanted 4, 8 or 16 pixels a code.")
         if height % stride or width % stride:
             raise UserError(
-                f"frames of {height} x {width} pixels cannot be cut into patches of {stride} x {stride}: wanted "
-                "both sides to be multiples of it. Change the frame's size or crop, or the stride."
+                f"frames of {height} x {width} pixels cannot be cut into patches of {stride} x {stride}: "
+                "wanted both sides to be multiples of it. Change the frame's size or crop, or the stride."
             )
         self.config = config
         self.frame_shape = (height, width, 3)
@@ -202,7 +202,7 @@ class FrameTokenizer(nn.Module):
     def _checked(self, frames: Tensor) -> Tensor:
         if frames.dtype != torch.uint8 or frames.ndim != 5 or tuple(frames.shape[2:]) != self.frame_shape:
             raise UserError(
-                f"frames: got {tuple(frames.shape)} {frames.dtype}, wanted (B, T, *{self.frame_shape}) torch.uint8."
+                f"frames: got {tuple(frames.shape)} {frames.dtype}, wanted (B, T, *{self.frame_shape}) uint8."
             )
         return frames
 

@@ -1,0 +1,380 @@
+"""The whole way on a tiny world: record, train, resume, save, load, dream."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import warnings
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+from worldmodel import spaces
+from worldmodel.data import Dataset, Episode, Header, PartWriter, PolicyRecord, seal
+from worldmodel.dream import DreamEnv, DreamVectorEnv, Simulator, register
+from worldmodel.errors import UserError
+from worldmodel.model import WorldModel
+from worldmodel.pixels import PixelSpec
+from worldmodel.presets import PRESETS
+from worldmodel.train import train_world
+from worldmodel.train.loop import Loop
+
+register()
+SIZE, PLACES = 16, 4  # a square of 8 x 8 pixels at one of 2 x 2 places
+
+
+def picture(place: int) -> np.ndarray:
+    """Place 0..3 clockwise; (16, 16, 3) uint8."""
+    frame = np.full((SIZE, SIZE, 3), 30, np.uint8)
+    row, column = divmod(place, 2)
+    frame[row * 8 : row * 8 + 8, column * 8 : column * 8 + 8] = (220, 120, 40)
+    return frame
+
+
+def play(index: int, end_has_frame: bool = False) -> Episode:
+    """Action 1 moves the square on, 0 keeps it. Reward 1 for reaching place 3; waiting there ends it."""
+    rng = np.random.default_rng(index)
+    place = int(rng.integers(3))
+    frames, actions, rewards, valid, places = [picture(place)], [], [], [True], [place]
+    terminations = []
+    for _ in range(12):
+        action = int(rng.random() < 0.6)
+        ended = place == 3 and action == 0
+        place = (place + action) % PLACES
+        actions.append(action)
+        rewards.append(float(place == 3 and action == 1))
+        terminations.append(ended)
+        frames.append(frames[-1] if ended and not end_has_frame else picture(place))
+        valid.append(not ended or end_has_frame)
+        places.append(place)
+        if ended:
+            break
+    truncations = np.zeros(len(actions), bool)
+    truncations[-1] = not terminations[-1]
+    return Episode(
+        frames=np.stack(frames),
+        frame_valid=np.array(valid),
+        actions=np.array(actions, np.int64),
+        rewards=np.array(rewards, np.float32),
+        terminations=np.array(terminations),
+        truncations=truncations,
+        variables={"place": np.array(places, np.float32)},
+        index=index,
+        seed=index,
+        policy="random",
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    folder = tmp_path_factory.mktemp("data")
+    header = Header(
+        env="test/Square-v0",
+        pixels=PixelSpec((SIZE, SIZE)),
+        action_space=spaces.Discrete(2),
+        seed=0,
+        num_episodes=100,
+        policies=(PolicyRecord("random"),),
+        max_steps=12,
+        variables=("place",),
+        action_labels=("stay", "move"),
+    )
+    with PartWriter(folder / "a.part", header) as part:
+        for index in range(100):
+            part.append(play(index))
+    seal([folder / "a.part"], folder / "square.h5")
+    return Dataset(folder / "square.h5")
+
+
+@pytest.fixture(scope="module")
+def world_dir(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("runs") / "square"
+    train_world(data, out, PRESETS["tiny"])
+    return out
+
+
+@pytest.fixture(scope="module")
+def world(world_dir: Path) -> WorldModel:
+    return WorldModel.from_pretrained(world_dir)
+
+
+def test_a_tiny_model_learns_a_tiny_world(world: WorldModel) -> None:
+    assert world.report["psnr"] > 30
+    assert world.report["nats_per_code"] < 0.1
+    assert world.report["nats_per_code_shuffled"] > 2 * world.report["nats_per_code"] + 0.1
+    assert not world.spec.end_has_frame
+    assert world.spec.max_steps == 12
+    env = DreamEnv(world, temperature=0.0, starts="episode")
+    right, total = 0, 0
+    for seed in range(12):
+        frame, _ = env.reset(seed=seed)
+        place = int(np.argmin([np.abs(frame.astype(int) - picture(p)).mean() for p in range(PLACES)]))
+        for _ in range(4):
+            frame, reward, terminated, _, _ = env.step(1)
+            place = (place + 1) % PLACES
+            right += np.abs(frame.astype(int) - picture(place)).mean() < 20
+            total += 1
+            assert abs(reward - (place == 3)) < 0.5
+            assert not terminated
+            if place == 3:
+                break
+        before = frame.copy()
+        frame, reward, terminated, truncated, info = env.step(0)
+        assert terminated
+        assert not truncated
+        assert info["hazard"] > 0.5
+        np.testing.assert_array_equal(frame, before)  # this world's ends have no picture
+    assert right == total
+
+
+def test_config_survives_and_card_says_what_it_is(world: WorldModel, world_dir: Path, tmp_path: Path) -> None:
+    world.save_pretrained(tmp_path / "copy")
+    again = WorldModel.from_pretrained(tmp_path / "copy")
+    assert again.tokenizer.config == world.tokenizer.config
+    assert again.prior.config == world.prior.config
+    assert again.spec == world.spec
+    assert again.report == world.report
+    assert world.starts is not None
+    assert again.starts is not None
+    for name, tensor in world.starts.tensors().items():
+        assert torch.equal(tensor, again.starts.tensors()[name])
+    for name, tensor in world.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name])
+    assert "test/Square-v0" in (world_dir / "README.md").read_text()
+    world.save_pretrained(tmp_path / "copy")  # a world may be replaced
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["copy"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(UserError, match="not a world"):
+        world.save_pretrained(tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.tex").exists()
+
+
+def test_starts_are_true_starts_and_moments_inside(world: WorldModel, data: Dataset) -> None:
+    starts = world.starts
+    assert starts is not None
+    assert len(starts) == 80  # all episodes of the training split, more than num_starts asked for
+    first = data.frames(int(data.episodes_of("train")[5]), 0, 1)
+    codes = world.tokenizer.encode(torch.from_numpy(first)[None])[0, 0]
+    assert torch.equal(starts.state.codes[5, -1], codes)
+    assert not starts.state.has_action.any()
+
+
+def spoil(name: str, directory: Path) -> str:
+    """Damage a world in one way; returns a word of the sentence that must refuse it."""
+    config = json.loads((directory / "config.json").read_text())
+    if name == "no config":
+        (directory / "config.json").unlink()
+        return "no config.json"
+    if name == "half a config":
+        (directory / "config.json").write_text((directory / "config.json").read_text()[:200])
+        return "cannot be read"
+    if name == "half the weights":
+        whole = (directory / "model.safetensors").read_bytes()
+        (directory / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+        return "damaged"
+    if name == "no starts":
+        (directory / "starts.safetensors").unlink()
+        return "no starts.safetensors"
+    change = {
+        "foreign": ({"format": "diffusers"}, "something else"),
+        "newer": ({"version": 99}, "version 99"),
+        "unknown field": ({"tokenizer": {**config["tokenizer"], "flavour": 1}}, "not ours"),
+        "wrong size": ({"prior": {**config["prior"], "width": 64}}, "do not fit"),
+        "wrong tokenizer": ({"prior_of_tokenizer": "0" * 64}, "another tokenizer"),
+        "no spec": ({"spec": {}}, "not whole"),
+    }[name]
+    (directory / "config.json").write_text(json.dumps({**config, **change[0]}))
+    return change[1]
+
+
+BAD = (
+    "no config", "half a config", "half the weights", "no starts", "foreign", "newer", "unknown field",
+    "wrong size", "wrong tokenizer", "no spec",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_directories_are_refused(name: str, world_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(world_dir, tmp_path / "bad")
+    word = spoil(name, tmp_path / "bad")
+    with pytest.raises(UserError, match=word):
+        WorldModel.from_pretrained(tmp_path / "bad")
+
+
+def test_no_directory_is_refused() -> None:
+    with pytest.raises(UserError, match="no world directory"):
+        gymnasium.make("worldmodel/Dream-v0", world="does/not/exist")
+
+
+def dream(world: WorldModel, num_rows: int, seed: int, steps: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    simulator = Simulator(world, num_rows, seed=seed)
+    frames, log_probs = [simulator.reset()], []
+    for t in range(steps):
+        out = simulator.step(torch.full((num_rows,), t % 2))
+        frames.append(out.frames)
+        log_probs.append(out.log_probs)
+    return torch.stack(frames, 1), torch.stack(log_probs, 1)
+
+
+def test_same_seed_same_dream_whatever_the_batch(world: WorldModel) -> None:
+    frames, log_probs = dream(world, 5, seed=3)
+    for row in range(5):
+        alone, nats = dream(world, 1, seed=3 + row)
+        assert torch.equal(alone[0], frames[row])
+        torch.testing.assert_close(nats[0], log_probs[row], atol=1e-4, rtol=1e-4)
+    assert not torch.equal(dream(world, 5, seed=90)[0], frames)
+
+
+def test_branching_and_resetting_one_row(world: WorldModel) -> None:
+    simulator = Simulator(world, 3, seed=1)
+    simulator.reset()
+    simulator.step(torch.tensor([1, 0, 1]))
+    mark = simulator.save()
+    first = simulator.step(torch.tensor([1, 1, 0]))
+    simulator.step(torch.tensor([0, 0, 0]))
+    simulator.restore(mark)
+    again = simulator.step(torch.tensor([1, 1, 0]))
+    assert torch.equal(first.frames, again.frames)
+    assert torch.equal(first.rewards, again.rewards)
+    before = simulator.save()
+    simulator.reset(torch.tensor([1]))
+    for name, value in vars(simulator.state.prior).items():
+        kept = getattr(before.prior, name)
+        assert torch.equal(value[[0, 2]], kept[[0, 2]])
+    with pytest.raises(UserError, match="starts 0 to"):
+        simulator.reset(starts=torch.tensor([0, 1, 10**6]))
+
+
+def test_gymnasium_and_sb3_accept_the_dream(world_dir: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env = gymnasium.make("worldmodel/Dream-v0", world=str(world_dir), render_mode="rgb_array")
+        check_env(env.unwrapped)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*minimal resolution.*")
+        sb3_check_env(DreamEnv(world_dir, render_mode="rgb_array"), skip_render_check=False)
+    env.reset(options={"start": 3})
+    with pytest.raises(UserError, match="outside"):
+        env.step(7)
+
+
+def test_horizon_truncates_and_starts_are_chosen(world: WorldModel) -> None:
+    env = DreamEnv(world, horizon=3)
+    a, info = env.reset(seed=1, options={"start": 4})
+    assert info["start"] == 4
+    ends = []
+    while not ends or not any(ends[-1]):
+        *_, terminated, truncated, _ = env.step(1)
+        ends.append((terminated, truncated))
+    assert ends[-1] in [(False, True), (True, False)]
+    b, _ = env.reset(seed=2, options={"start": 4})
+    np.testing.assert_array_equal(a, b)
+    with pytest.raises(UserError, match="horizon"):
+        DreamEnv(world, horizon=0)
+
+
+def test_vector_rows_dream_what_single_environments_do(world: WorldModel) -> None:
+    envs = DreamVectorEnv(3, world=world, horizon=6)
+    singles = [DreamEnv(world, horizon=6) for _ in range(3)]
+    frames, info = envs.reset(seed=10)
+    assert frames.shape == envs.observation_space.shape
+    for i, env in enumerate(singles):
+        frame, single = env.reset(seed=10 + i)
+        np.testing.assert_array_equal(frame, frames[i])
+        assert single["start"] == info["start"][i]
+    finished = [False] * 3
+    rng = np.random.default_rng(0)
+    resets = 0
+    for _ in range(25):
+        actions = rng.integers(0, 2, 3)
+        frames, rewards, terminations, truncations, _ = envs.step(actions)
+        for i, env in enumerate(singles):
+            if finished[i]:
+                frame, _ = env.reset()
+                reward, terminated, truncated = 0.0, False, False
+                resets += 1
+            else:
+                frame, reward, terminated, truncated, _ = env.step(actions[i])
+            np.testing.assert_array_equal(frame, frames[i])
+            assert (terminated, truncated) == (terminations[i], truncations[i])
+            assert abs(reward - rewards[i]) < 1e-4
+            finished[i] = terminated or truncated
+    assert resets > 3
+    made = gymnasium.make_vec(
+        "worldmodel/Dream-v0", num_envs=2, vectorization_mode="vector_entry_point", world=world, horizon=6
+    )
+    assert made.metadata["autoreset_mode"] == gymnasium.vector.AutoresetMode.NEXT_STEP
+
+
+class Stop(Exception):
+    pass
+
+
+def short() -> dict:
+    tiny = PRESETS["tiny"]
+    loop = dataclasses.replace(tiny.train_tokenizer, num_steps=12, checkpoint_seconds=0, log_every=3)
+    prior = dataclasses.replace(tiny.train_prior, num_steps=9, checkpoint_seconds=0, log_every=3)
+    codebook = dataclasses.replace(tiny.tokenizer, restart_below=0.99)  # restarts at nearly every step
+    return dataclasses.replace(tiny, train_tokenizer=loop, train_prior=prior, tokenizer=codebook)
+
+
+@pytest.mark.parametrize("stop_at", [("tokenizer", 6), ("prior", 3)])
+def test_a_stopped_run_continues_as_if_never_stopped(
+    stop_at: tuple[str, int], data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train_world(data, tmp_path / "whole", short())
+    descend = Loop.descend
+
+    def stop(self: Loop, losses: dict) -> None:
+        self.calls = getattr(self, "calls", 0) + 1  # type: ignore[attr-defined]
+        if (self.stage, self.calls) == stop_at:  # type: ignore[attr-defined]
+            raise Stop
+        descend(self, losses)
+
+    monkeypatch.setattr(Loop, "descend", stop)
+    with pytest.raises(Stop):
+        train_world(data, tmp_path / "stopped", short())
+    assert not (tmp_path / "stopped").exists()
+    with pytest.raises(UserError, match="another training"):
+        train_world(data, tmp_path / "stopped", dataclasses.replace(short(), seed=1))
+    monkeypatch.setattr(Loop, "descend", descend)
+    seen: list[tuple[str, int]] = []
+    continued = train_world(
+        data, tmp_path / "stopped", short(), progress=lambda stage, step, *_: seen.append((stage, step))
+    )
+    assert (stop_at[0], 3) not in seen or stop_at == ("prior", 3)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, continued.state_dict()[name]), name
+    lines = [json.loads(x) for x in (tmp_path / "stopped/training/tokenizer.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [3, 6, 9, 12]
+    assert not (tmp_path / "stopped.training").exists()
+
+
+def test_finished_and_foreign_runs(data: Dataset, world_dir: Path) -> None:
+    called: list[str] = []
+    train_world(data, world_dir, PRESETS["tiny"], progress=lambda stage, *_: called.append(stage))
+    assert not called  # finished: loaded, not trained again
+    with pytest.raises(UserError, match="not this run's"):
+        train_world(data, world_dir, short())
+
+
+def test_a_budget_becomes_steps_once(data: Dataset, tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+    train_world(
+        data,
+        tmp_path / "w",
+        PRESETS["tiny"],
+        minutes=0.02,
+        progress=lambda *x: seen.append((x[0], x[1], x[2])),
+    )
+    totals = {stage: total for stage, _, total in seen}
+    assert set(totals) == {"tokenizer", "prior"}
+    assert all(step == total for stage, step, total in seen[-1:])

@@ -1,0 +1,177 @@
+"""The learned world's small parts against formulas written out independently."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from worldmodel import spaces
+from worldmodel.errors import UserError
+from worldmodel.prior.conditioning import ActionEncoder, ConditionalLayerNorm, action_features, num_features
+from worldmodel.prior.sampling import inverse_cdf, philox, uniforms
+from worldmodel.tokenizer import Codebook, FrameTokenizer, TokenizerConfig
+
+
+def test_conditional_layer_norm_is_the_papers_formula() -> None:
+    rng = np.random.default_rng(0)
+    x, c = rng.normal(size=(2, 5, 8)).astype(np.float32), rng.normal(size=(2, 3)).astype(np.float32)
+    layer = ConditionalLayerNorm(8, 3)
+    mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+    normal = (x - mean) / np.sqrt(variance + 1e-5)
+    # at the start the condition does nothing and the gain is exactly 1
+    plain = layer(torch.from_numpy(x), torch.from_numpy(c)).detach().numpy()
+    np.testing.assert_allclose(plain, normal, atol=1e-5)
+
+    g, b = rng.normal(size=8), rng.normal(size=8)
+    w = rng.normal(size=(16, 3))
+    layer.load_state_dict(
+        {"gain": torch.tensor(g), "bias": torch.tensor(b), "affine.weight": torch.tensor(w)}
+    )
+    wanted = normal * (g + c @ w[:8].T)[:, None] + (b + c @ w[8:].T)[:, None]
+    got = layer(torch.from_numpy(x), torch.from_numpy(c)).detach().numpy()
+    np.testing.assert_allclose(got, wanted, atol=1e-4)
+    assert torch.isfinite(layer(torch.zeros(1, 2, 8), torch.zeros(1, 3))).all()
+
+
+@pytest.mark.parametrize(
+    ("space", "actions", "wanted"),
+    [
+        (spaces.Discrete(3), [2, 0], [[0, 0, 1], [1, 0, 0]]),
+        (spaces.MultiDiscrete((2, 3)), [[1, 0], [0, 2]], [[0, 1, 1, 0, 0], [1, 0, 0, 0, 1]]),
+        (spaces.MultiBinary(2), [[1, 0], [0, 0]], [[1, -1], [-1, -1]]),
+        (spaces.Box((-2.0, None), (2.0, None)), [[1.0, 0.0], [-2.0, np.e - 1]], [[0.5, 0], [-1, 1]]),
+    ],
+)
+def test_actions_of_four_spaces(space: spaces.Space, actions: list, wanted: list) -> None:
+    values = torch.tensor(np.asarray(actions, space.dtype))
+    np.testing.assert_allclose(action_features(space, values).numpy(), wanted, atol=1e-6)
+    assert action_features(space, values).shape[-1] == num_features(space)
+    encoder = ActionEncoder(space, 4)
+    has = torch.tensor([[True, False]])
+    out = encoder(values[None], has)
+    assert out.shape == (1, 2, 4)
+    torch.testing.assert_close(out[0, 1], encoder.no_action)
+
+
+def test_codebook_moves_as_its_formula_says() -> None:
+    rng = np.random.default_rng(1)
+    book = Codebook(4, 2, decay=0.9, restart_below=0.0).train()
+    first = rng.normal(size=(6, 2)).astype(np.float32)
+    torch.manual_seed(0)
+    pick = torch.randint(6, (4,)).numpy()
+    torch.manual_seed(0)
+    book(torch.from_numpy(first))
+    e, n, m = first[pick].copy(), np.ones(4), first[pick].astype(np.float64)
+    batches = [first, rng.normal(size=(9, 2)).astype(np.float32)]
+    for i, x in enumerate(batches):
+        if i:
+            _, codes, commitment = book(torch.from_numpy(x))
+        nearest = ((x[:, None] - e[None]) ** 2).sum(-1).argmin(1)
+        if i:
+            np.testing.assert_array_equal(codes.numpy(), nearest)
+            np.testing.assert_allclose(commitment.item(), ((x - e[nearest]) ** 2).mean(), rtol=1e-5)
+        for k in range(4):
+            n[k] = 0.9 * n[k] + 0.1 * (nearest == k).sum()
+            m[k] = 0.9 * m[k] + 0.1 * x[nearest == k].sum(0)
+        e = (m / n[:, None]).astype(np.float32)
+    np.testing.assert_allclose(book.embeddings.numpy(), e, rtol=1e-5)
+    np.testing.assert_allclose(book.counts.numpy(), n, rtol=1e-5)
+
+
+def test_codebook_restarts_dead_codes_with_their_averages() -> None:
+    book = Codebook(3, 2, restart_below=0.5).train()
+    near = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+    book(near)
+    book.embeddings[2] = book.sums[2] = torch.tensor([1e3, 1e3])
+    book.counts[2] = 0.501  # falls below at the next step
+    book(near)
+    assert book.embeddings[2].abs().max() < 10
+    assert book.counts[2] == 1
+    torch.testing.assert_close(book.sums[2], book.embeddings[2])
+
+
+def test_codebook_is_all_buffers_and_its_draws_follow_the_seed() -> None:
+    x = torch.randn(30, 2)
+    states = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        book = Codebook(4, 2).train()
+        book(x)
+        states.append(book.state_dict())
+    assert set(states[0]) == {"embeddings", "counts", "sums", "initialised"}
+    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+    loaded = Codebook(4, 2).train()
+    loaded.load_state_dict(states[0])
+    loaded(x + 100)
+    assert loaded.embeddings.abs().max() < 50  # a loaded book is not initialised again
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "wanted"),
+    [  # Random123's known answers for philox4x32 with 10 rounds
+        ([0] * 4, [0] * 2, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
+        ([0xFFFFFFFF] * 4, [0xFFFFFFFF] * 2, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
+        (
+            [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+            [0xA4093822, 0x299F31D0],
+            [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1],
+        ),
+    ],
+)
+def test_philox_known_answers(counter: list[int], key: list[int], wanted: list[int]) -> None:
+    c = [torch.tensor([x]) for x in counter]
+    k = [torch.tensor([x]) for x in key]
+    assert philox((c[0], c[1], c[2], c[3]), (k[0], k[1]))[0].tolist() == wanted
+
+
+def test_uniform_numbers_do_not_depend_on_the_batch() -> None:
+    seeds, episodes, steps = torch.tensor([7, -1, 2**62]), torch.tensor([0, 3, 1]), torch.tensor([5, 0, 9])
+    together = uniforms(seeds, episodes, steps, 10)
+    for i in range(3):
+        alone = uniforms(seeds[i : i + 1], episodes[i : i + 1], steps[i : i + 1], 10)
+        assert torch.equal(alone[0], together[i])
+    many = uniforms(torch.arange(4000), torch.zeros(4000).long(), torch.zeros(4000).long(), 8)
+    assert (many >= 0).all()
+    assert (many < 1).all()
+    assert abs(many.mean() - 0.5) < 0.01
+    assert abs(np.corrcoef(many[:, 0], many[:, 1])[0, 1]) < 0.05
+
+
+def test_inverse_cdf_draws_the_softmax() -> None:
+    logits = torch.tensor([0.0, 1.0, -1.0])
+    draws = (torch.arange(30000) + 0.5) / 30000
+    share = torch.bincount(inverse_cdf(logits.expand(30000, 3), draws), minlength=3) / 30000
+    torch.testing.assert_close(share, logits.softmax(0), atol=1e-4, rtol=0)
+    assert inverse_cdf(logits, torch.tensor(0.99), temperature=0) == 1
+    never = inverse_cdf(torch.tensor([-200.0, 0.0]), torch.tensor(0.0))
+    assert never == 1  # a draw of exactly 0 takes no impossible category
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 3), (8, 24, 3)])
+def test_tokenizer_shapes_and_missing_frames(shape: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    tokenizer = FrameTokenizer(TokenizerConfig(width=8, code_width=8, num_codes=8, code_dim=4), shape)
+    frames = torch.randint(0, 256, (2, 3, *shape), dtype=torch.uint8)
+    tokenizer.measure([frames[0]])
+    pixels = frames[0].double().numpy() / 255 - 0.5
+    np.testing.assert_allclose(tokenizer.pixel_mean.numpy(), pixels.mean((0, 1, 2)), rtol=1e-5)
+    std = np.sqrt(((pixels - pixels.mean((0, 1, 2))) ** 2).mean())
+    np.testing.assert_allclose(tokenizer.pixel_std.item(), std, rtol=1e-5)
+    valid = torch.tensor([[True, True, False], [True, False, True]])
+    losses = []
+    for noise in (0, 1):
+        tokenizer.load_state_dict(tokenizer.state_dict())
+        torch.manual_seed(1)
+        altered = torch.where(valid[:, :, None, None, None], frames, (frames + 77 * noise).to(torch.uint8))
+        tokenizer.eval()
+        losses.append(tokenizer.loss(altered, valid)["loss"].item())
+    assert losses[0] == losses[1]
+    codes = tokenizer.encode(frames)
+    assert codes.shape == (2, 3, shape[0] // 8, shape[1] // 8)
+    assert tokenizer.decode(codes).shape == frames.shape
+    torch.testing.assert_close(tokenizer.encode(frames[:1, 1:2]), codes[:1, 1:2])  # a frame alone
+    with pytest.raises(UserError, match="multiples"):
+        FrameTokenizer(TokenizerConfig(), (60, 64, 3))
+    with pytest.raises(UserError, match="wanted"):
+        tokenizer.encode(frames.float())

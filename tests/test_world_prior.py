@@ -1,0 +1,203 @@
+"""The factored prior's contracts: what it may see, what its likelihood is, what a dream depends on."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from worldmodel import spaces
+from worldmodel.prior import CodeClip, FactoredConfig, FactoredPrior, PriorState, StatusConfig
+from worldmodel.prior.sampling import uniforms
+from worldmodel.prior.windows import cut_targets
+
+V, GRID = 6, (2, 3)
+SPACES = [
+    spaces.Discrete(3),
+    spaces.MultiDiscrete((2, 3)),
+    spaces.MultiBinary(3),
+    spaces.Box((-1.0, -1.0), (1.0, 1.0)),
+]
+
+
+def make_prior(space: spaces.Space = SPACES[0], **sizes: object) -> FactoredPrior:
+    torch.manual_seed(0)
+    settings = {
+        "window": 2, "width": 16, "num_heads": 2, "trunk_layers": 1, "decoder_layers": 1, "embed_dim": 8,
+        "action_dim": 4, "status": StatusConfig("health", (0.5, 1.5)),
+    }  # fmt: skip
+    prior = FactoredPrior(FactoredConfig(**{**settings, **sizes}), GRID, V, space, end_has_frame=False)  # type: ignore[arg-type]
+    with torch.no_grad():  # no zeros: everything that could matter does
+        for parameter in prior.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return prior.eval()
+
+
+def make_clip(batch: int = 3, length: int = 5, space: spaces.Space = SPACES[0]) -> CodeClip:
+    g = torch.Generator().manual_seed(1)
+    rng = np.random.default_rng(1)
+    actions = np.stack([[space.sample(rng) for _ in range(length - 1)] for _ in range(batch)])
+    ends = torch.zeros(batch, length - 1, dtype=torch.bool)
+    ends[0, -1] = True
+    valid = torch.ones(batch, length, dtype=torch.bool)
+    valid[0, -1] = False
+    return CodeClip(
+        codes=torch.randint(0, V, (batch, length, *GRID), generator=g),
+        frame_valid=valid,
+        actions=torch.from_numpy(actions),
+        rewards=torch.rand(batch, length - 1, generator=g),
+        terminations=ends,
+        truncations=torch.zeros_like(ends),
+        status=torch.randint(0, 3, (batch, length), generator=g),
+    )
+
+
+def everything(prior: FactoredPrior, clip: CodeClip) -> list[torch.Tensor]:
+    """All logits of a clip, leading axes (B, T)."""
+    out = prior._forward(prior._targets(clip).flat())
+    return [x.unflatten(0, clip.frame_valid.shape) for x in out]
+
+
+@pytest.mark.parametrize("space", SPACES, ids=lambda s: type(s).__name__)
+def test_future_changes_no_earlier_logit(space: spaces.Space) -> None:
+    prior, clip = make_prior(space), make_clip(space=space)
+    before = everything(prior, clip)
+    cut = 3
+    other = make_clip(space=space)
+    rolled = {name: value.roll(1, 0) for name, value in vars(other).items()}
+    mixed = {}
+    for name, value in vars(clip).items():
+        begin = cut if value.shape[1] == clip.frame_valid.shape[1] else cut - 1
+        mixed[name] = torch.cat([value[:, :begin], rolled[name][:, begin:]], 1)
+    after = everything(prior, CodeClip(**mixed))
+    for a, b in zip(before, after, strict=True):
+        torch.testing.assert_close(a[:, :cut], b[:, :cut])
+    # end and status of the step into frame `cut` look at its action, never at the frame or its outcome
+    keep_action = {**mixed, "actions": torch.cat([clip.actions[:, :cut], mixed["actions"][:, cut:]], 1)}
+    after = everything(prior, CodeClip(**keep_action))
+    torch.testing.assert_close(after[1][:, : cut + 1], before[1][:, : cut + 1])
+    torch.testing.assert_close(after[2][:, : cut + 1], before[2][:, : cut + 1])
+
+
+def test_actions_matter() -> None:
+    prior, clip = make_prior(), make_clip()
+    other = replace(clip, actions=(clip.actions + 1) % 3)
+    for a, b in zip(everything(prior, clip), everything(prior, other), strict=True):
+        assert not torch.allclose(a[:, 1:], b[:, 1:])
+
+
+def test_missing_frames_are_seen_by_no_one() -> None:
+    prior, clip = make_prior(), make_clip(length=6)
+    valid = clip.frame_valid.clone()
+    valid[1, 2] = valid[2, 0] = False
+    clip = replace(clip, frame_valid=valid)
+    noise = torch.where(valid[:, :, None, None], clip.codes, (clip.codes + 1) % V)
+    status = torch.where(valid, clip.status, (clip.status + 1) % 3)
+    noisy = replace(clip, codes=noise, status=status)
+    for a, b in zip(everything(prior, clip), everything(prior, noisy), strict=True):
+        assert torch.equal(a, b)
+    prior.train()
+    losses = []
+    for c in (clip, noisy):
+        torch.manual_seed(5)
+        losses.append(prior.loss(c))
+    assert all(torch.equal(losses[0][k], losses[1][k]) for k in losses[0])
+    assert (prior.log_prob(clip)[~valid] == 0).all()
+
+
+def test_a_cut_off_step_teaches_nothing_about_the_end() -> None:
+    clip = make_clip()
+    both = clip.truncations.clone()
+    both[0, -1] = both[1, -1] = True  # row 0: both flags; row 1: our limit alone
+    targets = cut_targets(replace(clip, truncations=both), 2, V, 3)
+    assert not targets.has_end[:, 0].any()
+    assert targets.has_end[:, 1:-1].all()
+    assert targets.has_end[:, -1].tolist() == [False, False, True]
+    assert not targets.terminations.any()
+
+
+def test_column_order_likelihood_sums_to_one() -> None:
+    torch.manual_seed(0)
+    config = FactoredConfig(2, 16, 2, 1, 1, 8, 4)
+    prior = FactoredPrior(config, (2, 2), 3, spaces.Discrete(2)).eval()
+    for parameter in prior.parameters():
+        parameter.data.add_(0.3 * torch.randn_like(parameter))
+    every = torch.tensor(list(itertools.product(range(3), repeat=4))).reshape(81, 1, 2, 2)
+    first = torch.tensor([[[0, 2], [1, 1]]]).expand(81, 1, 2, 2)
+    steps = torch.zeros(81, 1)
+    clip = CodeClip(
+        codes=torch.cat([first, every], 1),
+        frame_valid=torch.ones(81, 2, dtype=torch.bool),
+        actions=steps.long(),
+        rewards=steps,
+        terminations=steps.bool(),
+        truncations=steps.bool(),
+        status=torch.zeros(81, 2, dtype=torch.int64),
+    )
+    torch.testing.assert_close(prior.log_prob(clip)[:, 1].exp().sum(), torch.tensor(1.0), atol=1e-5, rtol=0)
+
+
+def rows_of(state: PriorState, index: list[int]) -> PriorState:
+    return state.rows(torch.tensor(index))
+
+
+def test_stepping_is_the_full_forward_and_rows_are_independent() -> None:
+    prior, clip = make_prior(), make_clip(batch=5, length=4)
+    clip = replace(
+        clip, frame_valid=torch.ones(5, 4, dtype=torch.bool), terminations=torch.zeros(5, 3, dtype=torch.bool)
+    )
+    state = prior.init_state(
+        clip.codes[:, :2], clip.frame_valid[:, :2], clip.actions[:, :1], clip.status[:, 1]
+    )
+    draws = uniforms(torch.arange(5), torch.zeros(5).long(), torch.zeros(5).long(), prior.num_draws)
+    draws[:, 0] = 0.999999  # nobody ends
+    out = prior.step(state, clip.actions[:, 1], draws)
+    for i in range(5):
+        alone = prior.step(rows_of(state, [i]), clip.actions[i : i + 1, 1], draws[i : i + 1])
+        assert torch.equal(alone.codes[0], out.codes[i])
+        torch.testing.assert_close(alone.log_probs[0], out.log_probs[i], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(alone.rewards[0], out.rewards[i], atol=1e-5, rtol=1e-5)
+    # the same codes under the full forward of a clip have the likelihood that the step reported
+    codes, status = clip.codes.clone(), clip.status.clone()
+    codes[:, 2], status[:, 2] = out.codes, out.status
+    full = replace(clip, codes=codes, status=status)
+    torch.testing.assert_close(prior.log_prob(full)[:, 2], out.log_probs, atol=1e-4, rtol=1e-5)
+    logits = everything(prior, full)
+    torch.testing.assert_close(out.hazards, logits[1][:, 2].sigmoid(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(out.rewards, prior.heads.unscale(logits[3][:, 2]), atol=1e-5, rtol=1e-5)
+    # and the next state is the one that the longer context gives
+    longer = prior.init_state(codes[:, :3], clip.frame_valid[:, :3], clip.actions[:, :2], status[:, 2])
+    second = prior.step(out.state, clip.actions[:, 2], draws)
+    again = prior.step(longer, clip.actions[:, 2], draws)
+    assert torch.equal(second.codes, again.codes)
+
+
+def test_an_end_without_picture() -> None:
+    prior, clip = make_prior(), make_clip()
+    state = prior.init_state(
+        clip.codes[:, :1], clip.frame_valid[:, :1], clip.actions[:, :0], clip.status[:, 0]
+    )
+    draws = torch.full((3, prior.num_draws), 0.5)
+    draws[:, 0] = 0.0  # all end
+    out = prior.step(state, clip.actions[:, 0], draws)
+    assert out.terminations.all()
+    assert not out.has_picture.any()
+    assert (out.log_probs == 0).all()
+    assert (out.state.codes[:, -1] == V).all()
+
+
+def test_training_noise_and_drawn_targets() -> None:
+    clip = make_clip(batch=8, length=6)
+    targets = cut_targets(clip, 2, V, 3)
+    torch.manual_seed(0)
+    chosen = targets.choose(2)
+    assert chosen.frame_valid.shape == (8, 2)
+    flat = targets.flat()
+    noisy = flat.noisy(0.9, V)
+    changed = noisy.state.codes != flat.state.codes
+    assert changed.any()
+    assert not changed[flat.state.codes == V].any()
+    assert torch.equal(noisy.codes, flat.codes)

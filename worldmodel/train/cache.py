@@ -1,0 +1,83 @@
+"""The dataset as codes: encoded once, then read instead of the frames.
+
+Shapes: F frames of all episodes, B clips, L frames a clip, h w code grid, A action size.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from worldmodel.data import Dataset
+from worldmodel.errors import UserError
+from worldmodel.prior.factored import StatusConfig
+from worldmodel.prior.interface import CodeClip
+from worldmodel.tokenizer.vqvae import FrameTokenizer
+
+
+class CodeCache:
+    """Clips of codes with everything else a prior learns from.
+
+    Args:
+        data: the dataset.
+        codes: (F, h, w) integers, the codes of all its frames in order.
+        status: the hidden variable to bin, if any.
+
+    Raises:
+        UserError: the dataset has no such variable.
+    """
+
+    def __init__(self, data: Dataset, codes: np.ndarray, status: StatusConfig) -> None:
+        if status.variable and status.variable not in data.header.variables:
+            names = ", ".join(data.header.variables) or "none"
+            raise UserError(
+                f"status variable {status.variable!r} is not in {data.name}, which has: {names}. Name one of "
+                "them, or none with --prior.status.variable ''."
+            )
+        self.data, self.codes = data, codes
+        self.status = np.zeros(data.num_frames, np.int64)
+        if status.variable:
+            self.status = np.digitize(data.flat(f"variables/{status.variable}"), np.asarray(status.edges))
+
+    def clip(self, episodes: np.ndarray, starts: np.ndarray, length: int) -> CodeClip:
+        """Clips of L = `length` frames: (B,) episode numbers and (B,) first frames."""
+        data = self.data
+        frames = (data.frame_offsets[episodes] + starts)[:, None] + np.arange(length)  # (B, L)
+        steps = (data.step_offsets[episodes] + starts)[:, None] + np.arange(length - 1)  # (B, L-1)
+        arrays = {
+            name: data.flat(name)[steps] for name in ("actions", "rewards", "terminations", "truncations")
+        }
+        return CodeClip(
+            codes=torch.from_numpy(self.codes[frames].astype(np.int64)),
+            frame_valid=torch.from_numpy(data.flat("frame_valid")[frames]),
+            status=torch.from_numpy(self.status[frames].astype(np.int64)),
+            **{name: torch.from_numpy(values) for name, values in arrays.items()},
+        )
+
+
+def encode_dataset(data: Dataset, tokenizer: FrameTokenizer, path: Path) -> np.ndarray:
+    """Codes of all frames, from a file if it is there, else encoded and written to it.
+
+    Args:
+        data: the dataset.
+        tokenizer: where it is decides the device.
+        path: a .npy file that belongs to this dataset and tokenizer.
+
+    Returns:
+        (F, h, w) int32.
+    """
+    if path.exists():
+        return np.load(path, allow_pickle=False)
+    device = tokenizer.pixel_mean.device
+    codes = np.empty((data.num_frames, *tokenizer.grid), np.int32)
+    for number in range(data.num_episodes):
+        frames = torch.from_numpy(data.frames(number)).to(device)
+        begin = int(data.frame_offsets[number])
+        codes[begin : begin + len(frames)] = tokenizer.encode(frames[None])[0].cpu().numpy()
+    fresh = path.with_name(f".{path.name}.new-{os.getpid()}.npy")
+    np.save(fresh, codes, allow_pickle=False)
+    fresh.replace(path)
+    return codes
