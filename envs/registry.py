@@ -124,9 +124,9 @@ def make(name: str, **kwargs: Any) -> PixelWorld:
         if name in (row.name, row.id):
             return _from_row(row, kwargs)
     if name.startswith("doom/"):
-        from worldmodel.envs.doom import DoomWorld, scenario_file
+        from worldmodel.envs.doom import DoomWorld
 
-        return _call(name, DoomWorld, {"scenario": scenario_file(name), **kwargs})
+        return _call(name, DoomWorld, {"scenario": name, **kwargs})
     from worldmodel.envs.foreign import PixelEnv
 
     _import_namespace(name)

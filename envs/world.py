@@ -103,7 +103,7 @@ def pixel_spec(
     Raises:
         UserError: not whole numbers, or a crop that does not fit.
     """
-    pair = (size, size) if isinstance(size, int) else tuple(size)
+    pair = tuple(size) if isinstance(size, tuple | list) else (size, size)
     numbers = [*pair, *(crop or ())]
     if len(pair) != 2 or len(numbers) not in (2, 6) or not all(isinstance(n, int) for n in numbers):
         raise UserError(

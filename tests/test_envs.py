@@ -1,0 +1,291 @@
+"""The registry, and the contract that every world of it keeps."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+from worldmodel import envs, spaces
+from worldmodel.envs import EnvRow, WorldMeta, as_pixels
+from worldmodel.envs.foreign import PixelEnv
+from worldmodel.envs.world import Moment, PixelWorld
+from worldmodel.errors import UserError
+from worldmodel.pixels import PixelSpec
+
+ROWS = [row for row in envs.rows() if row.id.startswith("worldmodel/")]
+
+
+def episode(world: PixelWorld, seed: int, steps: int) -> list[Any]:
+    """A few steps with actions drawn from the seed, everything that is told."""
+    frame, info = world.reset(seed=seed)
+    told: list[Any] = [frame.tobytes(), info]
+    rng = np.random.default_rng(seed)
+    for _ in range(steps):
+        frame, *rest = world.step(world.meta.action_space.sample(rng))
+        told.append((frame.tobytes(), rest))
+        if rest[1] or rest[2]:
+            break
+    return told
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_every_row_keeps_the_contract(row: EnvRow) -> None:
+    world = envs.make(row.name, max_steps=6)
+    try:
+        meta = world.meta
+        assert meta.id == row.id
+        assert meta.action_labels == row.action_labels
+        assert set(row.keys) <= set(row.action_labels)
+        assert row.reward.endswith(".")
+        assert meta.max_steps == 6
+        assert WorldMeta.from_json(json.loads(json.dumps(meta.to_json()))) == meta
+        kind = spaces.from_gymnasium(world.action_space)
+        assert kind == meta.action_space
+        assert len(row.action_labels) == (kind.n if isinstance(kind, spaces.Discrete) else kind.shape[0])
+        for action in row.policy.get("periodic", {}).get("actions", []):
+            assert world.action_space.contains(np.asarray(action, kind.dtype))
+
+        frame, info = world.reset(seed=5)
+        assert world.observation_space.contains(frame)
+        assert frame.shape == (64, 64, 3)
+        assert info["frame_valid"] is True
+        assert tuple(info["variables"]) == meta.variables
+        assert all(type(x) is float for x in info["variables"].values())
+
+        told = episode(world, 5, 10)
+        assert len(told) == 2 + 6
+        assert told[-1][1][1:3] == [False, True], "truncation is ours, and alone"
+        assert told[-1][1][3]["frame_valid"] is True
+        with pytest.raises(UserError, match="call reset"):
+            world.step(meta.action_space.sample(np.random.default_rng(0)))
+        episode(world, 8, 3)  # left in the middle
+        assert episode(world, 5, 10) == told, "an episode is a function of its seed and actions"
+        assert episode(world, 6, 10) != told
+        before = world.reset(seed=5)[0]
+        copy = before.copy()
+        world.step(meta.action_space.sample(np.random.default_rng(0)))
+        np.testing.assert_array_equal(before, copy, err_msg="frames are fresh arrays")
+        for bad in (99, -1, 1.5, [0, 0, 0], np.full(9, 7.0), "left"):
+            with pytest.raises(UserError, match="action"):
+                world.step(bad)
+    finally:
+        world.close()
+
+
+@pytest.mark.parametrize("name", ["toy", "toy/continuous"])
+def test_the_checkers_pass(name: str) -> None:
+    from stable_baselines3.common.env_checker import check_env as check_sb3
+
+    row = envs.lookup(name)
+    check_env(gymnasium.make(row.id).unwrapped)
+    check_sb3(gymnasium.make(row.id))
+    check_sb3(envs.make(name, crop=(0, 32, 0, 64)))
+
+
+def test_the_checkers_pass_for_doom() -> None:
+    from stable_baselines3.common.env_checker import check_env as check_sb3
+
+    env = gymnasium.make("worldmodel/DoomTakeCover-v0")
+    check_env(env.unwrapped, skip_render_check=True)
+    check_sb3(env, skip_render_check=True)
+    env.close()
+
+
+def test_meta_rebuilds_its_world() -> None:
+    first = envs.make("toy", size=(32, 48), crop=(0, 16, 8, 40), max_steps=9)
+    again = envs.make(first.meta.id, **json.loads(json.dumps(first.meta.to_json()))["kwargs"])
+    assert again.meta == first.meta
+    assert episode(first, 1, 9) == episode(again, 1, 9)
+    assert first.reset(seed=0)[0].shape == (16, 32, 3)
+
+
+def test_importing_loads_neither_torch_nor_vizdoom() -> None:
+    code = (
+        "import sys, worldmodel, gymnasium; gymnasium.spec('worldmodel/DoomTakeCover-v0');"
+        "print([m for m in ('torch', 'vizdoom', 'pygame', 'stable_baselines3') if m in sys.modules])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_rows_can_be_read_without_gymnasium() -> None:
+    code = (
+        "import sys; sys.modules['gymnasium'] = None\n"
+        "import worldmodel; from worldmodel import envs; print(envs.lookup('toy').id)"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "worldmodel/Toy-v0"
+
+
+class Plain(gymnasium.Env):  # type: ignore[type-arg]
+    """A foreign environment whose observation is its screen; it ends as it is told to."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (20, 30, 3), np.uint8)
+    action_space = gymnasium.spaces.MultiDiscrete([2, 3])
+
+    def __init__(self, ends: tuple[bool, bool] = (False, False)) -> None:
+        self.ends, self.steps = ends, 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._screen(), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action)
+        self.steps += 1
+        last = self.steps == 5
+        return self._screen(), 1.0, last and self.ends[0], last and self.ends[1], {"own": self.steps}
+
+    def _screen(self) -> np.ndarray:
+        return self.np_random.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+
+
+def test_foreign_ends_are_passed_on_as_they_came() -> None:
+    for ends in ((True, False), (False, True), (True, True)):
+        world = as_pixels(Plain(ends), size=(10, 15))
+        told = episode(world, 0, 9)
+        assert tuple(told[-1][1][1:3]) == ends
+        assert told[-1][1][3] == {"own": 5, "frame_valid": True, "variables": {}}
+
+
+def test_our_cap_is_never_set_beside_another_end() -> None:
+    world = as_pixels(Plain((True, False)), max_steps=5)
+    assert episode(world, 0, 9)[-1][1][1:3] == [True, False]
+    world = as_pixels(Plain(), max_steps=3)
+    assert episode(world, 0, 9)[-1][1][1:3] == [False, True]
+
+
+def test_foreign_actions_repeat_and_rewards_add_up() -> None:
+    world = as_pixels(Plain((True, False)), size=10, frame_skip=2)
+    told = episode(world, 0, 9)
+    assert [t[1][0] for t in told[2:]] == [2.0, 2.0, 1.0]
+    assert world.meta.frame_skip == 2
+
+
+def test_as_pixels_leaves_our_worlds_alone() -> None:
+    world = envs.make("toy")
+    assert as_pixels(world) is world
+    wrapped = gymnasium.make("worldmodel/Toy-v0")
+    assert as_pixels(wrapped) is wrapped.unwrapped
+
+
+def test_any_gymnasium_id() -> None:
+    pytest.importorskip("pygame")
+    world = envs.make("CartPole-v1", size=(40, 60), max_steps=4)
+    assert isinstance(world, PixelEnv)
+    first = episode(world, 0, 9)
+    assert len(first) == 2 + 4
+    assert world.reset(seed=0)[0].shape == (40, 60, 3)
+    assert world.reset(seed=0)[0].std() > 0
+    assert episode(world, 0, 9) == first
+    world.close()
+
+
+def test_a_world_without_a_last_picture_shows_the_last_real_one_again() -> None:
+    class Blind(PixelWorld):
+        def __init__(self) -> None:
+            super().__init__(
+                id="blind",
+                kwargs={},
+                pixels=PixelSpec((4, 4)),
+                action_space=spaces.Discrete(2),
+                action_labels=("a", "b"),
+                frame_skip=1,
+                max_steps=2,
+                variables=("n",),
+                render_mode="rgb_array",
+            )
+
+        def _begin(self) -> Moment:
+            self.n = 0
+            return self._moment()
+
+        def _advance(self, action: np.ndarray) -> Moment:
+            self.n += 1
+            return Moment(None, 1.0, True) if self.n == 2 else self._moment()
+
+        def _moment(self) -> Moment:
+            return Moment(np.full((4, 4, 3), 50 + self.n, np.uint8), variables={"n": float(self.n)})
+
+    world = Blind()
+    world.reset()
+    frame, *_ = world.step(0)
+    last, _, terminated, truncated, info = world.step(0)  # the cap falls on the same step
+    assert (terminated, truncated) == (True, False)
+    assert info == {"frame_valid": False, "variables": {"n": 1.0}}
+    np.testing.assert_array_equal(last, frame)
+    assert last is not frame
+    np.testing.assert_array_equal(world.render(), frame)
+
+
+def test_names_that_are_not_known() -> None:
+    for name, meant in (
+        ("tooy", "toy"),
+        ("CartPol-v1", "CartPole-v1"),
+        ("doom/take-cove", "doom/take-cover"),
+    ):
+        with pytest.raises(UserError, match=f"Did you mean '{meant}'"):
+            envs.make(name)
+    with pytest.raises(UserError, match="Did you mean 'toy'"):
+        envs.lookup("tooy")
+
+
+def test_mistakes_are_told_in_sentences() -> None:
+    cases: list[tuple[str, dict[str, Any], str]] = [
+        ("doom/deathmatch", {}, "kind Dict"),
+        ("nopackage:Thing-v0", {}, "pip install nopackage"),
+        ("toy", {"sise": 3}, "unexpected keyword argument 'sise'"),
+        ("toy", {"size": 0}, "two positive numbers"),
+        ("toy", {"size": 64.5}, "whole numbers"),
+        ("toy", {"crop": (0, 99, 0, 64)}, "does not lie inside"),
+        ("toy", {"max_steps": 0}, "at least 1"),
+        ("toy", {"render_mode": "human"}, "rgb_array"),
+        ("doom/take-cover", {"skill": 9}, "skill=9"),
+    ]
+    for name, kwargs, sentence in cases:
+        with pytest.raises(UserError, match=sentence):
+            envs.make(name, **kwargs)
+    world = envs.make("toy")
+    with pytest.raises(UserError, match="call reset"):
+        world.step(0)
+    with pytest.raises(UserError, match="takes no options"):
+        world.reset(options={"start": 3})
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ale_py", None)
+    with pytest.raises(UserError, match="pip install ale-py"):
+        envs.make("ALE/Breakout-v5")
+    monkeypatch.setitem(sys.modules, "vizdoom", None)
+    with pytest.raises(UserError, match="pip install vizdoom"):
+        envs.make("doom/take-cover")
+    with pytest.raises(UserError, match="pip install vizdoom"):
+        envs.make("doom/rocket-basic")
+
+
+def test_other_packages_add_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    from worldmodel.envs import registry
+
+    monkeypatch.setattr(registry, "_ROWS", dict(registry._ROWS))
+    row = EnvRow(id="Theirs-v0", name="theirs", entry_point=f"{__name__}:Plain", reward="1 a step.")
+    envs.register(row)
+    envs.register(row)  # the same again is no mistake
+    try:
+        assert envs.lookup("theirs") is row
+        world = envs.make("theirs", size=8)
+        assert world.meta.id == "Theirs-v0"
+        assert world.reset(seed=0)[0].shape == (8, 8, 3)
+        for other in (
+            EnvRow(id="Theirs-v0", name="x", entry_point="a:B"),
+            EnvRow(id="New-v0", name="toy", entry_point="a:B"),
+        ):
+            with pytest.raises(UserError, match="already names"):
+                envs.register(other)
+        with pytest.raises(UserError, match="entry_point"):
+            envs.register(EnvRow(id="No-v0", name="no", entry_point="no_colon"))
+    finally:
+        gymnasium.registry.pop("Theirs-v0", None)
