@@ -78,8 +78,8 @@ class Episode:
             n is None or n == m for n, m in zip(shape, value.shape, strict=True)
         )
         if not fits:
-            wanted = ", ".join("any" if n is None else str(n) for n in shape)
-            raise self._fail(f"{name} has shape {value.shape}; wanted ({wanted}).")
+            wanted = str(tuple("any" if n is None else n for n in shape)).replace("'", "")
+            raise self._fail(f"{name} has shape {value.shape}; wanted {wanted}.")
         return np.ascontiguousarray(value)
 
     def _check_shapes(self) -> None:

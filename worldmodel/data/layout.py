@@ -5,14 +5,17 @@ Shapes: N episodes, F frames and S steps of all of them.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
+import os
 import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -81,23 +84,32 @@ def seal_first_block(path: Path, kind: str) -> None:
         file.write(block)
 
 
-def check_first_block(path: Path) -> tuple[str, int]:
-    """Read a file's first block.
+def open_file(path: Path) -> BinaryIO:
+    """Open a file for reading.
+
+    Raises:
+        UserError: it is missing or cannot be opened.
+    """
+    try:
+        return open(path, "rb")
+    except FileNotFoundError:
+        raise UserError(f"there is no file '{path}'. Check the path, or record it first.") from None
+    except OSError as error:
+        raise UserError(f"cannot open '{path}': {error.strerror}.") from error
+
+
+def check_first_block(file: BinaryIO, path: Path) -> tuple[str, int]:
+    """Read the first block of an open file.
 
     Returns:
         The kind (`DATASET` or `MERGED`) and the CRC of the rest as the block tells it.
 
     Raises:
-        UserError: missing, not of this format, of a newer version, or not of the size that it should have.
+        UserError: not of this format, of a newer version, or not of the size that it should have.
     """
-    try:
-        with open(path, "rb") as file:
-            block = file.read(BLOCK_BYTES)
-        size = path.stat().st_size
-    except FileNotFoundError:
-        raise UserError(f"there is no file '{path}'. Check the path, or record it first.") from None
-    except OSError as error:
-        raise UserError(f"cannot open '{path}': {error.strerror}.") from error
+    file.seek(0)
+    block = file.read(BLOCK_BYTES)
+    size = os.fstat(file.fileno()).st_size
     if not block:
         raise UserError(f"'{path}' is empty. {_DAMAGED}")
     if block.startswith(b"\x89WMPART\n"):
@@ -173,7 +185,7 @@ def fingerprint(header: Header, table: Table) -> str:
 
 @dataclass
 class Source:
-    """One sealed file, its head in memory and its arrays mapped when they are first asked for.
+    """One sealed file: its head in memory, the rest mapped as it was when it was opened.
 
     Attributes:
         path: of the file.
@@ -182,6 +194,7 @@ class Source:
         places: array name -> (byte where it begins, dtype, shape).
         fingerprint: of header and table.
         crc: of everything after the first block, as that tells it.
+        mapped: the whole file's bytes, read-only.
     """
 
     path: Path
@@ -190,23 +203,18 @@ class Source:
     places: dict[str, tuple[int, np.dtype, tuple[int, ...]]]
     fingerprint: str
     crc: int
+    mapped: np.ndarray
     _arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
     def array(self, name: str, cache: str = "memmap") -> np.ndarray:
         """All frames' or steps' values of one array: mapped, or read into memory once ("ram"); read-only."""
         if name not in self._arrays:
             offset, dtype, shape = self.places[name]
+            num_bytes = dtype.itemsize * math.prod(shape)
+            array = self.mapped[offset : offset + num_bytes].view(dtype).reshape(shape)
             if cache == "ram":
-                array = np.empty(shape, dtype)
-                with open(self.path, "rb") as file:
-                    file.seek(offset)
-                    got = file.readinto(byte_view(array))
-                if got != array.nbytes:
-                    raise UserError(f"'{self.path}' ends inside its {name}. {_DAMAGED}")
+                array = array.copy()
                 array.flags.writeable = False
-            else:
-                mapped = np.memmap(self.path, dtype=dtype, mode="r", offset=offset, shape=shape)
-                array = mapped.view(np.ndarray)  # the plain class indexes faster
             self._arrays[name] = array
         return self._arrays[name]
 
@@ -221,6 +229,7 @@ class Source:
     def close(self) -> None:
         """Let the arrays go; maps end when nobody holds a view of them any more."""
         self._arrays.clear()
+        self.mapped = self.mapped[:0].copy()
 
 
 def open_source(path: Path) -> Source:
@@ -229,41 +238,35 @@ def open_source(path: Path) -> Source:
     Raises:
         UserError: anything that makes it no sound file of this format; the sentence says what.
     """
-    kind, crc = check_first_block(path)
-    assert kind == DATASET, kind
-    with open_hdf5(path) as file:
-        header, table = read_head(file, path, DATASET)
-        frames, steps = int((table["length"] + 1).sum()), int(table["length"].sum())
+    with open_file(path) as handle:
+        kind, crc = check_first_block(handle, path)
+        assert kind == DATASET, kind
         places: dict[str, Any] = {}
-        for name, dtype, entry, per_frame in array_layout(header):
-            dataset = file[name]
-            shape = (frames if per_frame else steps, *entry)
-            offset = dataset.id.get_offset()
-            if dataset.shape != shape or dataset.dtype != dtype or offset is None:
-                raise UserError(
-                    f"'{path}': array {name!r} is {dataset.shape} {dataset.dtype}; "
-                    f"wanted contiguous {shape} {dtype}."
-                )
-            places[name] = (offset, dtype, shape)
-    return Source(path, header, table, places, fingerprint(header, table), crc)
+        with open_hdf5(handle, path) as file:
+            header, table = read_head(file, path, DATASET)
+            frames, steps = int((table["length"] + 1).sum()), int(table["length"].sum())
+            for name, dtype, entry, per_frame in array_layout(header):
+                dataset = file[name]
+                shape = (frames if per_frame else steps, *entry)
+                offset = dataset.id.get_offset()
+                if dataset.shape != shape or dataset.dtype != dtype or offset is None:
+                    raise UserError(
+                        f"'{path}': array {name!r} is {dataset.shape} {dataset.dtype}; "
+                        f"wanted contiguous {shape} {dtype}."
+                    )
+                places[name] = (offset, dtype, shape)
+        # The map outlives the handle; the plain class indexes faster than np.memmap.
+        mapped = np.memmap(handle, np.uint8, "r").view(np.ndarray)
+    return Source(path, header, table, places, fingerprint(header, table), crc, mapped)
 
 
-class open_hdf5:
-    """`h5py.File` for reading, whose own errors become a `UserError` about a damaged file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.file: h5py.File | None = None
-
-    def __enter__(self) -> h5py.File:
-        try:
-            self.file = h5py.File(self.path, "r")
-        except OSError as error:
-            raise UserError(f"'{self.path}' cannot be read as HDF5 ({error}). {_DAMAGED}") from error
-        return self.file
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if self.file is not None:
-            self.file.close()
-        if isinstance(error, OSError | KeyError | RuntimeError | TypeError | AttributeError):
-            raise UserError(f"'{self.path}' cannot be read ({error}). {_DAMAGED}") from error
+@contextlib.contextmanager
+def open_hdf5(handle: BinaryIO, path: Path) -> Iterator[h5py.File]:
+    """An open file as HDF5, for reading; HDF5's own errors become a `UserError` about a damaged file."""
+    try:
+        with h5py.File(handle, "r") as file:
+            yield file
+    except UserError:
+        raise
+    except (OSError, KeyError, RuntimeError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"'{path}' cannot be read as HDF5 ({error}). {_DAMAGED}") from error

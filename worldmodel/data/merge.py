@@ -26,6 +26,7 @@ from worldmodel.data.layout import (
     Table,
     array_layout,
     check_first_block,
+    open_file,
     open_hdf5,
     open_source,
     read_head,
@@ -103,7 +104,7 @@ def read_merged(path: Path) -> tuple[Header, Table, list[tuple[Path, str]]]:
     Raises:
         UserError: the merged file itself is damaged.
     """
-    with open_hdf5(path) as file:
+    with open_file(path) as handle, open_hdf5(handle, path) as file:
         header, table = read_head(file, path, MERGED)
         text = bytes(file.attrs["sources"])
         if zlib.crc32(text) != int(file.attrs["sources_crc"]):
@@ -118,7 +119,8 @@ def open_sources(path: Path) -> list[Source]:
     Raises:
         UserError: a file is missing, damaged or foreign, or a source has changed since it was merged.
     """
-    kind, _ = check_first_block(path)
+    with open_file(path) as handle:
+        kind, _ = check_first_block(handle, path)
     if kind == DATASET:
         return [open_source(path)]
     sources = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,15 @@ import numpy as np
 from worldmodel.data.dataset import Dataset
 from worldmodel.data.hdf5 import name_some
 from worldmodel.data.header import Header
-from worldmodel.data.layout import MERGED, Source, body_crc, check_first_block, open_source
+from worldmodel.data.layout import (
+    BLOCK_BYTES,
+    MERGED,
+    Source,
+    body_crc,
+    check_first_block,
+    open_file,
+    open_source,
+)
 from worldmodel.data.merge import joined_head, open_sources, read_merged
 from worldmodel.data.records import PART_MAGIC, Torn, read_part_header, read_record, scan_part
 from worldmodel.data.splits import SPLITS, split_counts, split_numbers
@@ -65,14 +74,10 @@ def verify(path: str | Path) -> VerifyReport:
         UserError: something is wrong; the sentence names the first bad record.
     """
     path = Path(path)
-    try:
-        with open(path, "rb") as file:
-            start = file.read(len(PART_MAGIC))
-    except OSError as error:
-        raise UserError(f"cannot open '{path}': {error.strerror}.") from error
-    if start == PART_MAGIC:
-        return _verify_part(path)
-    kind, crc = check_first_block(path)
+    with open_file(path) as file:
+        if file.read(len(PART_MAGIC)) == PART_MAGIC:
+            return _verify_part(path)
+        kind, crc = check_first_block(file, path)
     num_bytes = path.stat().st_size
     if kind == MERGED:
         header, table, _ = read_merged(path)
@@ -117,7 +122,7 @@ def _verify_source(source: Source) -> None:
             except UserError as error:
                 raise UserError(f"{where} is no valid episode: {error}") from error
             header.check(episode)
-    if body_crc(path) != source.crc:
+    if zlib.crc32(source.mapped[BLOCK_BYTES:].data) != source.crc:
         raise UserError(
             f"'{path}': every episode is right, but bytes between them are not those that were written. "
             "Copy the file anew."
