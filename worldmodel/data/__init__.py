@@ -8,7 +8,10 @@ from worldmodel.data.hdf5 import seal
 from worldmodel.data.header import Header, PolicyRecord
 from worldmodel.data.merge import merge
 from worldmodel.data.parts import PartWriter, read_part, read_part_header
+from worldmodel.data.preview import contact_sheet, gif
 from worldmodel.data.splits import SPLITS, split_of
+from worldmodel.data.summary import format_summary, summarize
+from worldmodel.data.verify import VerifyReport, verify
 
 __all__ = [
     "SPLITS",
@@ -19,11 +22,17 @@ __all__ = [
     "Header",
     "PartWriter",
     "PolicyRecord",
+    "VerifyReport",
     "atomic_path",
     "check_free_space",
+    "contact_sheet",
+    "format_summary",
+    "gif",
     "merge",
     "read_part",
     "read_part_header",
     "seal",
     "split_of",
+    "summarize",
+    "verify",
 ]
