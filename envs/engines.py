@@ -94,7 +94,9 @@ def launch(game: Any, start: Callable[[Path], None]) -> None:
             with _inside(scratch), _environment({RUN: _run.token, OWNER: _identity(os.getpid())}):
                 start(scratch)
             _mark({"event": "running", "instance": game.get_instance_id(), "scratch": str(scratch)})
-        except BaseException:
+        except BaseException:  # SystemExit of a SIGTERM too: the engine may run already
+            with contextlib.suppress(Exception):
+                game.close()
             shutil.rmtree(scratch, ignore_errors=True)
             _mark({"event": "failed", "scratch": str(scratch)})
             raise

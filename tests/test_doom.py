@@ -1,5 +1,6 @@
 """What ViZDoom does that bites, each with its remedy."""
 
+import json
 import os
 import signal
 import subprocess
@@ -202,6 +203,12 @@ def shared_of(pid: int) -> set[str]:
     return {os.path.basename(line.split()[-1]) for line in lines if "/dev/shm/" in line}
 
 
+def unfinished_launch(marks: Path, token: str, when: float) -> None:
+    """The marks of a process that was killed while it launched an engine."""
+    record = {"event": "launch", "time": when, "scratch": "/none"}
+    (marks / f"engines-{token}-1.0.jsonl").write_text(json.dumps(record) + "\n")
+
+
 PLAYER = """
 import sys, time
 from worldmodel import envs
@@ -250,6 +257,11 @@ def test_a_sweep_takes_the_orphans_of_its_run_and_nothing_else(tmp_path: Path) -
             (engine,) = engines_of(token)
             assert all(Path("/dev/shm", name).exists() for name in shared_of(engine))
         assert engines.sweep(mine, tmp_path) == engines.Swept()
+
+        neighbour.kill()
+        neighbour.wait()
+        assert engines.sweep(mine, tmp_path) == engines.Swept()
+        assert len(engines_of(other)) == 1, "another run's orphans are its own to sweep"
 
         living.terminate()  # SIGTERM closes the engine: nothing is left to sweep
         assert living.wait(10) == 143
@@ -313,6 +325,19 @@ def test_files_of_a_launch_that_never_finished(tmp_path: Path) -> None:
 
 
 @linux
+def test_files_that_a_living_process_maps_stay(cover: DoomWorld, tmp_path: Path) -> None:
+    """An unfinished launch of a dead process at the very time of ours: our files are in its window."""
+    cover.close()
+    unfinished_launch(tmp_path, "dead", time.time())
+    cover.reset(seed=0)
+    (engine,) = [p for p in engines_of(engines.run_token()) if parent(p) == os.getpid()]
+    ours = shared_of(engine)
+    swept = engines.sweep("dead", tmp_path)
+    assert not ours & set(swept.shared)
+    assert all(Path("/dev/shm", name).exists() for name in ours)
+
+
+@linux
 def test_a_process_that_ends_normally_leaves_nothing(tmp_path: Path) -> None:
     code = (
         "import sys; from worldmodel import envs; from worldmodel.envs import engines\n"
@@ -340,8 +365,7 @@ def test_a_sweep_beside_launches_of_another_run_harms_none(tmp_path: Path) -> No
 
     def sweep() -> None:
         while not stop.is_set():
-            marks = tmp_path / f"engines-{token}-1.0.jsonl"
-            marks.write_text('{"event": "launch", "time": %f, "scratch": "/none"}\n' % (time.time() - 5))
+            unfinished_launch(tmp_path, token, time.time() - 5)
             engines.sweep(token, tmp_path)
 
     thread = threading.Thread(target=sweep)
