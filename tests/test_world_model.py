@@ -326,11 +326,19 @@ def short() -> dict:
     return dataclasses.replace(tiny, train_tokenizer=loop, train_prior=prior, tokenizer=codebook)
 
 
+@pytest.fixture(scope="module")
+def whole(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> WorldModel:
+    return train_world(data, tmp_path_factory.mktemp("whole") / "world", short())
+
+
 @pytest.mark.parametrize("stop_at", [("tokenizer", 6), ("prior", 3)])
 def test_a_stopped_run_continues_as_if_never_stopped(
-    stop_at: tuple[str, int], data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stop_at: tuple[str, int],
+    whole: WorldModel,
+    data: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole = train_world(data, tmp_path / "whole", short())
     descend = Loop.descend
 
     def stop(self: Loop, losses: dict) -> None:

@@ -11,7 +11,7 @@ import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from cattrs.errors import BaseValidationError
@@ -27,9 +27,6 @@ from worldmodel.prior.factored import FactoredConfig, FactoredPrior
 from worldmodel.prior.interface import CodeClip
 from worldmodel.prior.starts import Starts
 from worldmodel.tokenizer.vqvae import FrameTokenizer, TokenizerConfig
-
-if TYPE_CHECKING:
-    from worldmodel.dream.simulator import Simulator
 
 FORMAT = "worldmodel.world"
 VERSION = 1
@@ -139,12 +136,6 @@ class WorldModel(nn.Module):
             status=torch.full(shape, self.prior.config.status.num_bins, device=frames.device),
         )
         return self.prior.log_prob(clip)
-
-    def simulator(self, num_rows: int, seed: int = 0, **options: Any) -> Simulator:
-        """`dream.Simulator` over this world; see there for the options."""
-        from worldmodel.dream.simulator import Simulator
-
-        return Simulator(self, num_rows, seed=seed, **options)
 
     # -- on disk -------------------------------------------------------------------------------------------
 

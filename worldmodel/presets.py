@@ -19,7 +19,7 @@ TINY = WorldConfig(
         history_noise=0.02,
     ),
     train_tokenizer=LoopConfig(num_steps=150, batch_size=8, learning_rate=4e-3, warmup_steps=10),
-    train_prior=LoopConfig(num_steps=200, batch_size=16, clip_length=6, learning_rate=4e-3, warmup_steps=10),
+    train_prior=LoopConfig(num_steps=120, batch_size=16, clip_length=6, learning_rate=4e-3, warmup_steps=10),
     num_starts=32,
 )
 
@@ -31,7 +31,7 @@ DOOM_TAKE_COVER_DEMO = WorldConfig(
         trunk_layers=2,
         decoder_layers=1,
         embed_dim=32,
-        targets_per_clip=2,
+        targets_per_clip=1,
         status=StatusConfig("health", (26.5, 47.5, 68.5, 89.5)),
     ),
     train_tokenizer=LoopConfig(minutes=1.0, batch_size=8, clip_length=2, learning_rate=3e-3),

@@ -9,6 +9,7 @@ D width, C condition width, V codes in the book (code V: no frame). Tokens of a 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -128,6 +129,7 @@ class FactoredPrior(nn.Module):
         self.written = nn.Embedding(num_codes + 1, width)  # the last: left of the first column
         self.places = nn.Parameter(0.02 * torch.randn(h * w, width))
         self.logits = nn.Linear(width, num_codes)
+        self.prejudice = nn.Parameter(torch.zeros(h * w, num_codes))  # what a place tends to show
         self.heads = OutcomeHeads(width, num_codes, config.status.num_bins, condition_dim)
         nn.init.normal_(self.embed.weight, std=0.3)
         nn.init.normal_(self.written.weight, std=0.3)
@@ -140,15 +142,22 @@ class FactoredPrior(nn.Module):
         return 2 + self.grid[0] * self.grid[1]
 
     @torch.no_grad()
-    def init_from_codebook(self, embeddings: Tensor) -> None:
-        """Let codes begin where the tokenizer put them, so that like codes are alike: (V, d) float32."""
-        book = (embeddings - embeddings.mean(0)) / embeddings.std().clamp_min(1e-6)
+    def init_from_codes(self, embeddings: Tensor, counts: Tensor) -> None:
+        """Let learning begin at each place's own frequencies, with like codes alike.
+
+        Args:
+            embeddings: (V, d) float32, the tokenizer's codebook: where embeddings and logits start.
+            counts: (h, w, V), how often the training split has each code at each place.
+        """
+        d = min(embeddings.shape[1], self.config.embed_dim, self.config.width)
+        book = ((embeddings - embeddings.mean(0)) / embeddings.std().clamp_min(1e-6))[:, :d]
         for table in (self.embed.weight, self.written.weight):
-            d = min(book.shape[1], table.shape[1])
-            table[:-1, :d] = book[:, :d]
-        d = min(book.shape[1], self.config.width)
+            table[:-1, :d] = book
         self.logits.weight.mul_(0.3)
-        self.logits.weight[:, :d] += book[:, :d]
+        self.logits.weight[:, :d] += book / math.sqrt(d) * 0.3
+        share = rearrange(counts, "h w v -> (w h) v").float() + 0.1
+        self.logits.bias.zero_()
+        self.prejudice.copy_((share / share.sum(1, keepdim=True)).log())
 
     # -- the network ---------------------------------------------------------------------------------------
 
@@ -168,13 +177,18 @@ class FactoredPrior(nn.Module):
         return tokens[:, :-1], tokens[:, -1], condition
 
     def _write(
-        self, base: Tensor, left: Tensor, condition: Tensor, caches: list[ColumnCache] | None = None
+        self,
+        span: slice,
+        base: Tensor,
+        left: Tensor,
+        condition: Tensor,
+        caches: list[ColumnCache] | None = None,
     ) -> Tensor:
-        """Logits of places from the trunk (N, n, D) and the codes one column to the left (N, n)."""
+        """Logits (N, n, V) of n places, from the trunk's (N, n, D) and the codes one column to the left."""
         tokens = base + self.written(left)
         for i, block in enumerate(self.decoder_blocks):
             tokens = block(tokens, condition, None if caches else self.mask, caches[i] if caches else None)
-        return self.logits(F.layer_norm(tokens, tokens.shape[-1:]))
+        return self.logits(F.layer_norm(tokens, tokens.shape[-1:])) + self.prejudice[span]
 
     def _forward(self, targets: Targets) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Every logit of the targets: codes (N, P, V), end (N,), status (N, bins), rewards (N,)."""
@@ -183,7 +197,7 @@ class FactoredPrior(nn.Module):
         codes = rearrange(targets.codes, "n h w -> n (w h)")
         edge = torch.full_like(codes[:, : self.grid[0]], self.num_codes)
         left = torch.cat([edge, codes[:, : -self.grid[0]]], 1)
-        logits = self._write(self.bridge(places) + self.places, left, told)
+        logits = self._write(slice(None), self.bridge(places) + self.places, left, told)
         rewards = self.heads.rewards(summary, targets.terminations, targets.pictures)
         return logits, self.heads.end_logits(summary), self.heads.status_logits(summary), rewards
 
@@ -317,7 +331,7 @@ class FactoredPrior(nn.Module):
         columns, log_probs = [], torch.zeros(rows, device=places.device)
         for j in range(w):
             span = slice(j * h, (j + 1) * h)
-            logits = self._write(base[:, span], left, told, caches).float()  # (B, h, V)
+            logits = self._write(span, base[:, span], left, told, caches).float()  # (B, h, V)
             left = inverse_cdf(logits, draws[:, span], temperature)
             log_probs = log_probs + logits.log_softmax(-1).gather(-1, left[..., None])[..., 0].sum(1)
             columns.append(left)

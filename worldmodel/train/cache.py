@@ -1,6 +1,7 @@
 """The dataset as codes: encoded once, then read instead of the frames.
 
-Shapes: F frames of all episodes, B clips, L frames a clip, h w code grid, A action size.
+Shapes: F frames of all episodes, B clips, L frames a clip, h w code grid, A action size, V codes
+in the book.
 """
 
 from __future__ import annotations
@@ -24,23 +25,34 @@ class CodeCache:
     Args:
         data: the dataset.
         codes: (F, h, w) integers, the codes of all its frames in order.
+        num_codes: V.
         status: the hidden variable to bin, if any.
 
     Raises:
         UserError: the dataset has no such variable.
     """
 
-    def __init__(self, data: Dataset, codes: np.ndarray, status: StatusConfig) -> None:
+    def __init__(self, data: Dataset, codes: np.ndarray, num_codes: int, status: StatusConfig) -> None:
         if status.variable and status.variable not in data.header.variables:
             names = ", ".join(data.header.variables) or "none"
             raise UserError(
                 f"status variable {status.variable!r} is not in {data.name}, which has: {names}. Name one of "
                 "them, or none with --prior.status.variable ''."
             )
-        self.data, self.codes = data, codes
+        self.data, self.codes, self.num_codes = data, codes, num_codes
         self.status = np.zeros(data.num_frames, np.int64)
         if status.variable:
             self.status = np.digitize(data.flat(f"variables/{status.variable}"), np.asarray(status.edges))
+
+    def counts(self, episodes: np.ndarray) -> torch.Tensor:
+        """How often the valid frames of some episodes show each code at each place, (h, w, V) int64."""
+        data = self.data
+        chosen = np.zeros(data.num_frames, bool)
+        for number in episodes:
+            begin = int(data.frame_offsets[number])
+            chosen[begin : begin + int(data.lengths[number]) + 1] = True
+        frames = self.codes[chosen & data.flat("frame_valid")]
+        return torch.from_numpy(_place_counts(frames, self.num_codes))
 
     def clip(self, episodes: np.ndarray, starts: np.ndarray, length: int) -> CodeClip:
         """Clips of L = `length` frames: (B,) episode numbers and (B,) first frames."""
@@ -56,6 +68,13 @@ class CodeCache:
             status=torch.from_numpy(self.status[frames].astype(np.int64)),
             **{name: torch.from_numpy(values) for name, values in arrays.items()},
         )
+
+
+def _place_counts(codes: np.ndarray, num_codes: int) -> np.ndarray:
+    """(n, h, w) codes -> (h, w, V) counts."""
+    _, h, w = codes.shape
+    flat = codes.reshape(len(codes), h * w) + np.arange(h * w) * num_codes
+    return np.bincount(flat.ravel(), minlength=h * w * num_codes).reshape(h, w, num_codes)
 
 
 def encode_dataset(data: Dataset, tokenizer: FrameTokenizer, path: Path) -> np.ndarray:

@@ -44,7 +44,7 @@ class WorldConfig:
     Attributes:
         tokenizer: size of the tokenizer.
         prior: size of the prior.
-        train_tokenizer: its loop; one frame of each clip is used a step.
+        train_tokenizer: its loop; every frame of its short clips is learned.
         train_prior: its loop.
         num_starts: at least so many moments to begin dreams from are kept with the world.
         seed: of everything random in training.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from worldmodel.errors import UserError
+from worldmodel.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -45,4 +46,5 @@ def choose_runtime(device: str = "auto", threads: int | None = None) -> Runtime:
         torch.set_num_threads(threads)
     if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
         return Runtime(torch.device("cuda"), torch.bfloat16)
+    keep_freed_memory()
     return Runtime(torch.device("cpu"), torch.float32)

@@ -75,7 +75,7 @@ def train_world(
     train_tokenizer(world, data, config, folder, runtime, progress)
     name = tokenizer_hash(world.tokenizer)[:16]
     codes = encode_dataset(data, world.tokenizer, folder / f"codes-{name}.npy")
-    cache = CodeCache(data, codes, config.prior.status)
+    cache = CodeCache(data, codes, config.tokenizer.num_codes, config.prior.status)
     train_prior(world, cache, config, folder, runtime, progress)
     world.starts = gather_starts(world, cache, config.num_starts, config.seed)
     world.report = evaluate_world(world, data, cache, config.train_prior.clip_length, config.seed)
@@ -122,8 +122,8 @@ def train_prior(
     loop = Loop("prior", folder, prior, settings, config.seed, runtime, progress)
     if not loop.checkpoint.exists():
         torch.manual_seed(config.seed)
-        prior.init_from_codebook(world.tokenizer.codebook.embeddings)
         episodes = data.episodes_of("train")
+        prior.init_from_codes(world.tokenizer.codebook.embeddings, cache.counts(episodes).to(runtime.device))
         spans = [
             slice(int(data.step_offsets[e]), int(data.step_offsets[e] + data.lengths[e])) for e in episodes
         ]
