@@ -361,6 +361,7 @@ def test_damage_in_the_middle_is_named_and_at_the_end_is_cut(tmp_path: Path) -> 
         path.write_bytes(damaged)
         with PartWriter(path, header) as writer:
             assert writer.indices == {5, 6}
+        assert path.read_bytes() == data[: starts[2]]  # cut off, not only passed over
 
 
 def test_a_part_of_another_run_is_refused(tmp_path: Path) -> None:
@@ -557,6 +558,13 @@ def test_verify_names_the_first_bad_episode(tmp_path: Path) -> None:
         ):
             verify(path)
     assert Dataset(path).num_episodes == 12  # opening reads the heads alone
+    with h5py.File(path) as file:
+        place = file["episodes/length"].id.get_offset()
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="the CRC of its table of episodes is wrong"):
+        Dataset(path)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def bench_loader(
     "ours_ram" and "ours_memmap" are `ClipSampler` with everything that a batch holds. The three rivals read
     the same clips with h5py, one slice of frames a clip, and nothing else: from the contiguous file, and from
     copies in chunks of 16 frames compressed with gzip (level 1) and with lzf. The system has every file in
-    its cache. Frames are drawn so that they compress as games do: a still picture and a few moving squares.
+    its cache. The frames compress as a game's do: a still picture of blocks and a few moving squares.
 
     Args:
         num_episodes: episodes of the file made for it; 0.5 GB at the default 200 of 200 steps.
@@ -113,9 +113,8 @@ def _make(folder: Path, num_episodes: int, steps: int) -> Path:
     part = folder / "bench.part"
     with PartWriter(part, header) as writer:
         for index in range(num_episodes):
-            frames = np.broadcast_to(
-                rng.integers(0, 255, (64, 64, 3), np.uint8), (steps + 1, 64, 64, 3)
-            ).copy()
+            walls = rng.integers(0, 255, (16, 16, 3), np.uint8).repeat(4, axis=0).repeat(4, axis=1)
+            frames = np.broadcast_to(walls, (steps + 1, 64, 64, 3)).copy()
             for _ in range(4):  # squares that move
                 path = (rng.integers(56, size=2) + rng.integers(-2, 3, (steps + 1, 2)).cumsum(0)) % 56
                 color = rng.integers(0, 255, 3, np.uint8)
