@@ -60,17 +60,18 @@ def collect(config: Collect) -> Path:
         if differs:
             raise UserError(f"{out} is another recording ({differs}); choose another --out, or --force to remove it.")
     elif out.exists():
-        raise UserError(f"{out} exists and was not made by this command; choose another --out, or --force to remove it.")
+        raise UserError(
+            f"{out} exists and was not made by this command; choose another --out, or --force to remove it."
+        )
     kwargs = config.screen.kwargs()
     env = envs.make(config.env, **kwargs)
-    meta = env.unwrapped.meta
+    meta = env.meta
     env.close()
     defaults = envs.policy_defaults(config.env)
     finished = out.exists()
     if not finished:
         _check_writable(out)
         save_run_info(saved, "collect", config)
-    shares = parse_mix(config.mix)
 
     def spec(text: str) -> PolicySpec:
         if text in LEARNED:
@@ -78,6 +79,7 @@ def collect(config: Collect) -> Path:
         return spec_of(text, meta.action_space, defaults, config.epsilon)
 
     try:
+        shares = parse_mix(config.mix)
         policies = mix(spec(config.policy), [replace(spec(name), share=share) for name, share in shares.items()])
         for policy in policies:
             check_fits(policy, meta.action_space, meta.pixels.frame_shape)
@@ -99,9 +101,7 @@ def _check_writable(out: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UserError(
-            f"cannot write {out.parent}: {os.strerror(error.errno or 0)}. Choose another --out."
-        ) from None
+        raise UserError(f"cannot write {out.parent}: {os.strerror(error.errno or 0)}. Choose another --out.") from None
 
 
 def _policy_folder(out: Path) -> Path:

@@ -78,8 +78,8 @@ class Learner:
 # What works for an environment, measured (docs/policies.md).
 LEARNERS: dict[str, Learner] = {
     "doom/take-cover": Learner(view=(20, 52, 0, 64), hold=4, reward="health", gamma=0.95),
-    "toy": Learner(frame_stack=2, num_envs=4, gamma=0.97),
-    "toy/continuous": Learner(algo="sac", frame_stack=2, num_envs=4, gamma=0.97),
+    "toy": Learner(num_envs=8, gamma=0.97),
+    "toy/continuous": Learner(algo="sac", gamma=0.97),
 }
 
 

@@ -16,9 +16,7 @@ from worldmodel.collect.policies import PolicySpec, check_fits, spec_of
 from worldmodel.errors import UserError
 
 
-def returns_of(
-    env: str, env_kwargs: dict[str, Any], spec: PolicySpec, seeds: list[int]
-) -> list[tuple[float, int]]:
+def returns_of(env: str, env_kwargs: dict[str, Any], spec: PolicySpec, seeds: list[int]) -> list[tuple[float, int]]:
     """Play one policy on the given environment seeds, in this process.
 
     Returns:
@@ -29,7 +27,7 @@ def returns_of(
 
     world = envs.make(env, **env_kwargs)
     try:
-        policy = spec.build(world.unwrapped.meta.action_space)
+        policy = spec.build(world.meta.action_space)
         out = []
         for seed in seeds:
             episode = play(world, policy, index=seed, seed=0, policy_name=spec.name, env_seed=seed)
@@ -48,7 +46,12 @@ def interval(values: np.ndarray, seed: int = 0, rounds: int = 5000) -> tuple[flo
 
 
 def evaluate(
-    policies: dict[str, PolicySpec], env: str, env_kwargs: dict[str, Any], episodes: int, first_seed: int, workers: int
+    policies: dict[str, PolicySpec],
+    env: str,
+    env_kwargs: dict[str, Any],
+    episodes: int,
+    first_seed: int,
+    workers: int,
 ) -> list[dict[str, Any]]:
     """Play every policy on the same seeds.
 
@@ -78,8 +81,14 @@ def evaluate(
         steps = np.asarray([played[label][s][1] for s in seeds])
         low, high = interval(scores)
         row: dict[str, Any] = {
-            "policy": label, "episodes": episodes, "return_mean": float(scores.mean()), "low": low, "high": high,
-            "std": float(scores.std()), "median": float(np.median(scores)), "steps_mean": float(steps.mean()),
+            "policy": label,
+            "episodes": episodes,
+            "return_mean": float(scores.mean()),
+            "low": low,
+            "high": high,
+            "std": float(scores.std()),
+            "median": float(np.median(scores)),
+            "steps_mean": float(steps.mean()),
         }
         if first is None:
             first = scores
@@ -101,7 +110,9 @@ def _quiet() -> None:
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as text."""
     width = max(len(r["policy"]) for r in rows)
-    lines = [f"{'policy':<{width}}  {'return':>9}  {'95 % interval':>19}  {'median':>8}  {'steps':>7}  first minus this"]
+    lines = [
+        f"{'policy':<{width}}  {'return':>9}  {'95 % interval':>19}  {'median':>8}  {'steps':>7}  first minus this"
+    ]
     for r in rows:
         d = r.get("first_minus_this")
         tail = f"{d['mean']:+.1f} [{d['low']:+.1f}, {d['high']:+.1f}]" if d else ""
@@ -124,7 +135,7 @@ def eval_policy(config: EvalPolicy) -> list[dict[str, Any]]:
         raise UserError(f"got --episodes {config.episodes} --workers {config.workers}; wanted at least 2 and 1.")
     kwargs = config.screen.kwargs()
     env = envs.make(config.env, **kwargs)
-    meta = env.unwrapped.meta
+    meta = env.meta
     env.close()
     policies: dict[str, PolicySpec] = {}
     for text in config.policies:

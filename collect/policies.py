@@ -17,6 +17,7 @@ import numpy as np
 
 from worldmodel.collect.config import Learner
 from worldmodel.errors import UserError, unknown_name
+from worldmodel.memory import keep_freed_memory
 from worldmodel.pixels import FrameStack
 from worldmodel.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space, check_actions
 
@@ -257,9 +258,7 @@ def file_spec(path: Path, epsilon: float = 0.0, name: str = "") -> PolicySpec:
     else:
         params = {"learner": {"algo": _guess_algorithm(path)}}
         name = name or params["learner"]["algo"]
-    return PolicySpec(
-        name, "file", params, str(path.resolve()), hashlib.sha256(content).hexdigest(), 1.0, epsilon
-    )
+    return PolicySpec(name, "file", params, str(path.resolve()), hashlib.sha256(content).hexdigest(), 1.0, epsilon)
 
 
 def _guess_algorithm(path: Path) -> str:
@@ -292,6 +291,7 @@ def load_file(spec: PolicySpec) -> LearnedPolicy:
     import stable_baselines3
     import torch
 
+    keep_freed_memory()
     torch.set_num_threads(1)
     settings = dict(spec.params["learner"])
     deterministic = bool(settings.pop("deterministic", False))
@@ -315,11 +315,8 @@ def check_fits(spec: PolicySpec, space: Space, frame_shape: tuple[int, int, int]
 
     policy = load_file(spec)
     theirs = from_gymnasium(policy.model.action_space)
-    if isinstance(theirs, Box) and isinstance(space, Box):
-        fits = theirs.shape == space.shape
-    else:
-        fits = theirs == space
-    if not fits:
+    both_boxes = isinstance(theirs, Box) and isinstance(space, Box)
+    if theirs.shape != space.shape if both_boxes else theirs != space:
         raise UserError(f"{spec.path} acts in {theirs}, but the environment takes {space}.")
     height, width, channels = frame_shape
     if policy.learner.view is not None:

@@ -159,7 +159,16 @@ def record_plan(
             temporary = saved.with_suffix(".tmp")
             temporary.write_text(json.dumps(state))
             os.replace(temporary, saved)
-        _record_missing(plan, Header.from_json(state["header"]), state["token"], workers, env, policy, progress, on_episode)
+        _record_missing(
+            plan,
+            Header.from_json(state["header"]),
+            state["token"],
+            workers,
+            env,
+            policy,
+            progress,
+            on_episode,
+        )
         seal(sorted(plan.folder.glob("part-*.bin")), plan.out, indices=plan.indices())
     shutil.rmtree(plan.folder)
     return plan.out
@@ -198,7 +207,11 @@ def _record_missing(
         check_free_space(plan.out, kept + 2 * coming, what)
     missing = [e for e in wanted if e not in done]
     with tqdm(
-        total=len(wanted), initial=len(wanted) - len(missing), unit="episode", desc="recording", disable=not progress
+        total=len(wanted),
+        initial=len(wanted) - len(missing),
+        unit="episode",
+        desc="recording",
+        disable=not progress,
     ) as bar:
         steps = 0
 
@@ -251,9 +264,7 @@ def _record_here(
     with PartWriter(plan.folder / "part-000.bin", header) as part:
         for index in missing:
             which = choose(shares, header.seed, index)
-            episode = play(
-                env, players[which], index=index, seed=header.seed, policy_name=plan.policies[which].name
-            )
+            episode = play(env, players[which], index=index, seed=header.seed, policy_name=plan.policies[which].name)
             part.append(episode)
             on_done(index, episode.length)
 
@@ -311,7 +322,7 @@ def record(
     world = envs.make(env, **env_kwargs) if named else as_pixels(env() if makes else env, **env_kwargs)
     own_world = named or makes
     try:
-        meta = world.unwrapped.meta
+        meta = world.meta
         defaults = envs.policy_defaults(env) if named else {}
         player = _player(policy)
         if isinstance(policy, str | Path):
@@ -322,7 +333,9 @@ def record(
             spec = PolicySpec(getattr(policy, "__name__", type(policy).__name__), "object")
         shares = parse_mix(mix_with)
         if player is not None and (shares or workers > 1):
-            raise UserError("a policy object plays alone in this process: drop mix_with and workers, or pass a name or file.")
+            raise UserError(
+                "a policy object plays alone in this process: drop mix_with and workers, or pass a name or file."
+            )
         others = [_shared(spec_of(name, meta.action_space, defaults, epsilon), s) for name, s in shares.items()]
         policies = mix(spec, others)
         for each in policies:

@@ -51,7 +51,7 @@ def play(
     """
     derived, rng = episode_seeds(seed, index)
     env_seed = derived if env_seed is None else env_seed
-    space = env.unwrapped.meta.action_space
+    space = env.meta.action_space
     frame, info = env.reset(seed=env_seed)
     policy.begin(rng)
     frames, valid, variables = [frame], [info["frame_valid"]], [info["variables"]]
@@ -80,9 +80,7 @@ def play(
         rewards=np.asarray(rewards, np.float32),
         terminations=np.asarray(terminations, bool),
         truncations=np.asarray(truncations, bool),
-        variables={
-            name: np.asarray([v[name] for v in variables], np.float32) for name in env.unwrapped.meta.variables
-        },
+        variables={name: np.asarray([v[name] for v in variables], np.float32) for name in env.meta.variables},
         index=index,
         seed=env_seed,
         policy=policy_name,

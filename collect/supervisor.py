@@ -92,7 +92,11 @@ class Supervisor:
                 stdout=stream,
                 stderr=stream,  # a file, never a pipe: an orphaned engine would hold a pipe open
                 start_new_session=True,  # its group holds its engine; Ctrl-C reaches the supervisor alone
-                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env={
+                    **os.environ,
+                    "OMP_NUM_THREADS": "1",
+                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                },
             )
         os.close(commands_read)
         os.close(results_write)
@@ -101,7 +105,11 @@ class Supervisor:
         self.selector.register(results_read, selectors.EVENT_READ, worker)
 
     def _answer(
-        self, worker: Worker, message: dict[str, object], waiting: deque[int], on_done: Callable[[int, int], None]
+        self,
+        worker: Worker,
+        message: dict[str, object],
+        waiting: deque[int],
+        on_done: Callable[[int, int], None],
     ) -> None:
         if "mistake" in message:
             raise UserError(str(message["mistake"]))
@@ -115,10 +123,8 @@ class Supervisor:
     def _hand_out(self, worker: Worker, waiting: deque[int]) -> None:
         if waiting:
             worker.index = waiting.popleft()
-            try:
+            with contextlib.suppress(BrokenPipeError):  # it died; reading its results will say so
                 os.write(worker.commands, f"{worker.index}\n".encode())
-            except BrokenPipeError:
-                pass  # it died; reading its results will say so
         elif worker.commands >= 0:
             os.close(worker.commands)
             worker.commands = -1

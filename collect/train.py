@@ -7,6 +7,7 @@ ViZDoom can be put back exactly where they were.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import time
@@ -20,7 +21,9 @@ from tqdm import tqdm
 
 from worldmodel.collect.config import Learner, TrainPolicy
 from worldmodel.errors import UserError
+from worldmodel.memory import keep_freed_memory
 from worldmodel.runinfo import load_run_info, same_run, save_run_info
+from worldmodel.spaces import Box, Discrete, Space
 
 CHECKPOINT_SECONDS = 30.0
 
@@ -69,24 +72,30 @@ def train_policy(config: TrainPolicy) -> Path:
     if config.json:
         print(json.dumps(result))
     else:
-        print(f"{final}: {result['decisions']} decisions, {result['minutes']:.1f} min, last returns "
-              f"{result['return_mean']:.1f} over {result['episodes']} episodes.")
+        print(
+            f"{final}: {result['decisions']} decisions, {result['minutes']:.1f} min, last returns "
+            f"{result['return_mean']:.1f} over {result['episodes']} episodes."
+        )
     return final
+
+
+def check_algorithm(algo: str, space: Space) -> None:
+    """Refuse an algorithm that cannot act in a space.
+
+    Raises:
+        UserError: sac outside Box, dqn outside Discrete.
+    """
+    wanted = {"sac": Box, "dqn": Discrete}.get(algo)
+    if wanted is not None and not isinstance(space, wanted):
+        raise UserError(f"{algo} needs a {wanted.__name__} action space, not {space}; ppo and a2c take it.")
 
 
 def _algorithm(learner: Learner, venv: Any, seed: int, out: Path) -> Any:
     """A fresh SB3 model."""
     import stable_baselines3 as sb3
-    from gymnasium import spaces
 
     from worldmodel.collect.view import SmallEncoder
 
-    kind = type(venv.action_space)
-    allowed = {"sac": (spaces.Box,), "dqn": (spaces.Discrete,)}.get(learner.algo)
-    if allowed and kind not in allowed:
-        raise UserError(
-            f"{learner.algo} needs a {allowed[0].__name__} action space; {venv.action_space} takes ppo or a2c."
-        )
     common: dict[str, Any] = {
         "learning_rate": learner.learning_rate,
         "gamma": learner.gamma,
@@ -101,12 +110,21 @@ def _algorithm(learner: Learner, venv: Any, seed: int, out: Path) -> Any:
     if learner.algo == "ppo":
         size = min(learner.batch_size, learner.rollout_steps * learner.num_envs)
         return sb3.PPO(
-            "CnnPolicy", venv, n_steps=learner.rollout_steps, batch_size=size, n_epochs=learner.epochs,
-            ent_coef=learner.entropy, **common,
+            "CnnPolicy",
+            venv,
+            n_steps=learner.rollout_steps,
+            batch_size=size,
+            n_epochs=learner.epochs,
+            ent_coef=learner.entropy,
+            **common,
         )
     if learner.algo == "a2c":
         return sb3.A2C("CnnPolicy", venv, n_steps=learner.rollout_steps, ent_coef=learner.entropy, **common)
-    off_policy = {"buffer_size": learner.buffer_size, "batch_size": learner.batch_size, "learning_starts": 1000}
+    off_policy: dict[str, Any] = {
+        "buffer_size": learner.buffer_size,
+        "batch_size": learner.batch_size,
+        "learning_starts": 1000,
+    }
     if learner.algo == "dqn":
         return sb3.DQN("CnnPolicy", venv, **off_policy, **common)
     return sb3.SAC("CnnPolicy", venv, train_freq=1, gradient_steps=1, **off_policy, **common)
@@ -144,7 +162,10 @@ def _callback(total: int, learner: Learner, out: Path, started: dict[str, float]
                 length = float(np.mean([e["l"] for e in done]))
                 self.bar.set_postfix(return_mean=round(mean, 2), steps=round(length, 1))
                 row = {
-                    "minutes": self.minutes(), "decisions": self.num_timesteps, "return_mean": mean, "length_mean": length
+                    "minutes": self.minutes(),
+                    "decisions": self.num_timesteps,
+                    "return_mean": mean,
+                    "length_mean": length,
                 }
                 with (out / "curve.jsonl").open("a") as stream:
                     stream.write(json.dumps(row) + "\n")
@@ -167,16 +188,22 @@ def save_checkpoint(model: Any, out: Path, minutes: float) -> None:
 
 
 def _train(config: TrainPolicy) -> None:
+    from worldmodel import envs
+    from worldmodel.collect.view import LearnerView
+
+    out, learner = config.out, config.learner
+    kwargs = config.screen.kwargs()
+    # what is wrong with names and options is told here, not from eight processes
+    probe = envs.make(config.env, **kwargs)
+    check_algorithm(learner.algo, probe.meta.action_space)
+    LearnerView(probe, learner).close()
+
     import torch
     from stable_baselines3.common.utils import set_random_seed
     from stable_baselines3.common.vec_env import SubprocVecEnv
 
-    from worldmodel import envs
     from worldmodel.envs import engines
 
-    out, learner = config.out, config.learner
-    kwargs = config.screen.kwargs()
-    envs.make(config.env, **kwargs).close()  # a wrong name or option is told here, not from eight processes
     out.mkdir(parents=True, exist_ok=True)
     run = out / "run.json"
     token = json.loads(run.read_text())["token"] if run.exists() else uuid.uuid4().hex
@@ -184,8 +211,11 @@ def _train(config: TrainPolicy) -> None:
     marks = out / "engines"
     marks.mkdir(exist_ok=True)
     engines.sweep(token, marks)
+    keep_freed_memory()
     torch.set_num_threads(1)  # three to six times faster beside environments on two cores
     set_random_seed(config.seed)
+    # one process imports torch and SB3, the environments' processes are forks of it
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["worldmodel.collect.view", __name__])
     make = MakeEnv(config.env, kwargs, learner, token, str(marks))
     venv = SubprocVecEnv([make] * learner.num_envs, start_method="forkserver")
     try:

@@ -45,7 +45,7 @@ def main(job_path: str, slot: str, commands: str, results: str) -> None:
     engines.close_on_sigterm()
     engines.set_run(job["token"], Path(job["marks"]))
     env = build_env(job)
-    policies = [spec.build(env.unwrapped.meta.action_space) for spec in job["policies"]]
+    policies = [spec.build(env.meta.action_space) for spec in job["policies"]]
     shares = [spec.share for spec in job["policies"]]
 
     def answer(message: dict[str, Any]) -> None:
@@ -54,9 +54,10 @@ def main(job_path: str, slot: str, commands: str, results: str) -> None:
     from worldmodel.errors import UserError
 
     try:
-        with PartWriter(Path(job["parts"]) / f"part-{int(slot):03d}.bin", job["header"]) as part, os.fdopen(
-            int(commands)
-        ) as lines:
+        with (
+            PartWriter(Path(job["parts"]) / f"part-{int(slot):03d}.bin", job["header"]) as part,
+            os.fdopen(int(commands)) as lines,
+        ):
             answer({"ready": True})
             for line in lines:
                 index = int(line)

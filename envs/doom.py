@@ -114,9 +114,7 @@ class DoomWorld(PixelWorld):
                 "at once), wanted Discrete, MultiDiscrete, MultiBinary or Box: choose one of a single kind."
             )
         if inner.game.get_mode().name.startswith("ASYNC"):
-            raise UserError(
-                f"scenario {scenario!r} is for several players in real time and cannot be stepped."
-            )
+            raise UserError(f"scenario {scenario!r} is for several players in real time and cannot be stepped.")
         buttons = [_label(b.name) for b in inner.game.get_available_buttons()]
         chords = getattr(inner, "button_map", None)
         labels = buttons if chords is None else [_chord(buttons, chord) for chord in chords]

@@ -46,9 +46,7 @@ class PixelEnv(PixelWorld):
         if isinstance(env, str):
             name, inner = env, _make(env, kwargs)
         elif kwargs:
-            raise UserError(
-                f"{', '.join(kwargs)}: only an id can be made with arguments, not a made environment."
-            )
+            raise UserError(f"{', '.join(kwargs)}: only an id can be made with arguments, not a made environment.")
         else:
             name, inner = (env.spec.id if env.spec else type(env.unwrapped).__name__), env
         self.inner = inner
@@ -159,12 +157,7 @@ def _make(name: str, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
 
 def _is_screen(space: gymnasium.Space[Any]) -> bool:
     shape = space.shape or ()
-    return (
-        isinstance(space, gymnasium.spaces.Box)
-        and space.dtype == np.uint8
-        and len(shape) == 3
-        and shape[2] == 3
-    )
+    return isinstance(space, gymnasium.spaces.Box) and space.dtype == np.uint8 and len(shape) == 3 and shape[2] == 3
 
 
 def _labels(env: gymnasium.Env[Any, Any], space: spaces.Space) -> tuple[str, ...]:

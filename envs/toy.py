@@ -82,9 +82,7 @@ def transition(state: State, action: int) -> tuple[State, float, bool]:
     return following, float(sheltered), lives == 0
 
 
-def _paint(
-    place: int, lit: int | None, colour: tuple[int, int, int], floor: tuple[int, int, int]
-) -> np.ndarray:
+def _paint(place: int, lit: int | None, colour: tuple[int, int, int], floor: tuple[int, int, int]) -> np.ndarray:
     """(64, 64, 3) uint8: flat squares of 16 pixels."""
     world = np.full((SIDE, SIDE, 3), floor, np.uint8)
     if lit is not None:
@@ -119,9 +117,7 @@ class ToyWorld(PixelWorld):
         render_mode: str | None = None,
     ) -> None:
         pixels = pixel_spec(size, crop)
-        space: spaces.Space = (
-            spaces.Box((-1.0, -1.0), (1.0, 1.0)) if continuous else spaces.Discrete(NUM_ACTIONS)
-        )
+        space: spaces.Space = spaces.Box((-1.0, -1.0), (1.0, 1.0)) if continuous else spaces.Discrete(NUM_ACTIONS)
         super().__init__(
             id="worldmodel/ToyContinuous-v0" if continuous else "worldmodel/Toy-v0",
             kwargs={
@@ -158,9 +154,7 @@ class ToyWorld(PixelWorld):
         if key not in self._sprites:
             self._sprites[key] = _paint(place, lit, colour, STORM if terminated else FLOOR)
         hidden = {"lives": lives, "clock": clock, "storm": storm, "quarter": QUARTERS[storm]}
-        return Moment(
-            self._sprites[key], reward, terminated, variables={k: float(v) for k, v in hidden.items()}
-        )
+        return Moment(self._sprites[key], reward, terminated, variables={k: float(v) for k, v in hidden.items()})
 
     @staticmethod
     def optimal_action(state: State) -> int:

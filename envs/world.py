@@ -156,9 +156,7 @@ class PixelWorld(gymnasium.Env[np.ndarray, Any]):
         for name, value in (("max_steps", max_steps), ("frame_skip", frame_skip)):
             if value is not None and value < 1:
                 raise UserError(f"{name}={value}: wanted at least 1.")
-        self.meta = WorldMeta(
-            id, kwargs, pixels, action_space, action_labels, frame_skip, max_steps, variables
-        )
+        self.meta = WorldMeta(id, kwargs, pixels, action_space, action_labels, frame_skip, max_steps, variables)
         self.render_mode = render_mode
         self.observation_space = gymnasium.spaces.Box(0, 255, pixels.frame_shape, np.uint8)
         self.action_space = spaces.to_gymnasium(action_space)

@@ -59,7 +59,10 @@ def test_every_verb_has_a_config_with_an_example_and_a_function(verb: str) -> No
         (["data"], ["needs one more word", "data verify"]),
         (["data", "verfy"], ["Did you mean 'data verify'"]),
         (["collect", "--env", "toi", "--out", "x.h5"], ["unknown environment 'toi'", "Did you mean 'toy'"]),
-        (["collect", "--env", "toy", "--policy", "randm", "--out", "x.h5"], ["unknown policy 'randm'", "'random'"]),
+        (
+            ["collect", "--env", "toy", "--policy", "randm", "--out", "x.h5"],
+            ["unknown policy 'randm'", "'random'"],
+        ),
         (["collect", "--preset", "papr", "--out", "x.h5"], ["unknown preset 'papr'"]),
         (["collect", "--env", "toy", "--out", "x.txt"], ["ends in .h5"]),
         (["collect", "--env", "toy", "--out", "x.h5", "--episodes", "0"], ["at least 1"]),
@@ -73,7 +76,11 @@ def test_every_verb_has_a_config_with_an_example_and_a_function(verb: str) -> No
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(
-    arguments: list[str], words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    arguments: list[str],
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as exit_:

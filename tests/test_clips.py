@@ -23,9 +23,7 @@ from worldmodel.errors import UserError
 def make_dataset(folder: Path, lengths: list[int], **changes: Any) -> tuple[Path, list[Episode]]:
     header = make_header(num_episodes=len(lengths), **changes)
     episodes = [make_episode(header, i, n) for i, n in enumerate(lengths)]
-    return seal(
-        [write_part(folder / "p", header, episodes)], folder / "clips.h5", remove_parts=True
-    ), episodes
+    return seal([write_part(folder / "p", header, episodes)], folder / "clips.h5", remove_parts=True), episodes
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +103,7 @@ def test_each_epoch_visits_every_legal_start_once(
     seed=st.integers(0, 1000),
     step=st.integers(0, 10**12),
 )
-def test_rank_slices_are_the_global_batch(
-    data: Dataset, share: int, world_size: int, seed: int, step: int
-) -> None:
+def test_rank_slices_are_the_global_batch(data: Dataset, share: int, world_size: int, seed: int, step: int) -> None:
     whole = ClipSampler(data, 3, share * world_size, seed=seed).batch(step)
     ranks = [
         ClipSampler(data, 3, share * world_size, seed=seed, rank=r, world_size=world_size).batch(step)

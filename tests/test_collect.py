@@ -103,7 +103,12 @@ def test_shards_are_slices_of_the_whole(reference: Path, tmp_path: Path) -> None
     for i in range(2):
         subprocess.run(command(tmp_path / "d.h5", "--shard", f"{i}/2"), check=True, capture_output=True)
     parts = [tmp_path / f"d.{i}-of-2.h5" for i in range(2)]
-    with Dataset(reference) as whole, Dataset(parts[0]) as even, Dataset(parts[1]) as odd, Dataset(parts) as both:
+    with (
+        Dataset(reference) as whole,
+        Dataset(parts[0]) as even,
+        Dataset(parts[1]) as odd,
+        Dataset(parts) as both,
+    ):
         assert even.num_episodes == odd.num_episodes == 30
         assert both.num_episodes == 60
         for e in (0, 1, 31, 58):
@@ -148,7 +153,9 @@ def test_killed_and_continued_gives_the_same_bytes(whom: str, how: int, referenc
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data.h5", "data.run.json"]
 
 
-def test_sealing_that_is_killed_leaves_no_half_file(reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sealing_that_is_killed_leaves_no_half_file(
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import worldmodel.collect.recorder as recorder
 
     out = tmp_path / "a.h5"
@@ -189,7 +196,9 @@ def doom_reference(tmp_path_factory: pytest.TempPathFactory) -> str:
     return digest(out)
 
 
-def _doom_killed(doom_reference: str, folder: Path, moment: float | None, whom: str, how: int, rng: random.Random) -> None:
+def _doom_killed(
+    doom_reference: str, folder: Path, moment: float | None, whom: str, how: int, rng: random.Random
+) -> None:
     out = folder / "data.h5"
     before = shared_memory()
     stopped_and_continued(out, command(out, "--max-steps", "60", **DOOM), moment, whom, how, rng)
@@ -223,7 +232,9 @@ def test_two_collectors_on_one_file_and_a_disk_too_small(tmp_path: Path, monkeyp
 
 def test_record_takes_any_environment_and_any_policy(tmp_path: Path) -> None:
     env = gym.make("CartPole-v1", render_mode="rgb_array")
-    path = record(env, lambda frame: int(frame.mean() > 127), tmp_path / "a.h5", episodes=2, max_steps=9, progress=False)
+    path = record(
+        env, lambda frame: int(frame.mean() > 127), tmp_path / "a.h5", episodes=2, max_steps=9, progress=False
+    )
     with Dataset(path) as data:
         assert data.header.env == "CartPole-v1"
         assert data.episode(0).frames.shape[1:] == (64, 64, 3)

@@ -129,9 +129,7 @@ def test_write_then_read_is_identical(
     order: Any,
 ) -> None:
     folder = tmp_path_factory.mktemp("round")
-    header = make_header(
-        action_space=space, pixels=PixelSpec(size), variables=variables, num_episodes=len(lengths)
-    )
+    header = make_header(action_space=space, pixels=PixelSpec(size), variables=variables, num_episodes=len(lengths))
     episodes = [make_episode(header, i, n) for i, n in enumerate(lengths)]
     single = seal([write_part(folder / "one", header, episodes)], folder / "one.h5", indices=header.indices)
 
@@ -143,9 +141,7 @@ def test_write_then_read_is_identical(
     for writer in writers:
         writer.close()
     parts = [writer.path for writer in writers]
-    assert [e for p in parts for e in read_part(p)] == [
-        e for w in range(workers) for e in shuffled[w::workers]
-    ]
+    assert [e for p in parts for e in read_part(p)] == [e for w in range(workers) for e in shuffled[w::workers]]
     sealed = seal(parts, folder / "many.h5", indices=header.indices, remove_parts=True)
 
     assert sealed.read_bytes() == single.read_bytes()  # the whole file, whatever the parts
@@ -438,9 +434,7 @@ def test_shards_are_sealed_under_one_header(tmp_path: Path) -> None:
     parts = []
     for i in range(2):
         header = make_header(shard=(i, 2), num_episodes=4)
-        parts.append(
-            write_part(tmp_path / f"p{i}", header, [make_episode(header, e) for e in header.indices])
-        )
+        parts.append(write_part(tmp_path / f"p{i}", header, [make_episode(header, e) for e in header.indices]))
     with pytest.raises(UserError, match="shard is"):
         seal(parts, tmp_path / "a.h5")
     whole = make_header(num_episodes=4)
@@ -553,9 +547,7 @@ def test_verify_names_the_first_bad_episode(tmp_path: Path) -> None:
             file.seek(place)
             file.write(bytes([episodes[number].frames.flat[0] ^ 1]))
         crc = f"{episodes[number].crc():08x}"
-        with pytest.raises(
-            UserError, match=rf"episode {number} \(index {number}\): CRC .* is .*, stored {crc}"
-        ):
+        with pytest.raises(UserError, match=rf"episode {number} \(index {number}\): CRC .* is .*, stored {crc}"):
             verify(path)
     assert Dataset(path).num_episodes == 12  # opening reads the heads alone
     with h5py.File(path) as file:

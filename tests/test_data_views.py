@@ -88,9 +88,7 @@ def test_pictures(tmp_path: Path) -> None:
     assert len(choose_episodes(data, 5)) == 5
     assert len(choose_episodes(data, 100)) == 12
     out = tmp_path / "out"
-    sheet = Image.open(
-        contact_sheet(data, out / "sheet.png", num_episodes=3, num_columns=4, num_last=2, scale=8)
-    )
+    sheet = Image.open(contact_sheet(data, out / "sheet.png", num_episodes=3, num_columns=4, num_last=2, scale=8))
     assert sheet.size == (max(6 * (48 + 2) + 16, 420), 3 * (32 + 2 + 28))
     got = np.asarray(sheet)[14 : 14 + 32, :48]  # the first cell is the first frame, enlarged
     first = data.frames(choose_episodes(data, 3)[0])[0]

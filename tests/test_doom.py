@@ -42,9 +42,7 @@ def episode(world: DoomWorld, seed: int, steps: int) -> list[Any]:
 
 
 def same(a: list[Any], b: list[Any]) -> bool:
-    return len(a) == len(b) and all(
-        np.array_equal(x[0], y[0]) and x[1:] == y[1:] for x, y in zip(a, b, strict=True)
-    )
+    return len(a) == len(b) and all(np.array_equal(x[0], y[0]) and x[1:] == y[1:] for x, y in zip(a, b, strict=True))
 
 
 def test_death_repeats_the_last_real_frame_and_says_so(cover: DoomWorld) -> None:
@@ -129,9 +127,7 @@ def test_a_crop_keeps_the_rows_it_names(cover: DoomWorld) -> None:
     cropped.close()
 
 
-def test_nothing_is_written_or_read_in_the_working_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_written_or_read_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "_vizdoom.cfg").write_text("screen_resolution = RES_640X480\n")  # the library would obey it
     world = DoomWorld("take_cover")

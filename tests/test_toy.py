@@ -97,10 +97,7 @@ def test_one_flash_tells_the_shelter_and_is_gone_after_one_frame() -> None:
     frame, info = world.reset(seed=4)
     lit = (frame == toy.FLASH).all(-1)
     assert lit.sum() >= 32 * 32 - 16 * 16
-    assert (
-        quarter(4 * (np.argwhere(lit)[0][0] // 16) + np.argwhere(lit)[0][1] // 16)
-        == info["variables"]["quarter"]
-    )
+    assert quarter(4 * (np.argwhere(lit)[0][0] // 16) + np.argwhere(lit)[0][1] // 16) == info["variables"]["quarter"]
     frame, *_ = world.step(0)
     assert not (frame == toy.FLASH).all(-1).any()
 

@@ -25,9 +25,7 @@ def test_conditional_layer_norm_is_the_papers_formula() -> None:
 
     g, b = rng.normal(size=8), rng.normal(size=8)
     w = rng.normal(size=(16, 3))
-    layer.load_state_dict(
-        {"gain": torch.tensor(g), "bias": torch.tensor(b), "affine.weight": torch.tensor(w)}
-    )
+    layer.load_state_dict({"gain": torch.tensor(g), "bias": torch.tensor(b), "affine.weight": torch.tensor(w)})
     wanted = normal * (g + c @ w[:8].T)[:, None] + (b + c @ w[8:].T)[:, None]
     got = layer(torch.from_numpy(x), torch.from_numpy(c)).detach().numpy()
     np.testing.assert_allclose(got, wanted, atol=1e-4)

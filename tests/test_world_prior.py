@@ -149,9 +149,7 @@ def test_stepping_is_the_full_forward_and_rows_are_independent() -> None:
     clip = replace(
         clip, frame_valid=torch.ones(5, 4, dtype=torch.bool), terminations=torch.zeros(5, 3, dtype=torch.bool)
     )
-    state = prior.init_state(
-        clip.codes[:, :2], clip.frame_valid[:, :2], clip.actions[:, :1], clip.status[:, 1]
-    )
+    state = prior.init_state(clip.codes[:, :2], clip.frame_valid[:, :2], clip.actions[:, :1], clip.status[:, 1])
     draws = uniforms(torch.arange(5), torch.zeros(5).long(), torch.zeros(5).long(), prior.num_draws)
     draws[:, 0] = 0.999999  # nobody ends
     out = prior.step(state, clip.actions[:, 1], draws)
@@ -177,9 +175,7 @@ def test_stepping_is_the_full_forward_and_rows_are_independent() -> None:
 
 def test_an_end_without_picture() -> None:
     prior, clip = make_prior(), make_clip()
-    state = prior.init_state(
-        clip.codes[:, :1], clip.frame_valid[:, :1], clip.actions[:, :0], clip.status[:, 0]
-    )
+    state = prior.init_state(clip.codes[:, :1], clip.frame_valid[:, :1], clip.actions[:, :0], clip.status[:, 0])
     draws = torch.full((3, prior.num_draws), 0.5)
     draws[:, 0] = 0.0  # all end
     out = prior.step(state, clip.actions[:, 0], draws)

@@ -29,19 +29,65 @@ class Verb:
 
 
 VERBS: dict[str, Verb] = {
-    "demo": Verb("worldmodel.demo:Demo", "worldmodel.demo:demo", "the whole way on real take-cover, with a page at the end"),
+    "demo": Verb(
+        "worldmodel.demo:Demo",
+        "worldmodel.demo:demo",
+        "the whole way on real take-cover, with a page at the end",
+    ),
     "envs": Verb("worldmodel.commands:Envs", "worldmodel.commands:envs", "the environments that are known, as a table"),
-    "collect": Verb("worldmodel.collect.config:Collect", "worldmodel.collect.collector:collect", "play an environment and record a dataset"),
-    "data info": Verb("worldmodel.commands:DataInfo", "worldmodel.commands:data_info", "what a dataset holds: counts, histograms, sizes"),
-    "data verify": Verb("worldmodel.commands:DataVerify", "worldmodel.commands:data_verify", "check every checksum, offset and split"),
-    "data preview": Verb("worldmodel.commands:DataPreview", "worldmodel.commands:data_preview", "a contact sheet and a GIF"),
-    "data seal": Verb("worldmodel.commands:DataSeal", "worldmodel.commands:data_seal", "part files of a stopped recording into one dataset"),
-    "data merge": Verb("worldmodel.commands:DataMerge", "worldmodel.commands:data_merge", "several datasets as one, without copying"),
-    "train policy": Verb("worldmodel.collect.config:TrainPolicy", "worldmodel.collect.train:train_policy", "train a policy with Stable-Baselines3"),
-    "train world": Verb("worldmodel.commands:TrainWorld", "worldmodel.commands:train_world", "learn a world from a dataset"),
-    "eval policy": Verb("worldmodel.collect.config:EvalPolicy", "worldmodel.collect.evaluate:eval_policy", "play policies on fixed test seeds, with intervals"),
-    "bench loader": Verb("worldmodel.commands:BenchLoader", "worldmodel.commands:bench_loader", "clips read per second, beside other ways"),
-    "bench collect": Verb("worldmodel.commands:BenchCollect", "worldmodel.commands:bench_collect", "steps recorded per second, beside no recorder"),
+    "collect": Verb(
+        "worldmodel.collect.config:Collect",
+        "worldmodel.collect.collector:collect",
+        "play an environment and record a dataset",
+    ),
+    "data info": Verb(
+        "worldmodel.commands:DataInfo",
+        "worldmodel.commands:data_info",
+        "what a dataset holds: counts, histograms, sizes",
+    ),
+    "data verify": Verb(
+        "worldmodel.commands:DataVerify",
+        "worldmodel.commands:data_verify",
+        "check every checksum, offset and split",
+    ),
+    "data preview": Verb(
+        "worldmodel.commands:DataPreview", "worldmodel.commands:data_preview", "a contact sheet and a GIF"
+    ),
+    "data seal": Verb(
+        "worldmodel.commands:DataSeal",
+        "worldmodel.commands:data_seal",
+        "part files of a stopped recording into one dataset",
+    ),
+    "data merge": Verb(
+        "worldmodel.commands:DataMerge",
+        "worldmodel.commands:data_merge",
+        "several datasets as one, without copying",
+    ),
+    "train policy": Verb(
+        "worldmodel.collect.config:TrainPolicy",
+        "worldmodel.collect.train:train_policy",
+        "train a policy with Stable-Baselines3",
+    ),
+    "train world": Verb(
+        "worldmodel.train.command:TrainWorld",
+        "worldmodel.train.command:train_world",
+        "learn a world from a dataset",
+    ),
+    "eval policy": Verb(
+        "worldmodel.collect.config:EvalPolicy",
+        "worldmodel.collect.evaluate:eval_policy",
+        "play policies on fixed test seeds, with intervals",
+    ),
+    "bench loader": Verb(
+        "worldmodel.commands:BenchLoader",
+        "worldmodel.commands:bench_loader",
+        "clips read per second, beside other ways",
+    ),
+    "bench collect": Verb(
+        "worldmodel.commands:BenchCollect",
+        "worldmodel.commands:bench_collect",
+        "steps recorded per second, beside no recorder",
+    ),
 }
 
 

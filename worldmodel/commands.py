@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import tyro
 
@@ -33,7 +35,13 @@ def envs(config: Envs) -> None:
     from worldmodel.envs import rows
 
     table = [
-        {"name": row.name, "id": row.id, "actions": list(row.action_labels), "reward": row.reward, "needs": row.requires}
+        {
+            "name": row.name,
+            "id": row.id,
+            "actions": list(row.action_labels),
+            "reward": row.reward,
+            "needs": row.requires,
+        }
         for row in rows()
     ]
     width = max(len(row.name) for row in rows())
@@ -114,7 +122,7 @@ class DataPreview:
     file: tyro.conf.Positional[Path]
     out: Path | None = None
     """Folder for contact-sheet.png and episodes.gif; NAME.preview beside the file if not given."""
-    rows: int = 6
+    episodes: int = 8
     """Episodes on the sheet."""
 
 
@@ -126,7 +134,7 @@ def data_preview(config: DataPreview) -> None:
     out = config.out or config.file.with_suffix(".preview")
     with Dataset(config.file) as data:
         out.mkdir(parents=True, exist_ok=True)
-        contact_sheet(data, out / "contact-sheet.png", rows=config.rows)
+        contact_sheet(data, out / "contact-sheet.png", num_episodes=config.episodes)
         gif(data, out / "episodes.gif")
     print(f"{out / 'contact-sheet.png'}\n{out / 'episodes.gif'}")
 
@@ -186,7 +194,30 @@ def data_merge(config: DataMerge) -> None:
         raise UserError(f"{config.out} exists; choose another --out, or --force to replace it.")
     merge(_some(config.files), config.out)
     with Dataset(config.out) as data:
-        print(f"{config.out}: {data.num_episodes} episodes, {data.num_steps} steps, linked from {len(config.files)} files.")
+        print(f"{config.out}: {data.num_episodes} episodes, {data.num_steps} steps from {len(config.files)} files.")
+
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator[Callable[[str, int, int, dict[str, float]], None]]:
+    """A bar on stderr for the stages of a training, as `train_world` reports them."""
+    from tqdm import tqdm
+
+    bars: dict[str, Any] = {}
+
+    def progress(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
+        bar = bars.get(stage)
+        if bar is None:
+            bar = bars[stage] = tqdm(desc=stage, unit="step")
+        bar.total = total or None
+        bar.n = done
+        bar.set_postfix({k: f"{v:.3g}" for k, v in list(figures.items())[:4]}, refresh=False)
+        bar.refresh()
+
+    try:
+        yield progress
+    finally:
+        for bar in bars.values():
+            bar.close()
 
 
 @dataclass(frozen=True)
@@ -215,11 +246,14 @@ def bench_loader(config: BenchLoader) -> None:
 
     result = run(
         num_episodes=config.episodes,
-        num_steps=config.steps,
+        steps=config.steps,
         length=config.length,
         batch_size=config.batch_size,
         seconds=config.seconds,
+        rounds=3,
     )
+    rows = [{"reader": name, **figures} for name, figures in result.pop("readers").items()]
+    result = {"rows": rows, **result}
     _bench_out(result, "bench loader", config, config.out, config.json)
 
 

@@ -28,9 +28,7 @@ class OutcomeHeads(nn.Module):
     reward_mean: Tensor
     reward_std: Tensor
 
-    def __init__(
-        self, width: int, num_codes: int, num_status: int, condition_dim: int, code_dim: int = 32
-    ) -> None:
+    def __init__(self, width: int, num_codes: int, num_status: int, condition_dim: int, code_dim: int = 32) -> None:
         super().__init__()
         self.num_status = num_status
         self.end = nn.Linear(width, 1)
@@ -39,9 +37,7 @@ class OutcomeHeads(nn.Module):
         self.status_embedding = nn.Embedding(num_status + 1, condition_dim)  # the last: not known
         self.picture = nn.Embedding(num_codes + 1, code_dim)  # the last: no picture
         self.local = nn.Conv2d(code_dim, code_dim, 3, padding=1)
-        self.reward = nn.Sequential(
-            nn.Linear(width + 2 * code_dim + 1, width), nn.SiLU(), nn.Linear(width, 1)
-        )
+        self.reward = nn.Sequential(nn.Linear(width + 2 * code_dim + 1, width), nn.SiLU(), nn.Linear(width, 1))
         self.register_buffer("reward_mean", torch.zeros(()))
         self.register_buffer("reward_std", torch.ones(()))
 

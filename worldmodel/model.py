@@ -93,9 +93,7 @@ class WorldModel(nn.Module):
         report: figures measured after training, JSON, shown on the card.
     """
 
-    def __init__(
-        self, tokenizer_config: TokenizerConfig, prior_config: FactoredConfig, spec: WorldSpec
-    ) -> None:
+    def __init__(self, tokenizer_config: TokenizerConfig, prior_config: FactoredConfig, spec: WorldSpec) -> None:
         super().__init__()
         self.spec = spec
         self.tokenizer = FrameTokenizer(tokenizer_config, spec.pixels.frame_shape)
@@ -161,9 +159,7 @@ class WorldModel(nn.Module):
         try:
             weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
             save_file(weights, fresh / FILES[0])
-            save_file(
-                {name: tensor.cpu() for name, tensor in self.starts.tensors().items()}, fresh / FILES[1]
-            )
+            save_file({name: tensor.cpu() for name, tensor in self.starts.tensors().items()}, fresh / FILES[1])
             config = {
                 "format": FORMAT,
                 "version": VERSION,
@@ -218,9 +214,7 @@ class WorldModel(nn.Module):
             if not (path / name).is_file():
                 raise UserError(f"{path} has no {name}; the copy is not whole, copy the directory again.")
             if _sha256((path / name).read_bytes()) != hashes.get(name):
-                raise UserError(
-                    f"{path}/{name} is damaged or of another world: its sha256 is not the one noted."
-                )
+                raise UserError(f"{path}/{name} is damaged or of another world: its sha256 is not the one noted.")
         try:
             world.load_state_dict(load_file(path / FILES[0]), strict=True)
             world.starts = Starts.from_tensors(load_file(path / FILES[1]))

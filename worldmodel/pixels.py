@@ -5,6 +5,7 @@ A leaf: needs numpy and Pillow only, and anyone may import it. H, W are rows and
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +62,7 @@ def to_frame(screen: np.ndarray, spec: PixelSpec) -> np.ndarray:
     """Turn a rendered screen into a frame by area averaging and the crop.
 
     Where the screen's size is a whole multiple of the frame's, each pixel is the rounded mean of an exact
-    box; otherwise Pillow's BOX filter weights the pixels at the edges of a box by their share.
+    box; otherwise a pixel at the edge of a box counts by the share of it that lies inside.
 
     Args:
         screen: (rows, columns, 3) uint8.
@@ -85,7 +86,7 @@ def to_frame(screen: np.ndarray, spec: PixelSpec) -> np.ndarray:
             return _average(screen, y, x)
         if rows % height == 0 and columns % width == 0:
             return _average(screen, rows // height, columns // width)
-        screen = np.asarray(Image.fromarray(screen).resize((width, height), Image.Resampling.BOX))
+        screen = _average_weighted(screen, height, width)
     if spec.crop is None:
         return np.array(screen)
     top, bottom, left, right = spec.crop
@@ -95,6 +96,23 @@ def to_frame(screen: np.ndarray, spec: PixelSpec) -> np.ndarray:
 def _average(screen: np.ndarray, y: int, x: int) -> np.ndarray:
     """Rounded means of exact y x x boxes: (H*y, W*x, 3) -> (H, W, 3)."""
     return np.array(Image.fromarray(np.ascontiguousarray(screen)).reduce((x, y)))
+
+
+def _average_weighted(screen: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Rounded means of boxes whose edges cut through pixels: (rows, columns, 3) -> (height, width, 3)."""
+    down, across = _shares(screen.shape[0], height), _shares(screen.shape[1], width)
+    means = np.einsum("hr,rcx->hcx", down, screen.astype(np.float32), optimize=True)
+    means = np.einsum("wc,hcx->hwx", across, means, optimize=True)
+    return np.clip(np.rint(means), 0, 255).astype(np.uint8)
+
+
+@functools.lru_cache(maxsize=16)
+def _shares(count: int, boxes: int) -> np.ndarray:
+    """(boxes, count) float32: the share of each pixel in the mean of each box; rows sum to 1."""
+    edges = np.arange(boxes + 1) * count / boxes
+    pixels = np.arange(count)
+    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return (np.clip(overlap, 0, None) * boxes / count).astype(np.float32)
 
 
 class FrameStack:

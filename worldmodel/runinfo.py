@@ -143,7 +143,9 @@ def load_run_info(path: Path) -> dict[str, Any]:
         if not isinstance(info, dict) or "config" not in info or "verb" not in info:
             raise ValueError("it has no 'verb' and 'config'")
     except FileNotFoundError:
-        raise UserError(f"no saved config at {path}; every output has one beside it (*.run.json or run.json).") from None
+        raise UserError(
+            f"no saved config at {path}; every output has one beside it (*.run.json or run.json)."
+        ) from None
     except ValueError as error:
         raise UserError(f"{path} is not a saved run: {error}.") from None
     return info

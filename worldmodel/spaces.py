@@ -154,9 +154,7 @@ def from_json(spec: dict[str, Any]) -> Space:
         return MultiBinary(int(spec["n"]))
     if kind == "box":
         return Box(tuple(spec["low"]), tuple(spec["high"]))
-    raise UserError(
-        f"unknown action space kind {kind!r}; known: discrete, multi_discrete, multi_binary, box."
-    )
+    raise UserError(f"unknown action space kind {kind!r}; known: discrete, multi_discrete, multi_binary, box.")
 
 
 def from_gymnasium(space: gymnasium.Space) -> Space:

@@ -22,13 +22,13 @@ def bench_collect(env: str, episodes: int, rounds: int) -> dict[str, Any]:
         "recorded" ends when the last episode is on disk; "recorded and sealed" includes the sealed file.
     """
     from worldmodel import envs
-    from worldmodel.collect.recorder import Plan, make_header, record_plan
     from worldmodel.collect.policies import spec_of
+    from worldmodel.collect.recorder import Plan, make_header, record_plan
     from worldmodel.collect.rollout import episode_seeds, play
     from worldmodel.data.parts import PartWriter
 
     world = envs.make(env)
-    meta = world.unwrapped.meta
+    meta = world.meta
     spec = spec_of("random", meta.action_space, {})
     header = make_header(meta, [spec], 0, episodes, (0, 1))
     policy = spec.build(meta.action_space)
@@ -69,14 +69,14 @@ def bench_collect(env: str, episodes: int, rounds: int) -> dict[str, Any]:
         for _ in range(rounds):
             with tempfile.TemporaryDirectory() as name:
                 folder = Path(name)
-                for label, way in (
-                    ("environment alone", lambda: bare()),
-                    ("recorded, this process", lambda: recorded(folder)),
-                    ("recorded, 1 process", lambda: processes(folder, 1)),
-                    ("recorded, 2 processes", lambda: processes(folder, 2)),
-                ):
-                    steps, seconds = way()
-                    ways.setdefault(label, []).append(steps / seconds)
+                taken = {
+                    "environment alone": bare(),
+                    "recorded, this process": recorded(folder),
+                    "recorded, 1 process": processes(folder, 1),
+                    "recorded, 2 processes": processes(folder, 2),
+                }
+            for label, (steps, seconds) in taken.items():
+                ways.setdefault(label, []).append(steps / seconds)
     finally:
         world.close()
     alone = ways["environment alone"]
@@ -88,4 +88,10 @@ def bench_collect(env: str, episodes: int, rounds: int) -> dict[str, Any]:
         }
         for label, rates in ways.items()
     ]
-    return {"rows": rows, "env": env, "episodes": episodes, "rounds": rounds, "frame": list(meta.pixels.frame_shape)}
+    return {
+        "rows": rows,
+        "env": env,
+        "episodes": episodes,
+        "rounds": rounds,
+        "frame": list(meta.pixels.frame_shape),
+    }

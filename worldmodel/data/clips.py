@@ -61,9 +61,7 @@ class Batch(Generic[Array]):
             tensor = array if isinstance(array, torch.Tensor) else torch.from_numpy(array)
             return tensor.to(device)
 
-        values = {
-            name: move(getattr(self, name)) for name in self.__dataclass_fields__ if name != "variables"
-        }
+        values = {name: move(getattr(self, name)) for name in self.__dataclass_fields__ if name != "variables"}
         variables = {name: move(array) for name, array in self.variables.items()}
         return Batch(**values, variables=variables)
 

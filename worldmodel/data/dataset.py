@@ -74,9 +74,7 @@ class Dataset:
         self.step_offsets = np.cumsum(self.lengths) - self.lengths
         self.indices, self.seeds, self.crcs = (self._column(n) for n in ("index", "seed", "crc"))
         self.split_numbers = self._column("split")
-        self.policy_numbers = np.concatenate(
-            [m[s.table["policy"]] for m, s in zip(maps, self._sources, strict=True)]
-        )
+        self.policy_numbers = np.concatenate([m[s.table["policy"]] for m, s in zip(maps, self._sources, strict=True)])
         self.splits = np.asarray(SPLITS)[self.split_numbers]
         self.policies = np.asarray(self.header.policy_names)[self.policy_numbers]
         counts = [len(source.table["length"]) for source in self._sources]

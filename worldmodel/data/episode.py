@@ -74,9 +74,7 @@ class Episode:
             raise self._fail(f"{name} is a {type(value).__name__}; wanted a numpy array of {dtypes}.")
         if str(value.dtype) not in dtypes.split(" or "):
             raise self._fail(f"{name} has dtype {value.dtype}; wanted {dtypes}. Convert with .astype().")
-        fits = len(shape) == value.ndim and all(
-            n is None or n == m for n, m in zip(shape, value.shape, strict=True)
-        )
+        fits = len(shape) == value.ndim and all(n is None or n == m for n, m in zip(shape, value.shape, strict=True))
         if not fits:
             wanted = str(tuple("any" if n is None else n for n in shape)).replace("'", "")
             raise self._fail(f"{name} has shape {value.shape}; wanted {wanted}.")
@@ -86,9 +84,7 @@ class Episode:
         frames = self._array("frames", self.frames, (None, None, None, 3), "uint8")
         num_frames = len(frames)
         if num_frames < 2 or 0 in frames.shape:
-            raise self._fail(
-                f"frames has shape {frames.shape}; wanted at least two frames of a pixel or more."
-            )
+            raise self._fail(f"frames has shape {frames.shape}; wanted at least two frames of a pixel or more.")
         steps = num_frames - 1
         object.__setattr__(self, "frames", frames)
         wanted: dict[str, tuple[int, str]] = {
@@ -185,9 +181,7 @@ class Episode:
             return False
         mine, theirs = dict(self.arrays()), dict(other.arrays())
         return mine.keys() == theirs.keys() and all(
-            a.dtype == theirs[name].dtype
-            and a.shape == theirs[name].shape
-            and a.tobytes() == theirs[name].tobytes()
+            a.dtype == theirs[name].dtype and a.shape == theirs[name].shape and a.tobytes() == theirs[name].tobytes()
             for name, a in mine.items()
         )
 

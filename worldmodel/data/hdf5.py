@@ -83,8 +83,7 @@ def seal(
             seal_first_block(temporary, DATASET)
         except OSError as error:
             raise UserError(
-                f"'{out}' could not be written: {error}. The parts are as they were; "
-                "free some space and seal again."
+                f"'{out}' could not be written: {error}. The parts are as they were; free some space and seal again."
             ) from error
     if remove_parts:
         from worldmodel.data.verify import verify

@@ -227,9 +227,7 @@ class Header:
             )
         spaces.check_actions(space, episode.actions, f"episode {episode.index}: actions")
         if set(episode.variables) != set(self.variables):
-            raise fail(
-                f"variables are {sorted(episode.variables)}; the header says {sorted(self.variables)}."
-            )
+            raise fail(f"variables are {sorted(episode.variables)}; the header says {sorted(self.variables)}.")
         if episode.policy not in self.policy_names:
             raise fail(f"policy {episode.policy!r} is not among the header's {list(self.policy_names)}.")
         if self.max_steps is not None and episode.length > self.max_steps:

@@ -113,22 +113,17 @@ def check_first_block(file: BinaryIO, path: Path) -> tuple[str, int]:
     if not block:
         raise UserError(f"'{path}' is empty. {_DAMAGED}")
     if block.startswith(b"\x89WMPART\n"):
-        raise UserError(
-            f"'{path}' is a part file, not a sealed dataset. Seal it with `worldmodel data seal {path}`."
-        )
+        raise UserError(f"'{path}' is a part file, not a sealed dataset. Seal it with `worldmodel data seal {path}`.")
     match = _FIRST_LINE.match(block)
     if match is None:
         if block.startswith(b"worldmodel "):
             raise UserError(f"'{path}': its first block is damaged or cut off. {_DAMAGED}")
         kind = "an HDF5 file, but" if block.startswith(b"\x89HDF\r\n") else "a file that is"
-        raise UserError(
-            f"'{path}' is {kind} no worldmodel dataset: it does not begin with 'worldmodel dataset'."
-        )
+        raise UserError(f"'{path}' is {kind} no worldmodel dataset: it does not begin with 'worldmodel dataset'.")
     kind, version, num_bytes, crc = match[1].decode(), int(match[2]), int(match[3]), int(match[4], 16)
     if version != FORMAT_VERSION:
         raise UserError(
-            f"'{path}' has format version {version}; this code reads version "
-            f"{FORMAT_VERSION}. Update worldmodel."
+            f"'{path}' has format version {version}; this code reads version {FORMAT_VERSION}. Update worldmodel."
         )
     if num_bytes != size:
         raise UserError(f"'{path}' has {size} bytes; it was written with {num_bytes}. {_DAMAGED}")

@@ -132,8 +132,6 @@ def open_sources(path: Path) -> list[Source]:
             )
         source = open_source(place)
         if source.fingerprint != fingerprint:
-            raise UserError(
-                f"'{place}' has changed since it was merged into '{path}'. Merge the files again."
-            )
+            raise UserError(f"'{place}' has changed since it was merged into '{path}'. Merge the files again.")
         sources.append(source)
     return sources

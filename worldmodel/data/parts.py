@@ -114,9 +114,7 @@ class PartWriter:
             raise UserError(f"'{self.path}' is closed; open a new PartWriter to go on.")
         self.header.check(episode)
         if episode.index in self._indices:
-            raise UserError(
-                f"'{self.path}' already holds episode {episode.index}; each index is written once."
-            )
+            raise UserError(f"'{self.path}' already holds episode {episode.index}; each index is written once.")
         meta = canonical_json(episode_meta(episode)).encode("ascii")
         head = RECORD_HEAD.pack(RECORD_MAGIC, len(meta), episode.num_bytes, zlib.crc32(meta), episode.crc())
         small = head + CRC.pack(zlib.crc32(head)) + meta

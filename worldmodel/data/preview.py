@@ -108,9 +108,7 @@ def contact_sheet(
             y = row * row_h + _LABEL
             sheet.paste(Image.fromarray(_enlarge(frames[t : t + 1], scale)[0]), (x, y))
             if not valid[t]:
-                draw.rectangle(
-                    (x, y, x + width * scale - 1, y + height * scale - 1), outline=_INVALID, width=2
-                )
+                draw.rectangle((x, y, x + width * scale - 1, y + height * scale - 1), outline=_INVALID, width=2)
             draw.text((x + 1, y + height * scale), str(t), fill=_INK)
     with atomic_path(path) as temporary:
         sheet.save(temporary, format="PNG")

@@ -164,9 +164,7 @@ def build_episode(arrays: dict[str, np.ndarray], meta: dict[str, Any], where: st
     variables = {n.removeprefix("variables/"): a for n, a in arrays.items() if n.startswith("variables/")}
     flat = {n: a for n, a in arrays.items() if not n.startswith("variables/")}
     try:
-        return Episode(
-            **flat, variables=variables, index=meta["index"], seed=meta["seed"], policy=meta["policy"]
-        )
+        return Episode(**flat, variables=variables, index=meta["index"], seed=meta["seed"], policy=meta["policy"])
     except UserError as error:
         raise UserError(f"{where} is no valid episode: {error}") from error
 
@@ -210,9 +208,7 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[Header, int]:
     first = file.read(FILE_HEAD.size)
     if not first.startswith(PART_MAGIC):
         if PART_MAGIC.startswith(first):
-            raise UserError(
-                f"'{path}' ends inside its header ({len(first)} bytes). Delete it and record again."
-            )
+            raise UserError(f"'{path}' ends inside its header ({len(first)} bytes). Delete it and record again.")
         raise UserError(f"'{path}' is not a part file: it does not begin with the part file's mark.")
     if len(first) < FILE_HEAD.size:
         raise UserError(f"'{path}' ends inside its header ({len(first)} bytes). Delete it and record again.")
@@ -233,9 +229,7 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[Header, int]:
     return Header.from_json(json.loads(text)), end
 
 
-def _read_record(
-    file: BinaryIO, path: Path, number: int, offset: int, size: int, check: bool
-) -> Record | Torn:
+def _read_record(file: BinaryIO, path: Path, number: int, offset: int, size: int, check: bool) -> Record | Torn:
     """Read the record at `offset`; `Torn` if it is broken and nothing whole follows."""
     file.seek(offset)
     torn = Torn(number, offset, size - offset)

@@ -121,10 +121,7 @@ def _actions(actions: np.ndarray, space: spaces.Space) -> list[dict[str, Any]]:
         choices = [2] * space.n
     else:
         choices = list(space.nvec)
-    return [
-        {"counts": np.bincount(column, minlength=n).tolist()}
-        for column, n in zip(columns, choices, strict=True)
-    ]
+    return [{"counts": np.bincount(column, minlength=n).tolist()} for column, n in zip(columns, choices, strict=True)]
 
 
 def _dead_time(dataset: Dataset) -> dict[str, Any]:

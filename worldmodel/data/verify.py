@@ -114,9 +114,7 @@ def _verify_source(source: Source) -> None:
             where = f"'{path}': episode {number} (index {table['index'][number]})"
             crc = source.episode_crc(number)
             if crc != table["crc"][number]:
-                raise UserError(
-                    f"{where}: CRC of its arrays is {crc:08x}, stored {table['crc'][number]:08x}."
-                )
+                raise UserError(f"{where}: CRC of its arrays is {crc:08x}, stored {table['crc'][number]:08x}.")
             try:
                 episode = data.episode(number)
             except UserError as error:

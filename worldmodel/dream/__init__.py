@@ -10,7 +10,10 @@ _NAMES = {"DreamEnv": "env", "DreamVectorEnv": "env", "Simulator": "simulator", 
 
 def register() -> None:
     """Register `worldmodel/Dream-v0` with gymnasium; needs no torch, and may be called again."""
-    import gymnasium
+    try:
+        import gymnasium
+    except ImportError:  # models and training run on machines without it
+        return
 
     if DREAM_ID not in gymnasium.registry:
         gymnasium.register(

@@ -19,7 +19,7 @@ from worldmodel.model import WorldModel
 
 @dataclass(frozen=True)
 class Shown:
-    """Frames to lay beside each other, each (L, H, W, 3) uint8; `ended` is the dreamed step that was the last, if any."""
+    """Frames to lay beside each other, each (L, H, W, 3) uint8; `ended` is the dream's last step, if it ended."""
 
     real: np.ndarray
     reconstructed: np.ndarray

@@ -87,18 +87,14 @@ class Simulator:
         if temperature < 0:
             raise UserError(f"temperature={temperature}: wanted 0 or more.")
         if world.starts is None or not len(world.starts):
-            raise UserError(
-                "this world has no starts to dream from; load it with WorldModel.from_pretrained."
-            )
+            raise UserError("this world has no starts to dream from; load it with WorldModel.from_pretrained.")
         self.world, self.num_rows, self.temperature = world, num_rows, temperature
         self._starts = world.starts
         self._choices = world.starts.choices(starts)
         zeros = torch.zeros(num_rows, dtype=torch.int64, device=world.device)
         self._state = SimulatorState(
             prior=world.starts.state.rows(zeros),
-            frames=torch.zeros(
-                (num_rows, *world.tokenizer.frame_shape), dtype=torch.uint8, device=world.device
-            ),
+            frames=torch.zeros((num_rows, *world.tokenizer.frame_shape), dtype=torch.uint8, device=world.device),
             seeds=zeros,
             episodes=zeros,
             steps=zeros,
@@ -142,9 +138,7 @@ class Simulator:
         else:
             chosen = starts.to(index.device, torch.int64)
             if bool(((chosen < 0) | (chosen >= len(self._starts))).any()):
-                raise UserError(
-                    f"start {chosen.tolist()}: this world has starts 0 to {len(self._starts) - 1}."
-                )
+                raise UserError(f"start {chosen.tolist()}: this world has starts 0 to {len(self._starts) - 1}.")
         fresh = self._starts.state.rows(chosen)
         everywhere = torch.zeros(self.num_rows, dtype=torch.int64, device=index.device)
         place = everywhere.index_copy(0, index, torch.arange(len(index), device=index.device))

@@ -314,12 +314,8 @@ class FactoredPrior(nn.Module):
         codes, log_probs = self._draw(places, told, draws[:, 2:], temperature)
         seen = torch.where(has_picture[:, None, None], codes, self.num_codes)
         rewards = self.heads.unscale(self.heads.rewards(summary, terminations, seen).float())
-        after = PriorState(
-            torch.cat([state.codes[:, 1:], seen[:, None]], 1), now.actions, now.has_action, status
-        )
-        return PriorStep(
-            after, codes, has_picture, terminations, hazards, rewards, status, log_probs * has_picture
-        )
+        after = PriorState(torch.cat([state.codes[:, 1:], seen[:, None]], 1), now.actions, now.has_action, status)
+        return PriorStep(after, codes, has_picture, terminations, hazards, rewards, status, log_probs * has_picture)
 
     def _draw(self, places: Tensor, told: Tensor, draws: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """Write a frame column by column: codes (B, h, w) and their log-probability (B,) at temperature 1."""

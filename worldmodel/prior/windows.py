@@ -95,9 +95,7 @@ def cut_targets(clip: CodeClip, window: int, num_codes: int, num_status: int) ->
         status = torch.zeros_like(status)
 
     blank = torch.full_like(pictures[:, :1], num_codes).expand(-1, window, -1, -1)
-    history = (
-        torch.cat([blank, pictures], 1).unfold(1, window, 1)[:, :length].movedim(-1, 2)
-    )  # (B, T, W, h, w)
+    history = torch.cat([blank, pictures], 1).unfold(1, window, 1)[:, :length].movedim(-1, 2)  # (B, T, W, h, w)
     still = torch.zeros((batch, window, *clip.actions.shape[2:]), dtype=clip.actions.dtype, device=device)
     actions = torch.cat([still, clip.actions], 1).unfold(1, window, 1).movedim(-1, 2)  # (B, T, W, ...)
     index = torch.arange(length, device=device)

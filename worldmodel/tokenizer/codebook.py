@@ -30,9 +30,7 @@ class Codebook(nn.Module):
     sums: Tensor
     initialised: Tensor
 
-    def __init__(
-        self, num_codes: int, code_dim: int, decay: float = 0.99, restart_below: float = 0.5
-    ) -> None:
+    def __init__(self, num_codes: int, code_dim: int, decay: float = 0.99, restart_below: float = 0.5) -> None:
         super().__init__()
         self.num_codes = num_codes
         self.decay = decay

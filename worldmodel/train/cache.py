@@ -59,9 +59,7 @@ class CodeCache:
         data = self.data
         frames = (data.frame_offsets[episodes] + starts)[:, None] + np.arange(length)  # (B, L)
         steps = (data.step_offsets[episodes] + starts)[:, None] + np.arange(length - 1)  # (B, L-1)
-        arrays = {
-            name: data.flat(name)[steps] for name in ("actions", "rewards", "terminations", "truncations")
-        }
+        arrays = {name: data.flat(name)[steps] for name in ("actions", "rewards", "terminations", "truncations")}
         return CodeClip(
             codes=torch.from_numpy(self.codes[frames].astype(np.int64)),
             frame_valid=torch.from_numpy(data.flat("frame_valid")[frames]),

@@ -26,9 +26,7 @@ def save_checkpoint(path: Path, model: nn.Module, optimiser: optim.Optimizer, fa
         tensors |= {f"optimiser.{index}.{name}": tensor.detach().cpu() for name, tensor in state.items()}
     fresh = path.with_name(f".{path.name}.new-{os.getpid()}")
     # clones: safetensors refuses tensors that share memory
-    save_file(
-        {name: t.clone().contiguous() for name, t in tensors.items()}, fresh, {"facts": json.dumps(facts)}
-    )
+    save_file({name: t.clone().contiguous() for name, t in tensors.items()}, fresh, {"facts": json.dumps(facts)})
     with open(fresh, "rb") as file:
         os.fsync(file.fileno())
     fresh.replace(path)

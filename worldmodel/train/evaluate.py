@@ -20,9 +20,7 @@ CHUNK = 16
 
 
 @torch.no_grad()
-def evaluate_world(
-    world: WorldModel, data: Dataset, cache: CodeCache, length: int, seed: int
-) -> dict[str, Any]:
+def evaluate_world(world: WorldModel, data: Dataset, cache: CodeCache, length: int, seed: int) -> dict[str, Any]:
     """Figures on the validation split (the training split where that is empty, and the report says so).
 
     Returns:
@@ -47,9 +45,7 @@ def evaluate_world(
         shuffled -= float(world.prior.log_prob(replace(clip, actions=actions))[:, 1:].sum())
         if len(psnrs) < 2:
             parts = zip(episodes[rows], starts[rows], strict=True)
-            real = torch.from_numpy(
-                np.stack([data.frames(int(e), int(s), int(s) + length) for e, s in parts])
-            )
+            real = torch.from_numpy(np.stack([data.frames(int(e), int(s), int(s) + length) for e, s in parts]))
             made = world.tokenizer.decode(clip.codes).cpu()
             mse = ((real.float() - made.float()) / 255).square().mean((2, 3, 4))[clip.frame_valid.cpu()]
             psnrs.append(float((-10 * mse.clamp_min(1e-10).log10()).mean()))

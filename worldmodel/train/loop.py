@@ -106,9 +106,7 @@ class Loop:
             if step % config.log_every == 0 or step == self.num_steps:
                 figures = {name: float(value.detach()) for name, value in self._losses.items()}
                 if not all(math.isfinite(x) for x in figures.values()):
-                    raise UserError(
-                        f"the {self.stage} diverged at step {step} ({figures}); lower its learning rate."
-                    )
+                    raise UserError(f"the {self.stage} diverged at step {step} ({figures}); lower its learning rate.")
                 log.write(step, figures)
                 if self.progress is not None:
                     self.progress(self.stage, step, self.num_steps, figures)

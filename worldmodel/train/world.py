@@ -124,9 +124,7 @@ def train_prior(
         torch.manual_seed(config.seed)
         episodes = data.episodes_of("train")
         prior.init_from_codes(world.tokenizer.codebook.embeddings, cache.counts(episodes).to(runtime.device))
-        spans = [
-            slice(int(data.step_offsets[e]), int(data.step_offsets[e] + data.lengths[e])) for e in episodes
-        ]
+        spans = [slice(int(data.step_offsets[e]), int(data.step_offsets[e] + data.lengths[e])) for e in episodes]
         rewards = np.concatenate([data.flat("rewards")[span] for span in spans])
         prior.heads.measure(torch.from_numpy(rewards).to(runtime.device))
     for step in loop.steps():
@@ -206,8 +204,7 @@ def _with_budget(config: WorldConfig, minutes: float | None) -> WorldConfig:
     loops = {"train_tokenizer": config.train_tokenizer, "train_prior": config.train_prior}
     total = sum(loop.minutes for loop in loops.values())
     shared: dict[str, Any] = {
-        name: replace(loop, minutes=minutes * loop.minutes / total, num_steps=0)
-        for name, loop in loops.items()
+        name: replace(loop, minutes=minutes * loop.minutes / total, num_steps=0) for name, loop in loops.items()
     }
     return replace(config, **shared)
 
