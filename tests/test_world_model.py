@@ -23,6 +23,7 @@ from worldmodel.model import WorldModel
 from worldmodel.pixels import PixelSpec
 from worldmodel.presets import PRESETS
 from worldmodel.train import train_world
+from worldmodel.train.cache import CodeCache
 from worldmodel.train.loop import Loop
 
 register()
@@ -165,6 +166,21 @@ def test_starts_are_true_starts_and_moments_inside(world: WorldModel, data: Data
     codes = world.tokenizer.encode(torch.from_numpy(first)[None])[0, 0]
     assert torch.equal(starts.state.codes[5, -1], codes)
     assert not starts.state.has_action.any()
+
+
+def test_every_frame_is_learned_once_an_epoch(data: Dataset) -> None:
+    codes = np.zeros((data.num_frames, 2, 2), np.int32)
+    cache = CodeCache(data, codes, 16, PRESETS["tiny"].prior.status)
+    seen = np.zeros(data.num_frames, int)
+    length = 3
+    for number in range(data.num_episodes):
+        starts = np.arange(data.lengths[number] + 2 - length)
+        clip = cache.clip(np.full_like(starts, number), starts, length)
+        rows = (data.frame_offsets[number] + starts)[:, None] + np.arange(length)
+        np.add.at(seen, rows[clip.learned.numpy()], 1)
+    long = data.lengths >= length - 1
+    frames = np.repeat(long, data.lengths + 1)
+    assert (seen[frames] == 1).all()
 
 
 def spoil(name: str, directory: Path) -> str:

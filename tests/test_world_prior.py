@@ -52,6 +52,7 @@ def make_clip(batch: int = 3, length: int = 5, space: spaces.Space = SPACES[0]) 
         terminations=ends,
         truncations=torch.zeros_like(ends),
         status=torch.randint(0, 3, (batch, length), generator=g),
+        learned=torch.ones(batch, length, dtype=torch.bool),
     )
 
 
@@ -136,6 +137,7 @@ def test_column_order_likelihood_sums_to_one() -> None:
         terminations=steps.bool(),
         truncations=steps.bool(),
         status=torch.zeros(81, 2, dtype=torch.int64),
+        learned=torch.ones(81, 2, dtype=torch.bool),
     )
     torch.testing.assert_close(prior.log_prob(clip)[:, 1].exp().sum(), torch.tensor(1.0), atol=1e-5, rtol=0)
 
@@ -185,15 +187,20 @@ def test_an_end_without_picture() -> None:
     assert (out.state.codes[:, -1] == V).all()
 
 
-def test_training_noise_and_drawn_targets() -> None:
-    clip = make_clip(batch=8, length=6)
-    targets = cut_targets(clip, 2, V, 3)
+def test_spoilt_histories_spare_the_target() -> None:
+    clip = make_clip(batch=200, length=6)
+    flat = cut_targets(clip, 2, V, 3).flat()
     torch.manual_seed(0)
-    chosen = targets.choose(2)
-    assert chosen.frame_valid.shape == (8, 2)
-    flat = targets.flat()
     noisy = flat.noisy(0.9, V)
     changed = noisy.state.codes != flat.state.codes
     assert changed.any()
     assert not changed[flat.state.codes == V].any()
-    assert torch.equal(noisy.codes, flat.codes)
+    forgetful = flat.forgetful(0.5, V, 3)
+    lost = (forgetful.state.codes == V).flatten(2).all(2) & ~(flat.state.codes == V).flatten(2).all(2)  # (N, W)
+    assert not lost[:, -1].any()  # the newest frame and the action now taken stay
+    assert torch.equal(forgetful.state.has_action[:, -1], flat.state.has_action[:, -1])
+    assert 0.1 < lost[:, 0].float().mean() < 0.4
+    assert (forgetful.state.has_action[:, 0][lost[:, 0]] == 0).all()
+    assert (forgetful.state.status[lost[:, 0]] == 3).all()
+    for spoilt in (noisy, forgetful):
+        assert torch.equal(spoilt.codes, flat.codes)

@@ -19,7 +19,7 @@ TINY = WorldConfig(
         history_noise=0.02,
     ),
     train_tokenizer=LoopConfig(num_steps=150, batch_size=8, learning_rate=4e-3, warmup_steps=10),
-    train_prior=LoopConfig(num_steps=120, batch_size=16, clip_length=6, learning_rate=4e-3, warmup_steps=10),
+    train_prior=LoopConfig(num_steps=120, batch_size=16, clip_length=3, learning_rate=4e-3, warmup_steps=10),
     num_starts=32,
 )
 
@@ -31,11 +31,10 @@ DOOM_TAKE_COVER_DEMO = WorldConfig(
         trunk_layers=2,
         decoder_layers=1,
         embed_dim=32,
-        targets_per_clip=1,
         status=StatusConfig("health", (26.5, 47.5, 68.5, 89.5)),
     ),
     train_tokenizer=LoopConfig(minutes=1.0, batch_size=8, clip_length=2, learning_rate=3e-3),
-    train_prior=LoopConfig(minutes=1.5, batch_size=16, clip_length=12, learning_rate=2e-3),
+    train_prior=LoopConfig(minutes=1.5, batch_size=16, clip_length=4, learning_rate=2e-3),
 )
 
 PRESETS: dict[str, WorldConfig] = {"tiny": TINY, "doom-take-cover-demo": DOOM_TAKE_COVER_DEMO}

@@ -59,8 +59,8 @@ class FactoredConfig:
         action_dim: width of an action's vector; W of them, side by side, are the condition.
         history_noise: highest share of a history's codes replaced by another clip's while training, so
             that the dream forgives its own mistakes.
-        targets_per_clip: frames of each clip that are predicted in a training step, drawn anew each time;
-            0 predicts all.
+        history_loss: share of the windows that lose some of their oldest frames and the status while
+            training, so that a clip may begin anywhere.
         end_weight: weight of the end's loss beside the codes' (nats).
         status_weight: weight of the status' loss (nats).
         reward_weight: weight of the reward's squared error, in standard deviations.
@@ -75,7 +75,7 @@ class FactoredConfig:
     embed_dim: int = 64
     action_dim: int = 16
     history_noise: float = 0.06
-    targets_per_clip: int = 0
+    history_loss: float = 0.1
     end_weight: float = 1.0
     status_weight: float = 1.0
     reward_weight: float = 0.1
@@ -204,7 +204,7 @@ class FactoredPrior(nn.Module):
     # -- learning ------------------------------------------------------------------------------------------
 
     def loss(self, clip: CodeClip) -> dict[str, Tensor]:
-        """Losses of a batch of clips; in training mode with noise on the history and drawn targets.
+        """Losses of the learned frames of a batch of clips; in training mode with a spoilt history.
 
         Random numbers come from torch's global generator.
 
@@ -212,12 +212,11 @@ class FactoredPrior(nn.Module):
             Scalars: `loss`, the weighted sum of `codes` (nats a code), `end` (nats a step), `status` (nats
             a frame) and `reward` (squared standard deviations).
         """
-        targets = self._targets(clip)
+        targets = self._targets(clip).take(clip.learned)
         if self.training:
-            targets = targets.choose(self.config.targets_per_clip)
-        targets = targets.flat()
-        if self.training and self.config.history_noise > 0:
             targets = targets.noisy(self.config.history_noise, self.num_codes)
+            bins = self.config.status.num_bins
+            targets = targets.forgetful(self.config.history_loss, self.num_codes, bins)
         logits, end, status, rewards = self._forward(targets)
         truth = rearrange(targets.codes, "n h w -> n (w h)")
         nats = F.cross_entropy(logits.float().flatten(0, 1), truth.flatten(), reduction="none")

@@ -23,6 +23,8 @@ class CodeClip:
         rewards: (B, T-1) float32.
         terminations, truncations: (B, T-1) bool.
         status: (B, T) int64, the hidden variable's bin; any value where no status is learned.
+        learned: (B, T) bool, the frames whose prediction is learned; the others are only looked at. See
+            `train.cache.CodeCache`, which marks each frame of the data once.
     """
 
     codes: Tensor
@@ -32,6 +34,7 @@ class CodeClip:
     terminations: Tensor
     truncations: Tensor
     status: Tensor
+    learned: Tensor
 
     def to(self, device: torch.device | str) -> CodeClip:
         """The same clip on another device."""

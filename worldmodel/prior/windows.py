@@ -40,24 +40,36 @@ class Targets:
     has_step: Tensor
     has_end: Tensor
 
-    def _map(self, state: PriorState, take: object) -> Targets:
-        fields = {name: take(value) for name, value in vars(self).items() if name != "state"}  # type: ignore[operator]
+    def take(self, mask: Tensor) -> Targets:
+        """Those marked True, (B, T) bool: (B, T) -> (N,), N of them."""
+        state = PriorState(**{name: value[mask] for name, value in vars(self.state).items()})
+        fields = {name: value[mask] for name, value in vars(self).items() if name != "state"}
         return Targets(state=state, **fields)
 
     def flat(self) -> Targets:
-        """(B, T) -> (B*T,)."""
-        state = PriorState(**{name: value.flatten(0, 1) for name, value in vars(self.state).items()})
-        return self._map(state, lambda value: value.flatten(0, 1))
+        """All of them, (B, T) -> (B*T,)."""
+        return self.take(torch.ones_like(self.frame_valid))
 
-    def choose(self, count: int) -> Targets:
-        """`count` random targets of each clip, (B, T) -> (B, count); 0 or more than T keeps all."""
-        length = self.frame_valid.shape[1]
-        if not 0 < count < length:
-            return self
-        rows = torch.arange(len(self.frame_valid), device=self.frame_valid.device)[:, None]
-        columns = torch.rand(self.frame_valid.shape, device=self.frame_valid.device).argsort(1)[:, :count]
-        state = PriorState(**{name: value[rows, columns] for name, value in vars(self.state).items()})
-        return self._map(state, lambda value: value[rows, columns])
+    def forgetful(self, share: float, no_frame: int, unknown: int) -> Targets:
+        """A share of the windows loses a random number of its oldest frames and actions, and its status.
+
+        Clips that begin inside an episode are so learned too: (N,) -> (N,).
+
+        Args:
+            share: of the windows.
+            no_frame: V.
+            unknown: the status that stands for "not known".
+        """
+        state, device = self.state, self.codes.device
+        count, window = state.has_action.shape
+        forgets = torch.rand(count, device=device) < share
+        kept = torch.randint(1, window + 1, (count,), device=device)  # frames that stay
+        kept = torch.where(forgets, kept, window + 1)
+        age = torch.arange(window, 0, -1, device=device)[None]  # 1 for the newest frame and action
+        codes = torch.where((age > kept[:, None])[:, :, None, None], no_frame, state.codes)
+        has_action = state.has_action & (age <= kept[:, None])
+        status = torch.where(forgets, unknown, state.status)
+        return replace(self, state=PriorState(codes, state.actions, has_action, status))
 
     def noisy(self, share: float, no_frame: int) -> Targets:
         """Replace up to `share` of the history's codes by the same place's of another target.

@@ -78,7 +78,7 @@ def train_world(
     cache = CodeCache(data, codes, config.tokenizer.num_codes, config.prior.status)
     train_prior(world, cache, config, folder, runtime, progress)
     world.starts = gather_starts(world, cache, config.num_starts, config.seed)
-    world.report = evaluate_world(world, data, cache, config.train_prior.clip_length, config.seed)
+    world.report = evaluate_world(world, data, cache, config.seed)
 
     if out.exists() and force and not is_world(out):
         shutil.rmtree(out)
