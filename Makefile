@@ -20,7 +20,7 @@ demo: .venv/.ok
 	$(BIN)/worldmodel demo --out $(OUT)
 
 test: .venv/.ok
-	$(BIN)/pytest -m "not slow and not gpu"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not gpu"
 
 test-all: .venv/.ok
 	$(BIN)/pytest --timeout 1800

@@ -17,7 +17,7 @@ TEMPLATE = """<!doctype html>
 <title>{{ title }}</title>
 <style>
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 68rem; padding: 0 1rem; color: #1a1a1a }
-h1 { margin-bottom: 0 } h2 { margin-top: 2.2rem; border-bottom: 1px solid #ddd } 
+h1 { margin-bottom: 0 } h2 { margin-top: 2.2rem; border-bottom: 1px solid #ddd }
 .lead { color: #555; margin-top: .3rem }
 img { max-width: 100%; image-rendering: pixelated; display: block; margin: .6rem 0 } img.plot { image-rendering: auto }
 table { border-collapse: collapse; margin: .6rem 0 } td, th { padding: .2rem .9rem .2rem 0; text-align: left }
