@@ -33,8 +33,8 @@ DOOM_TAKE_COVER_DEMO = WorldConfig(
         embed_dim=32,
         status=StatusConfig("health", (26.5, 47.5, 68.5, 89.5)),
     ),
-    train_tokenizer=LoopConfig(minutes=1.0, batch_size=8, clip_length=2, learning_rate=3e-3),
-    train_prior=LoopConfig(minutes=1.5, batch_size=16, clip_length=4, learning_rate=2e-3),
+    train_tokenizer=LoopConfig(minutes=1.0, min_steps=600, batch_size=8, clip_length=2, learning_rate=3e-3),
+    train_prior=LoopConfig(minutes=1.5, min_steps=600, batch_size=16, clip_length=4, learning_rate=2e-3),
 )
 
 PRESETS: dict[str, WorldConfig] = {"tiny": TINY, "doom-take-cover-demo": DOOM_TAKE_COVER_DEMO}

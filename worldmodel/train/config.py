@@ -15,6 +15,7 @@ class LoopConfig:
     Attributes:
         minutes: budget, turned into a number of steps once, after the first steps were timed.
         num_steps: number of steps; 0 takes the budget in minutes instead.
+        min_steps: a budget is overrun for these, lest a busy machine leave the model untrained.
         batch_size: clips a step, of all processes together.
         clip_length: frames of a clip.
         learning_rate: at its highest.
@@ -27,6 +28,7 @@ class LoopConfig:
 
     minutes: float = 1.0
     num_steps: int = 0
+    min_steps: int = 0
     batch_size: int = 16
     clip_length: int = 2
     learning_rate: float = 1e-3

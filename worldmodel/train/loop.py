@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -98,11 +100,12 @@ class Loop:
             yield step
             step += 1
             now = time.perf_counter()
-            laps.append(now)
+            if len(laps) <= TIMED_STEPS:
+                laps.append(now)
             if not self.num_steps and step >= TIMED_STEPS:
-                lap = (laps[-1] - laps[UNTIMED_STEPS]) / (TIMED_STEPS - UNTIMED_STEPS)
+                lap = statistics.median(b - a for a, b in pairwise(laps[UNTIMED_STEPS:]))
                 left = config.minutes * 60 - (now - begun)
-                self.num_steps = step + max(0, round(left / lap))
+                self.num_steps = max(step, step + round(left / lap), config.min_steps)
             if step % config.log_every == 0 or step == self.num_steps:
                 figures = {name: float(value.detach()) for name, value in self._losses.items()}
                 if not all(math.isfinite(x) for x in figures.values()):
