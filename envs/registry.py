@@ -127,6 +127,11 @@ def make(name: str, **kwargs: Any) -> PixelWorld:
         from worldmodel.envs.doom import DoomWorld
 
         return _call(name, DoomWorld, {"scenario": name, **kwargs})
+    if name.split(":")[-1].startswith("Vizdoom"):
+        raise UserError(
+            f"environment {name!r}: ViZDoom's own ids show a black picture at the end of an episode; use "
+            "'doom/<scenario>' (see 'worldmodel envs'), which repeats the last real one and says so."
+        )
     from worldmodel.envs.foreign import PixelEnv
 
     _import_namespace(name)

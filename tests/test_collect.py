@@ -240,6 +240,34 @@ def test_two_collectors_on_one_file_and_a_disk_too_small(tmp_path: Path, monkeyp
     assert not (tmp_path / "b.h5").exists()
 
 
+def test_a_disk_that_fills_up_is_told_and_the_recording_goes_on_later(reference: Path, tmp_path: Path) -> None:
+    """Files may not grow beyond 1 MB here, which fails writes as a full disk does."""
+    import resource
+
+    out = tmp_path / "data.h5"
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
+
+    result = subprocess.run(command(out), preexec_fn=limit, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2, result.stderr
+    message = result.stderr.splitlines()[-1]
+    assert "could not be written" in message
+    assert "run the same command again" in message
+    assert "Traceback" not in result.stderr
+    assert not out.exists()
+    subprocess.run(command(out), check=True, capture_output=True, timeout=120)
+    assert digest(out) == digest(reference)
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(command(tmp_path / "file" / "data.h5")[3:])
+    assert exit_.value.code == 2
+    assert "cannot write" in capsys.readouterr().err
+
+
 def test_record_takes_any_environment_and_any_policy(tmp_path: Path) -> None:
     env = gym.make("CartPole-v1", render_mode="rgb_array")
     path = record(

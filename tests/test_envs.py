@@ -289,3 +289,8 @@ def test_other_packages_add_rows(monkeypatch: pytest.MonkeyPatch) -> None:
             envs.register(EnvRow(id="No-v0", name="no", entry_point="no_colon"))
     finally:
         gymnasium.registry.pop("Theirs-v0", None)
+
+
+def test_vizdooms_own_ids_are_sent_to_ours() -> None:
+    with pytest.raises(UserError, match="doom/<scenario>"):
+        envs.make("VizdoomTakeCover-v1")
