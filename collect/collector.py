@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from worldmodel.collect.config import Collect, TrainPolicy, parse_mix, parse_shard
-from worldmodel.collect.policies import PolicySpec, check_fits, file_spec, mix, spec_of
 from worldmodel.collect.recorder import Plan, make_header, record_plan
+from worldmodel.collect.specs import PolicySpec, check_fits, file_spec, mix, spec_of
 from worldmodel.errors import UserError
 from worldmodel.runinfo import load_run_info, same_run, save_run_info
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.collect.config import EvalPolicy
-from worldmodel.collect.policies import PolicySpec, check_fits, spec_of
+from worldmodel.collect.specs import PolicySpec, check_fits, spec_of
 from worldmodel.errors import UserError
 
 

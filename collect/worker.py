@@ -32,8 +32,8 @@ def main(job_path: str, slot: str, commands: str, results: str) -> None:
     supervisor = os.getppid()
     import cloudpickle
 
-    from worldmodel.collect.policies import choose
     from worldmodel.collect.rollout import play
+    from worldmodel.collect.specs import choose
     from worldmodel.data.parts import PartWriter
     from worldmodel.envs import engines
 

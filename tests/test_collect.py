@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 
 from worldmodel import cli, envs
 from worldmodel.collect import record
-from worldmodel.collect.policies import PeriodicPolicy, PolicySpec, choose, default_cycle, mix, spec_of
+from worldmodel.collect.policies import PeriodicPolicy
 from worldmodel.collect.rollout import episode_seeds, play
+from worldmodel.collect.specs import PolicySpec, choose, default_cycle, mix, spec_of
 from worldmodel.data.dataset import Dataset
 from worldmodel.data.verify import verify
 from worldmodel.errors import UserError

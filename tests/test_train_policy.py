@@ -16,7 +16,7 @@ import pytest
 from worldmodel import envs
 from worldmodel.collect.config import LEARNERS, Learner, TrainPolicy
 from worldmodel.collect.evaluate import evaluate, interval
-from worldmodel.collect.policies import check_fits, file_spec, spec_of
+from worldmodel.collect.specs import check_fits, file_spec, spec_of
 from worldmodel.collect.train import train_policy
 from worldmodel.errors import UserError
 from worldmodel.spaces import Box, Discrete

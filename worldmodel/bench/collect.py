@@ -22,9 +22,9 @@ def bench_collect(env: str, episodes: int, rounds: int) -> dict[str, Any]:
         "recorded" ends when the last episode is on disk; "recorded and sealed" includes the sealed file.
     """
     from worldmodel import envs
-    from worldmodel.collect.policies import spec_of
     from worldmodel.collect.recorder import Plan, make_header, record_plan
     from worldmodel.collect.rollout import episode_seeds, play
+    from worldmodel.collect.specs import spec_of
     from worldmodel.data.parts import PartWriter
 
     world = envs.make(env)
