@@ -154,6 +154,9 @@ class Supervisor:
                 f"a recording process died {MAX_TRIES} times {where} (exit {worker.process.returncode}). "
                 f"The end of {worker.log}:\n" + "\n".join(tail)
             )
+        doing = f"while it played episode {worker.index}" if worker.index is not None else "before it was ready"
+        code = worker.process.returncode
+        print(f"\nrecording process {worker.slot} died (exit {code}) {doing}; it is started again.", file=sys.stderr)
         self._start(worker.slot)
 
     def _stop(self) -> None:

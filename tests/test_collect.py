@@ -142,7 +142,7 @@ def stopped_and_continued(
     workers = living(f"{out}.parts")
     if whom == "worker" and workers:
         os.kill(rng.choice(workers), how)
-        process.wait(240)  # it goes on by itself
+        assert process.wait(240) == 0, "it goes on by itself"
     else:
         process.send_signal(how)
         process.wait(60)
@@ -346,3 +346,22 @@ def test_play_keeps_what_the_world_gave() -> None:
         frame, reward, *_ = env.step(int(action))
         np.testing.assert_array_equal(a.frames[t + 1], frame)
         assert a.rewards[t] == np.float32(reward)
+
+
+@pytest.mark.slow
+def test_two_vizdoom_collectors_side_by_side(doom_reference: str, tmp_path: Path) -> None:
+    """One is killed and run again while the other goes on undisturbed."""
+    calm, killed = tmp_path / "calm" / "data.h5", tmp_path / "killed"
+    killed.mkdir()
+    other = subprocess.Popen(
+        command(calm, "--max-steps", "60", env="doom/take-cover", episodes=200),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    for trial in range(3):
+        (killed / str(trial)).mkdir()
+        _doom_killed(doom_reference, killed / str(trial), None, "supervisor", signal.SIGKILL, random.Random(trial))
+    assert other.wait(300) == 0
+    log = other.stderr.read().decode() if other.stderr else ""
+    assert "started again" not in log
+    verify(calm)

@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 DREAM_ID = "worldmodel/Dream-v0"
-_NAMES = {"DreamEnv": "env", "DreamVectorEnv": "env", "Simulator": "simulator", "SimulatorState": "simulator"}
+_NAMES = {
+    "DreamEnv": "env",
+    "DreamVecEnv": "sb3",
+    "DreamVectorEnv": "vector",
+    "Simulator": "simulator",
+    "SimulatorState": "simulator",
+}
 
 
 def register() -> None:
@@ -19,7 +25,7 @@ def register() -> None:
         gymnasium.register(
             DREAM_ID,
             entry_point="worldmodel.dream.env:DreamEnv",
-            vector_entry_point="worldmodel.dream.env:DreamVectorEnv",
+            vector_entry_point="worldmodel.dream.vector:DreamVectorEnv",
         )
 
 

@@ -1,0 +1,134 @@
+"""The dream's faces against reference loops: gymnasium's SyncVectorEnv and SB3's DummyVecEnv over single dreams."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
+
+import worldmodel
+from worldmodel.collect import record
+from worldmodel.dream import DreamEnv, DreamVecEnv, DreamVectorEnv
+from worldmodel.errors import UserError
+from worldmodel.presets import PRESETS
+from worldmodel.train.world import train_world
+
+N, HORIZON = 5, 6
+
+
+@pytest.fixture(scope="module")
+def world_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("faces")
+    train_world(record("toy", "sticky", folder / "toy.h5", episodes=30, progress=False), folder / "w", PRESETS["tiny"])
+    return folder / "w"
+
+
+@pytest.fixture(scope="module")
+def world(world_dir: Path) -> Any:
+    """A world whose ends come often, so that every mode is exercised."""
+    world = worldmodel.WorldModel.from_pretrained(world_dir)
+    world.prior.heads.end.bias.data += 0.7
+    return world
+
+
+def same(ours: Any, theirs: Any) -> None:
+    """Equal structures; floats to 1e-4 and pixels to 1, since a batch may round otherwise than a single row."""
+    assert type(ours) is type(theirs) or np.isscalar(ours), (type(ours), type(theirs))
+    if isinstance(theirs, dict):
+        assert set(ours) == set(theirs)
+        for key in theirs:
+            same(ours[key], theirs[key])
+    elif isinstance(theirs, np.ndarray) and theirs.dtype != object:
+        assert ours.dtype == theirs.dtype
+        near = 1.0 if theirs.dtype == np.uint8 else 1e-4
+        np.testing.assert_allclose(ours.astype(float), theirs.astype(float), rtol=1e-4, atol=near)
+    elif isinstance(theirs, np.ndarray | list | tuple):
+        assert len(ours) == len(theirs)
+        for a, b in zip(ours, theirs, strict=True):
+            same(a, b)
+    elif theirs is not None:
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_the_vector_face_is_gymnasiums_loop_over_single_dreams(mode: AutoresetMode, world: Any) -> None:
+    ours = DreamVectorEnv(N, world=world, horizon=HORIZON, autoreset_mode=mode)
+    make: Callable[[], DreamEnv] = lambda: DreamEnv(world, horizon=HORIZON)  # noqa: E731
+    theirs = SyncVectorEnv([make] * N, autoreset_mode=mode)
+    assert ours.metadata["autoreset_mode"] == theirs.metadata["autoreset_mode"] == mode
+    assert ours.observation_space == theirs.observation_space
+    assert ours.action_space == theirs.action_space
+    same(ours.reset(seed=7), theirs.reset(seed=7))
+    rng, terminated, truncated = np.random.default_rng(0), 0, 0
+    for _ in range(60):
+        actions = rng.integers(0, 5, N)
+        mine, reference = ours.step(actions), theirs.step(actions)
+        same(mine, reference)
+        done = mine[2] | mine[3]
+        terminated, truncated = terminated + mine[2].sum(), truncated + mine[3].sum()
+        if mode == AutoresetMode.DISABLED and done.any():
+            with pytest.raises(UserError, match="reset_mask"):
+                ours.step(actions)
+            masks = [{"reset_mask": done.copy()} for _ in range(2)]
+            same(ours.reset(options=masks[0]), theirs.reset(options=masks[1]))
+    assert terminated > 3
+    assert truncated > 3
+
+
+def test_the_sb3_face_is_dummy_vec_env_over_single_dreams(world: Any) -> None:
+    ours = DreamVecEnv(world, N, horizon=HORIZON)
+    theirs = DummyVecEnv([lambda: DreamEnv(world, horizon=HORIZON)] * N)
+    for face in (ours, theirs):
+        face.seed(3)
+    np.testing.assert_array_equal(ours.reset(), theirs.reset())
+    same(ours.reset_infos, theirs.reset_infos)
+    rng, ends = np.random.default_rng(0), 0
+    for _ in range(60):
+        actions = rng.integers(0, 5, N)
+        mine, reference = ours.step(actions), theirs.step(actions)
+        same(mine, reference)
+        same(ours.reset_infos, theirs.reset_infos)
+        ends += mine[2].sum()
+    assert ends > 5
+    assert ours.get_attr("num_envs", [0, 2]) == [N, N]
+    assert ours.env_is_wrapped(gym.Wrapper) == [False] * N
+    ours.close()
+
+
+def test_ppo_learns_in_the_sb3_face_unmodified(world: Any) -> None:
+    ppo = PPO("CnnPolicy", VecMonitor(DreamVecEnv(world, 4)), n_steps=16, batch_size=32, n_epochs=1)
+    ppo.learn(128)
+    assert len(ppo.ep_info_buffer) > 0
+
+
+def test_made_by_id(world_dir: Path) -> None:
+    envs = gym.make_vec(
+        worldmodel.DREAM_ID, num_envs=3, vectorization_mode="vector_entry_point", world=str(world_dir), horizon=4,
+        autoreset_mode="SameStep",
+    )  # fmt: skip
+    assert envs.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
+    frames, _ = envs.reset(seed=0)
+    assert frames.shape == (3, 64, 64, 3)
+    with pytest.raises(UserError, match="Did you mean 'NextStep'"):
+        DreamVectorEnv(2, world=world_dir, autoreset_mode="nextstep")
+    with pytest.raises(UserError, match="got 2 for 3 rows"):
+        envs.unwrapped.step(np.zeros(2, int))
+    with pytest.raises(UserError, match="lies outside"):
+        envs.unwrapped.step(np.full(3, 9))
+
+
+def test_a_single_dream_pickles_with_its_place(world_dir: Path) -> None:
+    env = DreamEnv(world_dir)
+    env.reset(seed=1)
+    env.step(2)
+    twin = pickle.loads(pickle.dumps(env))
+    for action in (1, 2, 3):
+        same(env.step(action), twin.step(action))
