@@ -73,13 +73,15 @@ class Learner:
     """DQN and SAC: decisions kept."""
     width: int = 32
     """Channels of the first convolution."""
+    checkpoint_seconds: float = 30.0
+    """Time between checkpoints."""
 
 
 # What works for an environment, measured (docs/policies.md).
 LEARNERS: dict[str, Learner] = {
     "doom/take-cover": Learner(view=(20, 52, 0, 64), hold=4, reward="health", gamma=0.95),
-    "toy": Learner(num_envs=8, gamma=0.97),
-    "toy/continuous": Learner(algo="sac", gamma=0.97),
+    "toy": Learner(learning_rate=1e-3, rollout_steps=64, batch_size=128, gamma=0.97),
+    "toy/continuous": Learner(learning_rate=1e-3, rollout_steps=64, batch_size=128, gamma=0.97),
 }
 
 

@@ -25,8 +25,6 @@ from worldmodel.memory import keep_freed_memory
 from worldmodel.runinfo import load_run_info, same_run, save_run_info
 from worldmodel.spaces import Box, Discrete, Space
 
-CHECKPOINT_SECONDS = 30.0
-
 
 class MakeEnv:
     """Builds one environment inside its process (picklable by SB3's workers)."""
@@ -150,7 +148,7 @@ def _callback(total: int, learner: Learner, out: Path, started: dict[str, float]
             if now - self.written > 5:
                 self.written = now
                 self.row()
-            if now - self.saved > CHECKPOINT_SECONDS:
+            if now - self.saved > learner.checkpoint_seconds:
                 self.saved = now
                 save_checkpoint(self.model, out, self.minutes())
             return learner.minutes is None or self.minutes() < learner.minutes

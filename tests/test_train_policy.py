@@ -101,13 +101,15 @@ def test_a_stopped_training_goes_on(how: int, tmp_path: Path) -> None:
     out = tmp_path / "policy"
     command = [
         sys.executable, "-m", "worldmodel", "train", "policy", "--env", "toy", "--out", str(out),
-        "--learner.decisions", "60000", "--learner.num-envs", "2", "--learner.width", "4",
+        "--learner.decisions", "20000", "--learner.num-envs", "4", "--size", "16", "16",
+        "--learner.checkpoint-seconds", "2",
     ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 90
-    while not (out / "checkpoint.zip").exists() and time.monotonic() < deadline:
+    waited_for = [out / "checkpoint.zip", out / "curve.jsonl"]
+    while not all(path.exists() for path in waited_for) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert (out / "checkpoint.zip").exists()
+    assert all(path.exists() for path in waited_for)
     process.send_signal(how)
     assert process.wait(60) != 0
     rows = (out / "curve.jsonl").read_text().splitlines()
@@ -137,10 +139,10 @@ def test_evaluation_is_paired_and_repeats() -> None:
     assert LEARNERS["toy"].frame_stack >= 2, "one frame does not show the toy's state"
 
 
-def toy_return(out: Path, decisions: int, env: str = "toy", algo: str = "ppo") -> float:
-    """Train on the toy's smallest exact picture (8 x 8) and play 60 seeds that training never saw."""
+def toy_return(out: Path, decisions: int, env: str = "toy", algo: str = "ppo", side: int = 16) -> float:
+    """Train on pictures of side x side pixels and play 60 seeds that training never saw."""
     learner = replace(LEARNERS["toy"], algo=algo, decisions=decisions)
-    screen = Screen(size=(8, 8))
+    screen = Screen(size=(side, side))
     path = train_policy(TrainPolicy(out, env, 0, screen, learner))
     rows = evaluate({"it": file_spec(path)}, env, screen.kwargs(), 60, 1_000_000, 2)
     return rows[0]["return_mean"]
@@ -155,7 +157,7 @@ def test_ppo_begins_to_learn_the_toy(tmp_path: Path) -> None:
 @pytest.mark.parametrize("env", ["toy", "toy/continuous"])
 def test_ppo_learns_the_toy_to_its_threshold(env: str, tmp_path: Path) -> None:
     """The optimum is 10.00; the toy's docstring calls 9 learned."""
-    assert toy_return(tmp_path / "policy", 64_000, env) >= 9
+    assert toy_return(tmp_path / "policy", 40_000, env) >= 9
 
 
 @pytest.mark.slow
