@@ -207,6 +207,8 @@ def progress_bar() -> Iterator[Callable[[str, int, int, dict[str, float]], None]
     def progress(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
         bar = bars.get(stage)
         if bar is None:
+            for earlier in bars.values():
+                earlier.close()
             bar = bars[stage] = tqdm(desc=stage, unit="step")
         bar.total = total or None
         bar.n = done

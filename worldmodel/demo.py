@@ -185,10 +185,11 @@ def _dream(config: Demo, path: Path, world_path: Path, out: Path) -> None:
     with Dataset(path) as data:
         rng = np.random.default_rng(config.seed)  # clips drawn by the seed, before anything is seen
         test = data.episodes_of("test")
-        long = test[data.lengths[test] > 2 * STRIP + 4]
+        frames = min(2 * STRIP, int(np.sort(data.lengths[test])[-min(3, len(test))]))  # three episodes are so long
+        long = test[data.lengths[test] >= frames]
         numbers = rng.choice(long, min(3, len(long)), replace=False)
-        moments = [int(rng.integers(3, data.lengths[n] - 2 * STRIP)) for n in numbers]
-        clips = [show_clip(learned, data, int(n), m, 2 * STRIP) for n, m in zip(numbers, moments, strict=True)]
+        moments = [int(rng.integers(0, data.lengths[n] - frames + 1)) for n in numbers]
+        clips = [show_clip(learned, data, int(n), m, frames) for n, m in zip(numbers, moments, strict=True)]
         rows = []
         for i, clip in enumerate(clips):
             rows += [
@@ -201,11 +202,11 @@ def _dream(config: Demo, path: Path, world_path: Path, out: Path) -> None:
         videos = [np.concatenate([c.real, c.dreamed], axis=1) for c in clips]
         report.side_by_side_gif(out / "real-above-dream.gif", videos)
         labels = data.header.action_labels or tuple(map(str, range(env.action_space.n)))
-        plans = [(label, np.full(2 * STRIP - 1, a)) for a, label in enumerate(labels)]
+        plans = [(label, np.full(frames - 1, a)) for a, label in enumerate(labels)]
         futures = [
             (
                 f"always\n{label}",
-                show_clip(learned, data, int(numbers[0]), moments[0], 2 * STRIP, plan).dreamed[::2],
+                show_clip(learned, data, int(numbers[0]), moments[0], frames, plan).dreamed[::2],
             )
             for label, plan in plans
         ]
