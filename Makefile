@@ -23,7 +23,7 @@ test: .venv/.ok
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not gpu"
 
 test-all: .venv/.ok
-	$(BIN)/pytest --timeout 1800
+	$(BIN)/pytest -n 2 --dist loadfile --timeout 1800
 
 lint: .venv/.ok
 	$(BIN)/ruff check .

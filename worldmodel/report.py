@@ -174,15 +174,15 @@ def strips(rows: list[tuple[str, np.ndarray]], scale: int = 2) -> bytes:
         rows: (label, frames (T, H, W, 3) uint8) from top to bottom.
         scale: whole-number enlargement.
     """
-    from PIL import Image, ImageDraw
+    from PIL import Image, ImageDraw, ImageFont
 
-    margin, gap = 110, 2
+    margin, gap, font = 170, 2, ImageFont.load_default(size=22)
     height, width = rows[0][1].shape[1] * scale, rows[0][1].shape[2] * scale
     longest = max(len(frames) for _, frames in rows)
     sheet = Image.new("RGB", (margin + longest * (width + gap), len(rows) * (height + gap)), "white")
     draw = ImageDraw.Draw(sheet)
     for y, (label, frames) in enumerate(rows):
-        draw.multiline_text((4, y * (height + gap) + height // 2 - 12), label, fill="black")
+        draw.multiline_text((4, y * (height + gap) + height // 2 - 26), label, fill="black", font=font)
         for x, frame in enumerate(frames):
             picture = Image.fromarray(frame).resize((width, height), Image.Resampling.NEAREST)
             sheet.paste(picture, (margin + x * (width + gap), y * (height + gap)))
