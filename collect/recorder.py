@@ -25,7 +25,7 @@ from worldmodel.collect.rollout import play
 from worldmodel.collect.specs import PolicySpec, choose
 from worldmodel.collect.supervisor import Supervisor
 from worldmodel.data.dataset import Dataset
-from worldmodel.data.files import check_free_space
+from worldmodel.data.files import check_free_space, sync_folder
 from worldmodel.data.hdf5 import seal
 from worldmodel.data.header import Header, PolicyRecord
 from worldmodel.data.parts import PartWriter
@@ -161,7 +161,10 @@ def record_plan(
             progress,
             on_episode,
         )
-        seal(sorted(plan.folder.glob("part-*.bin")), plan.out, indices=plan.indices())
+        # sealed inside the folder, so that a kill while sealing leaves nothing beside it
+        sealed = seal(sorted(plan.folder.glob("part-*.bin")), plan.folder / "sealed.h5", indices=plan.indices())
+        os.replace(sealed, plan.out)
+        sync_folder(plan.out.parent)
     shutil.rmtree(plan.folder)
     return plan.out
 
@@ -183,6 +186,8 @@ def _record_missing(
 ) -> None:
     from worldmodel.envs import engines
 
+    for leftover in plan.folder.glob(".sealed*"):
+        leftover.unlink()
     marks = plan.folder / "engines"
     marks.mkdir(exist_ok=True)
     engines.sweep(token, marks)

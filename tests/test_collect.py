@@ -181,8 +181,26 @@ def test_sealing_that_is_killed_leaves_no_half_file(
     assert digest(out) == digest(tmp_path / "b.h5")
 
 
+def test_killed_while_sealing_leaves_no_half_file(reference: Path, tmp_path: Path) -> None:
+    out = tmp_path / "data.h5"
+    code = (
+        "import os, sys, signal, worldmodel.data.hdf5 as hdf5, worldmodel.cli as cli\n"
+        "write = hdf5._write\n"
+        "def killed(path, *rest):\n    write(path, *rest)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "hdf5._write = killed\n"
+        "cli.main(sys.argv[1:])"
+    )
+    result = subprocess.run([sys.executable, "-c", code, *command(out)[3:]], capture_output=True, timeout=120)
+    assert result.returncode == -signal.SIGKILL
+    assert not out.exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data.h5.parts", "data.run.json"]
+    subprocess.run(command(out), check=True, capture_output=True, timeout=120)
+    assert digest(out) == digest(reference)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data.h5", "data.run.json"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("trial", range(18))
+@pytest.mark.parametrize("trial", range(20))
 def test_killed_at_random_moments(trial: int, reference: Path, tmp_path: Path) -> None:
     rng = random.Random(trial)
     out = tmp_path / "data.h5"

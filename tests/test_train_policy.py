@@ -104,7 +104,11 @@ def test_a_stopped_training_goes_on(how: int, tmp_path: Path) -> None:
         "--learner.decisions", "20000", "--learner.num-envs", "4", "--size", "16", "16",
         "--learner.checkpoint-seconds", "2",
     ]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+    def hear_interrupts() -> None:  # a test run in the background has them ignored, and hands that down
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, preexec_fn=hear_interrupts)
     deadline = time.monotonic() + 90
     waited_for = [out / "checkpoint.zip", out / "curve.jsonl"]
     while not all(path.exists() for path in waited_for) and time.monotonic() < deadline:
