@@ -61,6 +61,9 @@ def main(job_path: str, slot: str, commands: str, results: str) -> None:
             answer({"ready": True})
             for line in lines:
                 index = int(line)
+                if index in part.indices:  # written by a process that was killed before it could say so
+                    answer({"done": index, "steps": 0})
+                    continue
                 which = choose(shares, job["seed"], index)
                 episode = play(
                     env,

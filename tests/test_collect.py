@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import cloudpickle
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -39,6 +40,17 @@ def command(out: Path, *extra: str, env: str = "toy", episodes: int = 60) -> lis
         sys.executable, "-m", "worldmodel", "collect", "--env", env, "--out", str(out), "--episodes", str(episodes),
         "--policy", "sticky", "--mix", "random=0.3", "--epsilon", "0.05", *extra,
     ]  # fmt: skip
+
+
+def engines_of(token: str) -> list[int]:
+    """Living engines that carry a run's token in their process environment."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):
+                if f"WORLDMODEL_RUN={token}".encode() in (folder / "environ").read_bytes():
+                    found.append(int(folder.name))
+    return found
 
 
 def living(pattern: str) -> list[int]:
@@ -129,12 +141,12 @@ def test_shards_are_slices_of_the_whole(reference: Path, tmp_path: Path) -> None
 def stopped_and_continued(
     out: Path, arguments: list[str], moment: float | None, whom: str, how: int, rng: random.Random
 ) -> None:
-    """Start a recording, kill the supervisor or a worker at a moment (None: when the first episodes are there), wait,
-    and run the command to its end."""
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    """Start a recording, kill its supervisor, a worker or all at a moment (None: when the first episodes are there, and
+    see that it hit), wait, and run the command to its end."""
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     if moment is None:
         parts = out.with_name(out.name + ".parts")
-        while sum(p.stat().st_size for p in parts.glob("part-*.bin")) < 200_000:
+        while sum(p.stat().st_size for p in parts.glob("part-*.bin")) < 100_000:
             assert process.poll() is None, "it ended before it could be killed"
             time.sleep(0.01)
     else:
@@ -142,22 +154,42 @@ def stopped_and_continued(
     workers = living(f"{out}.parts")
     if whom == "worker" and workers:
         os.kill(rng.choice(workers), how)
-        assert process.wait(240) == 0, "it goes on by itself"
+        said = process.communicate(timeout=240)[1].decode()
+        assert process.returncode == 0, "it goes on by itself"
+        assert moment is not None or "started again" in said
     else:
-        process.send_signal(how)
-        process.wait(60)
+        for pid in [process.pid, *(workers if whom == "all" else [])]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, how)
+        process.communicate(timeout=60)
+        assert moment is not None or not out.exists()
         deadline = time.monotonic() + 20
         while living(f"{out}.parts") and time.monotonic() < deadline:
             time.sleep(0.1)
         assert living(f"{out}.parts") == [], "workers outlive their supervisor"
+    plan = out.with_name(out.name + ".parts") / "plan.json"
+    token = json.loads(plan.read_text())["token"] if plan.exists() else None
     subprocess.run(arguments, check=True, capture_output=True, timeout=240)
+    assert token is None or engines_of(token) == [], "engines outlive their run"
 
 
-@pytest.mark.parametrize(("whom", "how"), [("supervisor", signal.SIGKILL), ("worker", signal.SIGKILL)])
-def test_killed_and_continued_gives_the_same_bytes(whom: str, how: int, reference: Path, tmp_path: Path) -> None:
+SMALL = ("--size", "16", "16")  # many episodes that take a while and little room
+
+
+@pytest.fixture(scope="module")
+def small_reference(tmp_path_factory: pytest.TempPathFactory) -> str:
+    out = tmp_path_factory.mktemp("small") / "data.h5"
+    subprocess.run(command(out, "--workers", "1", *SMALL, episodes=500), check=True, capture_output=True)
+    return digest(out)
+
+
+@pytest.mark.parametrize(
+    ("whom", "how"), [("supervisor", signal.SIGTERM), ("all", signal.SIGKILL), ("worker", signal.SIGKILL)]
+)
+def test_killed_and_continued_gives_the_same_bytes(whom: str, how: int, small_reference: str, tmp_path: Path) -> None:
     out = tmp_path / "data.h5"
-    stopped_and_continued(out, command(out, episodes=60), None, whom, how, random.Random(0))
-    assert digest(out) == digest(reference)
+    stopped_and_continued(out, command(out, *SMALL, episodes=500), None, whom, how, random.Random(0))
+    assert digest(out) == small_reference
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data.h5", "data.run.json"]
 
 
@@ -201,12 +233,12 @@ def test_killed_while_sealing_leaves_no_half_file(reference: Path, tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trial", range(20))
-def test_killed_at_random_moments(trial: int, reference: Path, tmp_path: Path) -> None:
+def test_killed_at_random_moments(trial: int, small_reference: str, tmp_path: Path) -> None:
     rng = random.Random(trial)
     out = tmp_path / "data.h5"
-    whom, how = rng.choice(["supervisor", "worker"]), rng.choice([signal.SIGKILL, signal.SIGTERM])
-    stopped_and_continued(out, command(out, "--workers", "2"), rng.uniform(0.2, 4.0), whom, how, rng)
-    assert digest(out) == digest(reference)
+    whom, how = rng.choice(["supervisor", "worker", "all"]), rng.choice([signal.SIGKILL, signal.SIGTERM])
+    stopped_and_continued(out, command(out, *SMALL, episodes=500), rng.uniform(0.2, 4.0), whom, how, rng)
+    assert digest(out) == small_reference
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data.h5", "data.run.json"]
 
 
@@ -238,14 +270,14 @@ def _doom_killed(
 
 
 def test_vizdoom_killed_and_continued(doom_reference: str, tmp_path: Path) -> None:
-    _doom_killed(doom_reference, tmp_path, None, "supervisor", signal.SIGKILL, random.Random(1))
+    _doom_killed(doom_reference, tmp_path, None, "all", signal.SIGKILL, random.Random(1))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trial", range(20))
 def test_vizdoom_killed_at_random_moments(trial: int, doom_reference: str, tmp_path: Path) -> None:
     rng = random.Random(100 + trial)
-    whom, how = rng.choice(["supervisor", "worker"]), rng.choice([signal.SIGKILL, signal.SIGTERM])
+    whom, how = rng.choice(["supervisor", "worker", "all"]), rng.choice([signal.SIGKILL, signal.SIGTERM])
     _doom_killed(doom_reference, tmp_path, rng.uniform(0.3, 4.0), whom, how, rng)
 
 
@@ -383,3 +415,51 @@ def test_two_vizdoom_collectors_side_by_side(doom_reference: str, tmp_path: Path
     log = other.stderr.read().decode() if other.stderr else ""
     assert "started again" not in log
     verify(calm)
+
+
+def test_seed_and_index_decide_the_episode() -> None:
+    drawn = {(episode_seeds(s, i)[0], int(episode_seeds(s, i)[1].integers(2**40))) for s in range(4) for i in range(50)}
+    assert len({a for a, _ in drawn}) == len({b for _, b in drawn}) == 200
+
+
+def test_epsilon_is_the_share_of_random_steps() -> None:
+    policy = spec_of("periodic:1000000", Discrete(4), {"periodic": {"actions": [2]}}, epsilon=0.3).build(Discrete(4))
+    policy.begin(np.random.default_rng(0))
+    actions = np.asarray([int(policy.act(np.zeros((4, 4, 3), np.uint8))) for _ in range(4000)])
+    assert (actions != 2).mean() == pytest.approx(0.3 * 3 / 4, abs=0.03)
+
+
+class Fragile(gym.Env):
+    """Kills its own process in the middle of an episode: once, or always."""
+
+    observation_space = gym.spaces.Box(0, 255, (16, 16, 3), np.uint8)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, flag: Path, always: bool) -> None:
+        self.flag, self.always = flag, always
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.steps, self.length = 0, 5 + int(self.np_random.integers(10))
+        return np.full((16, 16, 3), self.length, np.uint8), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.steps += 1
+        if self.length == 9 and self.steps == 3 and (self.always or not self.flag.exists()):
+            self.flag.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return np.full((16, 16, 3), self.steps, np.uint8), float(action), self.steps == self.length, False, {}
+
+
+def test_an_episode_whose_process_died_is_played_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # so that the class travels
+    flag = tmp_path / "flag"
+    small = {"episodes": 30, "size": (16, 16), "progress": False}
+    dies_once = record(lambda: Fragile(flag, False), "random", tmp_path / "a.h5", workers=2, **small)
+    assert "while it played episode" in capsys.readouterr().err
+    assert flag.exists()
+    calm = record(lambda: Fragile(flag, False), "random", tmp_path / "b.h5", **small)
+    assert digest(dies_once) == digest(calm)
+    with pytest.raises(RuntimeError, match=r"died 3 times over episode \d+ \(exit -9\)"):
+        record(lambda: Fragile(flag, True), "random", tmp_path / "c.h5", workers=2, **small)
+    assert not (tmp_path / "c.h5").exists()
