@@ -136,6 +136,9 @@ def record_plan(
         shutil.rmtree(plan.folder, ignore_errors=True)
     if plan.out.exists():
         if _same(Dataset(plan.out).header, plan.header):
+            if plan.folder.exists():  # killed after the file was in place
+                with locked(plan.folder):
+                    shutil.rmtree(plan.folder)
             return plan.out
         raise UserError(f"{plan.out} is another recording; choose another --out, or --force to remove it.")
     with locked(plan.folder):

@@ -213,18 +213,23 @@ def test_sealing_that_is_killed_leaves_no_half_file(
     assert digest(out) == digest(tmp_path / "b.h5")
 
 
-def test_killed_while_sealing_leaves_no_half_file(reference: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["worldmodel.data.hdf5._write", "shutil.rmtree"])
+def test_killed_while_sealing_leaves_no_half_file(moment: str, reference: Path, tmp_path: Path) -> None:
+    """Killed when the temporary file is written, and when only the working folder is left to remove."""
     out = tmp_path / "data.h5"
+    module, name = moment.rsplit(".", 1)
     code = (
-        "import os, sys, signal, worldmodel.data.hdf5 as hdf5, worldmodel.cli as cli\n"
-        "write = hdf5._write\n"
-        "def killed(path, *rest):\n    write(path, *rest)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "hdf5._write = killed\n"
+        f"import os, sys, signal, {module} as module, worldmodel.cli as cli\n"
+        f"work = module.{name}\n"
+        "def killed(path, *rest):\n"
+        f"    {'work(path, *rest)' if name == '_write' else 'pass'}\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"module.{name} = killed\n"
         "cli.main(sys.argv[1:])"
     )
     result = subprocess.run([sys.executable, "-c", code, *command(out)[3:]], capture_output=True, timeout=120)
     assert result.returncode == -signal.SIGKILL
-    assert not out.exists()
+    assert out.exists() == (name == "rmtree")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data.h5.parts", "data.run.json"]
     subprocess.run(command(out), check=True, capture_output=True, timeout=120)
     assert digest(out) == digest(reference)
