@@ -25,7 +25,7 @@ STRIP = 12  # frames shown in a strip
 class Demo:
     """Play real ViZDoom take-cover, record it, learn a small world from it, dream, and write a page about it all.
 
-    Takes some six minutes on two cores. Interrupted, the same command goes on where it stopped.
+    Takes some five minutes on two cores. Interrupted, the same command goes on where it stopped.
 
     Example:
         worldmodel demo --out runs/demo
