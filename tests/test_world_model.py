@@ -164,8 +164,8 @@ def test_starts_are_true_starts_and_moments_inside(world: WorldModel, data: Data
     assert len(starts) == 80  # all episodes of the training split, more than num_starts asked for
     first = data.frames(int(data.episodes_of("train")[5]), 0, 1)
     codes = world.tokenizer.encode(torch.from_numpy(first)[None])[0, 0]
-    assert torch.equal(starts.state.codes[5, -1], codes)
-    assert not starts.state.has_action.any()
+    assert torch.equal(starts.context.codes[5, -1], codes)
+    assert not starts.context.has_action.any()
 
 
 def test_every_frame_is_learned_once_an_epoch(data: Dataset) -> None:
@@ -247,6 +247,20 @@ def test_same_seed_same_dream_whatever_the_batch(world: WorldModel) -> None:
         assert torch.equal(alone[0], frames[row])
         torch.testing.assert_close(nats[0], log_probs[row], atol=1e-4, rtol=1e-4)
     assert not torch.equal(dream(world, 5, seed=90)[0], frames)
+
+
+def test_batch_invariant_dreams_are_equal_to_the_bit(world: WorldModel) -> None:
+    def run(rows: int, first: int) -> list[torch.Tensor]:
+        simulator = Simulator(world, rows, seed=first, starts="any", batch_invariant=True)
+        simulator.reset()
+        out = [simulator.step(torch.full((rows,), t % 2)) for t in range(6)]
+        names = ("frames", "rewards", "hazards", "log_probs", "terminations")
+        return [torch.stack([getattr(step, name) for step in out], 1) for name in names]
+
+    sixteen = run(16, 0)
+    for rows, first in ((1, 0), (1, 11), (5, 3), (7, 9)):
+        for few, many in zip(run(rows, first), sixteen, strict=True):
+            assert torch.equal(few, many[first : first + rows])
 
 
 def test_branching_and_resetting_one_row(world: WorldModel) -> None:

@@ -9,7 +9,7 @@ import torch
 from worldmodel import spaces
 from worldmodel.errors import UserError
 from worldmodel.prior.conditioning import ActionEncoder, ConditionalLayerNorm, action_features, num_features
-from worldmodel.prior.sampling import inverse_cdf, philox, uniforms
+from worldmodel.prior.sampling import Sampling, inverse_cdf, philox, uniforms
 from worldmodel.tokenizer import Codebook, FrameTokenizer, TokenizerConfig
 
 
@@ -141,7 +141,7 @@ def test_inverse_cdf_draws_the_softmax() -> None:
     draws = (torch.arange(30000) + 0.5) / 30000
     share = torch.bincount(inverse_cdf(logits.expand(30000, 3), draws), minlength=3) / 30000
     torch.testing.assert_close(share, logits.softmax(0), atol=1e-4, rtol=0)
-    assert inverse_cdf(logits, torch.tensor(0.99), temperature=0) == 1
+    assert Sampling(temperature=0).draw(logits, torch.tensor(0.99)) == 1
     never = inverse_cdf(torch.tensor([-200.0, 0.0]), torch.tensor(0.0))
     assert never == 1  # a draw of exactly 0 takes no impossible category
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from worldmodel import spaces
-from worldmodel.prior import CodeClip, FactoredConfig, FactoredPrior, PriorState, StatusConfig
-from worldmodel.prior.sampling import uniforms
+from worldmodel.prior import CodeClip, Context, FactoredConfig, FactoredPrior, StatusConfig
+from worldmodel.prior.sampling import Sampling, uniforms
 from worldmodel.prior.windows import cut_targets
 
 V, GRID = 6, (2, 3)
@@ -120,9 +120,15 @@ def test_a_cut_off_step_teaches_nothing_about_the_end() -> None:
     assert not targets.terminations.any()
 
 
-def test_column_order_likelihood_sums_to_one() -> None:
+ORDERS = ("columns", "raster", "frame")
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_every_orders_likelihood_sums_to_one(order: str) -> None:
     torch.manual_seed(0)
-    config = FactoredConfig(2, 16, 2, 1, 1, 8, 4)
+    config = FactoredConfig(
+        order=order, window=2, width=16, num_heads=2, trunk_layers=1, decoder_layers=1, embed_dim=8, action_dim=4
+    )
     prior = FactoredPrior(config, (2, 2), 3, spaces.Discrete(2)).eval()
     for parameter in prior.parameters():
         parameter.data.add_(0.3 * torch.randn_like(parameter))
@@ -142,21 +148,22 @@ def test_column_order_likelihood_sums_to_one() -> None:
     torch.testing.assert_close(prior.log_prob(clip)[:, 1].exp().sum(), torch.tensor(1.0), atol=1e-5, rtol=0)
 
 
-def rows_of(state: PriorState, index: list[int]) -> PriorState:
+def rows_of(state: Context, index: list[int]) -> Context:
     return state.rows(torch.tensor(index))
 
 
-def test_stepping_is_the_full_forward_and_rows_are_independent() -> None:
-    prior, clip = make_prior(), make_clip(batch=5, length=4)
+@pytest.mark.parametrize("order", ORDERS)
+def test_stepping_is_the_full_forward_and_rows_are_independent(order: str) -> None:
+    prior, clip = make_prior(order=order), make_clip(batch=5, length=4)
     clip = replace(
         clip, frame_valid=torch.ones(5, 4, dtype=torch.bool), terminations=torch.zeros(5, 3, dtype=torch.bool)
     )
-    state = prior.init_state(clip.codes[:, :2], clip.frame_valid[:, :2], clip.actions[:, :1], clip.status[:, 1])
+    state = prior.context(clip.codes[:, :2], clip.frame_valid[:, :2], clip.actions[:, :1], clip.status[:, 1])
     draws = uniforms(torch.arange(5), torch.zeros(5).long(), torch.zeros(5).long(), prior.num_draws)
     draws[:, 0] = 0.999999  # nobody ends
-    out = prior.step(state, clip.actions[:, 1], draws)
+    out = prior.step(state, clip.actions[:, 1], draws, Sampling())
     for i in range(5):
-        alone = prior.step(rows_of(state, [i]), clip.actions[i : i + 1, 1], draws[i : i + 1])
+        alone = prior.step(rows_of(state, [i]), clip.actions[i : i + 1, 1], draws[i : i + 1], Sampling())
         assert torch.equal(alone.codes[0], out.codes[i])
         torch.testing.assert_close(alone.log_probs[0], out.log_probs[i], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(alone.rewards[0], out.rewards[i], atol=1e-5, rtol=1e-5)
@@ -169,18 +176,18 @@ def test_stepping_is_the_full_forward_and_rows_are_independent() -> None:
     torch.testing.assert_close(out.hazards, logits[1][:, 2].sigmoid(), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(out.rewards, prior.heads.unscale(logits[3][:, 2]), atol=1e-5, rtol=1e-5)
     # and the next state is the one that the longer context gives
-    longer = prior.init_state(codes[:, :3], clip.frame_valid[:, :3], clip.actions[:, :2], status[:, 2])
-    second = prior.step(out.state, clip.actions[:, 2], draws)
-    again = prior.step(longer, clip.actions[:, 2], draws)
+    longer = prior.context(codes[:, :3], clip.frame_valid[:, :3], clip.actions[:, :2], status[:, 2])
+    second = prior.step(out.state, clip.actions[:, 2], draws, Sampling())
+    again = prior.step(longer, clip.actions[:, 2], draws, Sampling())
     assert torch.equal(second.codes, again.codes)
 
 
 def test_an_end_without_picture() -> None:
     prior, clip = make_prior(), make_clip()
-    state = prior.init_state(clip.codes[:, :1], clip.frame_valid[:, :1], clip.actions[:, :0], clip.status[:, 0])
+    state = prior.context(clip.codes[:, :1], clip.frame_valid[:, :1], clip.actions[:, :0], clip.status[:, 0])
     draws = torch.full((3, prior.num_draws), 0.5)
     draws[:, 0] = 0.0  # all end
-    out = prior.step(state, clip.actions[:, 0], draws)
+    out = prior.step(state, clip.actions[:, 0], draws, Sampling())
     assert out.terminations.all()
     assert not out.has_picture.any()
     assert (out.log_probs == 0).all()

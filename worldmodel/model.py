@@ -131,7 +131,7 @@ class WorldModel(nn.Module):
             rewards=steps,
             terminations=steps.bool(),
             truncations=steps.bool(),
-            status=torch.full(shape, self.prior.config.status.num_bins, device=frames.device),
+            status=torch.full(shape, self.prior.status_config.num_bins, device=frames.device),
             learned=torch.ones(shape, dtype=torch.bool, device=frames.device),
         )
         return self.prior.log_prob(clip)

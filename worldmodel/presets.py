@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from worldmodel.prior.factored import FactoredConfig, StatusConfig
+from worldmodel.prior.factored import FactoredConfig
+from worldmodel.prior.interface import StatusConfig
 from worldmodel.tokenizer.vqvae import TokenizerConfig
 from worldmodel.train.config import LoopConfig, WorldConfig
 

@@ -13,6 +13,7 @@ from worldmodel import spaces
 from worldmodel.dream.simulator import Simulator, SimulatorStep
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
+from worldmodel.prior.sampling import Sampling
 
 DEFAULT_HORIZON = "recorded"
 
@@ -52,8 +53,8 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
     Args:
         world: a world directory, or a loaded `WorldModel`.
         horizon: steps until truncation; "recorded" takes the recorded environment's, None has none.
-        temperature: of the frames' codes, 0 or more.
-        starts: "episode" or "any", see `Simulator`.
+        temperature, top_k, top_p: how the frames' codes are drawn, see `Sampling`.
+        starts, batch_invariant: see `Simulator`.
         render_mode: None or "rgb_array".
         device: where a world given as a directory is loaded.
 
@@ -68,7 +69,10 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         world: str | Path | WorldModel,
         horizon: int | str | None = DEFAULT_HORIZON,
         temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
         starts: str = "episode",
+        batch_invariant: bool = False,
         render_mode: str | None = None,
         device: str = "cpu",
     ) -> None:
@@ -79,7 +83,9 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         self.observation_space = observation_space_of(self.world)
         self.action_space = spaces.to_gymnasium(self.world.spec.action_space)
         self.render_mode = render_mode
-        self.simulator = Simulator(self.world, 1, temperature=temperature, starts=starts)
+        self.simulator = Simulator(
+            self.world, 1, sampling=Sampling(temperature, top_k, top_p), starts=starts, batch_invariant=batch_invariant
+        )
         self._seeded = False
 
     def reset(

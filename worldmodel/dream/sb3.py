@@ -24,7 +24,7 @@ class DreamVecEnv(VecEnv):
     Args:
         world: a world directory, or a loaded `WorldModel`.
         num_envs: N.
-        **options: horizon, temperature, starts, render_mode, device: as for `DreamEnv`.
+        **options: horizon, temperature, top_k, top_p, starts, batch_invariant, render_mode, device: as for `DreamEnv`.
 
     Raises:
         UserError: not a world directory, or an argument out of range.

@@ -15,6 +15,7 @@ from worldmodel.data import Dataset
 from worldmodel.dream.simulator import Simulator
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
+from worldmodel.prior.sampling import Sampling
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,15 @@ def place_at(simulator: Simulator, data: Dataset, number: int, moment: int) -> N
     episode = data.episode(number)
     if not 0 <= moment <= episode.length or not episode.frame_valid[moment]:
         raise UserError(f"episode {number} has no valid frame {moment}; it has {episode.length + 1} frames.")
-    first = max(0, moment - prior.config.window + 1)
+    first = max(0, moment - prior.window + 1)
     span = slice(first, moment + 1)
     rows = simulator.num_rows
     codes = world.tokenizer.encode(torch.from_numpy(episode.frames[span])[None].to(world.device))  # (1, W, h, w)
-    settings = prior.config.status
+    settings = prior.status_config
     status = np.zeros(1, np.int64)
     if settings.variable:
         status = np.digitize(episode.variables[settings.variable][moment : moment + 1], np.asarray(settings.edges))
-    state = prior.init_state(
+    context = prior.context(
         codes,
         torch.from_numpy(episode.frame_valid[span])[None].to(world.device),
         torch.from_numpy(episode.actions[first:moment])[None].to(world.device),
@@ -62,7 +63,7 @@ def place_at(simulator: Simulator, data: Dataset, number: int, moment: int) -> N
     simulator.restore(
         replace(
             simulator.state,
-            prior=state.rows(torch.zeros(rows, dtype=torch.int64, device=world.device)),
+            prior=prior.init_state(context.rows(torch.zeros(rows, dtype=torch.int64, device=world.device))),
             frames=world.tokenizer.decode(codes[:, -1:])[:, 0].expand(rows, -1, -1, -1).contiguous(),
         )
     )
@@ -76,7 +77,7 @@ def show_clip(
     length: int,
     actions: Any = None,
     seed: int = 0,
-    temperature: float = 1.0,
+    sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
 ) -> Shown:
     """A recorded clip, its reconstruction, and what the world dreams from its first frame on.
 
@@ -88,7 +89,7 @@ def show_clip(
         length: L.
         actions: (L-1,) or (L-1, A) to dream with; the recorded ones if not given.
         seed: of the dream.
-        temperature: of the frames' codes.
+        sampling: how the frames' codes are drawn.
 
     Raises:
         UserError: the episode is too short.
@@ -103,7 +104,7 @@ def show_clip(
     real = episode.frames[span]
     made = world.tokenizer.decode(world.tokenizer.encode(torch.from_numpy(real)[None].to(world.device)))[0]
     taken = episode.actions[moment : moment + length - 1] if actions is None else np.asarray(actions)
-    simulator = Simulator(world, 1, seed=seed, temperature=temperature)
+    simulator = Simulator(world, 1, seed=seed, sampling=sampling)
     place_at(simulator, data, number, moment)
     frames, ended = [simulator.state.frames[0].cpu().numpy()], None
     for t, action in enumerate(taken):

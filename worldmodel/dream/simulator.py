@@ -5,15 +5,20 @@ Shapes: N rows, n some of them, H W pixels, h w code grid, A action size.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
-from worldmodel.prior.interface import PriorState
-from worldmodel.prior.sampling import STREAM_START, uniforms
+from worldmodel.prior.interface import PriorStep, Rows
+from worldmodel.prior.sampling import STREAM_START, Sampling, uniforms
+
+TILE = 8  # rows of a tile where dreams must not depend on the number of rows
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class SimulatorState:
         starts: (N,) int64, the start each row began from.
     """
 
-    prior: PriorState
+    prior: Rows
     frames: Tensor
     seeds: Tensor
     episodes: Tensor
@@ -70,8 +75,11 @@ class Simulator:
         world: the learned world, with its starts.
         num_rows: N.
         seed: row i has seed + i.
-        temperature: of the frames' codes; the end and the status are always drawn at 1.
+        sampling: how the frames' codes are drawn; the end and the status always as they are predicted.
         starts: "episode" draws true episode starts, "any" also moments inside episodes.
+        batch_invariant: run the rows in tiles padded to `TILE` of them, so that a row's dream is the same
+            to the bit in any number of rows. Without it, numbers agree to rounding and a dream can part
+            from its twin where a draw falls on the border between two codes.
     """
 
     def __init__(
@@ -79,21 +87,20 @@ class Simulator:
         world: WorldModel,
         num_rows: int,
         seed: int = 0,
-        temperature: float = 1.0,
+        sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
         starts: str = "episode",
+        batch_invariant: bool = False,
     ) -> None:
         if num_rows < 1:
             raise UserError(f"num_rows={num_rows}: wanted at least 1.")
-        if temperature < 0:
-            raise UserError(f"temperature={temperature}: wanted 0 or more.")
         if world.starts is None or not len(world.starts):
             raise UserError("this world has no starts to dream from; load it with WorldModel.from_pretrained.")
-        self.world, self.num_rows, self.temperature = world, num_rows, temperature
+        self.world, self.num_rows, self.sampling, self.batch_invariant = world, num_rows, sampling, batch_invariant
         self._starts = world.starts
         self._choices = world.starts.choices(starts)
         zeros = torch.zeros(num_rows, dtype=torch.int64, device=world.device)
         self._state = SimulatorState(
-            prior=world.starts.state.rows(zeros),
+            prior=world.prior.init_state(world.starts.context.rows(zeros)),
             frames=torch.zeros((num_rows, *world.tokenizer.frame_shape), dtype=torch.uint8, device=world.device),
             seeds=zeros,
             episodes=zeros,
@@ -139,11 +146,12 @@ class Simulator:
             chosen = starts.to(index.device, torch.int64)
             if bool(((chosen < 0) | (chosen >= len(self._starts))).any()):
                 raise UserError(f"start {chosen.tolist()}: this world has starts 0 to {len(self._starts) - 1}.")
-        fresh = self._starts.state.rows(chosen)
+        context = self._starts.context.rows(chosen)
         everywhere = torch.zeros(self.num_rows, dtype=torch.int64, device=index.device)
         place = everywhere.index_copy(0, index, torch.arange(len(index), device=index.device))
         mask = state.ended.new_zeros(self.num_rows).index_fill(0, index, True)
-        frames = self.world.tokenizer.decode(fresh.codes[:, -1:])[:, 0]  # (n, H, W, 3)
+        fresh = self._tiled(self.world.prior.init_state, context)
+        frames = self._decode(context.codes[:, -1])  # (n, H, W, 3)
         self._state = SimulatorState(
             prior=state.prior.where(mask, fresh.rows(place)),
             frames=state.frames.index_copy(0, index, frames),
@@ -167,9 +175,10 @@ class Simulator:
         """
         state, prior = self._state, self.world.prior
         draws = uniforms(state.seeds, state.episodes.clamp_min(0), state.steps, prior.num_draws)
-        out = prior.step(state.prior, actions.to(self.world.device), draws, self.temperature)
+        taken = actions.to(self.world.device)
+        out: PriorStep[Any] = self._tiled(partial(prior.step, sampling=self.sampling), state.prior, taken, draws)
         shown = out.has_picture & ~state.ended
-        frames = self.world.tokenizer.decode(out.codes[:, None])[:, 0]  # (N, H, W, 3)
+        frames = self._decode(out.codes)  # (N, H, W, 3)
         frames = torch.where(shown[:, None, None, None], frames, state.frames)
         self._state = replace(
             state,
@@ -187,6 +196,24 @@ class Simulator:
             log_probs=out.log_probs.masked_fill(state.ended, 0.0),
         )
 
+    def _decode(self, codes: Tensor) -> Tensor:
+        """Frames of codes: (n, h, w) -> (n, H, W, 3) uint8."""
+        return self._tiled(lambda tile: self.world.tokenizer.decode(tile[:, None])[:, 0], codes)
+
+    def _tiled(self, function: Callable[..., Any], *inputs: Any) -> Any:
+        """What a function of rows returns, computed in tiles of `TILE` rows if that is asked for.
+
+        Inside a tile neither a row's place nor its neighbours matter; the number of rows would, since
+        kernels are chosen by it.
+        """
+        if not self.batch_invariant:
+            return function(*inputs)
+        count = len(_leaves(inputs[-1])[0])
+        padded = -(-count // TILE) * TILE
+        index = torch.arange(padded, device=self.world.device).clamp_max(count - 1)
+        tiles = [function(*(_pick(x, rows) for x in inputs)) for rows in index.split(TILE)]
+        return _pick(_join(tiles), torch.arange(count, device=self.world.device))
+
     def save(self) -> SimulatorState:
         """A mark to come back to."""
         return self._state
@@ -201,3 +228,21 @@ class Simulator:
         if rows is None:
             return torch.arange(self.num_rows, device=self._state.seeds.device)
         return rows.to(self._state.seeds.device, torch.int64)
+
+
+def _leaves(rows: Any) -> list[Tensor]:
+    return [rows] if isinstance(rows, Tensor) else [leaf for value in vars(rows).values() for leaf in _leaves(value)]
+
+
+def _pick(rows: Any, index: Tensor) -> Any:
+    """Some rows of a tensor, or of a dataclass of such."""
+    if isinstance(rows, Tensor):
+        return rows[index]
+    return type(rows)(**{name: _pick(value, index) for name, value in vars(rows).items()})
+
+
+def _join(tiles: list[Any]) -> Any:
+    """Tiles of rows below each other."""
+    if isinstance(tiles[0], Tensor):
+        return torch.cat(tiles)
+    return type(tiles[0])(**{name: _join([getattr(tile, name) for tile in tiles]) for name in vars(tiles[0])})

@@ -20,6 +20,7 @@ from worldmodel.dream.env import DEFAULT_HORIZON, horizon_of, load, observation_
 from worldmodel.dream.simulator import Simulator
 from worldmodel.errors import UserError, unknown_name
 from worldmodel.model import WorldModel
+from worldmodel.prior.sampling import Sampling
 
 Info = dict[str, Any]
 
@@ -32,7 +33,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     Args:
         num_envs: N.
-        world, horizon, temperature, starts, render_mode, device: as for `DreamEnv`.
+        world, horizon, temperature, top_k, top_p, starts, batch_invariant, render_mode, device: as for `DreamEnv`.
         autoreset_mode: NEXT_STEP: the step after an end resets that row and ignores its action. SAME_STEP: the
             step of an end returns the next episode's first frame, the last one is in info["final_obs"]. DISABLED:
             call `reset(options={"reset_mask": rows})`.
@@ -51,7 +52,10 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         world: str | Path | WorldModel,
         horizon: int | str | None = DEFAULT_HORIZON,
         temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
         starts: str = "episode",
+        batch_invariant: bool = False,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
         device: str = "cpu",
@@ -73,7 +77,13 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.single_action_space = spaces.to_gymnasium(self.world.spec.action_space)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.simulator = Simulator(self.world, num_envs, temperature=temperature, starts=starts)
+        self.simulator = Simulator(
+            self.world,
+            num_envs,
+            sampling=Sampling(temperature, top_k, top_p),
+            starts=starts,
+            batch_invariant=batch_invariant,
+        )
         self._seeded = np.zeros(num_envs, bool)
         self._finished = np.zeros(num_envs, bool)
 

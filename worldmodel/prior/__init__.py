@@ -1,7 +1,18 @@
 """Priors over codes: what comes next, given the past and the actions."""
 
-from worldmodel.prior.factored import FactoredConfig, FactoredPrior, StatusConfig
-from worldmodel.prior.interface import CodeClip, PriorState, PriorStep
+from worldmodel.prior.factored import FactoredConfig, FactoredPrior
+from worldmodel.prior.interface import CodeClip, Context, Prior, PriorStep, StatusConfig
+from worldmodel.prior.sampling import Sampling
 from worldmodel.prior.starts import Starts
 
-__all__ = ["CodeClip", "FactoredConfig", "FactoredPrior", "PriorState", "PriorStep", "Starts", "StatusConfig"]
+__all__ = [
+    "CodeClip",
+    "Context",
+    "FactoredConfig",
+    "FactoredPrior",
+    "Prior",
+    "PriorStep",
+    "Sampling",
+    "Starts",
+    "StatusConfig",
+]

@@ -1,16 +1,19 @@
-"""The factored prior: a trunk sees the last W frames in one pass, a decoder writes the next by columns.
+"""The factored prior: a trunk sees the last W frames in one pass, a decoder writes the next in groups.
 
-p(frame t+1 | past) = product over columns of p(column | columns before it, trunk), and the codes of one
-column are independent given those: the product is the exact likelihood.
+p(frame t+1 | past) = product over groups of p(group | groups before it, trunk), and the codes of one group
+are independent given those: the product is the exact likelihood. A group is a column, a single place
+(raster order) or the whole frame.
 
 Shapes: B clips or rows, T frames in a clip, N = targets, W frames of memory, h w code grid, P = h*w places,
-D width, C condition width, V codes in the book (code V: no frame). Tokens of a frame are column-major.
+G places in a group, D width, C condition width, V codes in the book (code V: no frame). The tokens of a
+frame stand in the order in which they are written.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,28 +24,10 @@ from worldmodel import spaces
 from worldmodel.errors import UserError
 from worldmodel.heads import OutcomeHeads
 from worldmodel.prior.conditioning import ActionEncoder
-from worldmodel.prior.interface import CodeClip, PriorState, PriorStep
-from worldmodel.prior.layers import Block, ColumnCache, LocalMix
-from worldmodel.prior.sampling import inverse_cdf
+from worldmodel.prior.interface import CodeClip, Context, Prior, PriorStep, StatusConfig
+from worldmodel.prior.layers import Block, GroupCache, LocalMix
+from worldmodel.prior.sampling import Sampling, inverse_cdf
 from worldmodel.prior.windows import Targets, cut_targets
-
-
-@dataclass(frozen=True)
-class StatusConfig:
-    """A hidden variable learned beside the picture.
-
-    Attributes:
-        variable: its name in the dataset, e.g. "health"; empty learns none.
-        edges: ascending borders between its bins; n borders make n + 1 bins.
-    """
-
-    variable: str = ""
-    edges: tuple[float, ...] = ()
-
-    @property
-    def num_bins(self) -> int:
-        """Bins, 0 without a variable."""
-        return len(self.edges) + 1 if self.variable else 0
 
 
 @dataclass(frozen=True)
@@ -50,6 +35,9 @@ class FactoredConfig:
     """The size of a factored prior and the weights of its losses.
 
     Attributes:
+        kind: which prior this is.
+        order: how a frame is written: "columns" from left to right, each at once; "raster", one place
+            after the other; "frame", all places at once.
         window: W, frames and actions it remembers.
         width: D of trunk and decoder.
         num_heads: attention heads; divides the width.
@@ -61,12 +49,18 @@ class FactoredConfig:
             that the dream forgives its own mistakes.
         history_loss: share of the windows that lose some of their oldest frames and the status while
             training, so that a clip may begin anywhere.
+        rare_share: where the last frame shows, in a place or beside it, one of the codes that together
+            make this share of what the training split shows in that place, ...
+        rare_weight: ... the next frame's codes count for this much in the loss. What is weighted is
+            decided by the past alone, so that no probability is bent by it. 1 weights nothing.
         end_weight: weight of the end's loss beside the codes' (nats).
         status_weight: weight of the status' loss (nats).
         reward_weight: weight of the reward's squared error, in standard deviations.
         status: the hidden variable, if any.
     """
 
+    kind: Literal["factored"] = "factored"
+    order: Literal["columns", "raster", "frame"] = "columns"
     window: int = 4
     width: int = 128
     num_heads: int = 4
@@ -76,14 +70,16 @@ class FactoredConfig:
     action_dim: int = 16
     history_noise: float = 0.06
     history_loss: float = 0.1
+    rare_share: float = 0.05
+    rare_weight: float = 1.0
     end_weight: float = 1.0
     status_weight: float = 1.0
     reward_weight: float = 0.1
-    status: StatusConfig = StatusConfig()
+    status: StatusConfig = field(default_factory=StatusConfig)
 
 
-class FactoredPrior(nn.Module):
-    """The dream's prior; see the module's head.
+class FactoredPrior(Prior[Context]):
+    """The dream's prior; see the module's head. Its state is the context itself.
 
     Args:
         config: sizes.
@@ -95,6 +91,8 @@ class FactoredPrior(nn.Module):
     Raises:
         UserError: sizes that do not fit each other.
     """
+
+    rare: Tensor
 
     def __init__(
         self,
@@ -109,16 +107,21 @@ class FactoredPrior(nn.Module):
             raise UserError(f"prior width={config.width} is no multiple of num_heads={config.num_heads}.")
         if list(config.status.edges) != sorted(config.status.edges):
             raise UserError(f"status edges {config.status.edges}: wanted ascending numbers.")
+        if not 0 <= config.rare_share < 1 or config.rare_weight < 0:
+            raise UserError("prior rare_share: wanted 0 or more, below 1; rare_weight: wanted 0 or more.")
         self.config, self.grid, self.num_codes = config, grid, num_codes
         self.action_space, self.end_has_frame = action_space, end_has_frame
+        self.status_config, self.window, self.num_draws = config.status, config.window, 2 + grid[0] * grid[1]
         (h, w), width, depth = grid, config.width, config.trunk_layers + config.decoder_layers
+        self.group = {"columns": h, "raster": 1, "frame": h * w}[config.order]  # G
+        self.layout = "w h" if config.order == "columns" else "h w"  # order of writing
         condition_dim = config.window * config.action_dim
         self.actions = ActionEncoder(action_space, config.action_dim)
         self.embed = nn.Embedding(num_codes + 1, config.embed_dim)
         self.stem = nn.Conv2d(config.window * config.embed_dim, width, 3, padding=1)
         self.positions = nn.Parameter(0.02 * torch.randn(h * w + 1, width))  # the last: the summary
         self.status = nn.Embedding(config.status.num_bins + 1, width)
-        self.mixes = nn.ModuleList(LocalMix(width, grid) for _ in range(config.trunk_layers))
+        self.mixes = nn.ModuleList(LocalMix(width, grid, self.layout) for _ in range(config.trunk_layers))
 
         def blocks(count: int) -> nn.ModuleList:
             return nn.ModuleList(Block(width, config.num_heads, condition_dim, depth) for _ in range(count))
@@ -126,42 +129,46 @@ class FactoredPrior(nn.Module):
         self.trunk_blocks = blocks(config.trunk_layers)
         self.decoder_blocks = blocks(config.decoder_layers)
         self.bridge = nn.Linear(width, width)
-        self.written = nn.Embedding(num_codes + 1, width)  # the last: left of the first column
+        self.written = nn.Embedding(num_codes + 1, width)  # the last: nothing is written yet
         self.places = nn.Parameter(0.02 * torch.randn(h * w, width))
         self.logits = nn.Linear(width, num_codes)
         self.prejudice = nn.Parameter(torch.zeros(h * w, num_codes))  # what a place tends to show
         self.heads = OutcomeHeads(width, num_codes, config.status.num_bins, condition_dim)
         nn.init.normal_(self.embed.weight, std=0.3)
         nn.init.normal_(self.written.weight, std=0.3)
-        column = torch.arange(h * w) // h
-        self.register_buffer("mask", column[:, None] >= column[None], persistent=False)  # (P, P)
+        turn = torch.arange(h * w) // self.group
+        mask = turn[:, None] >= turn[None]  # (P, P)
+        self.register_buffer("mask", mask if self.group < h * w else None, persistent=False)
+        self.register_buffer("rare", torch.zeros(h * w, num_codes + 1, dtype=torch.bool))
 
-    @property
-    def num_draws(self) -> int:
-        """Uniform numbers a row needs for one step: end, status, then a code for each place."""
-        return 2 + self.grid[0] * self.grid[1]
+    def _in_turn(self, grids: Tensor) -> Tensor:
+        """(N, h, w) -> (N, P), in the order of writing."""
+        return rearrange(grids, f"n h w -> n ({self.layout})")
 
     @torch.no_grad()
     def init_from_codes(self, embeddings: Tensor, counts: Tensor) -> None:
-        """Let learning begin at each place's own frequencies, with like codes alike.
-
-        Args:
-            embeddings: (V, d) float32, the tokenizer's codebook: where embeddings and logits start.
-            counts: (h, w, V), how often the training split has each code at each place.
-        """
+        """As `Prior.init_from_codes`: the codebook is where embeddings and logits start."""
         d = min(embeddings.shape[1], self.config.embed_dim, self.config.width)
         book = ((embeddings - embeddings.mean(0)) / embeddings.std().clamp_min(1e-6))[:, :d]
         for table in (self.embed.weight, self.written.weight):
             table[:-1, :d] = book
         self.logits.weight.mul_(0.3)
         self.logits.weight[:, :d] += book / math.sqrt(d) * 0.3
-        share = rearrange(counts, "h w v -> (w h) v").float() + 0.1
+        share = rearrange(counts, f"h w v -> ({self.layout}) v").double() + 0.1
+        share /= share.sum(1, keepdim=True)
         self.logits.bias.zero_()
-        self.prejudice.copy_((share / share.sum(1, keepdim=True)).log())
+        self.prejudice.copy_(share.log())
+        ascending, order = share.sort(dim=1)
+        self.rare.zero_()
+        self.rare[:, :-1].scatter_(1, order, ascending.cumsum(1) <= self.config.rare_share)
+
+    def measure_rewards(self, rewards: Tensor) -> None:
+        """As `Prior.measure_rewards`."""
+        self.heads.measure(rewards)
 
     # -- the network ---------------------------------------------------------------------------------------
 
-    def _trunk(self, state: PriorState) -> tuple[Tensor, Tensor, Tensor]:
+    def _trunk(self, state: Context) -> tuple[Tensor, Tensor, Tensor]:
         """Read a window whose last action is the one now taken.
 
         Returns:
@@ -169,7 +176,7 @@ class FactoredPrior(nn.Module):
         """
         condition = self.actions(state.actions, state.has_action).flatten(1)  # (N, W*action_dim) = (N, C)
         history = rearrange(self.embed(state.codes), "n k h w e -> n (k e) h w")
-        places = rearrange(self.stem(history), "n d h w -> n (w h) d")  # (N, P, D)
+        places = rearrange(self.stem(history), f"n d h w -> n ({self.layout}) d")  # (N, P, D)
         tokens = torch.cat([places, self.status(state.status)[:, None]], 1) + self.positions  # (N, P+1, D)
         for mix, block in zip(self.mixes, self.trunk_blocks, strict=True):
             tokens = block(mix(tokens), condition)
@@ -180,12 +187,12 @@ class FactoredPrior(nn.Module):
         self,
         span: slice,
         base: Tensor,
-        left: Tensor,
+        before: Tensor,
         condition: Tensor,
-        caches: list[ColumnCache] | None = None,
+        caches: list[GroupCache] | None = None,
     ) -> Tensor:
-        """Logits (N, n, V) of n places, from the trunk's (N, n, D) and the codes one column to the left."""
-        tokens = base + self.written(left)
+        """Logits (N, n, V) of n places, from the trunk's (N, n, D) and the codes (N, n) one group before."""
+        tokens = base + self.written(before)
         for i, block in enumerate(self.decoder_blocks):
             tokens = block(tokens, condition, None if caches else self.mask, caches[i] if caches else None)
         return self.logits(F.layer_norm(tokens, tokens.shape[-1:])) + self.prejudice[span]
@@ -194,33 +201,29 @@ class FactoredPrior(nn.Module):
         """Every logit of the targets: codes (N, P, V), end (N,), status (N, bins), rewards (N,)."""
         places, summary, condition = self._trunk(targets.state)
         told = condition + self.heads.condition(targets.terminations, targets.status)
-        codes = rearrange(targets.codes, "n h w -> n (w h)")
-        edge = torch.full_like(codes[:, : self.grid[0]], self.num_codes)
-        left = torch.cat([edge, codes[:, : -self.grid[0]]], 1)
-        logits = self._write(slice(None), self.bridge(places) + self.places, left, told)
+        codes = self._in_turn(targets.codes)
+        nothing = torch.full_like(codes[:, : self.group], self.num_codes)
+        before = torch.cat([nothing, codes[:, : -self.group]], 1)
+        logits = self._write(slice(None), self.bridge(places) + self.places, before, told)
         rewards = self.heads.rewards(summary, targets.terminations, targets.pictures)
         return logits, self.heads.end_logits(summary), self.heads.status_logits(summary), rewards
 
     # -- learning ------------------------------------------------------------------------------------------
 
     def loss(self, clip: CodeClip) -> dict[str, Tensor]:
-        """Losses of the learned frames of a batch of clips; in training mode with a spoilt history.
-
-        Random numbers come from torch's global generator.
-
-        Returns:
-            Scalars: `loss`, the weighted sum of `codes` (nats a code), `end` (nats a step), `status` (nats
-            a frame) and `reward` (squared standard deviations).
-        """
+        """As `Prior.loss`; in training mode with a spoilt history."""
         targets = self._targets(clip).take(clip.learned)
         if self.training:
             targets = targets.noisy(self.config.history_noise, self.num_codes)
             bins = self.config.status.num_bins
             targets = targets.forgetful(self.config.history_loss, self.num_codes, bins)
         logits, end, status, rewards = self._forward(targets)
-        truth = rearrange(targets.codes, "n h w -> n (w h)")
+        truth = self._in_turn(targets.codes)
         nats = F.cross_entropy(logits.float().flatten(0, 1), truth.flatten(), reduction="none")
         shown = targets.frame_valid[:, None].expand_as(truth).flatten()
+        weight = torch.ones_like(nats)
+        if self.config.rare_weight != 1:
+            weight = torch.where(self._near_rare(targets.state).flatten(), self.config.rare_weight, 1.0)
         ended = targets.terminations.float()
         hazard = F.binary_cross_entropy_with_logits(end.float(), ended, reduction="none")
         error = (rewards.float() - self.heads.scale(targets.rewards)).square()
@@ -230,7 +233,9 @@ class FactoredPrior(nn.Module):
             "reward": _mean(error, targets.has_step),
         }
         config = self.config
-        total = losses["codes"] + config.end_weight * losses["end"] + config.reward_weight * losses["reward"]
+        total = (
+            _mean(nats * weight, shown) + config.end_weight * losses["end"] + config.reward_weight * losses["reward"]
+        )
         bins = config.status.num_bins
         if bins:
             known = targets.has_step & (targets.status < bins)
@@ -241,17 +246,10 @@ class FactoredPrior(nn.Module):
 
     @torch.no_grad()
     def log_prob(self, clip: CodeClip) -> Tensor:
-        """Exact log-likelihood of each frame's codes given the frames and actions before it.
-
-        Args:
-            clip: the clips. Frame 0 is given nothing but "no action".
-
-        Returns:
-            (B, T) float32, nats a frame (divide by h*w for nats a code); 0 where the frame is invalid.
-        """
+        """As `Prior.log_prob`."""
         targets = self._targets(clip).flat()
         logits = self._forward(targets)[0].float().log_softmax(-1)  # (N, P, V)
-        truth = rearrange(targets.codes, "n h w -> n (w h)")
+        truth = self._in_turn(targets.codes)
         nats = logits.gather(-1, truth[..., None])[..., 0].sum(1)  # (N,)
         return (nats * targets.frame_valid).reshape(clip.frame_valid.shape)
 
@@ -260,42 +258,15 @@ class FactoredPrior(nn.Module):
 
     # -- dreaming ------------------------------------------------------------------------------------------
 
-    def init_state(self, codes: Tensor, frame_valid: Tensor, actions: Tensor, status: Tensor) -> PriorState:
-        """The state after a clip of real codes; only its last W frames matter.
-
-        Args:
-            codes: (B, T, h, w) int64, T >= 1.
-            frame_valid: (B, T) bool.
-            actions: (B, T-1) or (B, T-1, A), those that led to frames 1 to T-1.
-            status: (B,) int64 at the last frame, in [0, bins]; `bins` is "not known".
-        """
-        window, batch = self.config.window, len(codes)
-        codes = torch.where(frame_valid[:, :, None, None], codes, self.num_codes)
-        blank = torch.full_like(codes[:, :1], self.num_codes).expand(-1, window, -1, -1)
-        still = torch.zeros((batch, window, *actions.shape[2:]), dtype=actions.dtype, device=actions.device)
-        acted = torch.arange(window + actions.shape[1], device=codes.device) >= window
-        return PriorState(
-            torch.cat([blank, codes], 1)[:, -window:],
-            torch.cat([still, actions], 1)[:, -window:],
-            acted[-window:].expand(batch, -1),
-            status,
-        )
+    def init_state(self, context: Context) -> Context:
+        """The context is all there is to remember."""
+        return context
 
     @torch.no_grad()
-    def step(self, state: PriorState, actions: Tensor, draws: Tensor, temperature: float = 1.0) -> PriorStep:
-        """Take one step in every row: end, status, codes, reward, in this order.
-
-        Args:
-            state: what is remembered.
-            actions: (B,) or (B, A).
-            draws: (B, num_draws) float32 in [0, 1): all the randomness there is.
-            temperature: of the codes; the end and the status are drawn at 1.
-
-        Returns:
-            The new state and what happened.
-        """
+    def step(self, state: Context, actions: Tensor, draws: Tensor, sampling: Sampling) -> PriorStep[Context]:
+        """As `Prior.step`."""
         acted = torch.ones_like(state.has_action[:, :1])
-        now = PriorState(
+        now = Context(
             state.codes,
             torch.cat([state.actions[:, 1:], actions[:, None]], 1),
             torch.cat([state.has_action[:, 1:], acted], 1),
@@ -310,27 +281,34 @@ class FactoredPrior(nn.Module):
             status = inverse_cdf(self.heads.status_logits(summary), draws[:, 1])
         has_picture = torch.ones_like(terminations) if self.end_has_frame else ~terminations
         told = condition + self.heads.condition(terminations, status)
-        codes, log_probs = self._draw(places, told, draws[:, 2:], temperature)
+        codes, log_probs = self._draw(places, told, draws[:, 2:], sampling)
         seen = torch.where(has_picture[:, None, None], codes, self.num_codes)
         rewards = self.heads.unscale(self.heads.rewards(summary, terminations, seen).float())
-        after = PriorState(torch.cat([state.codes[:, 1:], seen[:, None]], 1), now.actions, now.has_action, status)
+        after = Context(torch.cat([state.codes[:, 1:], seen[:, None]], 1), now.actions, now.has_action, status)
         return PriorStep(after, codes, has_picture, terminations, hazards, rewards, status, log_probs * has_picture)
 
-    def _draw(self, places: Tensor, told: Tensor, draws: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """Write a frame column by column: codes (B, h, w) and their log-probability (B,) at temperature 1."""
+    def _draw(self, places: Tensor, told: Tensor, draws: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+        """Write a frame group by group: codes (B, h, w) and their log-probability (B,) as predicted."""
         (h, w), heads, rows = self.grid, self.config.num_heads, len(places)
         shape = (rows, heads, h * w, self.config.width // heads)
-        caches = [ColumnCache(places.new_empty(shape), places.new_empty(shape)) for _ in self.decoder_blocks]
+        caches = [GroupCache(places.new_empty(shape), places.new_empty(shape)) for _ in self.decoder_blocks]
         base = self.bridge(places) + self.places
-        left = torch.full((rows, h), self.num_codes, device=places.device)
-        columns, log_probs = [], torch.zeros(rows, device=places.device)
-        for j in range(w):
-            span = slice(j * h, (j + 1) * h)
-            logits = self._write(span, base[:, span], left, told, caches).float()  # (B, h, V)
-            left = inverse_cdf(logits, draws[:, span], temperature)
-            log_probs = log_probs + logits.log_softmax(-1).gather(-1, left[..., None])[..., 0].sum(1)
-            columns.append(left)
-        return torch.stack(columns, 2), log_probs
+        before = torch.full((rows, self.group), self.num_codes, device=places.device)
+        groups, log_probs = [], torch.zeros(rows, device=places.device)
+        for begin in range(0, h * w, self.group):
+            span = slice(begin, begin + self.group)
+            logits = self._write(span, base[:, span], before, told, caches).float()  # (B, G, V)
+            before = sampling.draw(logits, draws[:, span])
+            log_probs = log_probs + logits.log_softmax(-1).gather(-1, before[..., None])[..., 0].sum(1)
+            groups.append(before)
+        return rearrange(torch.cat(groups, 1), f"b ({self.layout}) -> b h w", h=h, w=w), log_probs
+
+    def _near_rare(self, context: Context) -> Tensor:
+        """Places (N, P) whose last frame shows, there or beside them, a code that is rare where it stands."""
+        last = self._in_turn(context.codes[:, -1])
+        rare = self.rare[torch.arange(last.shape[1], device=last.device), last]  # (N, P)
+        picture = rearrange(rare.float(), f"n ({self.layout}) -> n 1 h w", h=self.grid[0], w=self.grid[1])
+        return self._in_turn(F.max_pool2d(picture, 3, 1, 1)[:, 0]) > 0
 
 
 def _mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -6,10 +6,15 @@ the book. Code V stands for "no frame": before the clip began, or where the envi
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Generic, Self, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from worldmodel import spaces
+from worldmodel.prior.sampling import Sampling
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,56 @@ class CodeClip:
 
 
 @dataclass(frozen=True)
-class PriorState:
-    """All that a prior remembers of each row; copying it is branching.
+class StatusConfig:
+    """A hidden variable learned beside the picture.
+
+    Attributes:
+        variable: its name in the dataset, e.g. "health"; empty learns none.
+        edges: ascending borders between its bins; n borders make n + 1 bins.
+    """
+
+    variable: str = ""
+    edges: tuple[float, ...] = ()
+
+    @property
+    def num_bins(self) -> int:
+        """Bins, 0 without a variable."""
+        return len(self.edges) + 1 if self.variable else 0
+
+
+class Rows:
+    """Base of frozen dataclasses of tensors, each with one row a dream; none is ever written to.
+
+    Keeping one is therefore branching. Every one of them has `status`, (B,) int64.
+    """
+
+    status: Tensor
+
+    @property
+    def num_rows(self) -> int:
+        """B."""
+        return len(self.status)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same on another device."""
+        return type(self)(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+
+    def rows(self, index: Tensor) -> Self:
+        """Some rows: (n,) int64 -> n rows."""
+        return type(self)(**{name: tensor[index] for name, tensor in vars(self).items()})
+
+    def where(self, mask: Tensor, other: Self) -> Self:
+        """`other`'s rows where the mask (B,) is True, these rows elsewhere."""
+        mixed = {}
+        for name, tensor in vars(self).items():
+            chosen = mask.reshape(-1, *[1] * (tensor.ndim - 1))
+            mixed[name] = torch.where(chosen, getattr(other, name), tensor)
+        return type(self)(**mixed)
+
+
+@dataclass(frozen=True)
+class Context(Rows):
+    """The last frames of each row: what any prior can begin from, and all that a factored one remembers.
 
     Attributes:
         codes: (B, W, h, w) int64, oldest first; V where there is no frame.
@@ -57,30 +110,35 @@ class PriorState:
     has_action: Tensor
     status: Tensor
 
-    @property
-    def num_rows(self) -> int:
-        """B."""
-        return len(self.codes)
+    @staticmethod
+    def of(codes: Tensor, frame_valid: Tensor, actions: Tensor, status: Tensor, window: int, num_codes: int) -> Context:
+        """The context after a clip of real codes; only its last W frames matter.
 
-    def to(self, device: torch.device | str) -> PriorState:
-        """The same state on another device."""
-        return PriorState(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+        Args:
+            codes: (B, T, h, w) int64, T >= 1.
+            frame_valid: (B, T) bool.
+            actions: (B, T-1) or (B, T-1, A), those that led to frames 1 to T-1.
+            status: (B,) int64 at the last frame, in [0, bins]; `bins` is "not known".
+            window: W.
+            num_codes: V.
+        """
+        codes = torch.where(frame_valid[:, :, None, None], codes, num_codes)
+        blank = torch.full_like(codes[:, :1], num_codes).expand(-1, window, -1, -1)
+        still = torch.zeros((len(codes), window, *actions.shape[2:]), dtype=actions.dtype, device=actions.device)
+        acted = torch.arange(window + actions.shape[1], device=codes.device) >= window
+        return Context(
+            torch.cat([blank, codes], 1)[:, -window:],
+            torch.cat([still, actions], 1)[:, -window:],
+            acted[-window:].expand(len(codes), -1),
+            status,
+        )
 
-    def rows(self, index: Tensor) -> PriorState:
-        """The state of some rows: (n,) int64 -> n rows."""
-        return PriorState(**{name: tensor[index] for name, tensor in vars(self).items()})
 
-    def where(self, mask: Tensor, other: PriorState) -> PriorState:
-        """`other`'s rows where the mask (B,) is True, these rows elsewhere."""
-        mixed = {}
-        for name, tensor in vars(self).items():
-            chosen = mask.reshape(-1, *[1] * (tensor.ndim - 1))
-            mixed[name] = torch.where(chosen, getattr(other, name), tensor)
-        return PriorState(**mixed)
+State = TypeVar("State", bound=Rows)
 
 
 @dataclass(frozen=True)
-class PriorStep:
+class PriorStep(Generic[State]):
     """One step of a dream, in the order in which it is drawn: end, status, codes, reward.
 
     Attributes:
@@ -94,7 +152,7 @@ class PriorStep:
         log_probs: (B,) float32, nats of the drawn frame's codes at temperature 1; 0 without a picture.
     """
 
-    state: PriorState
+    state: State
     codes: Tensor
     has_picture: Tensor
     terminations: Tensor
@@ -102,3 +160,80 @@ class PriorStep:
     rewards: Tensor
     status: Tensor
     log_probs: Tensor
+
+
+class Prior(nn.Module, ABC, Generic[State]):
+    """What every prior is: p(end, status, codes, reward of the next step | past, actions).
+
+    Attributes:
+        grid: (h, w) of the codes.
+        num_codes: V.
+        action_space: what the actions are.
+        end_has_frame: whether the environment shows a picture of the moment an episode ended.
+        status_config: the hidden variable learned beside the picture, if any.
+        window: W, the frames of a context.
+        num_draws: uniform numbers a row needs for one step.
+    """
+
+    grid: tuple[int, int]
+    num_codes: int
+    action_space: spaces.Space
+    end_has_frame: bool
+    status_config: StatusConfig
+    window: int
+    num_draws: int
+
+    @abstractmethod
+    def init_from_codes(self, embeddings: Tensor, counts: Tensor) -> None:
+        """Let learning begin at each place's own frequencies, with like codes alike.
+
+        Args:
+            embeddings: (V, d) float32, the tokenizer's codebook.
+            counts: (h, w, V), how often the training split has each code at each place.
+        """
+
+    @abstractmethod
+    def measure_rewards(self, rewards: Tensor) -> None:
+        """Measure the rewards' scale on the training split: (N,) float32."""
+
+    @abstractmethod
+    def loss(self, clip: CodeClip) -> dict[str, Tensor]:
+        """Losses of the learned frames of a batch of clips; random numbers come from torch's global generator.
+
+        Returns:
+            Scalars: `loss`, the weighted sum of `codes` (nats a code), `end` (nats a step), `status` (nats
+            a frame) and `reward` (squared standard deviations).
+        """
+
+    @abstractmethod
+    def log_prob(self, clip: CodeClip) -> Tensor:
+        """Exact log-likelihood of each frame's codes given the frames and actions before it.
+
+        Args:
+            clip: the clips. Frame 0 is given nothing but "no action".
+
+        Returns:
+            (B, T) float32, nats a frame (divide by h*w for nats a code); 0 where the frame is invalid.
+        """
+
+    def context(self, codes: Tensor, frame_valid: Tensor, actions: Tensor, status: Tensor) -> Context:
+        """The context after a clip of real codes: see `Context.of`."""
+        return Context.of(codes, frame_valid, actions, status, self.window, self.num_codes)
+
+    @abstractmethod
+    def init_state(self, context: Context) -> State:
+        """What this prior remembers after a context of real frames."""
+
+    @abstractmethod
+    def step(self, state: State, actions: Tensor, draws: Tensor, sampling: Sampling) -> PriorStep[State]:
+        """Take one step in every row: end, status, codes, reward, in this order.
+
+        Args:
+            state: what is remembered.
+            actions: (B,) or (B, A).
+            draws: (B, num_draws) float32 in [0, 1): all the randomness there is.
+            sampling: how the codes are drawn; the end and the status are drawn as they are predicted.
+
+        Returns:
+            The new state and what happened.
+        """

@@ -1,7 +1,6 @@
 """The layers of the factored prior: attention over places, convolution between neighbours.
 
-Shapes: B rows, P = h*w places, N tokens, D width, C condition width, H heads. Tokens of a frame stand in
-column-major order: place i is row i mod h of column i div h.
+Shapes: B rows, P = h*w places, N tokens, D width, C condition width, H heads.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from worldmodel.prior.conditioning import ConditionalLayerNorm
 
 
 @dataclass
-class ColumnCache:
-    """Keys and values of the columns written so far, each (B, H, P, D/H); `length` places are filled."""
+class GroupCache:
+    """Keys and values of the places written so far, each (B, H, P, D/H); `length` places are filled."""
 
     keys: Tensor
     values: Tensor
@@ -39,7 +38,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, cache: ColumnCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None, cache: GroupCache | None = None) -> Tensor:
         """Attend.
 
         Args:
@@ -84,7 +83,7 @@ class Block(nn.Module):
             nn.init.normal_(layer.weight, std=0.02 / math.sqrt(2 * num_layers))
 
     def forward(
-        self, x: Tensor, condition: Tensor, mask: Tensor | None = None, cache: ColumnCache | None = None
+        self, x: Tensor, condition: Tensor, mask: Tensor | None = None, cache: GroupCache | None = None
     ) -> Tensor:
         """(B, N, D) and (B, C) -> (B, N, D); `mask` and `cache` as in `Attention`."""
         x = x + self.attention(self.norm_attention(x, condition), mask, cache)
@@ -98,10 +97,12 @@ class LocalMix(nn.Module):
     Args:
         width: D.
         grid: (h, w).
+        layout: order of the places among the tokens: "h w", row by row, or "w h", column by column.
     """
 
-    def __init__(self, width: int, grid: tuple[int, int]) -> None:
+    def __init__(self, width: int, grid: tuple[int, int], layout: str) -> None:
         super().__init__()
+        self.layout = layout
         self.h, self.w = grid
         self.conv = nn.Conv2d(width, width, 3, padding=1, groups=width)
         nn.init.zeros_(self.conv.weight)
@@ -111,6 +112,6 @@ class LocalMix(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, P + extra, D) -> the same shape."""
         places = self.h * self.w
-        picture = rearrange(x[:, :places], "b (w h) d -> b d h w", h=self.h)
-        mixed = rearrange(self.conv(picture), "b d h w -> b (w h) d")
+        picture = rearrange(x[:, :places], f"b ({self.layout}) d -> b d h w", h=self.h, w=self.w)
+        mixed = rearrange(self.conv(picture), f"b d h w -> b ({self.layout}) d")
         return x + F.pad(mixed, (0, 0, 0, x.shape[1] - places))

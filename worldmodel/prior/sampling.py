@@ -7,8 +7,12 @@ generator has a state to save and a row's numbers do not depend on its neighbour
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+from worldmodel.errors import UserError
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -65,19 +69,67 @@ def uniforms(seeds: Tensor, episodes: Tensor, steps: Tensor, num: int, stream: i
     return (words >> 8).float() * 2.0**-24
 
 
-def inverse_cdf(logits: Tensor, draws: Tensor, temperature: float = 1.0) -> Tensor:
+@dataclass(frozen=True)
+class Sampling:
+    """How codes are drawn. Of the three restrictions each acts on what the one before left.
+
+    Attributes:
+        temperature: logits are divided by it; 0 takes the most likely code.
+        top_k: only the k most likely codes; 0 keeps all.
+        top_p: only the most likely codes that together hold this probability; 1 keeps all.
+
+    Raises:
+        UserError: a number out of its range.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.temperature >= 0:
+            raise UserError(f"temperature={self.temperature}: wanted 0 or more.")
+        if self.top_k < 0:
+            raise UserError(f"top_k={self.top_k}: wanted a number of codes, or 0 for all.")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top_p={self.top_p}: wanted a probability above 0, at most 1.")
+
+    def draw(self, logits: Tensor, draws: Tensor) -> Tensor:
+        """Draw a category of each place.
+
+        Args:
+            logits: (..., V) float.
+            draws: (...) float32 in [0, 1).
+
+        Returns:
+            (...) int64 in [0, V).
+        """
+        if self.temperature == 0 or self.top_k == 1:
+            return logits.argmax(-1)
+        logits = logits.float() / self.temperature
+        if 0 < self.top_k < logits.shape[-1]:
+            least = logits.topk(self.top_k, dim=-1).values[..., -1:]
+            logits = logits.masked_fill(logits < least, float("-inf"))
+        if self.top_p < 1:
+            ordered, order = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
+            before = ordered.cumsum(-1) - ordered  # probability of the likelier codes
+            dropped = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= self.top_p)
+            logits = logits.masked_fill(dropped, float("-inf"))
+        return inverse_cdf(logits, draws)
+
+
+def inverse_cdf(logits: Tensor, draws: Tensor) -> Tensor:
     """Draw a category by where a uniform number falls in the cumulated probabilities.
 
     Args:
         logits: (..., V) float.
         draws: (...) float32 in [0, 1).
-        temperature: logits are divided by it; 0 takes the most likely category.
 
     Returns:
-        (...) int64 in [0, V).
+        (...) int64 in [0, V), never one of probability 0.
     """
-    if temperature <= 0:
-        return logits.argmax(-1)
-    cumulated = (logits.float() / temperature).softmax(-1).cumsum(-1)
-    below = cumulated <= draws[..., None] * cumulated[..., -1:]
-    return below.sum(-1).clamp_max(logits.shape[-1] - 1)
+    cumulated = logits.float().softmax(-1).cumsum(-1)
+    # a number that rounding carries to the total itself would fall behind the last category that can be drawn
+    total = cumulated[..., -1:]
+    at = torch.minimum(draws[..., None] * total, total * (1 - 2.0**-23))
+    return (cumulated <= at).sum(-1).clamp_max(logits.shape[-1] - 1)

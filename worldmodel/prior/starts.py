@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.errors import UserError
-from worldmodel.prior.interface import PriorState
+from worldmodel.prior.interface import Context
 
 KIND_EPISODE = 0  # the first frame of an episode
 KIND_INSIDE = 1  # a moment inside one, with the frames before it
@@ -19,14 +19,14 @@ KIND_INSIDE = 1  # a moment inside one, with the frames before it
 
 @dataclass(frozen=True)
 class Starts:
-    """States to begin from.
+    """Contexts to begin from.
 
     Attributes:
-        state: S rows.
+        context: S rows.
         kinds: (S,) int64, `KIND_EPISODE` or `KIND_INSIDE`.
     """
 
-    state: PriorState
+    context: Context
     kinds: Tensor
 
     def __len__(self) -> int:
@@ -50,16 +50,16 @@ class Starts:
 
     def to(self, device: torch.device | str) -> Starts:
         """The same starts on another device."""
-        return Starts(self.state.to(device), self.kinds.to(device))
+        return Starts(self.context.to(device), self.kinds.to(device))
 
     def tensors(self) -> dict[str, Tensor]:
         """What is written to disk: codes as int32, the rest as it is."""
-        state = {name: value.contiguous() for name, value in vars(self.state).items()}
-        return {**state, "codes": state["codes"].to(torch.int32), "kinds": self.kinds.contiguous()}
+        fields = {name: value.contiguous() for name, value in vars(self.context).items()}
+        return {**fields, "codes": fields["codes"].to(torch.int32), "kinds": self.kinds.contiguous()}
 
     @staticmethod
     def from_tensors(tensors: dict[str, Tensor]) -> Starts:
         """The inverse of `tensors`."""
         kinds = tensors["kinds"]
         fields = {name: value for name, value in tensors.items() if name != "kinds"}
-        return Starts(PriorState(**{**fields, "codes": fields["codes"].long()}), kinds)
+        return Starts(Context(**{**fields, "codes": fields["codes"].long()}), kinds)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from worldmodel.prior.interface import CodeClip, PriorState
+from worldmodel.prior.interface import CodeClip, Context
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Targets:
         has_end: (...) bool, the step says whether the task ends: it was not cut off.
     """
 
-    state: PriorState
+    state: Context
     codes: Tensor
     pictures: Tensor
     frame_valid: Tensor
@@ -42,7 +42,7 @@ class Targets:
 
     def take(self, mask: Tensor) -> Targets:
         """Those marked True, (B, T) bool: (B, T) -> (N,), N of them."""
-        state = PriorState(**{name: value[mask] for name, value in vars(self.state).items()})
+        state = Context(**{name: value[mask] for name, value in vars(self.state).items()})
         fields = {name: value[mask] for name, value in vars(self).items() if name != "state"}
         return Targets(state=state, **fields)
 
@@ -69,7 +69,7 @@ class Targets:
         codes = torch.where((age > kept[:, None])[:, :, None, None], no_frame, state.codes)
         has_action = state.has_action & (age <= kept[:, None])
         status = torch.where(forgets, unknown, state.status)
-        return replace(self, state=PriorState(codes, state.actions, has_action, status))
+        return replace(self, state=Context(codes, state.actions, has_action, status))
 
     def noisy(self, share: float, no_frame: int) -> Targets:
         """Replace up to `share` of the history's codes by the same place's of another target.
@@ -113,7 +113,7 @@ def cut_targets(clip: CodeClip, window: int, num_codes: int, num_status: int) ->
     index = torch.arange(length, device=device)
     known = index[:, None] - window + torch.arange(window, device=device)[None] >= 0  # (T, W)
     unknown = torch.full_like(status[:, :1], num_status)
-    state = PriorState(history, actions, known.expand(batch, -1, -1), torch.cat([unknown, status[:, :-1]], 1))
+    state = Context(history, actions, known.expand(batch, -1, -1), torch.cat([unknown, status[:, :-1]], 1))
 
     def after_first(values: Tensor) -> Tensor:
         return torch.cat([torch.zeros_like(clip.frame_valid[:, :1], dtype=values.dtype), values], 1)

@@ -14,8 +14,7 @@ import torch
 
 from worldmodel.data import Dataset
 from worldmodel.errors import UserError
-from worldmodel.prior.factored import StatusConfig
-from worldmodel.prior.interface import CodeClip
+from worldmodel.prior.interface import CodeClip, StatusConfig
 from worldmodel.tokenizer.vqvae import FrameTokenizer
 
 

@@ -18,7 +18,7 @@ import torch
 from worldmodel.data import ClipSampler, Dataset
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel, WorldSpec, is_world, tokenizer_hash
-from worldmodel.prior.interface import PriorState
+from worldmodel.prior.interface import Context
 from worldmodel.prior.starts import KIND_EPISODE, KIND_INSIDE, Starts
 from worldmodel.train.cache import CodeCache, encode_dataset
 from worldmodel.train.config import WorldConfig
@@ -126,7 +126,7 @@ def train_prior(
         prior.init_from_codes(world.tokenizer.codebook.embeddings, cache.counts(episodes).to(runtime.device))
         spans = [slice(int(data.step_offsets[e]), int(data.step_offsets[e] + data.lengths[e])) for e in episodes]
         rewards = np.concatenate([data.flat("rewards")[span] for span in spans])
-        prior.heads.measure(torch.from_numpy(rewards).to(runtime.device))
+        prior.measure_rewards(torch.from_numpy(rewards).to(runtime.device))
     for step in loop.steps():
         clip = cache.clip(*sampler.locate(step), settings.clip_length).to(runtime.device)
         with runtime.autocast():
@@ -156,7 +156,7 @@ def describe(data: Dataset) -> WorldSpec:
 def gather_starts(world: WorldModel, cache: CodeCache, at_least: int, seed: int) -> Starts:
     """Every true episode start of the training split, topped up with moments inside episodes."""
     data, prior = cache.data, world.prior
-    window, bins = prior.config.window, prior.config.status.num_bins
+    window, bins = prior.window, prior.status_config.num_bins
     episodes = data.episodes_of("train")
     long = episodes[data.lengths[episodes] >= window]
     missing = max(0, at_least - len(episodes)) if len(long) else 0
@@ -164,11 +164,11 @@ def gather_starts(world: WorldModel, cache: CodeCache, at_least: int, seed: int)
     inside = rng.choice(long, missing) if missing else np.empty(0, np.int64)
     moments = rng.integers(0, data.lengths[inside] - window + 1)  # first frame of a window before the end
 
-    def states(numbers: np.ndarray, first: np.ndarray, length: int) -> PriorState:
+    def states(numbers: np.ndarray, first: np.ndarray, length: int) -> Context:
         frames = (data.frame_offsets[numbers] + first)[:, None] + np.arange(length)  # (n, length)
         steps = (data.step_offsets[numbers] + first)[:, None] + np.arange(length - 1)
         status = cache.status[frames[:, -1]] if bins else np.zeros(len(numbers), np.int64)
-        return prior.init_state(
+        return prior.context(
             torch.from_numpy(cache.codes[frames].astype(np.int64)),
             torch.from_numpy(data.flat("frame_valid")[frames]),
             torch.from_numpy(data.flat("actions")[steps]),
@@ -180,7 +180,7 @@ def gather_starts(world: WorldModel, cache: CodeCache, at_least: int, seed: int)
         parts.append(states(inside, moments, window))
     joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])}
     kinds = torch.tensor([KIND_EPISODE] * len(episodes) + [KIND_INSIDE] * missing)
-    return Starts(PriorState(**joined), kinds)
+    return Starts(Context(**joined), kinds)
 
 
 def _some_frames(data: Dataset) -> list[torch.Tensor]:
