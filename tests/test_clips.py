@@ -164,6 +164,26 @@ def test_a_clip_as_long_as_its_episode(tmp_path: Path) -> None:
         assert np.array_equal(batch.terminations[0], episodes[batch.episode[0]].terminations)
 
 
+def test_a_cropped_dataset_is_as_if_recorded_so(data: Dataset) -> None:
+    height, width, _ = data.header.pixels.frame_shape
+    crop = (1, height - 2, 2, width)
+    cut = Dataset(data.paths[0], crop=crop)
+    assert cut.header.pixels.frame_shape == (height - 3, width - 2, 3)
+    assert cut.fingerprint != data.fingerprint
+    for number in (0, data.num_episodes - 1):
+        whole = data.episode(number).frames
+        np.testing.assert_array_equal(cut.episode(number).frames, whole[:, 1:-2, 2:])
+    settings = {"length": 2, "batch_size": 3, "seed": 4}
+    a, b = next(data.clips(**settings)), next(cut.clips(**settings))
+    np.testing.assert_array_equal(b.frames, a.frames[:, :, 1:-2, 2:])
+    again = pickle.loads(pickle.dumps(cut))
+    assert again.header == cut.header
+    twice = cut.header.pixels.cropped((0, 1, 1, 3))
+    assert twice.crop == (1, 2, 3, 5)
+    with pytest.raises(UserError, match="inside"):
+        Dataset(data.paths[0], crop=(0, height + 1, 0, width))
+
+
 def test_no_episode_is_in_two_splits(data: Dataset) -> None:
     shown = []
     for split in ("train", "validation", "test"):

@@ -14,6 +14,8 @@ from PIL import Image
 
 from worldmodel.errors import UserError
 
+Crop = tuple[int, int, int, int]
+
 
 @dataclass(frozen=True)
 class PixelSpec:
@@ -25,7 +27,7 @@ class PixelSpec:
     """
 
     size: tuple[int, int] = (64, 64)
-    crop: tuple[int, int, int, int] | None = None
+    crop: Crop | None = None
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or min(self.size) < 1:
@@ -45,6 +47,17 @@ class PixelSpec:
             return (*self.size, 3)
         top, bottom, left, right = self.crop
         return (bottom - top, right - left, 3)
+
+    def cropped(self, crop: Crop) -> PixelSpec:
+        """The spec of frames of which a part is kept: (top, bottom, left, right) in the frames' own pixels.
+
+        Raises:
+            UserError: the part does not lie inside the frame.
+        """
+        height, width, _ = self.frame_shape
+        PixelSpec((height, width), crop)  # checks
+        top, left = (0, 0) if self.crop is None else (self.crop[0], self.crop[2])
+        return PixelSpec(self.size, (top + crop[0], top + crop[1], left + crop[2], left + crop[3]))
 
     def to_json(self) -> dict[str, Any]:
         """{"size": [H, W], "crop": [top, bottom, left, right] or null}."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from worldmodel.data.layout import Source, array_layout
 from worldmodel.data.merge import open_sources
 from worldmodel.data.splits import SPLITS, lacking_splits, split_counts
 from worldmodel.errors import UserError, unknown_name
+from worldmodel.pixels import Crop
 
 if TYPE_CHECKING:
     from worldmodel.data.clips import Batch
@@ -37,6 +39,8 @@ class Dataset:
         path: a file, or a list of files that tell of the same world.
         cache: "memmap" leaves the frames on the disk and lets the system keep what is used; "ram" reads them
             into memory when they are first needed.
+        crop: (top, bottom, left, right) kept of the recorded frames, in their pixels; None keeps all. The
+            header then says the crop, as if it had been recorded so.
 
     Attributes:
         paths: of the sealed files, sources of merged ones included.
@@ -54,7 +58,9 @@ class Dataset:
             or an episode is in two of them.
     """
 
-    def __init__(self, path: str | Path | Sequence[str | Path], cache: str = "memmap") -> None:
+    def __init__(
+        self, path: str | Path | Sequence[str | Path], cache: str = "memmap", crop: Crop | None = None
+    ) -> None:
         if cache not in CACHES:
             raise unknown_name("cache", cache, CACHES)
         given = [path] if isinstance(path, str | Path) else list(path)
@@ -69,6 +75,9 @@ class Dataset:
         self.header: Header
         self.header, maps = combine(self.headers, [str(p) for p in self.paths])
         refuse_twice(self._sources)
+        self.crop = crop
+        if crop is not None:
+            self.header = replace(self.header, pixels=self.header.pixels.cropped(crop))
         self.lengths = self._column("length")
         self.frame_offsets = np.cumsum(self.lengths + 1) - (self.lengths + 1)
         self.step_offsets = np.cumsum(self.lengths) - self.lengths
@@ -87,6 +96,8 @@ class Dataset:
 
     def _fingerprint(self) -> str:
         prints = [source.fingerprint for source in self._sources]
+        if self.crop is not None:
+            prints.append(f"crop {self.crop}")
         return prints[0] if len(prints) == 1 else hashlib.sha256("".join(prints).encode()).hexdigest()
 
     def __repr__(self) -> str:
@@ -144,7 +155,11 @@ class Dataset:
 
     def frames_of_source(self, number: int) -> np.ndarray:
         """All frames of one file, (F_i, H, W, 3) uint8, read-only."""
-        return self._source(number).array("frames", self.cache)
+        frames = self._source(number).array("frames", self.cache)
+        if self.crop is None:
+            return frames
+        top, bottom, left, right = self.crop
+        return frames[:, top:bottom, left:right]
 
     def _source(self, number: int) -> Source:
         if self._closed:
@@ -273,10 +288,10 @@ class Dataset:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"given": self._given, "cache": self.cache, "fingerprint": self.fingerprint}
+        return {"given": self._given, "cache": self.cache, "crop": self.crop, "fingerprint": self.fingerprint}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["given"], state["cache"])  # type: ignore[misc]
+        self.__init__(state["given"], state["cache"], state["crop"])  # type: ignore[misc]
         if self.fingerprint != state["fingerprint"]:
             raise UserError(f"{self.name} has changed since this dataset was opened. Open it anew.")
 
