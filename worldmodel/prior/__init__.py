@@ -1,7 +1,7 @@
 """Priors over codes: what comes next, given the past and the actions."""
 
 from worldmodel.prior.factored import FactoredConfig, FactoredPrior
-from worldmodel.prior.interface import CodeClip, Context, Prior, PriorStep, StatusConfig
+from worldmodel.prior.interface import CodeClip, Context, Outcomes, Prior, PriorStep, StatusConfig
 from worldmodel.prior.sampling import Sampling
 from worldmodel.prior.starts import Starts
 
@@ -10,6 +10,7 @@ __all__ = [
     "Context",
     "FactoredConfig",
     "FactoredPrior",
+    "Outcomes",
     "Prior",
     "PriorStep",
     "Sampling",

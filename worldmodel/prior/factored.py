@@ -24,7 +24,7 @@ from worldmodel import spaces
 from worldmodel.errors import UserError
 from worldmodel.heads import OutcomeHeads
 from worldmodel.prior.conditioning import ActionEncoder
-from worldmodel.prior.interface import CodeClip, Context, Prior, PriorStep, StatusConfig
+from worldmodel.prior.interface import CodeClip, Context, Outcomes, Prior, PriorStep, StatusConfig
 from worldmodel.prior.layers import Block, GroupCache, LocalMix
 from worldmodel.prior.sampling import Sampling, inverse_cdf
 from worldmodel.prior.windows import Targets, cut_targets
@@ -252,6 +252,17 @@ class FactoredPrior(Prior[Context]):
         truth = self._in_turn(targets.codes)
         nats = logits.gather(-1, truth[..., None])[..., 0].sum(1)  # (N,)
         return (nats * targets.frame_valid).reshape(clip.frame_valid.shape)
+
+    @torch.no_grad()
+    def outcomes(self, clip: CodeClip) -> Outcomes:
+        """As `Prior.outcomes`; the decoder is not asked."""
+        targets = self._targets(clip)
+        targets = targets.take(targets.has_step)
+        _, summary, _ = self._trunk(targets.state)
+        status = self.heads.status_logits(summary).float().softmax(-1)[:, : self.config.status.num_bins]
+        rewards = self.heads.rewards(summary, targets.terminations, targets.pictures)
+        found = (self.heads.end_logits(summary).float().sigmoid(), status, self.heads.unscale(rewards.float()))
+        return Outcomes(*(x.unflatten(0, clip.rewards.shape) for x in found))
 
     def _targets(self, clip: CodeClip) -> Targets:
         return cut_targets(clip, self.config.window, self.num_codes, self.config.status.num_bins)

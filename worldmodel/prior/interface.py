@@ -162,6 +162,22 @@ class PriorStep(Generic[State]):
     log_probs: Tensor
 
 
+@dataclass(frozen=True)
+class Outcomes:
+    """What a prior expects of each step of recorded clips.
+
+    Attributes:
+        hazards: (B, T-1) float32, the probability that step t ends the episode.
+        status_probs: (B, T-1, bins) float32, of the status after step t if the picture goes on; 0 bins
+            where no status is learned.
+        rewards: (B, T-1) float32, expected, in the environment's units.
+    """
+
+    hazards: Tensor
+    status_probs: Tensor
+    rewards: Tensor
+
+
 class Prior(nn.Module, ABC, Generic[State]):
     """What every prior is: p(end, status, codes, reward of the next step | past, actions).
 
@@ -214,6 +230,17 @@ class Prior(nn.Module, ABC, Generic[State]):
 
         Returns:
             (B, T) float32, nats a frame (divide by h*w for nats a code); 0 where the frame is invalid.
+        """
+
+    @abstractmethod
+    def outcomes(self, clip: CodeClip) -> Outcomes:
+        """End, status and reward of each step, given what was recorded before it.
+
+        As in a dream, end and status are given the past and the step's action; the reward is given the
+        recorded end and the recorded new frame too.
+
+        Args:
+            clip: the clips. What lies before frame 0 is not known.
         """
 
     def context(self, codes: Tensor, frame_valid: Tensor, actions: Tensor, status: Tensor) -> Context:
