@@ -64,7 +64,7 @@ def test_codebook_moves_as_its_formula_says() -> None:
     batches = [first, rng.normal(size=(9, 2)).astype(np.float32)]
     for i, x in enumerate(batches):
         if i:
-            _, codes, commitment = book(torch.from_numpy(x))
+            _, codes, commitment, *_ = book(torch.from_numpy(x))
         nearest = ((x[:, None] - e[None]) ** 2).sum(-1).argmin(1)
         if i:
             np.testing.assert_array_equal(codes.numpy(), nearest)

@@ -1,6 +1,18 @@
 """The tokenizer: frames to codes and back."""
 
+from worldmodel.tokenizer.base import Tokenizer
 from worldmodel.tokenizer.codebook import Codebook
-from worldmodel.tokenizer.vqvae import FrameTokenizer, TokenizerConfig
+from worldmodel.tokenizer.config import PAPER_BAIR, PAPER_MOVING_MNIST, PAPER_UCF, TokenizerConfig
+from worldmodel.tokenizer.vqvae import ClipTokenizer, FrameTokenizer, make_tokenizer
 
-__all__ = ["Codebook", "FrameTokenizer", "TokenizerConfig"]
+__all__ = [
+    "PAPER_BAIR",
+    "PAPER_MOVING_MNIST",
+    "PAPER_UCF",
+    "ClipTokenizer",
+    "Codebook",
+    "FrameTokenizer",
+    "Tokenizer",
+    "TokenizerConfig",
+    "make_tokenizer",
+]

@@ -1,14 +1,10 @@
-"""The tokenizer: frames to codes and back (paper section 2.1), one frame at a time.
+"""The tokenizers: frames to codes and back (paper section 2.1), one frame or one clip at a time.
 
-Shapes: B batch, T time, N = B*T frames, H W pixels, h w code grid, d numbers a code, V codes in the book.
-Frames are uint8 (..., H, W, 3); inside they are float (N, 3, H, W), standardised.
+Shapes: B batch, T time, L frames of a clip, H W pixels, h w code grid, d numbers a code, D channels; N frames or
+clips encoded together. Inside, pixels are float (N, 3, H, W) or (N, 3, L, H, W), standardised.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,89 +12,23 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from worldmodel.errors import UserError
-from worldmodel.tokenizer.codebook import Codebook, perplexity
-
-ENCODE_CHUNK = 256  # frames encoded or decoded at once, to bound memory
-
-
-@dataclass(frozen=True)
-class TokenizerConfig:
-    """The size of a tokenizer.
-
-    Attributes:
-        time: "frame": no operation crosses frames, which is what a dream needs.
-        space_stride: pixels a code spans in rows and in columns; 4, 8 or 16.
-        width: channels at a quarter of the frame's resolution.
-        code_width: channels on the code grid.
-        num_codes: V, codes in the book.
-        code_dim: d, numbers in an embedding.
-        codebook_decay: share of the old average the codebook keeps at each step (paper: 0.99).
-        restart_below: a code used less often a step than this restarts.
-        commitment: beta, weight of the commitment loss (paper table 8: 0.25).
-    """
-
-    time: Literal["frame"] = "frame"
-    space_stride: int = 8
-    width: int = 32
-    code_width: int = 96
-    num_codes: int = 512
-    code_dim: int = 16
-    codebook_decay: float = 0.99
-    restart_below: float = 0.5
-    commitment: float = 0.25
+from worldmodel.tokenizer.base import ENCODE_CHUNK, Tokenizer
+from worldmodel.tokenizer.config import TokenizerConfig
+from worldmodel.tokenizer.layers import AttentionResidual, ChannelNorm, Positions, ResidualBlock
 
 
-class ResidualBlock(nn.Module):
-    """x + conv1(silu(conv3(silu(x)))), the last convolution starting at zero. No normalisation layer."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.wide = nn.Conv2d(width, width, 3, padding=1)
-        self.narrow = nn.Conv2d(width, width, 1)
-        nn.init.zeros_(self.narrow.weight)
-        assert self.narrow.bias is not None
-        nn.init.zeros_(self.narrow.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, width, rows, columns) -> the same shape."""
-        return x + self.narrow(F.silu(self.wide(F.silu(x))))
-
-
-class FrameTokenizer(nn.Module):
+class FrameTokenizer(Tokenizer):
     """A VQ-VAE without a time axis: each frame is h x w codes of its own.
 
     The first layer cuts the frame into patches of 4 x 4 pixels (PixelUnshuffle): cheaper on a CPU than
     strided convolutions over pixels, and it learns faster there.
-
-    Args:
-        config: sizes.
-        frame_shape: (H, W, 3); H and W must be multiples of the stride.
-
-    Raises:
-        UserError: the frame cannot be cut into whole patches.
     """
 
-    pixel_mean: Tensor
-    pixel_std: Tensor
-
     def __init__(self, config: TokenizerConfig, frame_shape: tuple[int, int, int]) -> None:
-        super().__init__()
-        height, width, _ = frame_shape
-        stride = config.space_stride
-        if stride not in (4, 8, 16):
-            raise UserError(f"tokenizer space_stride={stride}: wanted 4, 8 or 16 pixels a code.")
-        if height % stride or width % stride:
-            raise UserError(
-                f"frames of {height} x {width} pixels cannot be cut into patches of {stride} x {stride}: "
-                "wanted both sides to be multiples of it. Change the frame's size or crop, or the stride."
-            )
-        self.config = config
-        self.frame_shape = (height, width, 3)
-        self.grid = (height // stride, width // stride)
-        self.register_buffer("pixel_mean", torch.zeros(3))
-        self.register_buffer("pixel_std", torch.tensor(0.25))
+        super().__init__(config, frame_shape)
+        assert config.time == "frame"
         narrow, wide, d = config.width, config.code_width, config.code_dim
-        down = {4: 0, 8: 1, 16: 2}[stride]
+        down = {4: 0, 8: 1, 16: 2}[config.space_stride]
 
         encoder: list[nn.Module] = [nn.PixelUnshuffle(4), nn.Conv2d(48, narrow, 3, padding=1)]
         encoder += [ResidualBlock(narrow)]
@@ -122,108 +52,174 @@ class FrameTokenizer(nn.Module):
             channels = below
         decoder += [ResidualBlock(narrow), nn.SiLU(), nn.Conv2d(narrow, 48, 3, padding=1), nn.PixelShuffle(4)]
         self.decoder = nn.Sequential(*decoder)
-        self.codebook = Codebook(config.num_codes, d, config.codebook_decay, config.restart_below)
 
-    @torch.no_grad()
-    def measure(self, frames: Iterable[Tensor]) -> None:
-        """Measure the normaliser: the mean of each colour and one standard deviation over all pixels.
+    def _units(self, values: Tensor, stride: int) -> Tensor:
+        return values.flatten(0, 1)
 
-        The reconstruction loss is then the paper's mean squared error over the variance of the data.
+    def _chunk(self) -> int:
+        return ENCODE_CHUNK
 
-        Args:
-            frames: chunks of the training split's real frames, each (N, H, W, 3) uint8.
-        """
-        count, total, squares = 0, torch.zeros(3, dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-        for chunk in frames:
-            pixels = chunk.reshape(-1, 3).to(torch.float64) / 255 - 0.5
-            count += len(pixels)
-            total += pixels.sum(0)
-            squares += pixels.square().sum()
-        if not count:
-            raise UserError("the training split holds no valid frame, so there is nothing to learn from.")
-        mean = total / count
-        variance = squares / (3 * count) - mean.square().mean()
-        self.pixel_mean.copy_(mean)
-        self.pixel_std.copy_(variance.clamp_min(1e-4).sqrt())
+    def _learned(self, frames: Tensor, valid: Tensor) -> tuple[Tensor, None]:
+        return frames[valid], None
 
-    def encode(self, frames: Tensor) -> Tensor:
-        """Codes of frames; no gradient.
+    def _by_frame(self, pixels: Tensor) -> Tensor:
+        return pixels
 
-        Args:
-            frames: (B, T, H, W, 3) uint8.
 
-        Returns:
-            (B, T, h, w) int64 in [0, V).
-        """
-        flat = rearrange(self._checked(frames), "b t h w c -> (b t) h w c")
-        with torch.no_grad():
-            codes = [self._encode(chunk)[1] for chunk in flat.split(ENCODE_CHUNK)]
-        return torch.cat(codes).reshape(*frames.shape[:2], *self.grid)
+class ClipTokenizer(Tokenizer):
+    """The paper's VQ-VAE: strided 3D convolutions and axial attention over whole clips.
 
-    def decode(self, codes: Tensor) -> Tensor:
-        """Frames of codes; no gradient.
+    Not causal: every code may depend on every frame of its clip, and every frame on every code, so codes depend on
+    where a clip begins, and such a world cannot be stepped. Clips have exactly `config.clip_length` frames; more
+    frames are encoded as that many clips in a row.
+    """
 
-        Args:
-            codes: (B, T, h, w) int64 in [0, V).
-
-        Returns:
-            (B, T, H, W, 3) uint8.
-        """
-        flat = rearrange(codes, "b t h w -> (b t) h w")
-        with torch.no_grad():
-            frames = [self._to_frames(self._decode(chunk)) for chunk in flat.split(ENCODE_CHUNK)]
-        return torch.cat(frames).reshape(*codes.shape[:2], *self.frame_shape)
-
-    def loss(self, frames: Tensor, valid: Tensor) -> dict[str, Tensor]:
-        """Loss of a batch; in training mode the codebook learns from it too.
-
-        Args:
-            frames: (B, T, H, W, 3) uint8.
-            valid: (B, T) bool; frames marked False are seen by no one. At least one must be True.
-
-        Returns:
-            Scalars: `loss` = `reconstruction` (mean squared error over the data's variance) + beta x
-            `commitment`; `psnr` in dB, the mean over frames; `perplexity`, codes in effective use.
-        """
-        pixels = self._standardise(self._checked(frames)[valid])  # (N, 3, H, W)
-        quantised, codes, commitment = self.codebook(self._vectors(pixels))
-        output = self.decoder(self._grid(quantised, len(pixels)))
-        errors = (output - pixels).square().mean((1, 2, 3))  # (N,)
-        reconstruction = errors.mean()
-        mse = (errors.detach() * self.pixel_std.square()).clamp_min(1e-10)  # in units of the full range
-        return {
-            "loss": reconstruction + self.config.commitment * commitment,
-            "reconstruction": reconstruction.detach(),
-            "commitment": commitment.detach(),
-            "psnr": (-10 * mse.log10()).mean(),
-            "perplexity": perplexity(codes, self.config.num_codes),
-        }
+    def __init__(self, config: TokenizerConfig, frame_shape: tuple[int, int, int]) -> None:
+        super().__init__(config, frame_shape)
+        assert config.time == "clip"
+        shape = (config.clip_length // config.time_stride, *self.places)
+        self.positions = Positions(shape, config.width) if config.axial_attention else None
+        self.encoder = ClipEncoder(config)
+        self.decoder = ClipDecoder(config)
 
     def _checked(self, frames: Tensor) -> Tensor:
-        if frames.dtype != torch.uint8 or frames.ndim != 5 or tuple(frames.shape[2:]) != self.frame_shape:
+        length = self.config.clip_length
+        if frames.ndim == 5 and (frames.shape[1] % length or not frames.shape[1]):
             raise UserError(
-                f"frames: got {tuple(frames.shape)} {frames.dtype}, wanted (B, T, *{self.frame_shape}) uint8."
+                f"frames: got {frames.shape[1]} frames a row, wanted a multiple of "
+                f"the tokenizer's clip_length={length}."
             )
-        return frames
+        return super()._checked(frames)
 
-    def _standardise(self, frames: Tensor) -> Tensor:
-        pixels = frames.float() / 255 - 0.5
-        return rearrange((pixels - self.pixel_mean) / self.pixel_std, "n h w c -> n c h w").contiguous()
+    def _checked_codes(self, codes: Tensor) -> Tensor:
+        steps = self.config.clip_length // self.time_stride
+        if codes.ndim == 4 and (codes.shape[1] % steps or not codes.shape[1]):
+            raise UserError(
+                f"codes: got {codes.shape[1]} steps a row, wanted a multiple of {steps}: the tokenizer's clips have "
+                f"{self.config.clip_length} frames and a code spans {self.time_stride}."
+            )
+        return super()._checked_codes(codes)
 
-    def _to_frames(self, output: Tensor) -> Tensor:
-        pixels = rearrange(output, "n c h w -> n h w c") * self.pixel_std + self.pixel_mean
-        return ((pixels + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    def _units(self, values: Tensor, stride: int) -> Tensor:
+        return values.unflatten(1, (-1, self.config.clip_length // stride)).flatten(0, 1)
 
-    def _vectors(self, pixels: Tensor) -> Tensor:
-        return rearrange(self.encoder(pixels), "n d h w -> (n h w) d").float()  # (N*h*w, d)
+    def _chunk(self) -> int:
+        return max(1, ENCODE_CHUNK // self.config.clip_length)
 
-    def _grid(self, vectors: Tensor, num_frames: int) -> Tensor:
-        h, w = self.grid
-        return rearrange(vectors, "(n h w) d -> n d h w", n=num_frames, h=h, w=w).contiguous()
+    def _learned(self, frames: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        frames, valid = self._units(frames, 1), self._units(valid, 1)
+        seen = valid.any(1)  # a clip without a valid frame is left out
+        return fill_invalid(frames[seen], valid[seen]), valid[seen].flatten()
 
-    def _encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        vectors = self._vectors(self._standardise(frames))
-        return vectors, self.codebook.encode(vectors)
+    def _by_frame(self, pixels: Tensor) -> Tensor:
+        return rearrange(pixels, "n c l h w -> (n l) c h w")
 
-    def _decode(self, codes: Tensor) -> Tensor:
-        return self.decoder(rearrange(self.codebook.decode(codes), "n h w d -> n d h w").contiguous())
+    def _latents(self, pixels: Tensor) -> Tensor:
+        return self.encoder(pixels, self.positions() if self.positions is not None else None)
+
+    def _output(self, latents: Tensor) -> Tensor:
+        return self.decoder(latents, self.positions() if self.positions is not None else None)
+
+    def _rare(self, pixels: Tensor) -> Tensor:
+        change = F.pad(pixels.diff(dim=2).abs(), (0, 0, 0, 0, 1, 0))  # (N, 3, L, H, W), 0 in the first frame
+        return super()._rare(pixels) | (change > self.rare_distance[:, None]).any(1, keepdim=True)
+
+
+class ClipEncoder(nn.Module):
+    """Strided convolutions, attention residual blocks, LN, ReLU, down to d: (N, 3, L, H, W) -> (N, d, T, h, w).
+
+    Convolutions have a kernel of 3 (table 8) and halve the axes that are still to be halved, time among the first.
+
+    Args:
+        config: sizes.
+    """
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        width = config.width
+        inputs = [3, *[width] * (len(_strides(config)) - 1)]
+        self.down = nn.ModuleList(
+            nn.Conv3d(channels, width, 3, stride, padding=1)
+            for channels, stride in zip(inputs, _strides(config), strict=True)
+        )
+        self.blocks = _blocks(config)
+        self.norm = ChannelNorm(width)
+        self.out = nn.Conv3d(width, config.code_dim, 1)
+
+    def forward(self, x: Tensor, positions: Tensor | None) -> Tensor:
+        """Pixels, and positions (T, h, w, D) for the attention, to latents."""
+        for i, layer in enumerate(self.down):
+            x = layer(F.relu(x) if i else x)
+        for block in self.blocks:
+            x = block(x, positions)
+        return self.out(F.relu(self.norm(x)))
+
+
+class ClipDecoder(nn.Module):
+    """The encoder in reverse, with transposed convolutions: (N, d, T, h, w) -> (N, 3, L, H, W).
+
+    Their kernel is 4 (table 8); along an axis that is not doubled it is 3, which leaves its length as it is.
+
+    Args:
+        config: sizes.
+    """
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        width = config.width
+        strides = _strides(config)[::-1]
+        outputs = [*[width] * (len(strides) - 1), 3]
+        self.into = nn.Conv3d(config.code_dim, width, 1)
+        self.blocks = _blocks(config)
+        self.norm = ChannelNorm(width)
+        self.up = nn.ModuleList(
+            nn.ConvTranspose3d(width, channels, (stride[0] + 2, stride[1] + 2, stride[2] + 2), stride, padding=1)
+            for channels, stride in zip(outputs, strides, strict=True)
+        )
+
+    def forward(self, x: Tensor, positions: Tensor | None) -> Tensor:
+        """Latents, and positions (T, h, w, D) for the attention, to pixels."""
+        x = self.into(x)
+        for block in self.blocks:
+            x = block(x, positions)
+        x = self.norm(x)
+        for layer in self.up:
+            x = layer(F.relu(x))
+        return x
+
+
+def _strides(config: TokenizerConfig) -> list[tuple[int, int, int]]:
+    """Strides (time, rows, columns) of the encoder's convolutions, at least one: 4 and 2 give (2,2,2), (2,1,1)."""
+    halvings = [stride.bit_length() - 1 for stride in (config.time_stride, config.space_stride, config.space_stride)]
+    levels = range(max(1, *halvings))
+    return [(1 + (i < halvings[0]), 1 + (i < halvings[1]), 1 + (i < halvings[2])) for i in levels]
+
+
+def _blocks(config: TokenizerConfig) -> nn.ModuleList:
+    heads = config.num_heads if config.axial_attention else 0
+    return nn.ModuleList(
+        AttentionResidual(config.width, config.residual_width, heads) for _ in range(config.num_layers)
+    )
+
+
+def fill_invalid(frames: Tensor, valid: Tensor) -> Tensor:
+    """Each invalid frame replaced by the last valid one before it, or by the first valid one of the clip.
+
+    Args:
+        frames: (N, L, ...).
+        valid: (N, L) bool, at least one True in each row.
+    """
+    index = torch.arange(valid.shape[1], device=valid.device)
+    last = torch.where(valid, index, -1).cummax(1).values  # (N, L), -1 before the first valid frame
+    source = torch.where(last < 0, valid.int().argmax(1, keepdim=True), last)
+    return frames[torch.arange(len(frames), device=frames.device)[:, None], source]
+
+
+def make_tokenizer(config: TokenizerConfig, frame_shape: tuple[int, int, int]) -> Tokenizer:
+    """The tokenizer that `config.time` names.
+
+    Args:
+        config: sizes.
+        frame_shape: (H, W, 3).
+    """
+    return {"frame": FrameTokenizer, "clip": ClipTokenizer}[config.time](config, frame_shape)

@@ -1,0 +1,117 @@
+"""Blocks of the tokenizers: a plain residual block for frames, the paper's attention block for clips.
+
+Shapes: N frames or clips, D channels, T h w a volume of latents (time, rows, columns).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+
+def _zero(layer: nn.Conv2d | nn.Conv3d | nn.Linear) -> None:
+    nn.init.zeros_(layer.weight)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv1(silu(conv3(silu(x)))), the last convolution starting at zero. No normalisation layer."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.wide = nn.Conv2d(width, width, 3, padding=1)
+        self.narrow = nn.Conv2d(width, width, 1)
+        _zero(self.narrow)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, width, rows, columns) -> the same shape."""
+        return x + self.narrow(F.silu(self.wide(F.silu(x))))
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of each place, epsilon inside the root: (N, D, ...) -> the same shape."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise; a place of equal channels gives the bias."""
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class AxialAttention(nn.Module):
+    """Multi-head attention along one axis of a volume; the other axes are a batch. Starts as zero.
+
+    Args:
+        width: D.
+        num_heads: a divisor of D.
+        axis: of (N, T, h, w, D): 1, 2 or 3.
+    """
+
+    def __init__(self, width: int, num_heads: int, axis: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.axis = axis
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width)
+        _zero(self.out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T, h, w, D) -> the same shape."""
+        x = x.movedim(self.axis, -2)  # (N, two other axes, n, D)
+        qkv = rearrange(self.qkv(x), "b i j n (three k d) -> three (b i j) k n d", three=3, k=self.num_heads)
+        mixed = F.scaled_dot_product_attention(*qkv.unbind(0))  # (N*i*j, heads, n, D/heads)
+        mixed = rearrange(mixed, "(b i j) k n d -> b i j n (k d)", b=x.shape[0], i=x.shape[1])
+        return self.out(mixed).movedim(-2, self.axis)
+
+
+class AttentionResidual(nn.Module):
+    """The paper's attention residual block (section 2.1).
+
+    x + attention(relu(LN(conv1(relu(LN(conv3(relu(LN(x)))))))), the attention being the sum of one along W, one
+    along H and one along T. Without attention (table 3) the block ends with the 1x1x1 convolution. Either way its
+    last layer starts at zero, and the block as the identity.
+
+    Args:
+        width: D (hidden units).
+        residual_width: channels between the two convolutions (residual units).
+        num_heads: heads of each attention; 0 for no attention.
+    """
+
+    def __init__(self, width: int, residual_width: int, num_heads: int) -> None:
+        super().__init__()
+        self.norm_wide = ChannelNorm(width)
+        self.wide = nn.Conv3d(width, residual_width, 3, padding=1)
+        self.norm_narrow = ChannelNorm(residual_width)
+        self.narrow = nn.Conv3d(residual_width, width, 1)
+        if num_heads:
+            self.norm_attention = ChannelNorm(width)
+            self.attention = nn.ModuleList(AxialAttention(width, num_heads, axis) for axis in (3, 2, 1))
+        else:
+            _zero(self.narrow)
+
+    def forward(self, x: Tensor, positions: Tensor | None) -> Tensor:
+        """(N, D, T, h, w) and the positions' embeddings (T, h, w, D), for attention only -> (N, D, T, h, w)."""
+        y = self.narrow(F.relu(self.norm_narrow(self.wide(F.relu(self.norm_wide(x))))))
+        if positions is not None:
+            y = F.relu(self.norm_attention(y)).movedim(1, -1) + positions  # (N, T, h, w, D)
+            y = torch.stack([attention(y) for attention in self.attention]).sum(0).movedim(-1, 1)
+        return x + y
+
+
+class Positions(nn.Module):
+    """Learned embeddings of the three coordinates, summed by broadcasting (any width; shared by all attention).
+
+    Args:
+        shape: (T, h, w).
+        width: D.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], width: int) -> None:
+        super().__init__()
+        self.axes = nn.ParameterList(nn.Parameter(torch.randn(n, width) * 0.02) for n in shape)
+
+    def forward(self) -> Tensor:
+        """(T, h, w, D)."""
+        time, rows, columns = self.axes
+        return time[:, None, None] + rows[:, None] + columns
