@@ -49,7 +49,7 @@ class Learner:
     minutes: float | None = None
     """Stop after this time even if `decisions` is not reached."""
     num_envs: int = 8
-    """Environments stepped side by side, each in a process of its own."""
+    """Environments stepped side by side, each in a process of its own; dreams are one batch."""
     frame_stack: int = 4
     """Frames that the policy sees."""
     view: tuple[int, int, int, int] | None = None
@@ -174,7 +174,9 @@ Collect.PRESETS.update(
 
 @dataclass(frozen=True)
 class TrainPolicy:
-    """Train a policy in a real environment with Stable-Baselines3.
+    """Train a policy with Stable-Baselines3, in a real environment or (--world) in a learned one.
+
+    A policy that learned in a dream is tested outside it at the end, beside random and periodic play.
 
     Writes policy.zip (a pickle, as all SB3 files), policy.json (how to run it), curve.jsonl and TensorBoard logs.
     The same command continues a stopped training from its last checkpoint (continues, not repeats exactly).
@@ -186,10 +188,14 @@ class TrainPolicy:
     out: Path
     """The directory to make."""
     env: str = "doom/take-cover"
-    """Short name (see `worldmodel envs`) or any gymnasium id."""
+    """Short name (see `worldmodel envs`) or any gymnasium id; with --world, where the policy is tested."""
     seed: int = 0
     screen: Annotated[Screen, tyro.conf.arg(name="")] = field(default_factory=Screen)
     learner: Learner = field(default_factory=Learner)
+    world: Path | None = None
+    """Learn in this world directory instead of the environment."""
+    test_episodes: int = 100
+    """With --world: episodes outside the dream, on seeds that nothing else uses; 0 tests nothing."""
     preset: str = ""
     """Set by --preset."""
     force: bool = False

@@ -1,4 +1,4 @@
-"""Training a policy in a real world with Stable-Baselines3: processes step it, one torch thread learns.
+"""Training a policy with Stable-Baselines3: processes step a real world, or one batch a dream; one thread learns.
 
 Stopped at any moment, the same command continues from the last checkpoint. Continues, not repeats: neither SB3 nor
 ViZDoom can be put back exactly where they were.
@@ -6,12 +6,14 @@ ViZDoom can be put back exactly where they were.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
 import shutil
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,14 @@ import numpy as np
 from tqdm import tqdm
 
 from worldmodel.collect.config import Learner, TrainPolicy
+from worldmodel.collect.evaluate import table
+from worldmodel.data.files import atomic_path
 from worldmodel.errors import UserError
 from worldmodel.memory import keep_freed_memory
 from worldmodel.runinfo import load_run_info, same_run, save_run_info
 from worldmodel.spaces import Box, Discrete, Space
+
+TEST_SEED = 1_000_000  # as `eval policy`: collecting and training never use these
 
 
 class MakeEnv:
@@ -63,17 +69,24 @@ def train_policy(config: TrainPolicy) -> Path:
         differs = same_run(load_run_info(run), config)
         if differs:
             raise UserError(f"{out} holds another run ({differs}); choose another --out, or --force to remove it.")
-    final = out / "policy.zip"
+    final, tested = out / "policy.zip", out / "test.json"
     if not final.exists():
         _train(config)
     result = {"policy": str(final), **json.loads((out / "policy.json").read_text())["result"]}
+    if config.world is not None and config.test_episodes and not tested.exists():
+        with atomic_path(tested) as temporary:
+            temporary.write_text(json.dumps({"env": config.env, "rows": _test(config)}, indent=1))
+    if tested.exists():
+        result["test"] = json.loads(tested.read_text())["rows"]
     if config.json:
         print(json.dumps(result))
-    else:
-        print(
-            f"{final}: {result['decisions']} decisions, {result['minutes']:.1f} min, last returns "
-            f"{result['return_mean']:.1f} over {result['episodes']} episodes."
-        )
+        return final
+    print(
+        f"{final}: {result['decisions']} decisions, {result['minutes']:.1f} min, last returns "
+        f"{result['return_mean']:.1f} over {result['episodes']} episodes."
+    )
+    if "test" in result:
+        print(f"Outside the dream, in {config.env}:\n{table(result['test'])}")
     return final
 
 
@@ -186,37 +199,18 @@ def save_checkpoint(model: Any, out: Path, minutes: float) -> None:
 
 
 def _train(config: TrainPolicy) -> None:
-    from worldmodel import envs
-    from worldmodel.collect.view import LearnerView
-
-    out, learner = config.out, config.learner
-    kwargs = config.screen.kwargs()
-    # what is wrong with names and options is told here, not from eight processes
-    probe = envs.make(config.env, **kwargs)
-    check_algorithm(learner.algo, probe.meta.action_space)
-    LearnerView(probe, learner).close()
-
     import torch
     from stable_baselines3.common.utils import set_random_seed
-    from stable_baselines3.common.vec_env import SubprocVecEnv
 
-    from worldmodel.envs import engines
-
-    out.mkdir(parents=True, exist_ok=True)
-    run = out / "run.json"
-    token = json.loads(run.read_text())["token"] if run.exists() else uuid.uuid4().hex
-    save_run_info(run, "train policy", config, token=token)
-    marks = out / "engines"
-    marks.mkdir(exist_ok=True)
-    engines.sweep(token, marks)
-    keep_freed_memory()
-    torch.set_num_threads(1)  # three to six times faster beside environments on two cores
-    set_random_seed(config.seed)
-    # one process imports torch and SB3, the environments' processes are forks of it
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["worldmodel.collect.view", __name__])
-    make = MakeEnv(config.env, kwargs, learner, token, str(marks))
-    venv = SubprocVecEnv([make] * learner.num_envs, start_method="forkserver")
-    try:
+    out, learner = config.out, config.learner
+    places = _dreams(config) if config.world is not None else _real(config)
+    with places as (venv, token):
+        out.mkdir(parents=True, exist_ok=True)
+        save_run_info(out / "run.json", "train policy", config, token=token)
+        keep_freed_memory()
+        # beside environments on two cores, one thread is three to six times faster
+        torch.set_num_threads(1)
+        set_random_seed(config.seed)
         venv.seed(config.seed)
         spent = {"minutes": 0.0}
         checkpoint = out / "checkpoint.zip"
@@ -235,11 +229,84 @@ def _train(config: TrainPolicy) -> None:
         except (KeyboardInterrupt, SystemExit):
             save_checkpoint(model, out, watch.minutes())
             raise
-        _finish(model, config, watch.minutes() if left > 0 else spent["minutes"])
+    _finish(model, config, watch.minutes() if left > 0 else spent["minutes"])
+
+
+@contextlib.contextmanager
+def _real(config: TrainPolicy) -> Iterator[tuple[Any, str]]:
+    """Real environments, a process each, and the run's token; their engines are gone at the end."""
+    from worldmodel import envs
+    from worldmodel.collect.view import LearnerView
+    from worldmodel.envs import engines
+
+    out, learner = config.out, config.learner
+    kwargs = config.screen.kwargs()
+    # what is wrong with names and options is told here, not from eight processes
+    probe = envs.make(config.env, **kwargs)
+    check_algorithm(learner.algo, probe.meta.action_space)
+    LearnerView(probe, learner).close()
+
+    from stable_baselines3.common.vec_env import SubprocVecEnv
+
+    run, marks = out / "run.json", out / "engines"
+    token = json.loads(run.read_text())["token"] if run.exists() else uuid.uuid4().hex
+    marks.mkdir(parents=True, exist_ok=True)
+    engines.sweep(token, marks)
+    # one process imports torch and SB3, the environments' processes are forks of it
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["worldmodel.collect.view", __name__])
+    make = MakeEnv(config.env, kwargs, learner, token, str(marks))
+    venv = SubprocVecEnv([make] * learner.num_envs, start_method="forkserver")
+    try:
+        yield venv, token
     finally:
         venv.close()
         engines.sweep(token, marks)
         shutil.rmtree(marks, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _dreams(config: TrainPolicy) -> Iterator[tuple[Any, str]]:
+    """Dreams of the world at `config.world`, one batch."""
+    from worldmodel import envs, spaces
+    from worldmodel.dream import DreamLearnerEnv
+
+    learner = config.learner
+    venv = DreamLearnerEnv(
+        config.world,
+        learner.num_envs,
+        frame_stack=learner.frame_stack,
+        view=learner.view,
+        hold=learner.hold,
+        reward="status" if learner.reward == "health" else "env",
+        reward_scale=learner.reward_scale,
+        seed=config.seed,
+    )
+    space = spaces.from_gymnasium(venv.action_space)
+    check_algorithm(learner.algo, space)
+    if config.test_episodes:
+        env = envs.make(config.env, **config.screen.kwargs())
+        meta = env.meta
+        env.close()
+        if meta.action_space != space:
+            raise UserError(f"{config.env} has actions {meta.action_space}, the world {config.world} has {space}.")
+    yield venv, ""
+
+
+def _test(config: TrainPolicy) -> list[dict[str, Any]]:
+    """The policy outside the dream, beside scripted play on the same seeds."""
+    from worldmodel import envs
+    from worldmodel.collect.evaluate import evaluate
+    from worldmodel.collect.specs import spec_of
+
+    kwargs = config.screen.kwargs()
+    env = envs.make(config.env, **kwargs)
+    space = env.meta.action_space
+    env.close()
+    defaults = envs.policy_defaults(config.env)
+    specs = {"dreamer": spec_of(str(config.out / "policy.zip"), space, defaults)}
+    for name in ("random", "periodic") if "periodic" in defaults else ("random",):
+        specs[name] = spec_of(name, space, defaults)
+    return evaluate(specs, config.env, kwargs, config.test_episodes, TEST_SEED, workers=2)
 
 
 def _finish(model: Any, config: TrainPolicy, minutes: float) -> None:

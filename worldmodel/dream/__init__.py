@@ -7,6 +7,7 @@ from typing import Any
 DREAM_ID = "worldmodel/Dream-v0"
 _NAMES = {
     "DreamEnv": "env",
+    "DreamLearnerEnv": "learner",
     "DreamVecEnv": "sb3",
     "DreamVectorEnv": "vector",
     "Simulator": "simulator",

@@ -48,7 +48,8 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
 
     `terminated` is the model's word, `truncated` the horizon's; both together never occur. `info` holds
     `log_prob` (nats of the frame shown), `surprise` (nats a code, its negative mean), `hazard`
-    (probability of the end that was drawn from) and, after a reset, `start` (index into the world's starts).
+    (probability of the end that was drawn from), `status` where the world has a hidden variable (its value in the
+    middle of the bin) and, after a reset, `start` (index into the world's starts).
 
     Args:
         world: a world directory, or a loaded `WorldModel`.
@@ -128,4 +129,5 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
 def step_info(world: WorldModel, out: SimulatorStep) -> dict[str, torch.Tensor]:
     """What every step tells beside its result, (N,) float32 each."""
     h, w = world.tokenizer.grid
-    return {"log_prob": out.log_probs, "surprise": -out.log_probs / (h * w), "hazard": out.hazards}
+    told = {"status": out.status_values} if world.prior.status_config.num_bins else {}
+    return told | {"log_prob": out.log_probs, "surprise": -out.log_probs / (h * w), "hazard": out.hazards}

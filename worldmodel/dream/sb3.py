@@ -15,7 +15,35 @@ from stable_baselines3.common.vec_env import VecEnv
 from worldmodel.dream.vector import DreamVectorEnv
 
 
-class DreamVecEnv(VecEnv):
+class BatchVecEnv(VecEnv):
+    """A VecEnv whose rows are one object: what is asked of a row is asked of `target`."""
+
+    target: Any
+
+    def close(self) -> None:
+        """Let the dreams go."""
+        self.target.close()
+
+    def get_attr(self, attr_name: str, indices: int | Iterable[int] | None = None) -> list[Any]:
+        """The attribute of all rows, which share one simulator."""
+        return [getattr(self.target, attr_name) for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: int | Iterable[int] | None = None) -> None:
+        """Set an attribute, for all rows."""
+        setattr(self.target, attr_name, value)
+
+    def env_method(
+        self, method_name: str, *args: Any, indices: int | Iterable[int] | None = None, **kwargs: Any
+    ) -> list[Any]:
+        """Call a method of the dreams once for each row."""
+        return [getattr(self.target, method_name)(*args, **kwargs) for _ in self._get_indices(indices)]
+
+    def env_is_wrapped(self, wrapper_class: type, indices: int | Iterable[int] | None = None) -> list[bool]:
+        """No row is wrapped."""
+        return [False for _ in self._get_indices(indices)]
+
+
+class DreamVecEnv(BatchVecEnv):
     """What SB3's `DummyVecEnv` over N `DreamEnv`s is, stepped as one batch.
 
     A row that ends begins anew in the same step; its last frame is infos[i]["terminal_observation"], and
@@ -32,7 +60,7 @@ class DreamVecEnv(VecEnv):
 
     def __init__(self, world: Any, num_envs: int = 1, **options: Any) -> None:
         self.dreams = DreamVectorEnv(num_envs, world=world, autoreset_mode=AutoresetMode.SAME_STEP, **options)
-        self.render_mode = self.dreams.render_mode
+        self.target, self.render_mode = self.dreams, self.dreams.render_mode
         super().__init__(num_envs, self.dreams.single_observation_space, self.dreams.single_action_space)
 
     def reset(self) -> np.ndarray:
@@ -67,28 +95,6 @@ class DreamVecEnv(VecEnv):
         """Gymnasium's arrays as one dict a row."""
         names = [name for name in info if not name.startswith(("_", "final_"))]
         return [{name: info[name][i].item() for name in names if info[f"_{name}"][i]} for i in range(self.num_envs)]
-
-    def close(self) -> None:
-        """Let the dreams go."""
-        self.dreams.close()
-
-    def get_attr(self, attr_name: str, indices: int | Iterable[int] | None = None) -> list[Any]:
-        """The attribute of all rows, which share one simulator."""
-        return [getattr(self.dreams, attr_name) for _ in self._get_indices(indices)]
-
-    def set_attr(self, attr_name: str, value: Any, indices: int | Iterable[int] | None = None) -> None:
-        """Set an attribute, for all rows."""
-        setattr(self.dreams, attr_name, value)
-
-    def env_method(
-        self, method_name: str, *args: Any, indices: int | Iterable[int] | None = None, **kwargs: Any
-    ) -> list[Any]:
-        """Call a method of the dreams once for each row."""
-        return [getattr(self.dreams, method_name)(*args, **kwargs) for _ in self._get_indices(indices)]
-
-    def env_is_wrapped(self, wrapper_class: type, indices: int | Iterable[int] | None = None) -> list[bool]:
-        """No row is wrapped."""
-        return [False for _ in self._get_indices(indices)]
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         """The frames last shown."""

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from worldmodel.errors import UserError
@@ -54,6 +55,8 @@ class SimulatorStep:
         terminations: (N,) bool.
         hazards: (N,) float32, the probability of the end that was drawn from.
         status: (N,) int64, the hidden variable's bin.
+        status_values: (N,) float32, the variable in the middle of that bin; NaN where no status is learned.
+        status_probs: (N, bins) float32, of the bins before one was drawn, given that the row goes on.
         log_probs: (N,) float32, nats of the frame drawn.
     """
 
@@ -62,6 +65,8 @@ class SimulatorStep:
     terminations: Tensor
     hazards: Tensor
     status: Tensor
+    status_values: Tensor
+    status_probs: Tensor
     log_probs: Tensor
 
 
@@ -98,6 +103,7 @@ class Simulator:
         self.world, self.num_rows, self.sampling, self.batch_invariant = world, num_rows, sampling, batch_invariant
         self._starts = world.starts
         self._choices = world.starts.choices(starts)
+        self.status_values = torch.tensor(world.prior.status_config.values, device=world.device)
         zeros = torch.zeros(num_rows, dtype=torch.int64, device=world.device)
         self._state = SimulatorState(
             prior=world.prior.init_state(world.starts.context.rows(zeros)),
@@ -109,6 +115,12 @@ class Simulator:
             starts=zeros,
         )
         self.seed(torch.arange(num_rows) + seed)
+
+    def values_of(self, status: Tensor) -> Tensor:
+        """The hidden variable in the middle of its bins: (N,) int64 -> (N,) float32, NaN where it is not known."""
+        if not len(self.status_values):
+            return torch.full(status.shape, float("nan"), device=status.device)
+        return F.pad(self.status_values, (0, 1), value=float("nan"))[status]
 
     @property
     def state(self) -> SimulatorState:
@@ -187,12 +199,15 @@ class Simulator:
             steps=state.steps + 1,
             ended=state.ended | out.terminations,
         )
+        status = self._state.prior.status
         return SimulatorStep(
             frames=frames,
             rewards=out.rewards.masked_fill(state.ended, 0.0),
             terminations=self._state.ended,
             hazards=out.hazards,
-            status=self._state.prior.status,
+            status=status,
+            status_values=self.values_of(status),
+            status_probs=out.status_probs,
             log_probs=out.log_probs.masked_fill(state.ended, 0.0),
         )
 

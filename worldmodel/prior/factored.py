@@ -25,7 +25,8 @@ from worldmodel.errors import UserError
 from worldmodel.heads import OutcomeHeads
 from worldmodel.prior.conditioning import ActionEncoder
 from worldmodel.prior.interface import CodeClip, Context, Outcomes, Prior, PriorStep, StatusConfig
-from worldmodel.prior.layers import Block, GroupCache, LocalMix
+from worldmodel.prior.layers import Block, GroupCache, LocalMix, like_codes
+from worldmodel.prior.losses import Predictions, prior_losses
 from worldmodel.prior.sampling import Sampling, inverse_cdf
 from worldmodel.prior.windows import Targets, cut_targets
 
@@ -105,8 +106,6 @@ class FactoredPrior(Prior[Context]):
         super().__init__()
         if config.width % config.num_heads:
             raise UserError(f"prior width={config.width} is no multiple of num_heads={config.num_heads}.")
-        if list(config.status.edges) != sorted(config.status.edges):
-            raise UserError(f"status edges {config.status.edges}: wanted ascending numbers.")
         if not 0 <= config.rare_share < 1 or config.rare_weight < 0:
             raise UserError("prior rare_share: wanted 0 or more, below 1; rare_weight: wanted 0 or more.")
         self.config, self.grid, self.num_codes = config, grid, num_codes
@@ -148,8 +147,8 @@ class FactoredPrior(Prior[Context]):
     @torch.no_grad()
     def init_from_codes(self, embeddings: Tensor, counts: Tensor) -> None:
         """As `Prior.init_from_codes`: the codebook is where embeddings and logits start."""
-        d = min(embeddings.shape[1], self.config.embed_dim, self.config.width)
-        book = ((embeddings - embeddings.mean(0)) / embeddings.std().clamp_min(1e-6))[:, :d]
+        book = like_codes(embeddings, min(self.config.embed_dim, self.config.width))
+        d = book.shape[1]
         for table in (self.embed.weight, self.written.weight):
             table[:-1, :d] = book
         self.logits.weight.mul_(0.3)
@@ -217,32 +216,11 @@ class FactoredPrior(Prior[Context]):
             targets = targets.noisy(self.config.history_noise, self.num_codes)
             bins = self.config.status.num_bins
             targets = targets.forgetful(self.config.history_loss, self.num_codes, bins)
-        logits, end, status, rewards = self._forward(targets)
-        truth = self._in_turn(targets.codes)
-        nats = F.cross_entropy(logits.float().flatten(0, 1), truth.flatten(), reduction="none")
-        shown = targets.frame_valid[:, None].expand_as(truth).flatten()
-        weight = torch.ones_like(nats)
+        said, truth = Predictions(*self._forward(targets)), self._in_turn(targets.codes)
+        weight = None
         if self.config.rare_weight != 1:
-            weight = torch.where(self._near_rare(targets.state).flatten(), self.config.rare_weight, 1.0)
-        ended = targets.terminations.float()
-        hazard = F.binary_cross_entropy_with_logits(end.float(), ended, reduction="none")
-        error = (rewards.float() - self.heads.scale(targets.rewards)).square()
-        losses = {
-            "codes": _mean(nats, shown),
-            "end": _mean(hazard, targets.has_end),
-            "reward": _mean(error, targets.has_step),
-        }
-        config = self.config
-        total = (
-            _mean(nats * weight, shown) + config.end_weight * losses["end"] + config.reward_weight * losses["reward"]
-        )
-        bins = config.status.num_bins
-        if bins:
-            known = targets.has_step & (targets.status < bins)
-            truth = targets.status.clamp_max(bins - 1)
-            losses["status"] = _mean(F.cross_entropy(status.float(), truth, reduction="none"), known)
-            total = total + config.status_weight * losses["status"]
-        return {"loss": total, **{name: value.detach() for name, value in losses.items()}}
+            weight = torch.where(self._near_rare(targets.state), self.config.rare_weight, 1.0)
+        return prior_losses(self.config, said, targets, truth, self.heads.scale(targets.rewards), weight)
 
     @torch.no_grad()
     def log_prob(self, clip: CodeClip) -> Tensor:
@@ -286,17 +264,18 @@ class FactoredPrior(Prior[Context]):
         places, summary, condition = self._trunk(now)
         hazards = self.heads.end_logits(summary).float().sigmoid()
         terminations = draws[:, 0] < hazards
-        bins = self.config.status.num_bins
-        status = torch.full_like(state.status, bins)
-        if bins:
-            status = inverse_cdf(self.heads.status_logits(summary), draws[:, 1])
+        status, status_probs = state.status, summary.new_zeros(len(summary), 0)
+        if self.config.status.num_bins:
+            logits = self.heads.status_logits(summary).float()
+            status, status_probs = inverse_cdf(logits, draws[:, 1]), logits.softmax(-1)
         has_picture = torch.ones_like(terminations) if self.end_has_frame else ~terminations
         told = condition + self.heads.condition(terminations, status)
         codes, log_probs = self._draw(places, told, draws[:, 2:], sampling)
         seen = torch.where(has_picture[:, None, None], codes, self.num_codes)
         rewards = self.heads.unscale(self.heads.rewards(summary, terminations, seen).float())
         after = Context(torch.cat([state.codes[:, 1:], seen[:, None]], 1), now.actions, now.has_action, status)
-        return PriorStep(after, codes, has_picture, terminations, hazards, rewards, status, log_probs * has_picture)
+        log_probs = log_probs * has_picture
+        return PriorStep(after, codes, has_picture, terminations, hazards, rewards, status, status_probs, log_probs)
 
     def _draw(self, places: Tensor, told: Tensor, draws: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
         """Write a frame group by group: codes (B, h, w) and their log-probability (B,) as predicted."""
@@ -320,8 +299,3 @@ class FactoredPrior(Prior[Context]):
         rare = self.rare[torch.arange(last.shape[1], device=last.device), last]  # (N, P)
         picture = rearrange(rare.float(), f"n ({self.layout}) -> n 1 h w", h=self.grid[0], w=self.grid[1])
         return self._in_turn(F.max_pool2d(picture, 3, 1, 1)[:, 0]) > 0
-
-
-def _mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the True places; 0 where there is none. What is masked is never looked at."""
-    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp_min(1)

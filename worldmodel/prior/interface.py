@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Generic, Self, TypeVar
+from itertools import pairwise
+from typing import Any, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from worldmodel import spaces
+from worldmodel.errors import UserError
 from worldmodel.prior.sampling import Sampling
 
 
@@ -58,10 +60,24 @@ class StatusConfig:
     variable: str = ""
     edges: tuple[float, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.variable and (not self.edges or list(self.edges) != sorted(set(self.edges))):
+            raise UserError(f"status edges {self.edges}: wanted at least one border, in ascending order.")
+
     @property
     def num_bins(self) -> int:
         """Bins, 0 without a variable."""
         return len(self.edges) + 1 if self.variable else 0
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """The variable in the middle of each bin; the two outer bins are taken to be as wide as their neighbours."""
+        edges = self.edges
+        if not self.variable:
+            return ()
+        gaps = [b - a for a, b in pairwise(edges)] or [1.0]
+        inner = [(a + b) / 2 for a, b in pairwise(edges)]
+        return (edges[0] - gaps[0] / 2, *inner, edges[-1] + gaps[-1] / 2)
 
 
 class Rows:
@@ -149,6 +165,7 @@ class PriorStep(Generic[State]):
         hazards: (B,) float32, the probability of an end that was drawn from.
         rewards: (B,) float32.
         status: (B,) int64.
+        status_probs: (B, bins) float32, given that the row goes on.
         log_probs: (B,) float32, nats of the drawn frame's codes at temperature 1; 0 without a picture.
     """
 
@@ -159,6 +176,7 @@ class PriorStep(Generic[State]):
     hazards: Tensor
     rewards: Tensor
     status: Tensor
+    status_probs: Tensor
     log_probs: Tensor
 
 
@@ -182,6 +200,7 @@ class Prior(nn.Module, ABC, Generic[State]):
     """What every prior is: p(end, status, codes, reward of the next step | past, actions).
 
     Attributes:
+        config: its sizes, a dataclass.
         grid: (h, w) of the codes.
         num_codes: V.
         action_space: what the actions are.
@@ -189,8 +208,10 @@ class Prior(nn.Module, ABC, Generic[State]):
         status_config: the hidden variable learned beside the picture, if any.
         window: W, the frames of a context.
         num_draws: uniform numbers a row needs for one step.
+        max_frames: frames of the longest clip or dream it knows; None for any.
     """
 
+    config: Any
     grid: tuple[int, int]
     num_codes: int
     action_space: spaces.Space
@@ -198,6 +219,7 @@ class Prior(nn.Module, ABC, Generic[State]):
     status_config: StatusConfig
     window: int
     num_draws: int
+    max_frames: int | None = None
 
     @abstractmethod
     def init_from_codes(self, embeddings: Tensor, counts: Tensor) -> None:
