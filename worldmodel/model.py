@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from worldmodel import spaces
 from worldmodel.errors import UserError
 from worldmodel.pixels import PixelSpec
-from worldmodel.prior.factored import FactoredConfig, FactoredPrior
+from worldmodel.prior import PriorConfig, build_prior
 from worldmodel.prior.interface import CodeClip
 from worldmodel.prior.starts import Starts
 from worldmodel.tokenizer.vqvae import FrameTokenizer, TokenizerConfig
@@ -93,11 +93,11 @@ class WorldModel(nn.Module):
         report: figures measured after training, JSON, shown on the card.
     """
 
-    def __init__(self, tokenizer_config: TokenizerConfig, prior_config: FactoredConfig, spec: WorldSpec) -> None:
+    def __init__(self, tokenizer_config: TokenizerConfig, prior_config: PriorConfig, spec: WorldSpec) -> None:
         super().__init__()
         self.spec = spec
         self.tokenizer = FrameTokenizer(tokenizer_config, spec.pixels.frame_shape)
-        self.prior = FactoredPrior(
+        self.prior = build_prior(
             prior_config,
             self.tokenizer.grid,
             tokenizer_config.num_codes,
@@ -110,7 +110,7 @@ class WorldModel(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.prior.positions.device
+        return next(self.prior.parameters()).device
 
     def log_prob(self, frames: Tensor, actions: Tensor) -> Tensor:
         """Log-likelihood of real frames, each given those before it and the actions.
@@ -204,7 +204,7 @@ class WorldModel(nn.Module):
         try:
             spec = WorldSpec.from_json(config["spec"])
             tokenizer = _converter.structure(config["tokenizer"], TokenizerConfig)
-            prior = _converter.structure(config["prior"], FactoredConfig)
+            prior: PriorConfig = _converter.structure(config["prior"], PriorConfig)  # type: ignore[arg-type]
             hashes, wanted = dict(config["files"]), str(config["prior_of_tokenizer"])
         except (KeyError, TypeError, ValueError, BaseValidationError) as error:
             raise UserError(

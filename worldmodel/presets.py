@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from worldmodel.prior.factored import FactoredConfig
+from worldmodel.prior.flat_config import FlatConfig
 from worldmodel.prior.interface import StatusConfig
 from worldmodel.tokenizer.vqvae import TokenizerConfig
 from worldmodel.train.config import LoopConfig, WorldConfig
@@ -38,4 +41,23 @@ DOOM_TAKE_COVER_DEMO = WorldConfig(
     train_prior=LoopConfig(minutes=1.5, min_steps=600, batch_size=16, clip_length=4, learning_rate=2e-3),
 )
 
-PRESETS: dict[str, WorldConfig] = {"tiny": TINY, "doom-take-cover-demo": DOOM_TAKE_COVER_DEMO}
+TINY_FLAT = replace(TINY, prior=FlatConfig(window=2, width=32, num_heads=2, num_layers=2, action_dim=8))
+
+DOOM_TAKE_COVER_FLAT = replace(
+    DOOM_TAKE_COVER_DEMO,
+    prior=FlatConfig(
+        window=4,
+        width=128,
+        num_heads=4,
+        num_layers=4,
+        status=StatusConfig("health", (26.5, 47.5, 68.5, 89.5)),
+    ),
+    train_prior=LoopConfig(minutes=20.0, min_steps=600, batch_size=8, clip_length=12, learning_rate=1e-3),
+)
+
+PRESETS: dict[str, WorldConfig] = {
+    "tiny": TINY,
+    "tiny-flat": TINY_FLAT,
+    "doom-take-cover-demo": DOOM_TAKE_COVER_DEMO,
+    "doom-take-cover-flat": DOOM_TAKE_COVER_FLAT,
+}

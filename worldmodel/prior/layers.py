@@ -1,4 +1,4 @@
-"""The layers of the factored prior: attention over places, convolution between neighbours.
+"""The layers of the factored prior: attention over places, convolution between neighbours; how codes begin.
 
 Shapes: B rows, P = h*w places, N tokens, D width, C condition width, H heads.
 """
@@ -115,3 +115,16 @@ class LocalMix(nn.Module):
         picture = rearrange(x[:, :places], f"b ({self.layout}) d -> b d h w", h=self.h, w=self.w)
         mixed = rearrange(self.conv(picture), f"b d h w -> b ({self.layout}) d")
         return x + F.pad(mixed, (0, 0, 0, x.shape[1] - places))
+
+
+def like_codes(embeddings: Tensor, width: int) -> Tensor:
+    """Where a prior's vectors of codes begin: the tokenizer's codebook, standardised, cut to the width.
+
+    Args:
+        embeddings: (V, n) float32.
+        width: of the prior's vectors.
+
+    Returns:
+        (V, min(n, width)) float32.
+    """
+    return ((embeddings - embeddings.mean(0)) / embeddings.std().clamp_min(1e-6))[:, :width]

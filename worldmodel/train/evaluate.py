@@ -29,7 +29,7 @@ def evaluate_world(world: WorldModel, data: Dataset, cache: CodeCache, seed: int
         and `nats_per_code_shuffled` with another clip's, over frames >= 1 of the clips.
     """
     split = "validation" if len(data.episodes_of("validation")) else "train"
-    length = min(LENGTH, int(data.lengths[data.episodes_of(split)].max()) + 1)
+    length = min(LENGTH, int(data.lengths[data.episodes_of(split)].max()) + 1, world.prior.max_frames or LENGTH)
     episodes, starts = _places(data, split, length, seed)
     device, (h, w) = world.device, world.tokenizer.grid
     psnrs: list[float] = []

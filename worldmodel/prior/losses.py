@@ -1,0 +1,90 @@
+"""What every prior learns from: codes, ends, status and rewards of the learned frames, each in its own unit.
+
+Shapes: N targets, P = h*w places, V codes in the book.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worldmodel.prior.interface import StatusConfig
+from worldmodel.prior.windows import Targets
+
+
+class Weights(Protocol):
+    """What the losses read of a prior's config."""
+
+    @property
+    def end_weight(self) -> float: ...
+    @property
+    def status_weight(self) -> float: ...
+    @property
+    def reward_weight(self) -> float: ...
+    @property
+    def status(self) -> StatusConfig: ...
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a prior says of N targets.
+
+    Attributes:
+        codes: (N, P, V) logits.
+        end: (N,) logits.
+        status: (N, bins) logits.
+        rewards: (N,), standardised.
+    """
+
+    codes: Tensor
+    end: Tensor
+    status: Tensor
+    rewards: Tensor
+
+
+def prior_losses(
+    config: Weights,
+    said: Predictions,
+    targets: Targets,
+    codes: Tensor,
+    rewards: Tensor,
+    code_weights: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """The losses of `Prior.loss`.
+
+    Args:
+        config: the weights.
+        said: the predictions.
+        targets: what happened, (N,).
+        codes: (N, P), the targets' codes in the order of the logits.
+        rewards: (N,), the targets' rewards, standardised.
+        code_weights: (N, P), how much each code counts; None counts all alike.
+    """
+    nats = F.cross_entropy(said.codes.float().flatten(0, 1), codes.flatten(), reduction="none")
+    shown = targets.frame_valid[:, None].expand_as(codes).flatten()
+    ended = targets.terminations.float()
+    hazard = F.binary_cross_entropy_with_logits(said.end.float(), ended, reduction="none")
+    error = (said.rewards.float() - rewards).square()
+    losses = {
+        "codes": _mean(nats, shown),
+        "end": _mean(hazard, targets.has_end),
+        "reward": _mean(error, targets.has_step),
+    }
+    weighted = nats if code_weights is None else nats * code_weights.flatten()
+    total = _mean(weighted, shown) + config.end_weight * losses["end"] + config.reward_weight * losses["reward"]
+    bins = config.status.num_bins
+    if bins:
+        known = targets.has_step & (targets.status < bins)
+        truth = targets.status.clamp_max(bins - 1)
+        losses["status"] = _mean(F.cross_entropy(said.status.float(), truth, reduction="none"), known)
+        total = total + config.status_weight * losses["status"]
+    return {"loss": total, **{name: value.detach() for name, value in losses.items()}}
+
+
+def _mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the True places; 0 where there is none. What is masked is never looked at."""
+    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp_min(1)
