@@ -179,6 +179,7 @@ def parse(arguments: list[str]) -> tuple[str, Any]:
         prog=f"worldmodel {name}",
         description=description,
         args=rest,
+        config=(tyro.conf.AvoidSubcommands,),  # which of two configs it is, the preset decides; its fields are flags
         **arguments_of_tyro,
     )
     if preset is not None and any(f.name == "preset" for f in dataclasses.fields(config)):
