@@ -1,0 +1,393 @@
+"""The tokenizers' contracts, against formulas written out independently."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load, save
+from torch import Tensor
+
+from worldmodel.errors import UserError
+from worldmodel.tokenizer import PAPER_BAIR, Codebook, Tokenizer, TokenizerConfig, codebook, make_tokenizer
+from worldmodel.tokenizer.layers import AttentionResidual, Positions
+from worldmodel.tokenizer.vqvae import fill_invalid
+
+SMALL: dict[str, Any] = {"width": 8, "code_width": 8, "residual_width": 6, "num_codes": 16, "code_dim": 4}
+
+
+def frame(**options: Any) -> TokenizerConfig:
+    return TokenizerConfig(**{**SMALL, "space_stride": 4, **options})
+
+
+def clip(**options: Any) -> TokenizerConfig:
+    defaults = {"time": "clip", "space_stride": 4, "time_stride": 2, "clip_length": 4, "num_layers": 1}
+    return TokenizerConfig(**{**SMALL, **defaults, **options})
+
+
+def pictures(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, generator=generator)
+
+
+def learned(config: TokenizerConfig, frames: Tensor) -> Tokenizer:
+    """A tokenizer that has seen the frames once: measured, its codebook begun, no layer at zero."""
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer(config, tuple(frames.shape[2:]))  # type: ignore[arg-type]
+    for parameter in tokenizer.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    tokenizer.measure([frames.flatten(0, 1)])
+    tokenizer.train().loss(frames, torch.ones(frames.shape[:2], dtype=torch.bool))
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("config", "shape", "codes"),
+    [
+        (frame(), (3, 16, 24), (3, 4, 6)),
+        (frame(space_stride=8), (2, 32, 64), (2, 4, 8)),
+        (frame(space_stride=16, num_codebooks=2), (1, 16, 32), (1, 1, 4)),
+        (clip(time_stride=2, space_stride=2), (4, 8, 12), (2, 4, 6)),
+        (clip(time_stride=4, space_stride=4, axial_attention=False), (4, 8, 12), (1, 2, 3)),
+        (clip(time_stride=4, space_stride=2, width=10), (4, 8, 8), (1, 4, 4)),
+        (clip(time_stride=1, space_stride=4, num_codebooks=4), (4, 8, 12), (4, 2, 12)),
+        (clip(time_stride=1, space_stride=1, clip_length=3, width=6, num_heads=3), (3, 4, 5), (3, 4, 5)),
+        (clip(space_stride=8), (8, 32, 64), (4, 4, 8)),  # two clips in a row
+    ],
+)
+def test_shapes_of_strides_frames_and_codebooks(config: TokenizerConfig, shape: tuple, codes: tuple) -> None:
+    frames = pictures(2, *shape)
+    tokenizer = learned(config, frames)
+    got = tokenizer.eval().encode(frames)
+    assert got.shape == (2, *codes)
+    assert got.dtype == torch.int64
+    assert got.min() >= 0
+    assert got.max() < tokenizer.num_codes
+    assert (tokenizer.grid, tokenizer.time_stride) == (codes[1:], config.time_stride)
+    made = tokenizer.decode(got)
+    assert (made.shape, made.dtype) == (frames.shape, torch.uint8)
+    tensors = load(save(tokenizer.state_dict()))  # refuses tensors that share memory
+    again = make_tokenizer(config, (*shape[1:], 3))
+    again.load_state_dict(tensors)
+    assert torch.equal(again.eval().encode(frames), got)
+
+
+@pytest.mark.parametrize(("config", "step"), [(frame(num_codebooks=2), 1), (clip(), 4)])
+def test_what_is_encoded_together_and_what_is_not(config: TokenizerConfig, step: int) -> None:
+    frames = pictures(2, 8, 8, 12)
+    tokenizer = learned(config, frames).eval()
+    codes = tokenizer.encode(frames)
+    alone = [tokenizer.encode(frames[:, t : t + step]) for t in range(0, 8, step)]
+    assert torch.equal(torch.cat(alone, 1), codes)
+    assert torch.equal(torch.cat([tokenizer.decode(part) for part in alone], 1), tokenizer.decode(codes))
+    latents = tokenizer._latents(tokenizer._standardise(tokenizer._units(frames, 1)))
+    changed = frames.clone()
+    changed[:, 3] = 255 - changed[:, 3]
+    moved = tokenizer._latents(tokenizer._standardise(tokenizer._units(changed, 1))) != latents
+    moved = moved.unflatten(0, (2, -1))
+    # a frame's latents are its own; every latent of a clip sees all of its frames, and no other clip's
+    assert moved[:, 3].all() if step == 1 else moved[:, 0].float().mean() > 0.99
+    assert not moved[:, 4:].any() if step == 1 else not moved[:, 1].any()
+
+
+def test_the_block_is_the_papers_formula() -> None:
+    torch.manual_seed(0)
+    block = AttentionResidual(6, 4, num_heads=2)
+    positions = Positions((2, 3, 4), 6)
+    x = torch.randn(2, 6, 2, 3, 4)
+    assert torch.equal(block(x, positions()), x)  # the identity at the start
+    for parameter in (*block.parameters(), *positions.parameters()):
+        parameter.data = 0.5 * torch.randn_like(parameter)
+
+    def norm_relu(values: Tensor, norm: torch.nn.LayerNorm) -> Tensor:
+        mean = values.mean(1, keepdim=True)
+        root = (((values - mean) ** 2).mean(1, keepdim=True) + 1e-5).sqrt()
+        scaled = (values - mean) / root * norm.weight.view(-1, 1, 1, 1) + norm.bias.view(-1, 1, 1, 1)
+        return scaled.clamp_min(0)
+
+    y = F.conv3d(norm_relu(x, block.norm_wide), block.wide.weight, block.wide.bias, padding=1)
+    y = F.conv3d(norm_relu(y, block.norm_narrow), block.narrow.weight, block.narrow.bias)
+    time, rows, columns = positions.axes
+    place = torch.stack([time[t] + rows[i] + columns[j] for t in range(2) for i in range(3) for j in range(4)])
+    y = norm_relu(y, block.norm_attention) + place.T.reshape(6, 2, 3, 4)
+    total = torch.zeros_like(x)
+    other = {"w": "thn", "h": "tnw", "t": "nhw"}  # n: the places along the axis that are looked at
+    for layer, axis in zip(block.attention, "wht", strict=True):
+        q, k, v = torch.einsum("bdthw,ed->bethw", y, layer.qkv.weight).reshape(2, 3, 2, 3, 2, 3, 4).unbind(1)
+        shares = (torch.einsum(f"bkdthw,bkd{other[axis]}->bkthwn", q, k) / 3**0.5).softmax(-1)
+        mixed = torch.einsum(f"bkthwn,bkd{other[axis]}->bkdthw", shares, v).reshape(2, 6, 2, 3, 4)
+        total += torch.einsum("bdthw,ed->bethw", mixed, layer.out.weight) + layer.out.bias.view(-1, 1, 1, 1)
+    torch.testing.assert_close(block(x, positions()), x + total, atol=1e-5, rtol=1e-4)
+
+
+def test_parameters_of_the_papers_size() -> None:
+    hidden, units, layers, d = 240, 128, 4, 256  # table 8, the column of BAIR, RoboNet and ViZDoom
+    norm = 2 * hidden
+    attention = 3 * (hidden * 3 * hidden + hidden * hidden + hidden)  # along three axes: q, k, v; out and its bias
+    block = norm + (27 * hidden * units + units) + 2 * units + (units * hidden + hidden) + norm + attention
+    encoder = (27 * 3 * hidden + hidden) + layers * block + norm + (hidden * d + d)
+    decoder = (d * hidden + hidden) + layers * block + norm + (64 * hidden * 3 + 3)
+    positions = (8 + 32 + 32) * hidden  # once, shared by encoder and decoder
+    tokenizer = make_tokenizer(PAPER_BAIR, (64, 64, 3))
+    assert sum(p.numel() for p in tokenizer.parameters()) == encoder + decoder + positions
+    assert (tokenizer.grid, tokenizer.time_stride) == ((32, 32), 2)
+    assert tokenizer.codebook.embeddings.shape == (1024, 256)
+
+
+@pytest.mark.parametrize("config", [frame(rare_weight=2.0), clip(), clip(rare_weight=2.0, num_codebooks=2)])
+def test_still_pictures_give_no_nan(config: TokenizerConfig) -> None:
+    for value in (0, 200):
+        frames = torch.full((2, 4, 8, 8, 3), value, dtype=torch.uint8)
+        tokenizer = learned(config, frames)
+        losses = tokenizer.loss(frames, torch.ones(2, 4, dtype=torch.bool))
+        losses["loss"].backward()
+        assert all(torch.isfinite(figure) for figure in losses.values())
+        assert all(torch.isfinite(p.grad).all() for p in tokenizer.parameters() if p.grad is not None)
+        assert torch.isfinite(tokenizer.codebook.embeddings).all()
+
+
+def test_a_tiny_clip_tokenizer_learns_one_batch_by_heart() -> None:
+    torch.manual_seed(0)
+    frames = pictures(2, 4, 2, 3).float().movedim(-1, 2).flatten(0, 1)
+    frames = F.interpolate(frames, scale_factor=4, mode="bilinear").round().to(torch.uint8)
+    frames = frames.unflatten(0, (2, 4)).movedim(2, -1)  # (2, 4, 8, 12, 3)
+    tokenizer = make_tokenizer(clip(width=16, num_codes=32, code_dim=8), (8, 12, 3)).train()
+    tokenizer.measure([frames[0], frames[1]])
+    optimiser = torch.optim.AdamW(tokenizer.parameters(), lr=4e-3)
+    valid = torch.ones(2, 4, dtype=torch.bool)
+    for _ in range(50):
+        losses = tokenizer.loss(frames, valid)
+        optimiser.zero_grad()
+        losses["loss"].backward()
+        optimiser.step()
+    made = tokenizer.eval().decode(tokenizer.encode(frames))
+    mse = ((made.float() - frames.float()) / 255).square().mean((2, 3, 4))
+    psnr = (-10 * mse.log10()).mean()
+    assert psnr > 25
+    assert abs(tokenizer.loss(frames, valid)["psnr"] - psnr) < 0.3  # the figure is the pictures', but for rounding
+
+
+def test_codes_are_the_nearest_of_their_own_slice() -> None:
+    rng = np.random.default_rng(0)
+    book = Codebook(5, 6, num_codebooks=3)
+    book.embeddings.copy_(torch.from_numpy(rng.normal(size=(5, 6))))
+    x, e = rng.normal(size=(7, 6)).astype(np.float32), book.embeddings.numpy()
+    wanted = np.empty((7, 3), np.int64)
+    chosen = np.empty((7, 6), np.float32)
+    for c in range(3):
+        part = slice(2 * c, 2 * c + 2)
+        wanted[:, c] = ((x[:, None, part] - e[None, :, part]) ** 2).sum(-1).argmin(1)
+        chosen[:, part] = e[wanted[:, c], part]
+    codes = book.encode(torch.from_numpy(x))
+    np.testing.assert_array_equal(codes.reshape(7, 3), wanted)
+    np.testing.assert_array_equal(book.decode(codes), chosen)
+    np.testing.assert_array_equal(book.decode(codes.reshape(1, 21)), chosen[None])  # codebook fastest
+
+
+def test_averages_and_restarts_of_several_codebooks() -> None:
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(40, 4)).astype(np.float32)
+    book = Codebook(3, 4, decay=0.9, restart_below=0.5, num_codebooks=2).train()
+    torch.manual_seed(0)
+    book(torch.from_numpy(x))
+    # a code so far off that nothing chooses it, in the second book only, at the brink
+    e, n, m = (t.numpy().copy() for t in (book.embeddings, book.counts.view(3, 2), book.sums))
+    e[1, 2:], m[1, 2:], n[1, 1] = 1e3, 1e3, 0.51
+    book.embeddings.copy_(torch.from_numpy(e))
+    book.sums.copy_(torch.from_numpy(m))
+    book.counts.copy_(torch.from_numpy(n).flatten())
+    torch.manual_seed(1)
+    pick = torch.randint(40, (3,)).numpy()
+    torch.manual_seed(1)
+    out = book(torch.from_numpy(x))
+    entropy = []
+    for c in range(2):
+        part = slice(2 * c, 2 * c + 2)
+        nearest = ((x[:, None, part] - e[None, :, part]) ** 2).sum(-1).argmin(1)
+        uses = np.bincount(nearest, minlength=3)
+        share = uses[uses > 0] / 40
+        entropy.append(np.exp(-(share * np.log(share)).sum()))
+        for v in range(3):
+            n[v, c] = 0.9 * n[v, c] + 0.1 * uses[v]
+            m[v, part] = 0.9 * m[v, part] + 0.1 * x[nearest == v, part].sum(0)
+        for v in np.flatnonzero(n[:, c] < 0.5):
+            assert (v, c) == (1, 1)
+            n[v, c], m[v, part] = 1, x[pick[v], part]
+        e[:, part] = m[:, part] / n[:, c : c + 1]
+    assert out.dead == 1
+    np.testing.assert_allclose(out.perplexity, np.mean(entropy), rtol=1e-5)
+    np.testing.assert_allclose(book.embeddings, e, rtol=1e-4)
+    np.testing.assert_allclose(book.counts.view(3, 2), n, rtol=1e-5)
+    book.counts[4] = 0.1  # in evaluation mode: what would restart, and nothing moves
+    before = {name: tensor.clone() for name, tensor in book.state_dict().items()}
+    assert book.eval()(torch.from_numpy(x)).dead == 1
+    assert all(torch.equal(before[name], tensor) for name, tensor in book.state_dict().items())
+
+
+@pytest.mark.parametrize("config", [frame(), clip(), clip(rare_weight=3.0)])
+def test_invalid_frames_are_seen_by_no_one(config: TokenizerConfig) -> None:
+    frames = pictures(3, 4, 8, 8)
+    valid = torch.tensor([[True, True, False, True], [False, False, True, False], [False] * 4])
+    valid[2, 0] = config.time == "frame"
+    seen = []
+    for noise in (0, 77):
+        tokenizer = learned(config, pictures(3, 4, 8, 8, seed=5))
+        torch.manual_seed(1)
+        hidden = torch.where(valid[..., None, None, None], frames, frames + noise)
+        seen.append({**tokenizer.loss(hidden, valid), **tokenizer.state_dict()})
+        seen[-1]["loss"].backward()
+        seen[-1].update({f"{name} gradient": p.grad for name, p in tokenizer.named_parameters()})
+    assert all(torch.equal(seen[0][name], seen[1][name]) for name in seen[0])
+
+
+def test_an_invalid_frame_becomes_the_one_before() -> None:
+    frames = torch.arange(8).view(2, 4)
+    valid = torch.tensor([[True, False, False, True], [False, True, False, True]])
+    assert fill_invalid(frames, valid).tolist() == [[0, 0, 0, 3], [5, 5, 5, 7]]
+
+
+@pytest.mark.parametrize("config", [frame(rare_weight=5.0), clip(rare_weight=5.0)])
+def test_rare_pixels_count_as_told(config: TokenizerConfig) -> None:
+    torch.manual_seed(0)
+    data = (100 + 20 * torch.randn(60, 8, 12, 3)).clamp(0, 255).to(torch.uint8)
+    data[:, :, :6] = 90  # still on the left
+    frames = data[:8].view(2, 4, 8, 12, 3).clone()
+    frames[0, 1, 2, 3] = torch.tensor([90, 90, 255])  # one bright pixel there, in one colour
+    frames[1, 2, 5, 1] = 99  # noise too small to be rare
+    tokenizer = make_tokenizer(config, (8, 12, 3))
+    tokenizer.measure(data.split(7))
+    p = data.double().numpy() / 255 - 0.5
+    mean, std = p.mean((0, 1, 2)), np.sqrt(((p - p.mean((0, 1, 2))) ** 2).mean())
+    np.testing.assert_allclose(tokenizer.pixel_mean, mean, rtol=1e-5)
+    np.testing.assert_allclose(tokenizer.pixel_std, std, rtol=1e-5)
+    far = np.maximum(2 * p.std(0), 0.04)  # (H, W, 3)
+    np.testing.assert_allclose(tokenizer.rare_distance, np.moveaxis(far, -1, 0) / std, rtol=1e-4)
+    np.testing.assert_allclose(tokenizer.mean_picture, np.moveaxis(p.mean(0) - mean, -1, 0) / std, rtol=1e-4, atol=1e-6)
+
+    tokenizer.codebook(torch.randn(50, 4))
+    losses = tokenizer.eval().loss(frames, torch.ones(2, 4, dtype=torch.bool))
+    x = frames.double().numpy() / 255 - 0.5
+    rare = np.abs(x - p.mean(0)) > far
+    if config.time == "clip":
+        rare[:, 1:] |= np.abs(x[:, 1:] - x[:, :-1]) > far
+    weights = np.where(rare.any(-1, keepdims=True), 5.0, 1.0)
+    assert weights[0, 1, 2, 3] == 5
+    assert weights[0, 2, 2, 3] == (5 if config.time == "clip" else 1)  # where it was a moment ago
+    assert weights[1, 2, 5, 1] == 1
+    latents = tokenizer._latents(tokenizer._standardise(tokenizer._units(frames, 1)))
+    codes = tokenizer.encode(frames)
+    output = tokenizer._output(tokenizer.codebook.decode(tokenizer._units(codes, config.time_stride)).movedim(-1, 1))
+    made = output.movedim(1, -1).reshape(frames.shape).detach().double().numpy()
+    squares = (made - (x - mean) / std) ** 2
+    wanted = (weights * squares).sum() / (3 * weights.sum())
+    np.testing.assert_allclose(losses["reconstruction"], wanted, rtol=1e-4)
+    psnr = -10 * np.log10(squares.mean((2, 3, 4)) * std**2).mean()
+    np.testing.assert_allclose(losses["psnr"], psnr, rtol=1e-4)  # unweighted
+    chosen = tokenizer.codebook.decode(tokenizer._units(codes, config.time_stride)).movedim(-1, 1)
+    commitment = F.mse_loss(latents, chosen)
+    torch.testing.assert_close(losses["commitment"], commitment.detach(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(losses["loss"].item(), (losses["reconstruction"] + 0.25 * commitment).item())
+
+
+class Together:
+    """Two threads that take themselves for two processes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.here, self.barrier, self.given = threading.local(), threading.Barrier(2), {}
+        monkeypatch.setattr(codebook, "process", lambda: (getattr(self.here, "rank", 0), self.size()))
+        monkeypatch.setattr(codebook, "sum_over_processes", self.total)
+
+    def size(self) -> int:
+        return 2 if hasattr(self.here, "rank") else 1
+
+    def total(self, values: Tensor) -> Tensor:
+        if self.size() == 1:
+            return values
+        self.given[self.here.rank] = values
+        self.barrier.wait(20)
+        total = self.given[0] + self.given[1]
+        self.barrier.wait(20)
+        return total
+
+    def run(self, work: Any) -> list[Any]:
+        results: dict[int, Any] = {}
+
+        def one(rank: int) -> None:
+            self.here.rank = rank
+            results[rank] = work(rank)
+
+        threads = [threading.Thread(target=one, args=(rank,)) for rank in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return [results[0], results[1]]
+
+
+@pytest.mark.parametrize("config", [frame(num_codebooks=2), clip(rare_weight=3.0)])
+def test_two_processes_learn_what_one_learns(config: TokenizerConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames, valid = pictures(4, 4, 8, 8), torch.ones(4, 4, dtype=torch.bool)
+    valid[0, 1:] = False  # the halves of the batch do not weigh the same
+    valid[3, 2] = False
+    config = TokenizerConfig(**{**vars(config), "restart_below": 0.9, "codebook_decay": 0.5})
+
+    def trained(rank: int, num_ranks: int) -> tuple[list[dict[str, Tensor]], Tokenizer]:
+        tokenizer, rows = models.pop(), slice(rank * 4 // num_ranks, (rank + 1) * 4 // num_ranks)
+        figures = []
+        for _ in range(3):
+            losses = tokenizer.loss(frames[rows], valid[rows])
+            losses["loss"].backward()
+            figures.append({name: value.detach() for name, value in losses.items()})
+        return figures, tokenizer
+
+    def draw(high: int, size: tuple[int, ...], device: Any = None) -> Tensor:  # the processes draw differently
+        seed = getattr(together.here, "rank", 0)
+        return randint(high, size, generator=torch.Generator().manual_seed(seed))
+
+    together, randint = Together(monkeypatch), torch.randint
+    with monkeypatch.context() as patch:
+        patch.setattr(codebook.torch, "randint", draw)
+        models = [learned(config, frames) for _ in range(3)]
+        whole, one = trained(0, 1)
+        (first, left), (second, right) = together.run(lambda rank: trained(rank, 2))
+    assert sum(figures["dead_codes"] for figures in whole) > 0  # restarts took part
+    for a, b, both in zip(first, second, whole, strict=True):
+        for name, value in both.items():
+            torch.testing.assert_close((a[name] + b[name]) / 2, value, rtol=1e-5, atol=1e-6, msg=name)
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(left.state_dict()[name], right.state_dict()[name])
+        torch.testing.assert_close(left.state_dict()[name], tensor, rtol=1e-5, atol=1e-6)
+    for a, b, both in zip(left.parameters(), right.parameters(), one.parameters(), strict=True):
+        torch.testing.assert_close((a.grad + b.grad) / 2, both.grad, rtol=1e-3, atol=1e-5)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"time": "frame", "time_stride": 2}, "time='clip'"),
+        ({"time": "frame", "space_stride": 2}, "4, 8 or 16"),
+        ({"time": "clip", "space_stride": 3}, "power of two"),
+        ({"time": "clip", "time_stride": 4, "clip_length": 6}, "multiple of time_stride"),
+        ({"time": "clip", "width": 9}, "num_heads"),
+        ({"code_dim": 6, "num_codebooks": 4}, "equal slices"),
+        ({"time": "later"}, "'frame' or 'clip'"),
+        ({"rare_weight": 0.0}, "above 0"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_told(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        TokenizerConfig(**options)
+
+
+def test_clips_of_another_length_are_told() -> None:
+    tokenizer = make_tokenizer(clip(), (8, 8, 3))
+    with pytest.raises(UserError, match="clip_length=4"):
+        tokenizer.encode(pictures(1, 6, 8, 8))
+    with pytest.raises(UserError, match="multiple of 2"):
+        tokenizer.decode(torch.zeros(1, 3, 2, 2, dtype=torch.int64))
+    with pytest.raises(UserError, match="wanted"):
+        tokenizer.decode(torch.zeros(1, 2, 2, 3, dtype=torch.int64))
