@@ -1,0 +1,167 @@
+"""Figures with intervals: the bootstrap, average precision, calibration.
+
+A figure is a statistic of N units, clips or episodes, drawn again and again with their multiplicity as weight.
+What belongs to one unit, two ways of predicting the same clip say, is drawn together: differences are paired.
+
+Shapes: N units, S samples (steps) of all of them, R resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+RESAMPLES = 2000
+BINS = 10  # of equal mass, for the calibration error
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95 % interval; `low` and `high` are None where nothing was resampled."""
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the interval lies on one side of 0, else 0."""
+        if self.low is None or self.high is None:
+            return 0
+        return int(self.low > 0) - int(self.high < 0)
+
+    def to_json(self) -> dict[str, float | None]:
+        """{"mean", "low", "high"}; None where a number is not finite."""
+        return {
+            name: float(value) if value is not None and np.isfinite(value) else None
+            for name, value in vars(self).items()
+        }
+
+
+@lru_cache(maxsize=16)  # most figures of a report have the same number of units
+def weights(count: int, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
+    """How often each of N units is drawn in each resample, (R, N) float64, read-only; each row sums to N."""
+    drawn = np.random.default_rng(seed).integers(count, size=(resamples, count))
+    rows = np.arange(resamples)[:, None] * count
+    often = np.bincount((drawn + rows).ravel(), minlength=resamples * count).reshape(resamples, count)
+    often = often.astype(np.float64)
+    often.flags.writeable = False
+    return often
+
+
+def ratio(amounts: np.ndarray, sizes: np.ndarray, seed: int = 0) -> Estimate:
+    """Sum of amounts over sum of sizes: a mean over samples whose units are drawn whole.
+
+    The difference of two ways of doing the same is `ratio(a - b, sizes)`, paired by unit.
+
+    Args:
+        amounts: (N,), e.g. the hits of each episode.
+        sizes: (N,), e.g. its steps. Units of size 0 count for nothing.
+        seed: of the resampling.
+
+    Returns:
+        The estimate; NaN without interval where all sizes are 0.
+    """
+    amounts, sizes = np.asarray(amounts, np.float64), np.asarray(sizes, np.float64)
+    amounts, sizes = amounts[sizes > 0], sizes[sizes > 0]
+    if not len(sizes):
+        return Estimate(float("nan"))
+    return _estimate(amounts.sum() / sizes.sum(), _drawn(amounts, sizes, seed))
+
+
+def difference(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], seed: int = 0) -> Estimate:
+    """The first ratio minus the second, of units that have nothing to do with each other.
+
+    Args:
+        first, second: amounts and sizes, as in `ratio`.
+        seed: of the resampling; the second is drawn with the next one.
+    """
+    parts = []
+    for i, (amounts, sizes) in enumerate((first, second)):
+        amounts, sizes = np.asarray(amounts, np.float64), np.asarray(sizes, np.float64)
+        amounts, sizes = amounts[sizes > 0], sizes[sizes > 0]
+        if not len(sizes):
+            return Estimate(float("nan"))
+        parts.append((amounts.sum() / sizes.sum(), _drawn(amounts, sizes, seed + i)))
+    return _estimate(parts[0][0] - parts[1][0], parts[0][1] - parts[1][1])
+
+
+def bootstrap(statistic: Callable[[np.ndarray], float], units: np.ndarray, seed: int = 0) -> Estimate:
+    """Any statistic of weighted samples.
+
+    Args:
+        statistic: takes the weight of each sample, (S,) float64.
+        units: (S,) int64 in [0, N), the unit of each sample.
+        seed: of the resampling.
+    """
+    drawn = weights(int(units.max()) + 1, seed)
+    values = np.asarray([statistic(row[units]) for row in drawn])
+    return _estimate(statistic(np.ones(len(units))), values[np.isfinite(values)])
+
+
+def average_precision(scores: np.ndarray, truth: np.ndarray, weight: np.ndarray | None = None) -> float:
+    """Area under the steps of precision over recall; samples of the same score enter together.
+
+    Args:
+        scores: (S,).
+        truth: (S,) bool.
+        weight: (S,), 1 each if not given.
+
+    Returns:
+        In [0, 1]; the base rate for scores that know nothing. NaN without a true sample.
+    """
+    return AveragePrecision(scores, truth)(np.ones(len(scores)) if weight is None else weight)
+
+
+class AveragePrecision:
+    """`average_precision` of many weightings of the same samples, which are sorted once: see there."""
+
+    def __init__(self, scores: np.ndarray, truth: np.ndarray) -> None:
+        self._order = np.argsort(-np.asarray(scores), kind="stable")
+        ordered = np.asarray(scores)[self._order]
+        self._truth = np.asarray(truth, np.float64)[self._order]
+        self._last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))  # of each run of equal scores
+
+    def __call__(self, weight: np.ndarray) -> float:
+        """Average precision under weights (S,)."""
+        ordered = weight[self._order]
+        found, drawn = np.cumsum(ordered * self._truth)[self._last], np.cumsum(ordered)[self._last]
+        if not len(found) or found[-1] <= 0:
+            return float("nan")
+        gained = np.diff(found, prepend=0.0)
+        return float((gained * found / np.maximum(drawn, 1e-12)).sum() / found[-1])
+
+
+def calibration_error(
+    scores: np.ndarray, truth: np.ndarray, weight: np.ndarray | None = None, bins: int = BINS
+) -> float:
+    """Expected calibration error: |mean score - share of true samples|, averaged over bins of equal mass.
+
+    Args:
+        scores: (S,) probabilities.
+        truth: (S,) bool.
+        weight: (S,), 1 each if not given; the bins are cut without it.
+        bins: number of bins; fewer samples make fewer bins.
+    """
+    order = np.argsort(scores, kind="stable")
+    weight = np.ones(len(scores)) if weight is None else weight
+    bins = min(bins, len(scores))
+    bin_of = np.arange(len(scores)) * bins // max(1, len(scores))  # (S,), ascending with the score
+    gap = (weight * (np.asarray(scores, np.float64) - np.asarray(truth, np.float64)))[order]
+    return float(np.abs(np.bincount(bin_of, gap)).sum() / weight.sum())
+
+
+def _drawn(amounts: np.ndarray, sizes: np.ndarray, seed: int) -> np.ndarray:
+    """The ratio in each resample, (R,)."""
+    drawn = weights(len(sizes), seed)
+    return (drawn @ amounts) / (drawn @ sizes)
+
+
+def _estimate(value: float, resampled: np.ndarray) -> Estimate:
+    if not len(resampled):
+        return Estimate(float(value))
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return Estimate(float(value), float(low), float(high))
