@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import load, save
 from torch import Tensor
 
+from worldmodel.bench.tokenizer import bench_tokenizer
 from worldmodel.errors import UserError
 from worldmodel.tokenizer import PAPER_BAIR, Codebook, Tokenizer, TokenizerConfig, codebook, make_tokenizer
 from worldmodel.tokenizer.layers import AttentionResidual, Positions
@@ -391,3 +392,10 @@ def test_clips_of_another_length_are_told() -> None:
         tokenizer.decode(torch.zeros(1, 3, 2, 2, dtype=torch.int64))
     with pytest.raises(UserError, match="wanted"):
         tokenizer.decode(torch.zeros(1, 2, 2, 3, dtype=torch.int64))
+
+
+def test_the_benchmark_measures_every_tokenizer() -> None:
+    rows = bench_tokenizer(size=16, frames=8, seconds=0.01, rounds=1)["rows"]
+    assert [row["codes a frame"] for row in rows] == [4, 4, 1, 2]
+    assert all(row[f"{kind} frames/s"] > 0 for row in rows for kind in ("encode", "decode", "train"))
+    assert rows[0]["encode x plain"] == 1

@@ -88,6 +88,11 @@ VERBS: dict[str, Verb] = {
         "worldmodel.commands:bench_collect",
         "steps recorded per second, beside no recorder",
     ),
+    "bench tokenizer": Verb(
+        "worldmodel.commands:BenchTokenizer",
+        "worldmodel.commands:bench_tokenizer",
+        "frames encoded, decoded and learned per second, beside plain convolutions",
+    ),
 }
 
 

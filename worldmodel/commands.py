@@ -307,3 +307,37 @@ def bench_collect(config: BenchCollect) -> None:
 
     result = run(config.env, config.episodes, config.rounds)
     _bench_out(result, "bench collect", config, config.out, config.json)
+
+
+@dataclass(frozen=True)
+class BenchTokenizer:
+    """Measure frames encoded, decoded and learned per second, beside plain strided convolutions, in one run.
+
+    Example:
+        worldmodel bench tokenizer --frames 32 --rounds 3
+    """
+
+    size: int = 64
+    """Rows and columns of a frame, a multiple of 16."""
+    frames: int = 64
+    """Frames of each call, a multiple of 8."""
+    seconds: float = 1.0
+    """Time for each way in each round."""
+    rounds: int = 5
+    """Interleaved repetitions; the median of each way is told, and of the ratios within a round."""
+    out: Path | None = None
+    """Write JSON here."""
+    json: bool = False
+    """Print as JSON."""
+
+
+def bench_tokenizer(config: BenchTokenizer) -> None:
+    """Run and print the table."""
+    from worldmodel.bench.tokenizer import bench_tokenizer as run
+
+    if config.size % 16 or config.size < 16 or config.frames % 8 or config.frames < 8:
+        raise UserError(
+            f"size={config.size} and frames={config.frames}: wanted multiples of 16 pixels and of 8 frames."
+        )
+    result = run(config.size, config.frames, config.seconds, config.rounds)
+    _bench_out(result, "bench tokenizer", config, config.out, config.json)
