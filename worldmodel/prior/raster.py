@@ -113,7 +113,7 @@ class RasterNetwork(nn.Module):
             caches.append(cache)
         x = self.norm(x.flatten(0, 1), condition.flatten(0, 1)).unflatten(0, valid.shape)
         logits = self.logits(x[:, :, :-1]) + self.prejudice  # (B, T, K, V)
-        return logits, x[:, :, -1], torch.stack(caches, 1).movedim(2, 0)
+        return logits, x[:, :, -1], torch.stack(caches).movedim(2, 0)
 
     def write(
         self,
