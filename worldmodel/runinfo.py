@@ -10,9 +10,11 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import fields, is_dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, get_args
 
 from worldmodel.errors import UserError
 
@@ -22,10 +24,36 @@ PACKAGES = ("torch", "numpy", "gymnasium", "vizdoom", "stable-baselines3", "h5py
 HOW = frozenset({"workers", "device", "json", "force", "threads", "minutes_left", "quiet"})
 
 
+def told_apart_by_kind(converter: Any) -> Any:
+    """Let a converter read unions of config dataclasses: each has a field `kind` with a default of its own.
+
+    Returns:
+        The same cattrs converter.
+    """
+
+    def is_union(kind: Any) -> bool:
+        members = get_args(kind)
+        return isinstance(kind, UnionType) and all(isinstance(m, type) and is_dataclass(m) for m in members)
+
+    def hook_of(union: Any) -> Any:
+        members = {next(f.default for f in fields(m) if f.name == "kind"): m for m in get_args(union)}
+
+        def hook(value: Any, _: Any) -> Any:
+            kind = value.get("kind") if isinstance(value, dict) else None
+            if kind not in members:
+                raise ValueError(f"kind {kind!r}, wanted {' or '.join(map(repr, members))}")
+            return converter.structure(value, members[kind])
+
+        return hook
+
+    converter.register_structure_hook_factory(is_union, hook_of)
+    return converter
+
+
 def _converter() -> Any:
     from cattrs.preconf.json import make_converter
 
-    converter = make_converter(forbid_extra_keys=True)
+    converter = told_apart_by_kind(make_converter(forbid_extra_keys=True))
     converter.register_unstructure_hook(Path, str)
     converter.register_structure_hook(Path, lambda value, _: Path(value))
 

@@ -1,0 +1,407 @@
+"""The flat prior's contracts: stepping is the full forward, what is seen by whom, what has an end and what not."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from square import PLACES, picture, record_square
+from test_world_prior import GRID, SPACES, V, make_clip
+
+from worldmodel import spaces
+from worldmodel.cli import parse
+from worldmodel.dream import DreamEnv, Simulator
+from worldmodel.errors import UserError
+from worldmodel.model import WorldModel
+from worldmodel.presets import PRESETS
+from worldmodel.prior import CodeClip, FactoredConfig, FlatConfig, FlatPrior, StatusConfig
+from worldmodel.prior.attention import attend, sight
+from worldmodel.prior.flat import FlatState
+from worldmodel.prior.rotary import Rotary
+from worldmodel.prior.sampling import Sampling, uniforms
+from worldmodel.runinfo import from_plain, to_plain
+from worldmodel.train import train_world
+from worldmodel.train.config import WorldConfig
+
+BINS = 3
+KINDS: dict[str, dict[str, object]] = {
+    "window": {},
+    "window-paper": {"positions": "paper", "num_frames": 12, "previous_frame": False},
+    "full": {"attention": "full", "num_frames": 12},
+}
+
+
+def make_prior(space: spaces.Space = SPACES[0], **sizes: object) -> FlatPrior:
+    torch.manual_seed(0)
+    settings = {
+        "window": 2, "width": 16, "num_heads": 2, "num_layers": 2, "action_dim": 4,
+        "status": StatusConfig("health", (0.5, 1.5)),
+    }  # fmt: skip
+    prior = FlatPrior(FlatConfig(**{**settings, **sizes}), GRID, V, space, end_has_frame=False)  # type: ignore[arg-type]
+    with torch.no_grad():  # no zeros: everything that could matter does
+        for parameter in prior.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return prior.eval()
+
+
+def everything(prior: FlatPrior, clip: CodeClip) -> list[torch.Tensor]:
+    """All logits of a clip, leading axes (B, T): codes, end, status, reward."""
+    targets = prior._targets(clip)
+    return list(vars(prior._forward(clip, targets, targets.pictures, targets.status)).values())
+
+
+def begin(prior: FlatPrior, clip: CodeClip, frames: int = 1) -> FlatState:
+    """The state after a clip's first frames."""
+    seen = slice(frames)
+    valid, acted = clip.frame_valid[:, seen], clip.actions[:, : frames - 1]
+    return prior.init_state(prior.context(clip.codes[:, seen], valid, acted, clip.status[:, frames - 1]))
+
+
+@dataclass(frozen=True)
+class Recorder(Sampling):
+    """A sampling that keeps the logits it is shown."""
+
+    shown: list[torch.Tensor] = field(default_factory=list)
+
+    def draw(self, logits: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+        self.shown.append(logits)
+        return super().draw(logits, draws)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stepping_is_the_full_forward_since_each_rows_reset(kind: str) -> None:
+    prior, clip = make_prior(**KINDS[kind]), make_clip(batch=3, length=12)
+    no_end = torch.zeros_like(clip.terminations)
+    clip = replace(clip, frame_valid=torch.ones_like(clip.frame_valid), terminations=no_end)
+    resets, context_frames, missing = [0, 3, 5], [1, 2, 2], (1, 6)  # row 1 ends in frame 6, and yet goes on
+    codes, status, said = clip.codes.clone(), clip.status.clone(), {}
+    state = begin(prior, clip)
+    for t in range(11):  # the step from frame t to frame t+1
+        for row, (reset, frames) in enumerate(zip(resets, context_frames, strict=True)):
+            if t == reset + frames - 1:
+                seen = slice(reset, reset + frames)
+                valid, acted = clip.frame_valid[:, seen], clip.actions[:, reset : reset + frames - 1]
+                fresh = prior.init_state(prior.context(clip.codes[:, seen], valid, acted, clip.status[:, t]))
+                codes[row, seen], status[row, seen] = clip.codes[row, seen], clip.status[row, seen]
+                state = state.where(torch.arange(3) == row, fresh)
+        draws = uniforms(torch.arange(3), torch.zeros(3).long(), torch.full((3,), t), prior.num_draws)
+        draws[:, 0] = 0.999999
+        if t + 1 == missing[1]:
+            draws[missing[0], 0] = 0.0
+        sampling = Recorder()
+        held = state.cache.clone()
+        out = prior.step(state, clip.actions[:, t], draws, sampling)
+        assert torch.equal(state.cache, held)  # nothing that a state holds is written to
+        assert all(vars(out.state)[k].shape == v.shape for k, v in vars(state).items())
+        state = out.state
+        codes[:, t + 1], status[:, t + 1] = out.codes, out.status
+        said[t + 1] = [torch.cat(sampling.shown, 1), out.hazards, out.status_probs, out.rewards, out.log_probs]
+    for row, (reset, frames) in enumerate(zip(resets, context_frames, strict=True)):
+        told = status.clone()
+        told[:, reset : reset + frames - 1] = BINS  # of a context only the last frame's status is known
+        valid, ended = clip.frame_valid.clone(), no_end.clone()
+        valid[missing], ended[missing[0], missing[1] - 1] = False, True
+        whole = replace(clip, codes=codes, status=told, frame_valid=valid, terminations=ended)
+        since = {name: value[row : row + 1, reset : reset + value.shape[1]] for name, value in vars(whole).items()}
+        full = CodeClip(**since)
+        logits, outcomes, nats = everything(prior, full)[0], prior.outcomes(full), prior.log_prob(full)
+        assert 12 - reset > 3 * prior.window
+        for t in range(reset + frames, 12):
+            stepped, at = [x[row] for x in said[t]], t - reset
+            if (row, t) != missing:
+                torch.testing.assert_close(stepped[0], logits[0, at], atol=1e-5, rtol=1e-5)
+                torch.testing.assert_close(stepped[4], nats[0, at], atol=1e-4, rtol=1e-5)
+            torch.testing.assert_close(stepped[1], outcomes.hazards[0, at - 1], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(stepped[2], outcomes.status_probs[0, at - 1], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(stepped[3], outcomes.rewards[0, at - 1], atol=1e-5, rtol=1e-5)
+
+
+def test_a_long_context_counts_as_its_last_frames() -> None:
+    prior, clip = make_prior(), make_clip(batch=3, length=5)
+    whole = prior.context(clip.codes[:, :4], clip.frame_valid[:, :4], clip.actions[:, :3], clip.status[:, 3])
+    last = prior.context(clip.codes[:, 2:4], clip.frame_valid[:, 2:4], clip.actions[:, 2:3], clip.status[:, 3])
+    for a, b in zip(vars(prior.init_state(whole)).values(), vars(prior.init_state(last)).values(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("space", SPACES, ids=lambda s: type(s).__name__)
+def test_future_changes_no_earlier_logit(space: spaces.Space, kind: str) -> None:
+    prior, clip = make_prior(space, **KINDS[kind]), make_clip(space=space)
+    before, cut, mixed = everything(prior, clip), 3, {}
+    for name, value in vars(clip).items():
+        begin = cut if value.shape[1] == clip.frame_valid.shape[1] else cut - 1
+        mixed[name] = torch.cat([value[:, :begin], value.roll(1, 0)[:, begin:]], 1)
+    after = everything(prior, CodeClip(**mixed))
+    for a, b in zip(before, after, strict=True):
+        torch.testing.assert_close(a[:, :cut], b[:, :cut])
+        assert not torch.allclose(a[:, cut:], b[:, cut:])
+    # end and status of the step into frame `cut` look at its action, never at the frame or its outcome
+    keep_action = {**mixed, "actions": torch.cat([clip.actions[:, :cut], mixed["actions"][:, cut:]], 1)}
+    after = everything(prior, CodeClip(**keep_action))
+    for i in (1, 2):
+        torch.testing.assert_close(after[i][:, : cut + 1], before[i][:, : cut + 1])
+    # codes are given those before them in the frame, none after
+    codes = clip.codes.clone()
+    codes[:, cut, 1, 0] = (codes[:, cut, 1, 0] + 1) % V  # the fourth of six
+    after = everything(prior, replace(clip, codes=codes))
+    torch.testing.assert_close(after[0][:, cut, :4], before[0][:, cut, :4])
+    assert not torch.allclose(after[0][:, cut, 4:], before[0][:, cut, 4:])
+
+
+def test_actions_matter_and_the_window_ends() -> None:
+    prior, clip = make_prior(num_layers=1, previous_frame=False), make_clip(length=7)
+    clip = replace(clip, frame_valid=torch.ones_like(clip.frame_valid))
+    before = everything(prior, clip)
+    for a, b in zip(before, everything(prior, replace(clip, actions=(clip.actions + 1) % 3)), strict=True):
+        assert not torch.allclose(a[:, 1:], b[:, 1:])
+    codes = clip.codes.clone()
+    codes[:, 1] = (codes[:, 1] + 1) % V
+    after = everything(prior, replace(clip, codes=codes))[0]
+    for t in (2, 3):  # one layer sees the two frames before its own ...
+        assert not torch.allclose(after[:, t], before[0][:, t])
+    torch.testing.assert_close(after[:, 4:], before[0][:, 4:])  # ... and no more
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_missing_frames_are_seen_by_no_one(kind: str) -> None:
+    prior, clip = make_prior(**KINDS[kind]), make_clip(length=6)
+    valid = clip.frame_valid.clone()
+    valid[1, 2] = valid[2, 0] = False
+    clip = replace(clip, frame_valid=valid)
+    noise = torch.where(valid[:, :, None, None], clip.codes, (clip.codes + 1) % V)
+    noisy = replace(clip, codes=noise, status=torch.where(valid, clip.status, (clip.status + 1) % BINS))
+    said = everything(prior, clip)
+    for a, b in zip(said, everything(prior, noisy), strict=True):
+        assert torch.isfinite(a).all()
+        assert torch.equal(a, b)
+    with torch.no_grad():  # nor is the "no frame" that stands in their places
+        prior.network.embed.weight[-1] += 1
+    for a, b in zip(said, everything(prior, clip), strict=True):
+        assert torch.equal(a[valid], b[valid])
+    prior.train()
+    losses = []
+    for c in (clip, noisy):
+        torch.manual_seed(5)
+        losses.append(prior.loss(c))
+    assert all(torch.equal(losses[0][k], losses[1][k]) for k in losses[0])
+    assert (prior.log_prob(clip)[~valid] == 0).all()
+
+
+def test_windows_attend_as_a_mask_written_out() -> None:
+    torch.manual_seed(0)
+    length, size, memory = 6, 3, 2
+    valid = torch.ones(2, length, dtype=torch.bool)
+    valid[0, 1] = valid[1, 4] = False
+    q, k, v = torch.randn(3, 2, 2, length * size, 4)
+    mask = torch.zeros(2, 1, length * size, length * size, dtype=torch.bool)
+    for b, i, j in itertools.product(range(2), range(length * size), range(length * size)):
+        asks, asked = i // size, j // size
+        mask[b, 0, i, j] = (asks == asked and j <= i) or (asks - memory <= asked < asks and bool(valid[b, asked]))
+    wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    torch.testing.assert_close(attend(q, k, v, sight(valid, size, memory), length, memory), wanted)
+    for b, i, j in itertools.product(range(2), range(length * size), range(length * size)):
+        mask[b, 0, i, j] = j <= i and (i // size == j // size or bool(valid[b, j // size]))
+    wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    torch.testing.assert_close(attend(q, k, v, sight(valid, size, length), length, length), wanted)
+
+
+@pytest.mark.parametrize("previous_frame", [True, False])
+def test_likelihood_sums_to_one(previous_frame: bool) -> None:
+    torch.manual_seed(0)
+    config = FlatConfig(window=2, width=16, num_heads=2, num_layers=1, action_dim=4, previous_frame=previous_frame)
+    prior = FlatPrior(config, (2, 2), 3, spaces.Discrete(2)).eval()
+    for parameter in prior.parameters():
+        parameter.data.add_(0.3 * torch.randn_like(parameter))
+    every = torch.tensor(list(itertools.product(range(3), repeat=4))).reshape(81, 1, 2, 2)
+    first = torch.tensor([[[0, 2], [1, 1]]]).expand(81, 1, 2, 2)
+    steps = torch.zeros(81, 1)
+    clip = CodeClip(
+        codes=torch.cat([first, every], 1),
+        frame_valid=torch.ones(81, 2, dtype=torch.bool),
+        actions=steps.long(),
+        rewards=steps,
+        terminations=steps.bool(),
+        truncations=steps.bool(),
+        status=torch.zeros(81, 2, dtype=torch.int64),
+        learned=torch.ones(81, 2, dtype=torch.bool),
+    )
+    torch.testing.assert_close(prior.log_prob(clip)[:, 1].exp().sum(), torch.tensor(1.0), atol=1e-5, rtol=0)
+
+
+def test_rows_are_independent() -> None:
+    prior, clip = make_prior(), make_clip(batch=5, length=4)
+    state = begin(prior, clip, 2)
+    draws = uniforms(torch.arange(5), torch.zeros(5).long(), torch.zeros(5).long(), prior.num_draws)
+    out = prior.step(state, clip.actions[:, 1], draws, Sampling())
+    for i in range(5):
+        row = torch.tensor([i])
+        alone = prior.step(state.rows(row), clip.actions[row, 1], draws[row], Sampling())
+        assert torch.equal(alone.codes[0], out.codes[i])
+        torch.testing.assert_close(alone.state.cache[0], out.state.cache[i], atol=1e-5, rtol=1e-5)
+
+
+def test_dropout_and_spoilt_codes_are_seeded_and_of_training_alone() -> None:
+    for sizes in ({"dropout": 0.3, "history_noise": 0.0}, {"dropout": 0.0, "history_noise": 0.9}):
+        prior, clip = make_prior(history_loss=0.0, **sizes), make_clip(batch=8)
+
+        def loss(seed: int, prior: FlatPrior = prior, clip: CodeClip = clip) -> torch.Tensor:
+            torch.manual_seed(seed)
+            return prior.loss(clip)["codes"]
+
+        assert torch.equal(loss(0), loss(1))
+        prior.train()
+        assert torch.equal(loss(0), loss(0))
+        assert loss(0) != loss(1)
+    pictures = prior._targets(clip).pictures
+    changed = prior._spoilt(pictures) != pictures
+    assert 0.1 < changed.float().mean() < 0.6
+    assert not changed[pictures == V].any()
+
+
+def test_only_what_is_learned_counts() -> None:
+    prior, clip = make_prior(), make_clip()
+    learned = torch.zeros_like(clip.learned)
+    learned[1, 2] = True
+    nats = prior.loss(replace(clip, learned=learned))["codes"]
+    torch.testing.assert_close(nats, -prior.log_prob(clip)[1, 2] / 6)
+
+
+def test_rotary_positions_are_exact_forever() -> None:
+    rotary = Rotary(16, (2, 3), memory=4)
+    shift = 10_000 // rotary.period * rotary.period
+    near, far = rotary.turns(torch.tensor([[10, 13]])), rotary.turns(torch.tensor([[10, 13]]) + shift)
+    assert torch.equal(near, far)
+    # a query's place is the one it predicts, a key's the one it holds: the third code's key, and who asks for it
+    assert torch.equal(near[0, :, :, :, 2], near[1, :, :, :, 3])
+    # angles as written down: 2 pi n t / P, at any time, in float64
+    pairs = 8 - 2 * (8 // 3)
+    n = np.round(np.geomspace(1, rotary.period // 4, pairs))
+    wanted = np.cos(2 * np.pi * n * (10_003 % rotary.period) / rotary.period)
+    got = rotary.turns(torch.tensor([[10_003]]))[0, 0, 0, 0, 0, :pairs]
+    np.testing.assert_allclose(got.numpy(), wanted, atol=1e-6)
+    prior, clip = make_prior(), make_clip(batch=3, length=4)
+    state = begin(prior, clip, 2)
+    assert prior.network.rotary is not None
+    late = replace(state, times=state.times + prior.network.rotary.period * 600)
+    draws = torch.full((3, prior.num_draws), 0.5)
+    a, b = (prior.step(s, clip.actions[:, 1], draws, Sampling()) for s in (state, late))
+    assert torch.equal(a.state.cache, b.state.cache)
+
+
+@pytest.mark.parametrize("kind", ["window-paper", "full"])
+def test_what_knows_so_many_frames_refuses_more(kind: str) -> None:
+    prior, clip = make_prior(**{**KINDS[kind], "num_frames": 4}), make_clip(length=5)
+    with pytest.raises(UserError, match="attention window"):
+        prior.loss(clip)
+    state = begin(prior, clip)
+    draws = torch.full((3, prior.num_draws), 0.999)
+    for _ in range(3):
+        state = prior.step(state, clip.actions[:, 0], draws, Sampling()).state
+    with pytest.raises(UserError, match="attention window"):
+        prior.step(state, clip.actions[:, 0], draws, Sampling())
+    with pytest.raises(UserError, match="no frame to predict"):
+        make_prior(**{**KINDS[kind], "num_frames": 2})
+
+
+def test_a_clips_actions_condition_all_of_it_and_it_cannot_be_stepped() -> None:
+    for space in SPACES:
+        prior, clip = make_prior(space, scope="clip", num_frames=6), make_clip(space=space)
+        before = everything(prior, clip)[0]
+        actions = torch.cat([clip.actions[:, :-1], clip.actions.roll(1, 0)[:, -1:]], 1)
+        changed = (actions != clip.actions).flatten(1).any(1)
+        after = everything(prior, replace(clip, actions=actions))[0]
+        assert not torch.allclose(after[changed][:, 0], before[changed][:, 0])  # also the first frame's
+    # the paper's figures (section 4.1): 15 actions of four numbers are 60 numbers
+    space = spaces.Box((-1.0,) * 4, (1.0,) * 4)
+    assert make_prior(space, scope="clip", num_frames=16).network.condition_dim == 60
+    prior, clip = make_prior(scope="clip", num_frames=6), make_clip()
+    with pytest.raises(UserError, match="cannot be stepped"):
+        begin(prior, clip)
+    with pytest.raises(UserError, match="cannot be stepped"):
+        prior.step(begin(make_prior(), clip), clip.actions[:, 0], torch.zeros(3, prior.num_draws), Sampling())
+
+
+def test_sizes_that_do_not_fit_are_refused() -> None:
+    for sizes, words in (
+        ({"width": 18, "num_heads": 4}, "multiple of num_heads"),
+        ({"window": 0}, "window=0"),
+        ({"width": 8}, "6 or more"),
+    ):
+        with pytest.raises(UserError, match=words):
+            make_prior(**sizes)
+
+
+def test_flags_and_saved_configs_reach_either_prior(tmp_path: Path) -> None:
+    for preset, kind in (("tiny", FactoredConfig), ("tiny-flat", FlatConfig)):
+        command = ["train", "world", "--preset", preset, "--data", "x.h5", "--out", "o", "--prior.width", "96"]
+        _, config = parse(command)
+        assert isinstance(config.world.prior, kind)
+        assert config.world.prior == replace(PRESETS[preset].prior, width=96)
+        assert from_plain(to_plain(config.world), WorldConfig, "run.json") == config.world
+
+
+# -- a whole world -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def world_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("flat")
+    train_world(record_square(folder / "square.h5"), folder / "world", PRESETS["tiny-flat"])
+    return folder / "world"
+
+
+def test_a_tiny_flat_world_learns_and_is_dreamt(world_dir: Path) -> None:
+    world = WorldModel.from_pretrained(world_dir)
+    assert world.prior.config == PRESETS["tiny-flat"].prior
+    assert world.report["nats_per_code"] < 0.1
+    assert world.report["nats_per_code_shuffled"] > 2 * world.report["nats_per_code"] + 0.1
+    env = DreamEnv(world, temperature=0.0)
+    right, total = 0, 0
+    for seed in range(8):
+        frame, _ = env.reset(seed=seed)
+        place = int(np.argmin([np.abs(frame.astype(int) - picture(p)).mean() for p in range(PLACES)]))
+        while place != 3:
+            frame, reward, terminated, _, _ = env.step(1)
+            place = (place + 1) % PLACES
+            right += np.abs(frame.astype(int) - picture(place)).mean() < 20
+            total += 1
+            assert abs(reward - (place == 3)) < 0.5
+            assert not terminated
+        before = frame.copy()
+        frame, _, terminated, _, info = env.step(0)
+        assert terminated
+        assert info["hazard"] > 0.5
+        np.testing.assert_array_equal(frame, before)
+    assert right == total
+
+
+def test_flat_dreams_are_the_same_in_any_batch_and_branch(world_dir: Path) -> None:
+    world = WorldModel.from_pretrained(world_dir)
+
+    def run(rows: int, first: int) -> list[torch.Tensor]:
+        simulator = Simulator(world, rows, seed=first, starts="any", batch_invariant=True)
+        simulator.reset()
+        out = []
+        for t in range(6):
+            if t == 3:
+                simulator.reset(torch.tensor([0]))
+            out.append(simulator.step(torch.full((rows,), t % 2)))
+        return [torch.stack([getattr(step, name) for step in out], 1) for name in ("frames", "rewards", "log_probs")]
+
+    for few, many in zip(run(3, 0), run(11, 0), strict=True):
+        assert torch.equal(few, many[:3])
+    simulator = Simulator(world, 3)
+    simulator.reset()
+    mark = simulator.save()
+    first = simulator.step(torch.tensor([1, 0, 1]))
+    simulator.restore(mark)
+    again = simulator.step(torch.tensor([1, 0, 1]))
+    for name, value in dataclasses.asdict(first).items():
+        assert torch.equal(value.nan_to_num(), getattr(again, name).nan_to_num())
