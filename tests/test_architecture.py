@@ -41,6 +41,10 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
         ),
     ),
     "worldmodel.dream": ("vizdoom", "worldmodel.envs", "worldmodel.collect"),
+    "worldmodel.metrics": (
+        *("gymnasium", "stable_baselines3", "vizdoom"),
+        *("worldmodel.envs", "worldmodel.collect"),
+    ),
     "worldmodel.collect": MODELS,
     "worldmodel.envs": ("torch", "stable_baselines3", "worldmodel.data", "worldmodel.collect", *MODELS),
 }

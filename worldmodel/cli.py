@@ -78,6 +78,11 @@ VERBS: dict[str, Verb] = {
         "worldmodel.collect.evaluate:eval_policy",
         "play policies on fixed test seeds, with intervals",
     ),
+    "eval world": Verb(
+        "worldmodel.eval_world:EvalWorld",
+        "worldmodel.eval_world:eval_world",
+        "judge a learned world: free runs, likelihood, prediction",
+    ),
     "bench loader": Verb(
         "worldmodel.commands:BenchLoader",
         "worldmodel.commands:bench_loader",

@@ -8,6 +8,7 @@ from typing import Any
 
 from worldmodel.data import Dataset
 from worldmodel.metrics import freerun
+from worldmodel.metrics.frames import SMALL
 from worldmodel.metrics.registry import chosen
 from worldmodel.metrics.trial import Player, Progress, Settings, Trial
 from worldmodel.model import WorldModel
@@ -65,6 +66,11 @@ def _notes(trial: Trial, sections: Mapping[str, Any]) -> list[str]:
         notes.append("The world was learned from another dataset: its splits are not these.")
     if "clips" in vars(trial) and len(trial.clips.episodes) < trial.settings.clips:
         notes.append(f"Only {len(trial.clips.episodes)} clips of {trial.length} frames fit into the split.")
+    if "train" in vars(trial):
+        notes.append(
+            f"Small bright things: pixels above {trial.train.bright} of 255 in their largest colour, in frames at most "
+            f"{SMALL:.0%} bright (others flash)."
+        )
     if freerun.SECTION in sections:
         played = freerun.sources(trial)
         notes += [f"Free run of {name}: real figures from {source}." for name, source in played.items()]

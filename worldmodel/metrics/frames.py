@@ -11,6 +11,7 @@ from torch import Tensor
 
 WINDOW, SIGMA = 11, 1.5  # of the Gaussian of SSIM (Wang et al. 2004)
 CHANGED = 8  # levels by which some colour of a pixel must differ to have changed
+SMALL = 0.05  # share of bright pixels above which a frame flashes and shows no small bright things
 NEAR = 2  # pixels: as far away a bright pixel still counts as found
 CHUNK = 256  # frames compared at once, to bound memory
 
@@ -73,13 +74,19 @@ def brightness(frames: Tensor) -> Tensor:
     return frames.amax(-1)
 
 
+def small_bright(frames: Tensor, threshold: int) -> Tensor:
+    """Pixels brighter than the threshold, none in a frame that flashes: (N, H, W, 3) uint8 -> (N, H, W) bool."""
+    bright = brightness(frames) > threshold
+    return bright & (bright.float().mean((1, 2)) <= SMALL)[:, None, None]
+
+
 def changed(before: Tensor, after: Tensor) -> Tensor:
     """Pixels that differ by more than `CHANGED` levels in some colour: two (N, H, W, 3) uint8 -> (N, H, W) bool."""
     return (after.short() - before.short()).abs().amax(-1) > CHANGED
 
 
 def bright_found(real: Tensor, made: Tensor, threshold: int) -> tuple[Tensor, Tensor]:
-    """Bright pixels of each real frame, and those of them with a bright made pixel at most `NEAR` away.
+    """Small bright things of each real frame, and those of them with a bright made pixel at most `NEAR` away.
 
     Args:
         real, made: (N, H, W, 3) uint8.
@@ -88,7 +95,7 @@ def bright_found(real: Tensor, made: Tensor, threshold: int) -> tuple[Tensor, Te
     Returns:
         Found and all, (N,) int64 each; their ratio is the recall.
     """
-    wanted = brightness(real) > threshold  # (N, H, W)
+    wanted = small_bright(real, threshold)  # (N, H, W)
     there = (brightness(made) > threshold).float()[:, None]
     near = F.max_pool2d(there, 2 * NEAR + 1, 1, NEAR)[:, 0] > 0
     return (wanted & near).sum((1, 2)), wanted.sum((1, 2))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from worldmodel.metrics.dreams import begin, narrowed
 from worldmodel.metrics.figures import Figure, Metric
-from worldmodel.metrics.frames import brightness
+from worldmodel.metrics.frames import small_bright
 from worldmodel.metrics.statistics import Estimate, difference, ratio
 from worldmodel.metrics.trial import Player, Trial
 
@@ -36,7 +36,7 @@ class Lives:
         shown: bool, the step brought a picture.
         hit: bool, it did, and the status fell to a lower bin.
         reward: float64, in the environment's units.
-        bright: float64, share of the new picture's pixels that are bright.
+        bright: float64, share of the new picture's pixels that are bright; 0 where all of it flashes.
         any_bright: bool, there is one.
         motion: float64, mean absolute change of the picture, in levels of 255.
     """
@@ -183,10 +183,10 @@ def orders(trial: Trial) -> list[Figure]:
         return []
     kept = sum(figure.verdict.startswith("kept") for _, figure in decided)
     clear = sum(figure.verdict == "kept, clearly" for _, figure in decided)
-    coin = {"a coin": Estimate(0.5)}
+    coin, same = {"a coin": Estimate(0.5)}, {"no difference": Estimate(0.025)}  # what a dream without orders gets
     summary = [
         Figure("all", Estimate(kept / len(decided)), coin, f"{kept} of {len(decided)}"),
-        Figure("all, clearly", Estimate(clear / len(decided)), {}, f"{clear} of {len(decided)}"),
+        Figure("all, clearly", Estimate(clear / len(decided)), same, f"{clear} of {len(decided)}"),
     ]
     return summary + [Figure(of, figure.value, figure.beside, figure.verdict) for of, figure in decided]
 
@@ -244,7 +244,7 @@ def _look(
     lives: Lives, rows: np.ndarray, at: np.ndarray, before: Tensor, after: Tensor, threshold: int, shown: np.ndarray
 ) -> None:
     """Note how n new pictures look: (n, H, W, 3) uint8 each, at steps `at` of `rows`, where they are shown."""
-    bright = (brightness(after) > threshold).double().mean((1, 2)).numpy() * shown
+    bright = small_bright(after, threshold).double().mean((1, 2)).numpy() * shown
     motion = (after.short() - before.short()).abs().double().mean((1, 2, 3)).numpy() * shown
     lives.bright[rows, at], lives.any_bright[rows, at], lives.motion[rows, at] = bright, bright > 0, motion
 
@@ -265,8 +265,8 @@ ROWS = (
             ("hit_rate", "how often the hidden status falls while alive", "a step"),
             ("end_rate", "how often a step ends the episode", "a step"),
             ("reward_rate", "mean reward while alive", "a step"),
-            ("bright_share", "share of pixels brighter than 99.5 % of the training split's", "of pixels"),
-            ("bright_frames", "share of frames with such a pixel", "of frames"),
+            ("bright_share", "small bright things: brighter than 99.5 % of the training split's pixels", "of pixels"),
+            ("bright_frames", "share of frames with any of them", "of frames"),
             ("motion", "mean absolute change from frame to frame", "levels of 255"),
             ("life", "mean life under the cap", "steps"),
         )

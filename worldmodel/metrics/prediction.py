@@ -116,7 +116,7 @@ ROWS = (
             ("psnr", "dreamed frames against real ones, mean over frames", "dB"),
             ("ssim", "the same by structure (Wang et al. 2004)", "of 1"),
             ("psnr_changed", "PSNR over pixels that changed since the context's last frame", "dB"),
-            ("bright_recall", "real bright pixels with a dreamed one at most 2 pixels away", "share"),
+            ("bright_recall", "small bright things with a dreamed bright pixel at most 2 pixels away", "share"),
         )
     ),
     Metric(

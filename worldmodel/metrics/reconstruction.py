@@ -74,7 +74,7 @@ ROWS = (
         for measure, says, unit in (
             ("psnr", "frames after the tokenizer against real ones, mean over frames", "dB"),
             ("ssim", "the same by structure", "of 1"),
-            ("bright_recall", "real bright pixels with a reconstructed one at most 2 pixels away", "share"),
+            ("bright_recall", "small bright things with a reconstructed bright pixel at most 2 pixels away", "share"),
         )
     ),
     Metric("perplexity", SECTION, "codes in effective use on the split's clips", "codes", "higher", perplexity),

@@ -1,0 +1,401 @@
+"""The judgement of a world: its figures against cases done by hand, and the whole of it on the square world."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from square import play
+
+from worldmodel import cli, spaces
+from worldmodel.data import Dataset, Header, PartWriter, PolicyRecord, seal
+from worldmodel.errors import UserError
+from worldmodel.eval_world import players_of
+from worldmodel.metrics import METRICS, Estimate, Figure, Metric, Settings, evaluate, register, table
+from worldmodel.metrics.dreams import begin, narrowed
+from worldmodel.metrics.frames import bright_found, changed, psnr, ssim
+from worldmodel.metrics.freerun import Lives, Played, dreamed, judge_order, play_all, recorded
+from worldmodel.metrics.likelihood import PSEUDO, count_models
+from worldmodel.metrics.outcomes import tiles
+from worldmodel.metrics.pictures import free_run_bars, prediction_curves
+from worldmodel.metrics.statistics import average_precision, bootstrap, calibration_error, difference, ratio, weights
+from worldmodel.metrics.trial import Trial
+from worldmodel.model import WorldModel
+from worldmodel.pixels import PixelSpec
+from worldmodel.presets import PRESETS
+from worldmodel.prior import Sampling, StatusConfig
+from worldmodel.train import train_world
+
+SMALL = Settings(clips=6, ahead=3, horizon=6, rows=5, seed=4)
+
+# -- by hand -----------------------------------------------------------------------------------------------
+
+
+def test_average_precision_by_hand() -> None:
+    truth = np.array([True, False, True, False])
+    assert average_precision(np.array([0.9, 0.8, 0.7, 0.6]), truth) == pytest.approx((1 + 2 / 3) / 2)
+    assert average_precision(np.array([0.1, 0.8, 0.2, 0.9]), truth) == pytest.approx((1 / 3 + 2 / 4) / 2)
+    assert average_precision(np.full(4, 0.3), truth) == pytest.approx(0.5)  # knowing nothing: the base rate
+    # a weight is a number of copies
+    scores, copies = np.array([0.4, 0.3, 0.3, 0.1]), np.array([2, 1, 3, 2])
+    repeated = average_precision(scores.repeat(copies), truth.repeat(copies))
+    assert average_precision(scores, truth, copies.astype(float)) == pytest.approx(repeated)
+    assert np.isnan(average_precision(scores, np.zeros(4, bool)))
+
+
+def test_calibration_error_by_hand() -> None:
+    scores = np.array([0.9] * 5 + [0.1] * 5)
+    truth = np.array([True] * 3 + [False] * 2 + [True] + [False] * 4)  # 0.6 and 0.2 of them
+    assert calibration_error(scores, truth, bins=2) == pytest.approx((0.3 + 0.1) / 2)
+    assert calibration_error(scores, truth, bins=1) == pytest.approx(0.1)
+    only_high = np.array([1.0] * 5 + [0.0] * 5)
+    assert calibration_error(scores, truth, only_high, bins=2) == pytest.approx(0.3)
+
+
+def naive_ssim(x: np.ndarray, y: np.ndarray) -> float:
+    """SSIM window by window, colour by colour."""
+    at = np.arange(11) - 5.0
+    kernel = np.exp(-(at[:, None] ** 2 + at[None] ** 2) / (2 * 1.5**2))
+    kernel /= kernel.sum()
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    values = []
+    for colour in range(3):
+        for i in range(x.shape[0] - 10):
+            for j in range(x.shape[1] - 10):
+                a, b = (f[i : i + 11, j : j + 11, colour].astype(float) for f in (x, y))
+                mean_a, mean_b = (kernel * a).sum(), (kernel * b).sum()
+                var_a, var_b = (kernel * (a - mean_a) ** 2).sum(), (kernel * (b - mean_b) ** 2).sum()
+                both = (kernel * (a - mean_a) * (b - mean_b)).sum()
+                top = (2 * mean_a * mean_b + c1) * (2 * both + c2)
+                values.append(top / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)))
+    return float(np.mean(values))
+
+
+def test_ssim_and_psnr() -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (2, 12, 13, 3), generator=g, dtype=torch.uint8)
+    y = (x.float() * 0.7 + 30 + 20 * torch.randn(x.shape, generator=g)).clamp(0, 255).to(torch.uint8)
+    torch.testing.assert_close(ssim(x, x), torch.ones(2, dtype=torch.float64))
+    wanted = [naive_ssim(a.numpy(), b.numpy()) for a, b in zip(x, y, strict=True)]
+    np.testing.assert_allclose(ssim(x, y).numpy(), wanted, atol=1e-4)
+
+    black = torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
+    grey = black.clone()
+    grey[0, 0, 0] = 51  # a fifth of the range in one of four pixels
+    assert float(psnr(black, grey)) == pytest.approx(-10 * np.log10(0.04 / 4))
+    mask = torch.zeros(1, 2, 2, dtype=torch.bool)
+    mask[0, 0] = True
+    assert float(psnr(black, grey, mask)) == pytest.approx(-10 * np.log10(0.04 / 2))
+    assert float(psnr(black, black)) == pytest.approx(100)
+    assert changed(black, grey).sum() == 1
+
+
+def test_bright_recall_by_hand() -> None:
+    real = torch.zeros(1, 9, 9, 3, dtype=torch.uint8)
+    real[0, 1, 1, 2] = real[0, 7, 7, 0] = 201  # two bright pixels
+    real[0, 4, 4] = 200  # as bright as the threshold: not above it
+    made = torch.zeros_like(real)
+    made[0, 3, 3] = 255  # two pixels from the first, four from the second
+    assert [int(x) for x in bright_found(real, made, 200)] == [1, 2]
+    assert [int(x) for x in bright_found(real, torch.zeros_like(real), 200)] == [0, 2]
+    assert [int(x) for x in bright_found(real, real, 200)] == [2, 2]
+    real[0, :, 4] = 255  # a flash is no small thing
+    assert [int(x) for x in bright_found(real, real, 200)] == [0, 0]
+
+
+def test_intervals_cover_and_pairing_narrows_them() -> None:
+    rng = np.random.default_rng(0)
+    covered = []
+    for seed in range(120):
+        estimate = ratio(rng.exponential(2.0, 60), np.ones(60), seed)
+        assert estimate.low is not None
+        assert estimate.high is not None
+        covered.append(estimate.low <= 2.0 <= estimate.high)
+    assert 0.86 < np.mean(covered) <= 1.0
+    assert (weights(7, 3).sum(1) == 7).all()
+
+    clips = 5 * rng.standard_normal(80)  # some clips are hard for both
+    a, b, one = clips + 0.5 + 0.1 * rng.standard_normal(80), clips, np.ones(80)
+    paired, apart = ratio(a - b, one), difference((a, one), (b, one))
+    assert paired.sign == 1
+    assert apart.sign == 0
+    assert paired.mean == pytest.approx(apart.mean)
+    units = np.repeat(np.arange(80), 2)
+    same = bootstrap(lambda w: float((w * a[units]).sum() / w.sum()), units)
+    assert same == ratio(a, one) or same.low == pytest.approx(ratio(a, one).low)
+
+
+def test_a_unit_without_samples_counts_for_nothing() -> None:
+    with_idle = ratio(np.array([1.0, 3.0, 0.0, 0.0]), np.array([2.0, 2.0, 0.0, 0.0]))
+    assert with_idle == ratio(np.array([1.0, 3.0]), np.array([2.0, 2.0]))
+    assert with_idle.mean == 1.0
+    assert np.isnan(ratio(np.zeros(3), np.zeros(3)).mean)
+    assert ratio(np.zeros(3), np.zeros(3)).to_json() == {"mean": None, "low": None, "high": None}
+
+
+def test_count_models_by_hand() -> None:
+    train = np.array([[[0], [1], [0], [1], [1]]])  # one place, two codes
+    valid = np.array([[True, True, True, True, False]])
+    unigram, bigram = count_models(train, valid, np.array([[[0], [1], [0]]]), 2)
+    share = (2 + PSEUDO) / (4 + 2 * PSEUDO)
+    assert unigram[0] == pytest.approx(-2 * np.log(share))
+    # after 0 came 1 twice, after 1 came 0 once; the least smoothing suits this clip best
+    assert bigram[0] == pytest.approx(-np.log((2 + share) / 3) - np.log((1 + share) / 2))
+
+
+def test_tiles_judge_every_step_once() -> None:
+    lengths = np.array([4, 30, 9, 10, 23])  # frames
+    seen = [np.zeros(n, int) for n in lengths]
+    for frames, rows in tiles(lengths, 9, 3).items():
+        for episode, start, first in rows:
+            assert 0 <= start <= lengths[episode] - frames
+            assert first >= 3 or start == 0
+            seen[episode][start + first : start + frames] += 1
+    for counts in seen:
+        assert counts[0] == 0  # no step leads to the first frame
+        assert (counts[1:] == 1).all()
+
+
+# -- the free run ------------------------------------------------------------------------------------------
+
+
+def made_lives(hit: float, rows: int = 60, steps: int = 40, seed: int = 0) -> Lives:
+    """Lives with a hit rate and an end rate of a fifth of it."""
+    rng = np.random.default_rng(seed)
+    lives = Lives.blank(rows, steps)
+    length = rng.geometric(hit / 5, rows)
+    lives.taken[:] = np.arange(steps) < length[:, None]
+    lives.ended[:] = np.arange(steps) == length[:, None] - 1
+    lives.shown[:] = lives.taken & ~lives.ended
+    lives.hit[:] = lives.shown & (rng.random((rows, steps)) < hit)
+    return lives
+
+
+def test_a_perfect_dream_keeps_all_orders_and_a_scrambled_one_none() -> None:
+    cautious, reckless = made_lives(0.02, seed=1), made_lives(0.2, seed=2)
+    perfect = Played(cautious, cautious, ""), Played(reckless, reckless, "")
+    scrambled = Played(cautious, reckless, ""), Played(reckless, cautious, "")
+    equal = Played(cautious, made_lives(0.1, seed=3), ""), Played(reckless, made_lives(0.1, seed=3), "")
+    for measure in ("hit_rate", "end_rate", "life"):
+        assert judge_order(*perfect, measure, 40).verdict == "kept, clearly"
+        assert judge_order(*scrambled, measure, 40).verdict == "lost"
+        assert judge_order(*equal, measure, 40).verdict == "lost"  # no difference is no order
+        assert judge_order(perfect[0], perfect[0], measure, 40).verdict == ""  # reality decides nothing
+    faint = Played(cautious, made_lives(0.1, rows=4, seed=7), ""), Played(reckless, made_lives(0.12, 4, seed=8), "")
+    assert judge_order(*faint, "hit_rate", 40).verdict in ("kept", "lost")
+
+
+def test_rows_that_ended_are_left_out() -> None:
+    lives = Lives.blank(2, 10)
+    lives.taken[0, :10] = lives.taken[1, :2] = True  # the second row dies in its second step
+    lives.shown[:] = lives.taken
+    lives.shown[1, 1] = False
+    lives.ended[1, 1] = lives.hit[0, 0] = True
+    assert ratio(*lives.of("hit_rate", 10)).mean == pytest.approx(1 / 11)
+    assert ratio(*lives.of("end_rate", 10)).mean == pytest.approx(1 / 12)
+    assert ratio(*lives.of("end_rate", 1)).mean == 0
+    assert ratio(*lives.of("life", 10)).mean == pytest.approx((10 + 2) / 2)
+
+
+# -- the square world --------------------------------------------------------------------------------------
+
+
+def record(path: Path, num_episodes: int, size: int = 16, actions: int = 2) -> Dataset:
+    """The square world, played by two policies in turn; odd episodes are called sticky."""
+    learned = PolicyRecord("ppo", "", {"kind": "file"})
+    policies = (PolicyRecord("random"), PolicyRecord("sticky", "", {"stick": 0.5}), learned)
+    header = Header(
+        env="test/Square-v0",
+        pixels=PixelSpec((size, size)),
+        action_space=spaces.Discrete(actions),
+        seed=0,
+        num_episodes=num_episodes,
+        policies=policies,
+        max_steps=12,
+        variables=("place",),
+    )
+    part = path.with_suffix(".part")
+    with PartWriter(part, header) as writer:
+        for index in range(num_episodes):
+            episode = replace(play(index), policy=("random", "sticky")[index % 2])
+            if size != 16:
+                episode = replace(episode, frames=episode.frames.repeat(size // 16, 1).repeat(size // 16, 2))
+            writer.append(episode)
+    seal([part], path)
+    return Dataset(path)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return record(tmp_path_factory.mktemp("data") / "square.h5", 100)
+
+
+@pytest.fixture(scope="module")
+def world_dir(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    tiny = PRESETS["tiny"]
+    config = replace(
+        tiny,
+        prior=replace(tiny.prior, status=StatusConfig("place", (0.5, 1.5, 2.5))),
+        train_tokenizer=replace(tiny.train_tokenizer, num_steps=50),
+        train_prior=replace(tiny.train_prior, num_steps=40),
+    )
+    out = tmp_path_factory.mktemp("runs") / "square"
+    train_world(data, out, config)
+    return out
+
+
+@pytest.fixture(scope="module")
+def world(world_dir: Path) -> WorldModel:
+    return WorldModel.from_pretrained(world_dir)
+
+
+@pytest.fixture(scope="module")
+def result(world: WorldModel, data: Dataset) -> dict:
+    return evaluate(world, data, players_of(data), SMALL)
+
+
+def test_every_row_says_something_beside_its_rivals(result: dict) -> None:
+    told = {name: metric for section in result["sections"].values() for name, metric in section.items()}
+    assert next(iter(result["sections"])) == "free run"
+    assert set(told) == set(METRICS)
+    for name, metric in told.items():
+        assert metric["better"] in ("higher", "lower", "real")
+        assert metric["figures"] or name == "orders", name
+        for figure in metric["figures"]:
+            assert figure["beside"], name
+            low, mean, high = (figure["value"][end] for end in ("low", "mean", "high"))
+            assert low is None or low - 1e-9 <= mean <= high + 1e-9, name
+    text = table(result)
+    assert all(name in text for name in METRICS)
+    assert "not played in the dream: ppo" in text
+    assert any("test and validation" in note for note in result["notes"])
+    # what is certain of this world
+    (nats,) = told["nats"]["figures"]
+    assert nats["value"]["mean"] < nats["beside"]["unigram"]["mean"]
+    (gap,) = told["control_gap"]["figures"]
+    assert gap["value"]["mean"] == pytest.approx(nats["beside"]["other actions"]["mean"] - nats["value"]["mean"])
+    (end,) = told["end_mean"]["figures"]
+    assert 0 < end["beside"]["real"]["mean"] < 0.3
+    psnr_of = told["psnr"]["figures"][0]
+    assert psnr_of["beside"]["reconstruction"]["mean"] > psnr_of["beside"]["mean frame"]["mean"]
+    for picture in (free_run_bars(result), prediction_curves(result)):
+        assert picture.startswith(b"\x89PNG")
+
+
+def test_same_seed_same_figures(world: WorldModel, data: Dataset, result: dict) -> None:
+    names = ("orders", "motion", "psnr", "end_precision")  # each of them drawn
+    again = evaluate(world, data, players_of(data), replace(SMALL, metrics=names))
+    for section, metrics in again["sections"].items():
+        for name, metric in metrics.items():
+            assert json.dumps(metric) == json.dumps(result["sections"][section][name])
+    names = ("life", "control_psnr")
+    other = evaluate(world, data, players_of(data), replace(SMALL, seed=5, metrics=names))
+    assert [list(section) for section in other["sections"].values()] == [["life"], ["control_psnr"]]
+    assert other["sections"]["prediction"] != {"control_psnr": result["sections"]["prediction"]["control_psnr"]}
+
+
+def test_a_new_row_is_judged_and_shown(world: WorldModel, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worldmodel.metrics.registry.METRICS", registry := dict(METRICS))
+
+    def clip_length(trial: Trial) -> list[Figure]:
+        return [Figure("all", Estimate(float(trial.length)), {"none": Estimate(0.0)}, "long")]
+
+    register(Metric("clip_length", "mine", "frames of a clip", "frames", "higher", clip_length))
+    found = evaluate(world, data, {}, replace(SMALL, metrics=("clip_length",)))
+    figure = found["sections"]["mine"]["clip_length"]["figures"][0]
+    assert figure["value"]["mean"] == world.prior.window + 3
+    assert "clip_length (frames; higher is better)" in table(found)
+    with pytest.raises(UserError, match="already"):
+        register(registry["clip_length"])
+
+
+def test_lives_are_what_was_recorded_and_end_when_dreams_end(world: WorldModel, data: Dataset) -> None:
+    trial = Trial(world, data, players_of(data), replace(SMALL, horizon=12, rows=24))
+    number = int(data.episodes_of("test")[2])
+    episode = data.episode(number)
+    lives = recorded(trial, np.array([number]))
+    assert lives.taken[0].sum() == episode.length
+    assert lives.reward[0].sum() == episode.rewards.sum()
+    assert lives.ended[0].sum() == episode.terminations.sum()
+    places = episode.variables["place"]
+    falls = (places[1:] < places[:-1]) & episode.frame_valid[1:]
+    np.testing.assert_array_equal(lives.hit[0, : episode.length], falls)
+    moved = np.abs(np.diff(episode.frames.astype(int), axis=0)).mean((1, 2, 3)) * episode.frame_valid[1:]
+    np.testing.assert_allclose(lives.motion[0, : episode.length], moved)
+
+    def idle(seed: int, rows: int) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda frames: np.arange(rows) // 2 % 2  # half of the rows wait until they end, half move on
+
+    lives = dreamed(trial, idle, 0, "idle")
+    assert lives.ended.any()
+    before = np.cumsum(lives.ended, 1) - lives.ended
+    np.testing.assert_array_equal(lives.taken, before == 0)  # until the end and never after
+    assert not (lives.hit | lives.shown)[~lives.taken].any()
+    assert not lives.reward[~lives.taken].any()
+    assert not lives.shown[lives.ended].any()  # this world's ends have no picture
+    assert trial.once(play_all) is trial.once(play_all)
+
+
+def test_fewer_rows_go_on_as_they_would_have(world: WorldModel, data: Dataset) -> None:
+    trial = Trial(world, data, {}, SMALL)
+    _, clip = trial.code_clip(data.episodes_of("test")[:4], np.zeros(4, np.int64), 3)
+    simulator = begin(world, clip, 3, torch.arange(4), Sampling())
+    simulator.step(torch.tensor([1, 0, 1, 0]))
+    kept = torch.tensor([1, 3])
+    few = narrowed(simulator, kept)
+    many, less = simulator.step(torch.tensor([1, 0, 1, 1])), few.step(torch.tensor([0, 1]))
+    assert torch.equal(many.frames[kept], less.frames)
+    torch.testing.assert_close(many.hazards[kept], less.hazards)
+
+
+def test_outcomes_are_what_a_dream_would_draw_from(world: WorldModel, data: Dataset) -> None:
+    trial = Trial(world, data, {}, SMALL)
+    clip = trial.clips.codes
+    expected = world.prior.outcomes(clip)
+    assert expected.status_probs.shape == (*clip.rewards.shape, 4)
+    torch.testing.assert_close(expected.status_probs.sum(-1), torch.ones(clip.rewards.shape))
+    for frames in (1, 3):
+        simulator = begin(world, clip, frames, torch.arange(len(clip.codes)), Sampling())
+        out = simulator.step(clip.actions[:, frames - 1])
+        torch.testing.assert_close(out.hazards, expected.hazards[:, frames - 1])
+
+
+def test_bad_input_is_refused_in_a_sentence(
+    world: WorldModel, world_dir: Path, data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match="Did you mean 'bright_recall'"):
+        evaluate(world, data, {}, replace(SMALL, metrics=("brigt_recall",)))
+    with pytest.raises(UserError, match=r"frames \(32, 32, 3\), the world was learned from \(16, 16, 3\)"):
+        evaluate(world, record(tmp_path / "large.h5", 10, size=32), {}, SMALL)
+    with pytest.raises(UserError, match=r"actions Discrete\(n=3\)"):
+        evaluate(world, record(tmp_path / "three.h5", 10, actions=3), {}, SMALL)
+    with pytest.raises(UserError, match=r"split .*is empty: there is no"):
+        evaluate(world, record(tmp_path / "few.h5", 3), {}, replace(SMALL, split="validation"))
+    with pytest.raises(UserError, match="smaller --ahead"):
+        evaluate(world, data, {}, replace(SMALL, ahead=40))
+    with pytest.raises(UserError, match="--rows 1"):
+        evaluate(world, data, {}, replace(SMALL, rows=1))
+    file = ["--data", str(data.paths[0])]
+    for arguments in ([str(tmp_path), *file], [str(world_dir), *file, "--split", "tset"]):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["eval", "world", *arguments])
+        assert stop.value.code == 2
+    assert "Did you mean 'test'" in capsys.readouterr().err
+
+
+def test_the_command_writes_what_it_prints(
+    world_dir: Path, data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ["--metrics", "life,nats", "--clips", "4", "--ahead", "2", "--rows", "3", "--horizon", "4", "--device", "cpu"]
+    out = tmp_path / "deep" / "judged.json"
+    cli.main(["eval", "world", str(world_dir), "--data", str(data.paths[0]), "--json", "--out", str(out), *few])
+    printed, saved = json.loads(capsys.readouterr().out), json.loads(out.read_text())
+    assert printed["sections"] == saved["sections"]
+    assert list(printed["sections"]) == ["free run", "likelihood"]
+    assert saved["verb"] == "eval world"
