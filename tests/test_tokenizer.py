@@ -125,6 +125,26 @@ def test_the_block_is_the_papers_formula() -> None:
     torch.testing.assert_close(block(x, positions()), x + total, atol=1e-5, rtol=1e-4)
 
 
+def test_strides_go_down_and_up_as_the_paper_says() -> None:
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer(clip(num_layers=0, time_stride=2, space_stride=4, axial_attention=False), (8, 12, 3))
+    encoder, decoder = tokenizer.encoder, tokenizer.decoder
+
+    def relu_norm(y: Tensor) -> Tensor:
+        return F.layer_norm(y.movedim(1, -1), (8,)).movedim(-1, 1).clamp_min(0)
+
+    x = torch.randn(1, 3, 4, 8, 12)
+    y = F.conv3d(x, encoder.down[0].weight, encoder.down[0].bias, (2, 2, 2), 1)
+    y = F.conv3d(y.clamp_min(0), encoder.down[1].weight, encoder.down[1].bias, (1, 2, 2), 1)
+    y = F.conv3d(relu_norm(y), encoder.out.weight, encoder.out.bias)
+    torch.testing.assert_close(tokenizer._latents(x), y)
+    z = relu_norm(F.conv3d(y, decoder.into.weight, decoder.into.bias))
+    z = F.conv_transpose3d(z, decoder.up[0].weight, decoder.up[0].bias, (1, 2, 2), 1).clamp_min(0)
+    z = F.conv_transpose3d(z, decoder.up[1].weight, decoder.up[1].bias, (2, 2, 2), 1)
+    torch.testing.assert_close(tokenizer._output(y), z)
+    assert [tuple(layer.kernel_size) for layer in decoder.up] == [(3, 4, 4), (4, 4, 4)]
+
+
 def test_parameters_of_the_papers_size() -> None:
     hidden, units, layers, d = 240, 128, 4, 256  # table 8, the column of BAIR, RoboNet and ViZDoom
     norm = 2 * hidden
@@ -245,10 +265,18 @@ def test_invalid_frames_are_seen_by_no_one(config: TokenizerConfig) -> None:
     assert all(torch.equal(seen[0][name], seen[1][name]) for name in seen[0])
 
 
-def test_an_invalid_frame_becomes_the_one_before() -> None:
+def test_an_invalid_frame_becomes_the_one_before_and_carries_no_loss() -> None:
     frames = torch.arange(8).view(2, 4)
     valid = torch.tensor([[True, False, False, True], [False, True, False, True]])
     assert fill_invalid(frames, valid).tolist() == [[0, 0, 0, 3], [5, 5, 5, 7]]
+    frames = pictures(1, 4, 8, 8)
+    tokenizer = learned(clip(), frames).eval()
+    filled = frames[:, [0, 1, 1, 3]]
+    losses = tokenizer.loss(frames, torch.tensor([[True, True, False, True]]))
+    pixels = tokenizer._standardise(filled)  # (1, 3, 4, 8, 8)
+    embeddings = tokenizer.codebook.decode(tokenizer.encode(filled)).movedim(-1, 1)
+    errors = (tokenizer._output(embeddings) - pixels).square()[:, :, [0, 1, 3]].mean()
+    torch.testing.assert_close(losses["reconstruction"], errors.detach())
 
 
 @pytest.mark.parametrize("config", [frame(rare_weight=5.0), clip(rare_weight=5.0)])
