@@ -100,7 +100,7 @@ def test_stepping_is_the_full_forward_since_each_rows_reset(kind: str) -> None:
         assert all(vars(out.state)[k].shape == v.shape for k, v in vars(state).items())
         state = out.state
         codes[:, t + 1], status[:, t + 1] = out.codes, out.status
-        said[t + 1] = [torch.cat(sampling.shown, 1), out.hazards, out.status_probs, out.rewards, out.log_probs]
+        said[t + 1] = [torch.stack(sampling.shown, 1), out.hazards, out.status_probs, out.rewards, out.log_probs]
     for row, (reset, frames) in enumerate(zip(resets, context_frames, strict=True)):
         told = status.clone()
         told[:, reset : reset + frames - 1] = BINS  # of a context only the last frame's status is known

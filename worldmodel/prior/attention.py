@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from worldmodel.prior.conditioning import ConditionalLayerNorm
 from worldmodel.prior.rotary import turn
 
+Affines = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]  # (B, D) each
+
 
 def sight(valid: Tensor, size: int, memory: int) -> Tensor | None:
     """Who sees whom: a position sees its own frame up to itself and the valid ones of the M frames before.
@@ -120,35 +122,42 @@ class FrameBlock(nn.Module):
         q, k, v = _turned(qkv, None if turns is None else turns.flatten(3, 4))
         y = attend(q, k, v, mask, length, memory)
         stream = stream + self.dropout(self.out(rearrange(y, "b h (t s) d -> (b t) s (h d)", t=length)))
-        return self._feed(stream, told).unflatten(0, (batch, length)), torch.stack([k, v])
+        stream = stream + self.dropout(self._widen(self.norm_feedforward(stream, told)))
+        return stream.unflatten(0, (batch, length)), torch.stack([k, v])
 
-    def append(
-        self, x: Tensor, condition: Tensor, mask: Tensor, turns: Tensor | None, cache: Tensor, at: int
-    ) -> Tensor:
+    def affines(self, condition: Tensor) -> Affines:
+        """Gains and biases of both LayerNorms for a frame told (B, C)."""
+        return self.norm_attention.affine_of(condition), self.norm_feedforward.affine_of(condition)
+
+    def append(self, x: Tensor, affines: Affines, mask: Tensor, turns: Tensor | None, cache: Tensor, at: int) -> Tensor:
         """One position more, given those before it.
 
         Args:
-            x: (B, 1, D).
-            condition: (B, C).
+            x: (B, D).
+            affines: from `affines`, the same for all positions of a frame.
             mask: (B, 1, 1, n) bool, n > `at`; which of the positions cached are seen.
-            turns: (2, 2, B, 1, E) or None.
+            turns: (2, B, 2, 1, E), cosines and sines of query and key, or None.
             cache: (B, 2, H, n, d) keys and values; this position's are written into it.
             at: where; what stands behind is not looked at.
 
         Returns:
-            (B, 1, D).
+            (B, D).
         """
-        qkv = self.qkv(self.norm_attention(x, condition))
-        qkv = rearrange(qkv, "b 1 (a h d) -> a b h 1 d", a=3, h=self.num_heads)
-        q, k, v = _turned(qkv, turns)
-        cache[:, 0, :, at], cache[:, 1, :, at] = k[:, :, 0], v[:, :, 0]
+        (gain, bias), (gain_of_feed, bias_of_feed) = affines
+        normal = F.layer_norm(x, x.shape[-1:])
+        qkv = self.qkv(torch.addcmul(bias, normal, gain)).unflatten(1, (3, self.num_heads, -1))  # (B, 3, H, d)
+        if turns is None:
+            q, cache[:, :, :, at] = qkv[:, 0], qkv[:, 1:]
+        else:
+            q, k = turn(qkv[:, :2], turns).unbind(1)
+            cache[:, 0, :, at], cache[:, 1, :, at] = k, qkv[:, 2]
         keys, values = cache[:, :, :, : at + 1].unbind(1)
-        y = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask[..., : at + 1])
-        return self._feed(x + self.dropout(self.out(rearrange(y, "b h 1 d -> b 1 (h d)"))), condition)
+        y = F.scaled_dot_product_attention(q[:, :, None], keys, values, attn_mask=mask[..., : at + 1])
+        x = x + self.dropout(self.out(y.flatten(1)))
+        return x + self.dropout(self._widen(torch.addcmul(bias_of_feed, F.layer_norm(x, x.shape[-1:]), gain_of_feed)))
 
-    def _feed(self, x: Tensor, condition: Tensor) -> Tensor:
-        hidden = F.gelu(self.widen(self.norm_feedforward(x, condition)), approximate="tanh")
-        return x + self.dropout(self.narrow(hidden))
+    def _widen(self, x: Tensor) -> Tensor:
+        return self.narrow(F.gelu(self.widen(x), approximate="tanh"))
 
 
 def _turned(qkv: Tensor, turns: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -156,5 +165,6 @@ def _turned(qkv: Tensor, turns: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     if turns is None:
         q, k, v = qkv
     else:
-        (q, k), v = turn(qkv[:2], turns[:, :, :, None]), qkv[2]
+        cosine_and_sine = turns.transpose(0, 1)[:, :, :, None]  # (2, 2, B, 1, n, E)
+        (q, k), v = turn(qkv[:2], cosine_and_sine), qkv[2]
     return q, k, v

@@ -36,6 +36,11 @@ class ConditionalLayerNorm(nn.Module):
         gain, bias = self.affine(condition)[:, None].chunk(2, dim=-1)  # (B, 1, D) each
         return F.layer_norm(x, (self.width,)) * (self.gain + gain) + (self.bias + bias)
 
+    def affine_of(self, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """Gain and bias under a condition that many positions share: (B, C) -> (B, D) and (B, D)."""
+        gain, bias = self.affine(condition).chunk(2, dim=-1)
+        return self.gain + gain, self.bias + bias
+
 
 def num_features(space: spaces.Space) -> int:
     """Numbers that `action_features` makes of one action."""

@@ -144,18 +144,21 @@ class RasterNetwork(nn.Module):
         cache = F.pad(cache, (0, 0, 0, self.size))  # a copy, (B, L, 2, H, (M+1)*S, d)
         mask = F.pad(seen.repeat_interleave(self.size, 1), (0, self.size), value=True)[:, None, None]
         given = self._given(previous[:, None], times[:, None])[:, 0]  # (B, S, D)
-        turns = None if self.rotary is None else self.rotary.turns(times[:, None])[:, :, :, 0]
+        turns = None
+        if self.rotary is not None:
+            turns = self.rotary.turns(times[:, None])[:, :, :, 0].permute(3, 1, 2, 0, 4)[:, :, :, :, None]
         blocks = cast(list[FrameBlock], list(self.blocks))
+        affines, (gain, bias) = [block.affines(condition) for block in blocks], self.norm.affine_of(condition)
         x, log_probs, codes = self.start.expand(rows, -1), torch.zeros(rows, device=times.device), []
         for n in range(self.size):
-            x = (x + given[:, n])[:, None]  # (B, 1, D)
-            turned = None if turns is None else turns[:, :, :, n : n + 1]
+            x = x + given[:, n]  # (B, D)
+            turned = None if turns is None else turns[n]  # (2, B, 2, 1, E)
             for i, block in enumerate(blocks):
-                x = block.append(x, condition, mask, turned, cache[:, i], past + n)
-            x = self.norm(x, condition)
+                x = block.append(x, affines[i], mask, turned, cache[:, i], past + n)
+            x = torch.addcmul(bias, F.layer_norm(x, x.shape[-1:]), gain)
             if n < self.size - 1:
-                logits = (self.logits(x) + self.prejudice[n]).float()  # (B, 1, V)
-                codes.append(sampling.draw(logits, draws[:, n : n + 1]))
-                log_probs = log_probs + logits.log_softmax(-1).gather(-1, codes[-1][..., None])[:, 0, 0]
-                x = self.embed(codes[-1][:, 0])
-        return torch.cat(codes, 1).unflatten(1, self.grid), log_probs, x[:, 0], cache[..., self.size :, :]
+                logits = (self.logits(x) + self.prejudice[n]).float()  # (B, V)
+                codes.append(sampling.draw(logits, draws[:, n]))
+                log_probs = log_probs + logits.log_softmax(-1).gather(-1, codes[-1][:, None])[:, 0]
+                x = self.embed(codes[-1])
+        return torch.stack(codes, 1).unflatten(1, self.grid), log_probs, x, cache[..., self.size :, :]

@@ -73,8 +73,8 @@ class Rotary(nn.Module):
 
 
 def turn(x: Tensor, turns: Tensor) -> Tensor:
-    """Turn queries and keys (2, ..., d) by `turns` (2, 2, ..., E), whose middle axes broadcast."""
-    cosine, sine = turns.unbind(1)
+    """Turn pairs of numbers (..., d) by cosines and sines (2, ..., E), whose middle axes broadcast."""
+    cosine, sine = turns
     a, b = x.chunk(2, -1)
     return torch.cat([a * cosine - b * sine, a * sine + b * cosine], -1)
 
