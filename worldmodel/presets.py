@@ -49,10 +49,10 @@ DOOM_TAKE_COVER_FLAT = replace(
         window=4,
         width=128,
         num_heads=4,
-        num_layers=4,
+        num_layers=3,
         status=StatusConfig("health", (26.5, 47.5, 68.5, 89.5)),
     ),
-    train_prior=LoopConfig(minutes=20.0, min_steps=600, batch_size=8, clip_length=12, learning_rate=1e-3),
+    train_prior=LoopConfig(minutes=20.0, min_steps=600, batch_size=8, clip_length=8, learning_rate=1e-3),
 )
 
 PRESETS: dict[str, WorldConfig] = {
