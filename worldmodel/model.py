@@ -26,12 +26,13 @@ from worldmodel.pixels import PixelSpec
 from worldmodel.prior import PriorConfig, build_prior
 from worldmodel.prior.interface import CodeClip
 from worldmodel.prior.starts import Starts
+from worldmodel.runinfo import told_apart_by_kind
 from worldmodel.tokenizer.vqvae import FrameTokenizer, TokenizerConfig
 
 FORMAT = "worldmodel.world"
 VERSION = 1
 FILES = ("model.safetensors", "starts.safetensors")
-_converter = make_converter(forbid_extra_keys=True)
+_converter = told_apart_by_kind(make_converter(forbid_extra_keys=True))
 
 Labels = tuple[str, ...] | tuple[tuple[str, ...], ...]
 
@@ -204,7 +205,7 @@ class WorldModel(nn.Module):
         try:
             spec = WorldSpec.from_json(config["spec"])
             tokenizer = _converter.structure(config["tokenizer"], TokenizerConfig)
-            prior: PriorConfig = _converter.structure(config["prior"], PriorConfig)  # type: ignore[arg-type]
+            prior: PriorConfig = _converter.structure(config["prior"], PriorConfig)
             hashes, wanted = dict(config["files"]), str(config["prior_of_tokenizer"])
         except (KeyError, TypeError, ValueError, BaseValidationError) as error:
             raise UserError(

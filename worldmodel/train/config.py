@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from worldmodel.prior.build import PriorConfig
 from worldmodel.prior.factored import FactoredConfig
 from worldmodel.tokenizer.vqvae import TokenizerConfig
 
@@ -53,7 +54,7 @@ class WorldConfig:
     """
 
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    prior: FactoredConfig = field(default_factory=FactoredConfig)
+    prior: PriorConfig = field(default_factory=FactoredConfig)
     train_tokenizer: LoopConfig = field(default_factory=LoopConfig)
     train_prior: LoopConfig = field(default_factory=lambda: LoopConfig(clip_length=16))
     num_starts: int = 256
