@@ -51,7 +51,8 @@ class LearnerView(gym.Wrapper):
     def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin an episode."""
         frame, info = self.env.reset(**kwargs)
-        self.health = info["variables"].get("health", 0.0)
+        if self.learner.reward == "health":
+            self.health = info["variables"]["health"]
         return self.stack.reset(self._see(frame)), info
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 import worldmodel
 from worldmodel.collect import record
-from worldmodel.dream import DreamEnv, DreamVecEnv, DreamVectorEnv
+from worldmodel.collect.config import Learner
+from worldmodel.collect.view import LearnerView
+from worldmodel.dream import DreamEnv, DreamLearnerEnv, DreamVecEnv, DreamVectorEnv, Simulator
+from worldmodel.dream.learner import part_seen
 from worldmodel.errors import UserError
+from worldmodel.pixels import PixelSpec
 from worldmodel.presets import PRESETS
 from worldmodel.train.world import train_world
 
@@ -101,6 +107,81 @@ def test_the_sb3_face_is_dummy_vec_env_over_single_dreams(world: Any) -> None:
     assert ours.get_attr("num_envs", [0, 2]) == [N, N]
     assert ours.env_is_wrapped(gym.Wrapper) == [False] * N
     ours.close()
+
+
+def test_the_learners_face_is_its_view_over_single_dreams(world: Any) -> None:
+    learner = Learner(frame_stack=2, hold=4, view=(0, 48, 16, 64), reward_scale=0.5)
+    ours = DreamLearnerEnv(
+        world, N, frame_stack=2, hold=4, view=(0, 48, 16, 64), reward_scale=0.5, horizon=HORIZON, seed=3
+    )
+    theirs = DummyVecEnv([lambda: LearnerView(DreamEnv(world, horizon=HORIZON), learner)] * N)
+    theirs.seed(3)
+    assert ours.observation_space == theirs.observation_space
+    np.testing.assert_array_equal(ours.reset(), theirs.reset())
+    rng, ends, cuts = np.random.default_rng(0), 0, 0
+    for _ in range(40):
+        actions = rng.integers(0, 5, N)
+        mine, reference = ours.step(actions), theirs.step(actions)
+        for a, b in zip(mine[:3], reference[:3], strict=True):
+            same(a, b)
+        for i in np.flatnonzero(mine[2]):
+            for key in ("terminal_observation", "TimeLimit.truncated"):
+                same(mine[3][i][key], reference[3][i][key])
+            assert 0 < mine[3][i]["episode"]["l"] <= HORIZON
+            cuts += mine[3][i]["TimeLimit.truncated"]
+        ends += mine[2].sum()
+    assert ends - cuts > 3
+    assert cuts > 3
+    with pytest.raises(UserError, match="not inside the part"):
+        DreamLearnerEnv(world, 1, view=(0, 65, 0, 64))
+    with pytest.raises(UserError, match="needs a world with a hidden variable"):
+        DreamLearnerEnv(world, 1, reward="status")
+
+
+def test_a_crop_shows_the_part_of_the_whole_picture(world: Any) -> None:
+    cropped = replace(world.spec, pixels=PixelSpec((128, 128), (20, 84, 10, 74)))
+    other = worldmodel.WorldModel(world.tokenizer.config, world.prior.config, cropped)
+    assert part_seen(other, (30, 80, 10, 74)) == (slice(10, 60), slice(0, 64))
+    with pytest.raises(UserError, match="rows 20 to 84"):
+        part_seen(other, (19, 80, 10, 74))
+
+
+def test_rollouts_and_contexts_of_ones_own(world: Any) -> None:
+    env = DreamEnv(world, horizon=None)
+    seen = [env.reset(seed=4)[0]] + [env.step(a)[0] for a in (1, 2)]
+    actions = torch.tensor([[3, 4, 1, 2], [0, 0, 1, 1]])
+    simulator = Simulator(world, 2, seed=9)
+    context = world.context(torch.as_tensor(np.stack(seen))[None], torch.tensor([[1, 2]]))
+    simulator.reset(context=context.rows(torch.tensor([0, 0])))
+    mark = simulator.save()
+    rollout = simulator.rollout(actions)
+    assert rollout.frames.shape == (2, 5, 64, 64, 3)
+    simulator.restore(mark)
+    for t in range(4):
+        step = simulator.step(actions[:, t])
+        for name in ("frames", "rewards", "terminations", "log_probs"):
+            assert torch.equal(getattr(step, name), getattr(rollout, name)[:, t + (name == "frames")])
+    env.reset(seed=9, options={"frames": np.stack(seen), "actions": [1, 2]})
+    same(env.step(3)[0], rollout.frames[0, 1].numpy())
+    with pytest.raises(UserError, match="one action fewer"):
+        env.reset(options={"frames": np.stack(seen), "actions": [1]})
+    with pytest.raises(UserError, match="got 1 rows to reset 2"):
+        simulator.reset(context=context)
+
+
+def test_a_window_follows_the_dream(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pygame = pytest.importorskip("pygame")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    env = DreamEnv(world, render_mode="human")
+    frame, _ = env.reset(seed=0)
+    assert env.render() is None
+    shown = pygame.surfarray.array3d(pygame.display.get_surface()).swapaxes(0, 1)
+    np.testing.assert_array_equal(shown[::8, ::8], frame)
+    env.close()
+    assert not pygame.display.get_init()
+    monkeypatch.setenv("SDL_VIDEODRIVER", "no such driver")
+    with pytest.raises(UserError, match="found no screen"):
+        DreamEnv(world, render_mode="human").reset()
 
 
 def test_ppo_learns_in_the_sb3_face_unmodified(world: Any) -> None:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,21 +15,22 @@ import torch
 from cattrs.errors import BaseValidationError
 from cattrs.preconf.json import make_converter
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from worldmodel import spaces
+from worldmodel.directory import Kind, read_directory, write_directory
 from worldmodel.errors import UserError
 from worldmodel.pixels import PixelSpec
 from worldmodel.prior import PriorConfig, build_prior
-from worldmodel.prior.interface import CodeClip
+from worldmodel.prior.interface import CodeClip, Context
 from worldmodel.prior.starts import Starts
 from worldmodel.runinfo import told_apart_by_kind
-from worldmodel.tokenizer.vqvae import FrameTokenizer, TokenizerConfig
+from worldmodel.tokenizer import FrameTokenizer, Tokenizer, TokenizerConfig
 
-FORMAT = "worldmodel.world"
-VERSION = 1
-FILES = ("model.safetensors", "starts.safetensors")
+WORLD = Kind(
+    "world", "worldmodel.world", 1, ("model.safetensors", "starts.safetensors"), "worldmodel train world --out"
+)
 _converter = told_apart_by_kind(make_converter(forbid_extra_keys=True))
 
 Labels = tuple[str, ...] | tuple[tuple[str, ...], ...]
@@ -137,6 +136,38 @@ class WorldModel(nn.Module):
         )
         return self.prior.log_prob(clip)
 
+    def context(
+        self,
+        frames: Tensor,
+        actions: Tensor,
+        frame_valid: Tensor | None = None,
+        status: Tensor | None = None,
+    ) -> Context:
+        """Real frames as what dreams can begin from; only the last `prior.window` of them matter.
+
+        Args:
+            frames: (B, T, H, W, 3) uint8, T >= 1.
+            actions: (B, T-1) or (B, T-1, A), those between the frames.
+            frame_valid: (B, T) bool; all are if not given.
+            status: (B,) int64, the hidden variable's bin at the last frame; not known if not given.
+
+        Raises:
+            UserError: frames of another size, or actions that do not fit between them.
+        """
+        if actions.shape[:2] != (frames.shape[0], frames.shape[1] - 1):
+            raise UserError(
+                f"context of {tuple(frames.shape[:2])} frames and {tuple(actions.shape[:2])} actions: wanted one "
+                "action fewer than frames in each row."
+            )
+        window, device = self.prior.window, self.device
+        frames, actions = frames[:, -window:].to(device), actions[:, max(0, actions.shape[1] - window + 1) :].to(device)
+        codes = self.tokenizer.encode(frames)
+        if frame_valid is None:
+            frame_valid = torch.ones(codes.shape[:2], dtype=torch.bool)
+        if status is None:
+            status = torch.full((len(codes),), self.prior.status_config.num_bins)
+        return self.prior.context(codes, frame_valid[:, -window:].to(device), actions, status.to(device))
+
     # -- on disk -------------------------------------------------------------------------------------------
 
     def save_pretrained(self, directory: str | Path, extras: Path | None = None) -> None:
@@ -149,42 +180,16 @@ class WorldModel(nn.Module):
         Raises:
             UserError: the directory holds something that is not a world.
         """
-        out = Path(directory)
         assert self.starts is not None, "a world is saved with its starts"
-        if out.exists() and not is_world(out) and not (out.is_dir() and not any(out.iterdir())):
-            raise UserError(f"{out} exists and is not a world directory; give another one or remove it.")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        fresh = out.with_name(f".{out.name}.new-{os.getpid()}")
-        old = out.with_name(f".{out.name}.old-{os.getpid()}")
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir()
-        try:
-            weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-            save_file(weights, fresh / FILES[0])
-            save_file({name: tensor.cpu() for name, tensor in self.starts.tensors().items()}, fresh / FILES[1])
-            config = {
-                "format": FORMAT,
-                "version": VERSION,
-                "spec": self.spec.to_json(),
-                "tokenizer": asdict(self.tokenizer.config),
-                "prior": asdict(self.prior.config),
-                "prior_of_tokenizer": tokenizer_hash(self.tokenizer),
-                "files": {name: _sha256((fresh / name).read_bytes()) for name in FILES},
-                "report": self.report,
-            }
-            (fresh / "config.json").write_text(json.dumps(config, indent=1))
-            (fresh / "README.md").write_text(self._card())
-            if extras is not None:
-                shutil.copytree(extras, fresh / extras.name)
-            for path in fresh.iterdir():
-                _sync(path)
-            if out.exists():
-                out.rename(old)
-            fresh.rename(out)
-            _sync(out.parent)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
+        facts = {
+            "spec": self.spec.to_json(),
+            "tokenizer": asdict(self.tokenizer.config),
+            "prior": asdict(self.prior.config),
+            "prior_of_tokenizer": tokenizer_hash(self.tokenizer),
+            "report": self.report,
+        }
+        weights = dict(zip(WORLD.files, (self.state_dict(), self.starts.tensors()), strict=True))
+        write_directory(Path(directory), WORLD, facts, weights, self._card(), extras)
 
     @staticmethod
     def from_pretrained(directory: str | Path, device: str | torch.device = "cpu") -> WorldModel:
@@ -201,25 +206,20 @@ class WorldModel(nn.Module):
             UserError: not a world, another version, damaged, or a prior beside the wrong tokenizer.
         """
         path = Path(directory)
-        config = _read_config(path)
+        config = read_directory(path, WORLD)
         try:
             spec = WorldSpec.from_json(config["spec"])
             tokenizer = _converter.structure(config["tokenizer"], TokenizerConfig)
             prior: PriorConfig = _converter.structure(config["prior"], PriorConfig)
-            hashes, wanted = dict(config["files"]), str(config["prior_of_tokenizer"])
+            wanted = str(config["prior_of_tokenizer"])
         except (KeyError, TypeError, ValueError, BaseValidationError) as error:
             raise UserError(
                 f"{path}/config.json is not whole or not ours ({type(error).__name__}: {error})."
             ) from error
         world = WorldModel(tokenizer, prior, spec)
-        for name in FILES:
-            if not (path / name).is_file():
-                raise UserError(f"{path} has no {name}; the copy is not whole, copy the directory again.")
-            if _sha256((path / name).read_bytes()) != hashes.get(name):
-                raise UserError(f"{path}/{name} is damaged or of another world: its sha256 is not the one noted.")
         try:
-            world.load_state_dict(load_file(path / FILES[0]), strict=True)
-            world.starts = Starts.from_tensors(load_file(path / FILES[1]))
+            world.load_state_dict(load_file(path / WORLD.files[0]), strict=True)
+            world.starts = Starts.from_tensors(load_file(path / WORLD.files[1]))
         except (RuntimeError, SafetensorError, KeyError, TypeError) as error:
             raise UserError(f"{path}: the weights do not fit config.json ({error}).") from error
         if tokenizer_hash(world.tokenizer) != wanted:
@@ -248,47 +248,13 @@ class WorldModel(nn.Module):
 
 def is_world(path: Path) -> bool:
     """Whether a directory holds a world's config.json (of any version)."""
-    try:
-        return json.loads((path / "config.json").read_text()).get("format") == FORMAT
-    except (OSError, ValueError, AttributeError):
-        return False
+    return WORLD.holds(path)
 
 
-def tokenizer_hash(tokenizer: FrameTokenizer) -> str:
+def tokenizer_hash(tokenizer: Tokenizer) -> str:
     """sha256 of a tokenizer's sizes and of every number that decides its codes."""
     digest = hashlib.sha256(json.dumps([asdict(tokenizer.config), tokenizer.frame_shape]).encode())
     for name, tensor in sorted(tokenizer.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    if not path.is_dir():
-        raise UserError(f"there is no world directory {path}; give what `train world --out` made.")
-    try:
-        config = json.loads((path / "config.json").read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is not a world directory: it has no config.json.") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}/config.json cannot be read ({error}); the copy is damaged.") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise UserError(f"{path}/config.json is of something else: wanted format {FORMAT!r}.")
-    if config.get("version") != VERSION:
-        raise UserError(
-            f"{path} is a world of version {config.get('version')}, this code reads {VERSION}; use the "
-            "worldmodel that wrote it, or train again."
-        )
-    return config
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

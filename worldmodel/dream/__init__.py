@@ -10,6 +10,7 @@ _NAMES = {
     "DreamLearnerEnv": "learner",
     "DreamVecEnv": "sb3",
     "DreamVectorEnv": "vector",
+    "Rollout": "simulator",
     "Simulator": "simulator",
     "SimulatorState": "simulator",
 }

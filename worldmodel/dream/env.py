@@ -13,7 +13,9 @@ from worldmodel import spaces
 from worldmodel.dream.simulator import Simulator, SimulatorStep
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
+from worldmodel.prior.interface import Context
 from worldmodel.prior.sampling import Sampling
+from worldmodel.window import Window
 
 DEFAULT_HORIZON = "recorded"
 
@@ -56,14 +58,14 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         horizon: steps until truncation; "recorded" takes the recorded environment's, None has none.
         temperature, top_k, top_p: how the frames' codes are drawn, see `Sampling`.
         starts, batch_invariant: see `Simulator`.
-        render_mode: None or "rgb_array".
+        render_mode: None, "rgb_array", or "human": a window that follows every step.
         device: where a world given as a directory is loaded.
 
     Raises:
         UserError: not a world directory, or an argument out of range.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 9}  # noqa: RUF012 (gymnasium's own)
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 9}  # noqa: RUF012 (gymnasium's own)
 
     def __init__(
         self,
@@ -77,8 +79,8 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         render_mode: str | None = None,
         device: str = "cpu",
     ) -> None:
-        if render_mode not in (None, "rgb_array"):
-            raise UserError(f"render_mode={render_mode!r}: wanted None or 'rgb_array'.")
+        if render_mode not in (None, "rgb_array", "human"):
+            raise UserError(f"render_mode={render_mode!r}: wanted None, 'rgb_array' or 'human'.")
         self.world = load(world, device)
         self.horizon = horizon_of(self.world, horizon)
         self.observation_space = observation_space_of(self.world)
@@ -88,6 +90,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
             self.world, 1, sampling=Sampling(temperature, top_k, top_p), starts=starts, batch_invariant=batch_invariant
         )
         self._seeded = False
+        self._window: Window | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -96,7 +99,8 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
 
         Args:
             seed: the same seed and the same actions bring the same dream, here and as a row of a batch.
-            options: {"start": i} begins at the world's i-th start.
+            options: {"start": i} begins at the world's i-th start; {"frames": (T, H, W, 3) uint8, "actions":
+                (T-1,) or (T-1, A)} after frames of your own.
 
         Returns:
             The reconstruction of the start, (H, W, 3) uint8, and info.
@@ -105,8 +109,12 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         if seed is not None or not self._seeded:
             self.simulator.seed(torch.tensor([row_seed(seed, self.np_random)]))
             self._seeded = True
-        start = (options or {}).get("start")
-        frames = self.simulator.reset(starts=None if start is None else torch.tensor([int(start)]))
+        options = options or {}
+        start, context = options.get("start"), None
+        if "frames" in options:
+            context = context_of(self.world, options["frames"], options.get("actions", ()))
+        frames = self.simulator.reset(starts=None if start is None else torch.tensor([int(start)]), context=context)
+        self._show()
         return frames[0].cpu().numpy().copy(), {"start": int(self.simulator.state.starts[0])}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -116,14 +124,37 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         terminated = bool(out.terminations[0])
         steps = int(self.simulator.state.steps[0])
         truncated = not terminated and self.horizon is not None and steps >= self.horizon
+        self._show()
         info = {name: float(values[0]) for name, values in step_info(self.world, out).items()}
         return out.frames[0].cpu().numpy().copy(), float(out.rewards[0]), terminated, truncated, info
 
     def render(self) -> np.ndarray | None:
-        """The frame last shown, (H, W, 3) uint8, in mode "rgb_array"."""
-        if self.render_mode is None:
+        """The frame last shown, (H, W, 3) uint8, in mode "rgb_array"; "human" shows it by itself."""
+        if self.render_mode != "rgb_array":
             return None
         return self.simulator.state.frames[0].cpu().numpy().copy()
+
+    def _show(self) -> None:
+        """Show the frame in the window of mode "human"."""
+        if self.render_mode == "human":
+            if self._window is None:
+                self._window = Window(f"a dream of {self.world.spec.env}", self.metadata["render_fps"])
+            self._window.show(self.simulator.state.frames[0].cpu().numpy())
+
+    def close(self) -> None:
+        """Close the window, if there is one."""
+        if self._window is not None:
+            self._window.close()
+            self._window = None
+
+
+def context_of(world: WorldModel, frames: Any, actions: Any) -> Context:
+    """One row of context from frames (T, H, W, 3) uint8 and the T-1 actions between them."""
+    frames = np.asarray(frames)
+    taken = np.asarray(actions, world.spec.action_space.dtype).reshape(-1, *world.spec.action_space.shape)
+    if len(taken):
+        taken = spaces.check_actions(world.spec.action_space, taken)
+    return world.context(torch.as_tensor(frames)[None], torch.as_tensor(taken)[None])
 
 
 def step_info(world: WorldModel, out: SimulatorStep) -> dict[str, torch.Tensor]:

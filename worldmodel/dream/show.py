@@ -5,7 +5,7 @@ Shapes: L frames, H W pixels, W frames of memory, N rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -48,25 +48,17 @@ def place_at(simulator: Simulator, data: Dataset, number: int, moment: int) -> N
     first = max(0, moment - prior.window + 1)
     span = slice(first, moment + 1)
     rows = simulator.num_rows
-    codes = world.tokenizer.encode(torch.from_numpy(episode.frames[span])[None].to(world.device))  # (1, W, h, w)
     settings = prior.status_config
     status = np.zeros(1, np.int64)
     if settings.variable:
         status = np.digitize(episode.variables[settings.variable][moment : moment + 1], np.asarray(settings.edges))
-    context = prior.context(
-        codes,
-        torch.from_numpy(episode.frame_valid[span])[None].to(world.device),
-        torch.from_numpy(episode.actions[first:moment])[None].to(world.device),
-        torch.from_numpy(status.astype(np.int64)).to(world.device),
+    context = world.context(
+        torch.from_numpy(episode.frames[span])[None],
+        torch.from_numpy(episode.actions[first:moment])[None],
+        torch.from_numpy(episode.frame_valid[span])[None],
+        torch.from_numpy(status.astype(np.int64)),
     )
-    simulator.reset()
-    simulator.restore(
-        replace(
-            simulator.state,
-            prior=prior.init_state(context.rows(torch.zeros(rows, dtype=torch.int64, device=world.device))),
-            frames=world.tokenizer.decode(codes[:, -1:])[:, 0].expand(rows, -1, -1, -1).contiguous(),
-        )
-    )
+    simulator.reset(context=context.rows(torch.zeros(rows, dtype=torch.int64, device=world.device)))
 
 
 def show_clip(

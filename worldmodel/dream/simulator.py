@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from worldmodel.dream.tiles import tiled
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
-from worldmodel.prior.interface import PriorStep, Rows
+from worldmodel.prior.interface import Context, PriorStep, Rows
 from worldmodel.prior.sampling import STREAM_START, Sampling, uniforms
 
-TILE = 8  # rows of a tile where dreams must not depend on the number of rows
+NO_START = -1
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class SimulatorState:
         episodes: (N,) int64, resets of the row since it was seeded.
         steps: (N,) int64 since the last reset.
         ended: (N,) bool.
-        starts: (N,) int64, the start each row began from.
+        starts: (N,) int64, the start each row began from; `NO_START` after a given context.
     """
 
     prior: Rows
@@ -70,6 +71,23 @@ class SimulatorStep:
     log_probs: Tensor
 
 
+@dataclass(frozen=True)
+class Rollout:
+    """N dreams of L steps.
+
+    Attributes:
+        frames: (N, L+1, H, W, 3) uint8, the frame each row began from first.
+        rewards: (N, L) float32, 0 after the end.
+        terminations: (N, L) bool, True from the end on.
+        log_probs: (N, L) float32, nats of each frame drawn, 0 after the end.
+    """
+
+    frames: Tensor
+    rewards: Tensor
+    terminations: Tensor
+    log_probs: Tensor
+
+
 class Simulator:
     """N independent dreams of one world.
 
@@ -82,7 +100,7 @@ class Simulator:
         seed: row i has seed + i.
         sampling: how the frames' codes are drawn; the end and the status always as they are predicted.
         starts: "episode" draws true episode starts, "any" also moments inside episodes.
-        batch_invariant: run the rows in tiles padded to `TILE` of them, so that a row's dream is the same
+        batch_invariant: run the rows in tiles of one size (`dream.tiles`), so that a row's dream is the same
             to the bit in any number of rows. Without it, numbers agree to rounding and a dream can part
             from its twin where a draw falls on the border between two codes.
     """
@@ -135,18 +153,19 @@ class Simulator:
         self._state = replace(self._state, seeds=mixed, episodes=episodes)
 
     @torch.no_grad()
-    def reset(self, rows: Tensor | None = None, starts: Tensor | None = None) -> Tensor:
+    def reset(self, rows: Tensor | None = None, starts: Tensor | None = None, context: Context | None = None) -> Tensor:
         """Begin new episodes.
 
         Args:
             rows: (n,) int64 rows to reset; None for all.
             starts: (n,) int64 indices into the world's starts; None draws them.
+            context: n rows of frames to begin from instead, see `WorldModel.context`.
 
         Returns:
             (N, H, W, 3) uint8: all rows' frames, the reset ones showing the reconstruction of their start.
 
         Raises:
-            UserError: a start that the world does not have.
+            UserError: a start that the world does not have, or a context of another number of rows.
         """
         index, state = self._rows(rows), self._state
         episodes = state.episodes.index_add(0, index, torch.ones_like(index))
@@ -158,7 +177,12 @@ class Simulator:
             chosen = starts.to(index.device, torch.int64)
             if bool(((chosen < 0) | (chosen >= len(self._starts))).any()):
                 raise UserError(f"start {chosen.tolist()}: this world has starts 0 to {len(self._starts) - 1}.")
-        context = self._starts.context.rows(chosen)
+        if context is None:
+            context = self._starts.context.rows(chosen)
+        elif len(context.status) != len(index):
+            raise UserError(f"context: got {len(context.status)} rows to reset {len(index)}.")
+        else:
+            context, chosen = context.to(index.device), torch.full_like(index, NO_START)
         everywhere = torch.zeros(self.num_rows, dtype=torch.int64, device=index.device)
         place = everywhere.index_copy(0, index, torch.arange(len(index), device=index.device))
         mask = state.ended.new_zeros(self.num_rows).index_fill(0, index, True)
@@ -211,23 +235,35 @@ class Simulator:
             log_probs=out.log_probs.masked_fill(state.ended, 0.0),
         )
 
+    def rollout(self, actions: Tensor) -> Rollout:
+        """Step every row through a sequence of actions from where it stands.
+
+        Args:
+            actions: (N, L) or (N, L, A).
+
+        Returns:
+            What happened; a row that ends keeps still from then on.
+        """
+        frames, steps = [self._state.frames], []
+        for t in range(actions.shape[1]):
+            steps.append(self.step(actions[:, t]))
+            frames.append(steps[-1].frames)
+
+        def over_time(name: str) -> Tensor:
+            empty = torch.zeros((self.num_rows, 0), device=self.world.device)
+            return torch.stack([getattr(step, name) for step in steps], 1) if steps else empty
+
+        return Rollout(
+            torch.stack(frames, 1), over_time("rewards"), over_time("terminations").bool(), over_time("log_probs")
+        )
+
     def _decode(self, codes: Tensor) -> Tensor:
         """Frames of codes: (n, h, w) -> (n, H, W, 3) uint8."""
         return self._tiled(lambda tile: self.world.tokenizer.decode(tile[:, None])[:, 0], codes)
 
     def _tiled(self, function: Callable[..., Any], *inputs: Any) -> Any:
-        """What a function of rows returns, computed in tiles of `TILE` rows if that is asked for.
-
-        Inside a tile neither a row's place nor its neighbours matter; the number of rows would, since
-        kernels are chosen by it.
-        """
-        if not self.batch_invariant:
-            return function(*inputs)
-        count = len(_leaves(inputs[-1])[0])
-        padded = -(-count // TILE) * TILE
-        index = torch.arange(padded, device=self.world.device).clamp_max(count - 1)
-        tiles = [function(*(_pick(x, rows) for x in inputs)) for rows in index.split(TILE)]
-        return _pick(_join(tiles), torch.arange(count, device=self.world.device))
+        """What a function of rows returns, computed in tiles if dreams must not depend on their number."""
+        return tiled(function, *inputs) if self.batch_invariant else function(*inputs)
 
     def save(self) -> SimulatorState:
         """A mark to come back to."""
@@ -243,21 +279,3 @@ class Simulator:
         if rows is None:
             return torch.arange(self.num_rows, device=self._state.seeds.device)
         return rows.to(self._state.seeds.device, torch.int64)
-
-
-def _leaves(rows: Any) -> list[Tensor]:
-    return [rows] if isinstance(rows, Tensor) else [leaf for value in vars(rows).values() for leaf in _leaves(value)]
-
-
-def _pick(rows: Any, index: Tensor) -> Any:
-    """Some rows of a tensor, or of a dataclass of such."""
-    if isinstance(rows, Tensor):
-        return rows[index]
-    return type(rows)(**{name: _pick(value, index) for name, value in vars(rows).items()})
-
-
-def _join(tiles: list[Any]) -> Any:
-    """Tiles of rows below each other."""
-    if isinstance(tiles[0], Tensor):
-        return torch.cat(tiles)
-    return type(tiles[0])(**{name: _join([getattr(tile, name) for tile in tiles]) for name in vars(tiles[0])})
