@@ -5,6 +5,7 @@ Shapes: N frames, H W pixels, h w code grid, d numbers a code.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from statistics import median
@@ -97,8 +98,10 @@ def bench_tokenizer(size: int, frames: int, seconds: float, rounds: int) -> dict
 
     Returns:
         {"rows": [...]}: per way the codes a frame, the number of parameters, and for "encode", "decode" and "train"
-        the median frames/s and the median over rounds of its ratio to the plain convolutions.
+        the median frames/s and the median over rounds of its ratio to the plain convolutions. "load_before" is the
+        machine's load average of the minute before: above 0, others were at work.
     """
+    load = os.getloadavg()[0]
     torch.manual_seed(0)
     pixels = torch.randint(0, 256, (frames, size, size, 3), dtype=torch.uint8)
     jobs: dict[str, dict[str, Callable[[], object]]] = {}
@@ -134,7 +137,14 @@ def bench_tokenizer(size: int, frames: int, seconds: float, rounds: int) -> dict
             ratios = [a / b for a, b in zip(rates[name, kind], rates[PLAIN, kind], strict=True)]
             row |= {f"{kind} frames/s": median(rates[name, kind]), f"{kind} x plain": median(ratios)}
         rows.append(row)
-    return {"rows": rows, "size": size, "frames": frames, "rounds": rounds, "threads": torch.get_num_threads()}
+    return {
+        "rows": rows,
+        "size": size,
+        "frames": frames,
+        "rounds": rounds,
+        "threads": torch.get_num_threads(),
+        "load_before": load,
+    }
 
 
 def _jobs(tokenizer: Tokenizer, clips: Tensor) -> dict[str, Callable[[], object]]:
