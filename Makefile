@@ -33,6 +33,7 @@ lint: .venv/.ok
 bench: .venv/.ok
 	$(BIN)/worldmodel bench loader --out results/bench-loader.json
 	$(BIN)/worldmodel bench collect --out results/bench-collect.json
+	$(BIN)/worldmodel bench tokenizer --out results/bench-tokenizer.json
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache
