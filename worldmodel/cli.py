@@ -73,6 +73,16 @@ VERBS: dict[str, Verb] = {
         "worldmodel.train.command:train_world",
         "learn a world from a dataset",
     ),
+    "train tokenizer": Verb(
+        "worldmodel.train.command:TrainTokenizer",
+        "worldmodel.train.command:train_tokenizer",
+        "its first half: frames to codes and back",
+    ),
+    "train prior": Verb(
+        "worldmodel.train.command:TrainPrior",
+        "worldmodel.train.command:train_prior",
+        "its second half, on a tokenizer's codes",
+    ),
     "eval policy": Verb(
         "worldmodel.collect.config:EvalPolicy",
         "worldmodel.collect.evaluate:eval_policy",
@@ -82,6 +92,14 @@ VERBS: dict[str, Verb] = {
         "worldmodel.eval_world:EvalWorld",
         "worldmodel.eval_world:eval_world",
         "judge a learned world: free runs, likelihood, prediction",
+    ),
+    "predict": Verb(
+        "worldmodel.pictures:Predict",
+        "worldmodel.pictures:predict",
+        "dream on from a recorded moment, beside what happened",
+    ),
+    "sample": Verb(
+        "worldmodel.pictures:Sample", "worldmodel.pictures:sample", "several futures of one sequence of actions"
     ),
     "bench loader": Verb(
         "worldmodel.commands:BenchLoader",

@@ -191,13 +191,38 @@ def strips(rows: list[tuple[str, np.ndarray]], scale: int = 2) -> bytes:
     return stream.getvalue()
 
 
-def side_by_side_gif(path: Path, videos: list[np.ndarray], scale: int = 3, fps: float = 9.0) -> None:
-    """Videos (T, H, W, 3) uint8 side by side, looping, written whole or not at all."""
+def grid(videos: list[np.ndarray], columns: int | None = None) -> np.ndarray:
+    """Videos as one, side by side with white lines between.
+
+    Args:
+        videos: (T, H, W, 3) uint8 each, all of one shape.
+        columns: in a row; up to four if not given.
+
+    Returns:
+        (T, H', W', 3) uint8.
+    """
+    columns = columns or min(len(videos), 4)
+    videos = [*videos, *[np.full_like(videos[0], 255)] * (-len(videos) % columns)]
+    framed = [np.pad(v, ((0, 0), (0, 2), (0, 2), (0, 0)), constant_values=255) for v in videos]
+    rows = [np.concatenate(framed[i : i + columns], axis=2) for i in range(0, len(framed), columns)]
+    return np.concatenate(rows, axis=1)
+
+
+def write_video(path: Path, video: np.ndarray, kind: str = ".gif", fps: float = 9.0, scale: int = 3) -> None:
+    """Write (T, H, W, 3) uint8, enlarged, as a looping ".gif" or an ".mp4" (H.264, sides made even)."""
     import imageio.v3 as iio
 
+    big = video.repeat(scale, axis=1).repeat(scale, axis=2)
+    if kind == ".gif":
+        iio.imwrite(path, big, extension=".gif", duration=1000 / fps, loop=0)
+        return
+    even = big[:, : big.shape[1] // 2 * 2, : big.shape[2] // 2 * 2]
+    iio.imwrite(path, even, extension=".mp4", plugin="pyav", codec="libx264", fps=round(fps))
+
+
+def side_by_side_gif(path: Path, videos: list[np.ndarray], scale: int = 3, fps: float = 9.0) -> None:
+    """Videos (T, H, W, 3) uint8 side by side, looping, written whole or not at all."""
     from worldmodel.data.files import atomic_path
 
-    joined = np.concatenate([np.pad(v, ((0, 0), (0, 0), (0, 2), (0, 0)), constant_values=255) for v in videos], axis=2)
-    big = joined.repeat(scale, axis=1).repeat(scale, axis=2)
     with atomic_path(path) as temporary:
-        iio.imwrite(temporary, big, extension=".gif", duration=1000 / fps, loop=0)
+        write_video(temporary, grid(videos, len(videos)), ".gif", fps, scale)
