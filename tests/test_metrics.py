@@ -368,7 +368,12 @@ def test_outcomes_are_what_a_dream_would_draw_from(world: WorldModel, data: Data
 
 
 def test_bad_input_is_refused_in_a_sentence(
-    world: WorldModel, world_dir: Path, data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: WorldModel,
+    world_dir: Path,
+    data: Dataset,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pytest.raises(UserError, match="Did you mean 'bright_recall'"):
         evaluate(world, data, {}, replace(SMALL, metrics=("brigt_recall",)))
@@ -380,6 +385,9 @@ def test_bad_input_is_refused_in_a_sentence(
         evaluate(world, record(tmp_path / "few.h5", 3), {}, replace(SMALL, split="validation"))
     with pytest.raises(UserError, match="smaller --ahead"):
         evaluate(world, data, {}, replace(SMALL, ahead=40))
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="span 4 frames"):
+        patch.setattr(world.tokenizer, "time_stride", 4)
+        evaluate(world, data, {}, SMALL)
     with pytest.raises(UserError, match="--rows 1"):
         evaluate(world, data, {}, replace(SMALL, rows=1))
     file = ["--data", str(data.paths[0])]

@@ -244,6 +244,11 @@ def _others(policies: np.ndarray, episodes: np.ndarray) -> np.ndarray:
 def _check(world: WorldModel, data: Dataset, settings: Settings) -> None:
     """Refuse what cannot be judged, in a sentence."""
     spec, header = world.spec, data.header
+    if world.tokenizer.time_stride > 1:
+        raise UserError(
+            f"this world's codes span {world.tokenizer.time_stride} frames each, so it cannot be stepped frame by frame; "
+            "only worlds whose tokenizer works on single frames can be judged here."
+        )
     if header.pixels.frame_shape != spec.pixels.frame_shape:
         raise UserError(
             f"{data.name} has frames {header.pixels.frame_shape}, the world was learned from "
