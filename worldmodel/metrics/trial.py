@@ -246,8 +246,8 @@ def _check(world: WorldModel, data: Dataset, settings: Settings) -> None:
     spec, header = world.spec, data.header
     if world.tokenizer.time_stride > 1:
         raise UserError(
-            f"this world's codes span {world.tokenizer.time_stride} frames each, so it cannot be stepped frame by frame; "
-            "only worlds whose tokenizer works on single frames can be judged here."
+            f"this world's codes span {world.tokenizer.time_stride} frames each, so it cannot be stepped frame by "
+            "frame; judge a world whose tokenizer works on single frames."
         )
     if header.pixels.frame_shape != spec.pixels.frame_shape:
         raise UserError(
