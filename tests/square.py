@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import shutil
+import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from safetensors.torch import load_file
 
 from worldmodel import spaces
 from worldmodel.data import Dataset, Episode, Header, PartWriter, PolicyRecord, seal
 from worldmodel.pixels import PixelSpec
+from worldmodel.presets import PRESETS
+from worldmodel.train.config import WorldConfig
 
 SIZE, PLACES = 16, 4  # a square of 8 x 8 pixels at one of 2 x 2 places
 
@@ -74,3 +83,57 @@ def record_square(path: Path, num_episodes: int = 100, end_has_frame: bool = Fal
             part.append(play(index, end_has_frame))
     seal([part_path], path)
     return Dataset(path)
+
+
+def short(num_steps: int = 12, **loop: Any) -> WorldConfig:
+    """A training of a second: codes restart at nearly every step, weights are averaged, every step is kept."""
+    tiny = PRESETS["tiny"]
+    changes = {"num_steps": num_steps, "checkpoint_seconds": 0.0, "log_every": 3, "ema_decay": 0.8, "validations": 1}
+    return replace(
+        tiny,
+        tokenizer=replace(tiny.tokenizer, restart_below=0.99),
+        train_tokenizer=replace(tiny.train_tokenizer, **{**changes, **loop}),
+        train_prior=replace(tiny.train_prior, **{**changes, **loop}),
+    )
+
+
+def train_and_keep(data: Path, out: Path, kept: Path, config: WorldConfig, pause: float = 0.0) -> None:
+    """Train a world, and keep a copy of its last checkpoints; the target of a process that may be killed.
+
+    Args:
+        data: the dataset.
+        out: the world.
+        kept: the copy.
+        config: of the training.
+        pause: seconds after each logged step, to leave time for a kill.
+    """
+    from worldmodel.train import train_world, world
+
+    finish = world.finish
+
+    def keep(out: Path, folder: Path, *rest: Any) -> None:
+        shutil.copytree(folder, kept)
+        finish(out, folder, *rest)
+
+    world.finish = keep
+    try:
+        train_world(data, out, config, device="cpu", progress=lambda *_: time.sleep(pause))
+    finally:
+        world.finish = finish
+
+
+def train_as_rank(rank: int, num_processes: int, port: int, data: Path, out: Path, kept: Path, config: Any) -> None:
+    """`train_and_keep` as one of several processes, as torchrun would start it."""
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    values = (rank, rank, num_processes, "127.0.0.1", port)
+    os.environ.update(dict(zip(names, map(str, values), strict=True)))
+    train_and_keep(data, out, kept, config)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """sha256 of every tensor in a folder's files of weights: of models, averages and optimisers."""
+    found = {}
+    for path in sorted(folder.glob("[!.]*.safetensors")):  # not those that are being written
+        for name, tensor in load_file(path).items():
+            found[f"{path.name} {name}"] = hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+    return found

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import load, save
 from torch import Tensor
 
+from worldmodel import processes
 from worldmodel.bench.tokenizer import bench_tokenizer
 from worldmodel.errors import UserError
 from worldmodel.tokenizer import PAPER_BAIR, Codebook, Tokenizer, TokenizerConfig, codebook, make_tokenizer
@@ -327,8 +328,9 @@ class Together:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.here, self.barrier, self.given = threading.local(), threading.Barrier(2), {}
-        monkeypatch.setattr(codebook, "process", lambda: (getattr(self.here, "rank", 0), self.size()))
-        monkeypatch.setattr(codebook, "sum_over_processes", self.total)
+        for module in (processes, codebook):
+            monkeypatch.setattr(module, "process", lambda: (getattr(self.here, "rank", 0), self.size()))
+            monkeypatch.setattr(module, "sum_over_processes", self.total)
 
     def size(self) -> int:
         return 2 if hasattr(self.here, "rank") else 1

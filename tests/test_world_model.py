@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import warnings
@@ -22,8 +21,6 @@ from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
 from worldmodel.presets import PRESETS
 from worldmodel.train import train_world
-from worldmodel.train.cache import CodeCache
-from worldmodel.train.loop import Loop
 
 register()
 
@@ -106,21 +103,6 @@ def test_starts_are_true_starts_and_moments_inside(world: WorldModel, data: Data
     codes = world.tokenizer.encode(torch.from_numpy(first)[None])[0, 0]
     assert torch.equal(starts.context.codes[5, -1], codes)
     assert not starts.context.has_action.any()
-
-
-def test_every_frame_is_learned_once_an_epoch(data: Dataset) -> None:
-    codes = np.zeros((data.num_frames, 2, 2), np.int32)
-    cache = CodeCache(data, codes, 16, PRESETS["tiny"].prior.status)
-    seen = np.zeros(data.num_frames, int)
-    length = 3
-    for number in range(data.num_episodes):
-        starts = np.arange(data.lengths[number] + 2 - length)
-        clip = cache.clip(np.full_like(starts, number), starts, length)
-        rows = (data.frame_offsets[number] + starts)[:, None] + np.arange(length)
-        np.add.at(seen, rows[clip.learned.numpy()], 1)
-    long = data.lengths >= length - 1
-    frames = np.repeat(long, data.lengths + 1)
-    assert (seen[frames] == 1).all()
 
 
 def spoil(name: str, directory: Path) -> str:
@@ -282,77 +264,3 @@ def test_vector_rows_dream_what_single_environments_do(world: WorldModel) -> Non
         "worldmodel/Dream-v0", num_envs=2, vectorization_mode="vector_entry_point", world=world, horizon=6
     )
     assert made.metadata["autoreset_mode"] == gymnasium.vector.AutoresetMode.NEXT_STEP
-
-
-class Stop(Exception):
-    pass
-
-
-def short() -> dict:
-    tiny = PRESETS["tiny"]
-    loop = dataclasses.replace(tiny.train_tokenizer, num_steps=12, checkpoint_seconds=0, log_every=3)
-    prior = dataclasses.replace(tiny.train_prior, num_steps=9, checkpoint_seconds=0, log_every=3)
-    codebook = dataclasses.replace(tiny.tokenizer, restart_below=0.99)  # restarts at nearly every step
-    return dataclasses.replace(tiny, train_tokenizer=loop, train_prior=prior, tokenizer=codebook)
-
-
-@pytest.fixture(scope="module")
-def whole(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> WorldModel:
-    return train_world(data, tmp_path_factory.mktemp("whole") / "world", short())
-
-
-@pytest.mark.parametrize("stop_at", [("tokenizer", 6), ("prior", 3)])
-def test_a_stopped_run_continues_as_if_never_stopped(
-    stop_at: tuple[str, int],
-    whole: WorldModel,
-    data: Dataset,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    descend = Loop.descend
-
-    def stop(self: Loop, losses: dict) -> None:
-        self.calls = getattr(self, "calls", 0) + 1  # type: ignore[attr-defined]
-        if (self.stage, self.calls) == stop_at:  # type: ignore[attr-defined]
-            raise Stop
-        descend(self, losses)
-
-    monkeypatch.setattr(Loop, "descend", stop)
-    with pytest.raises(Stop):
-        train_world(data, tmp_path / "stopped", short())
-    assert not (tmp_path / "stopped").exists()
-    with pytest.raises(UserError, match="another training"):
-        train_world(data, tmp_path / "stopped", dataclasses.replace(short(), seed=1))
-    monkeypatch.setattr(Loop, "descend", descend)
-    seen: list[tuple[str, int]] = []
-    continued = train_world(
-        data, tmp_path / "stopped", short(), progress=lambda stage, step, *_: seen.append((stage, step))
-    )
-    assert (stop_at[0], 3) not in seen or stop_at == ("prior", 3)
-    for name, tensor in whole.state_dict().items():
-        assert torch.equal(tensor, continued.state_dict()[name]), name
-    lines = [json.loads(x) for x in (tmp_path / "stopped/training/tokenizer.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [3, 6, 9, 12]
-    assert not (tmp_path / "stopped.training").exists()
-
-
-def test_finished_and_foreign_runs(data: Dataset, world_dir: Path) -> None:
-    called: list[str] = []
-    train_world(data, world_dir, PRESETS["tiny"], progress=lambda stage, *_: called.append(stage))
-    assert not called  # finished: loaded, not trained again
-    with pytest.raises(UserError, match="not this run's"):
-        train_world(data, world_dir, short())
-
-
-def test_a_budget_becomes_steps_once(data: Dataset, tmp_path: Path) -> None:
-    seen: list[tuple[str, int, int]] = []
-    train_world(
-        data,
-        tmp_path / "w",
-        PRESETS["tiny"],
-        minutes=0.02,
-        progress=lambda *x: seen.append((x[0], x[1], x[2])),
-    )
-    totals = {stage: total for stage, _, total in seen}
-    assert set(totals) == {"tokenizer", "prior"}
-    assert all(step == total for stage, step, total in seen[-1:])

@@ -29,6 +29,7 @@ from worldmodel.prior.layers import Block, GroupCache, LocalMix, like_codes
 from worldmodel.prior.losses import Predictions, prior_losses
 from worldmodel.prior.sampling import Sampling, inverse_cdf
 from worldmodel.prior.windows import Targets, cut_targets
+from worldmodel.processes import process_rows
 
 
 @dataclass(frozen=True)
@@ -216,6 +217,7 @@ class FactoredPrior(Prior[Context]):
             targets = targets.noisy(self.config.history_noise, self.num_codes)
             bins = self.config.status.num_bins
             targets = targets.forgetful(self.config.history_loss, self.num_codes, bins)
+            targets = targets.take(process_rows(len(targets.rewards)))
         said, truth = Predictions(*self._forward(targets)), self._in_turn(targets.codes)
         weight = None
         if self.config.rare_weight != 1:

@@ -27,6 +27,7 @@ from worldmodel.prior.losses import Predictions, prior_losses
 from worldmodel.prior.raster import RasterNetwork
 from worldmodel.prior.sampling import Sampling, inverse_cdf
 from worldmodel.prior.windows import Targets, cut_targets
+from worldmodel.processes import draw_apart, process_rows
 
 
 @dataclass(frozen=True)
@@ -148,11 +149,17 @@ class FlatPrior(Prior[FlatState]):
     # -- learning ------------------------------------------------------------------------------------------
 
     def loss(self, clip: CodeClip) -> dict[str, Tensor]:
-        """As `Prior.loss`; in training mode with codes spoilt and the status forgotten in part."""
+        """As `Prior.loss`; in training mode with codes spoilt and the status forgotten in part.
+
+        Dropout is each process's own: with it several processes learn as well as one, but not the same.
+        """
         targets = self._targets(clip)
         pictures, told = targets.pictures, targets.status
         if self.training:
             pictures, told = self._spoilt(pictures), self._forgotten(told)
+            ours = process_rows(len(pictures))
+            clip, targets, pictures, told = clip.rows(ours), targets.take(ours), pictures[ours], told[ours]
+            draw_apart()
         said, learned = self._forward(clip, targets, pictures, told), clip.learned
         said = Predictions(**{name: value[learned] for name, value in vars(said).items()})
         targets = targets.take(learned)

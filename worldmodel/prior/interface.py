@@ -47,6 +47,10 @@ class CodeClip:
         """The same clip on another device."""
         return CodeClip(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
+    def rows(self, index: slice) -> CodeClip:
+        """Some of the clips."""
+        return CodeClip(**{name: tensor[index] for name, tensor in vars(self).items()})
+
 
 @dataclass(frozen=True)
 class StatusConfig:
@@ -237,6 +241,10 @@ class Prior(nn.Module, ABC, Generic[State]):
     @abstractmethod
     def loss(self, clip: CodeClip) -> dict[str, Tensor]:
         """Losses of the learned frames of a batch of clips; random numbers come from torch's global generator.
+
+        Where several processes train together, each is given the whole batch, spoils its history as one
+        process would, and in training mode goes on with its part (`worldmodel.processes`): the average of
+        what they return is the whole batch's.
 
         Returns:
             Scalars: `loss`, the weighted sum of `codes` (nats a code), `end` (nats a step), `status` (nats

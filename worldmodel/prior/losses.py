@@ -14,6 +14,7 @@ from torch import Tensor
 
 from worldmodel.prior.interface import StatusConfig
 from worldmodel.prior.windows import Targets
+from worldmodel.processes import process_weight
 
 
 class Weights(Protocol):
@@ -86,5 +87,10 @@ def prior_losses(
 
 
 def _mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the True places; 0 where there is none. What is masked is never looked at."""
-    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp_min(1)
+    """Mean over the True places; 0 where there is none. What is masked is never looked at.
+
+    Where several processes train together, the average of what they return is the mean over all their places.
+    """
+    count = mask.sum()
+    mean = torch.where(mask, values, 0.0).sum() / count.clamp_min(1)
+    return mean * process_weight(count, count.device)

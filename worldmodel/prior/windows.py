@@ -40,8 +40,8 @@ class Targets:
     has_step: Tensor
     has_end: Tensor
 
-    def take(self, mask: Tensor) -> Targets:
-        """Those marked True, (B, T) bool: (B, T) -> (N,), N of them."""
+    def take(self, mask: Tensor | slice) -> Targets:
+        """Those marked True, (B, T) bool: (B, T) -> (N,), N of them; or a slice of the first axis."""
         state = Context(**{name: value[mask] for name, value in vars(self.state).items()})
         fields = {name: value[mask] for name, value in vars(self).items() if name != "state"}
         return Targets(state=state, **fields)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.errors import UserError
-from worldmodel.tokenizer.codebook import Codebook, process_weight
+from worldmodel.processes import process_weight
+from worldmodel.tokenizer.codebook import Codebook
 from worldmodel.tokenizer.config import TokenizerConfig
 
 ENCODE_CHUNK = 256  # frames encoded or decoded at once, to bound memory

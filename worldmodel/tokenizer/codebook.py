@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from worldmodel.processes import process, process_weight, sum_over_processes
 
 
 class Quantised(NamedTuple):
@@ -178,35 +179,3 @@ def perplexity(uses: Tensor) -> Tensor:
     """
     share = uses / uses.sum(0).clamp_min(1)
     return torch.special.entr(share).sum(0).exp()
-
-
-# -- several processes: the only three functions through which a tokenizer knows of them -------------------
-
-
-def process() -> tuple[int, int]:
-    """Rank of this process and number of processes that train together; (0, 1) outside torch.distributed."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
-
-
-def sum_over_processes(values: Tensor) -> Tensor:
-    """The sum of a tensor over all processes, in every one of them; no gradient. May be called by all at once only."""
-    if process()[1] == 1:
-        return values
-    values = values.clone()
-    dist.all_reduce(values)
-    return values
-
-
-def process_weight(count: Tensor | int, device: torch.device) -> Tensor | float:
-    """What this process's mean of `count` numbers is worth, so that the mean over processes is that of all numbers.
-
-    Gradients and figures that are averaged over processes are then those of the whole batch, however its valid
-    frames are spread.
-    """
-    num_processes = process()[1]
-    if num_processes == 1:
-        return 1.0
-    here = torch.as_tensor(count, dtype=torch.float32, device=device)
-    return here * num_processes / sum_over_processes(here)

@@ -15,7 +15,17 @@ import torch
 from worldmodel.data import Dataset
 from worldmodel.errors import UserError
 from worldmodel.prior.interface import CodeClip, StatusConfig
-from worldmodel.tokenizer.vqvae import FrameTokenizer
+from worldmodel.tokenizer import Tokenizer
+
+
+def check_status(data: Dataset, status: StatusConfig) -> None:
+    """Refuse a hidden variable that the dataset does not have."""
+    if status.variable and status.variable not in data.header.variables:
+        names = ", ".join(data.header.variables) or "none"
+        raise UserError(
+            f"status variable {status.variable!r} is not in {data.name}, which has: {names}. Name one of "
+            "them, or none with --prior.status.variable ''."
+        )
 
 
 class CodeCache:
@@ -32,12 +42,7 @@ class CodeCache:
     """
 
     def __init__(self, data: Dataset, codes: np.ndarray, num_codes: int, status: StatusConfig) -> None:
-        if status.variable and status.variable not in data.header.variables:
-            names = ", ".join(data.header.variables) or "none"
-            raise UserError(
-                f"status variable {status.variable!r} is not in {data.name}, which has: {names}. Name one of "
-                "them, or none with --prior.status.variable ''."
-            )
+        check_status(data, status)
         self.data, self.codes, self.num_codes = data, codes, num_codes
         self.status = np.zeros(data.num_frames, np.int64)
         if status.variable:
@@ -81,7 +86,7 @@ def _place_counts(codes: np.ndarray, num_codes: int) -> np.ndarray:
     return np.bincount(flat.ravel(), minlength=h * w * num_codes).reshape(h, w, num_codes)
 
 
-def encode_dataset(data: Dataset, tokenizer: FrameTokenizer, path: Path) -> np.ndarray:
+def encode_dataset(data: Dataset, tokenizer: Tokenizer, path: Path) -> np.ndarray:
     """Codes of all frames, from a file if it is there, else encoded and written to it.
 
     Args:

@@ -1,39 +1,42 @@
-"""Checkpoints: every tensor of a model and its optimiser, written whole or not at all, without pickle."""
+"""Checkpoints: every tensor of a model, its average and its optimiser, whole or not at all, without pickle."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import nn, optim
+from torch import Tensor, nn, optim
+
+from worldmodel.data.files import atomic_path
 
 
-def save_checkpoint(path: Path, model: nn.Module, optimiser: optim.Optimizer, facts: dict[str, Any]) -> None:
+def save_checkpoint(
+    path: Path, model: nn.Module, average: list[Tensor], optimiser: optim.Optimizer, facts: dict[str, Any]
+) -> None:
     """Write under a temporary name, then rename.
 
     Args:
         path: the file.
         model: its parameters and buffers.
+        average: the averaged weights, if any are kept.
         optimiser: its state; the settings come from the config.
         facts: JSON, e.g. the number of steps done.
     """
-    tensors = {f"model.{name}": tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {f"average.{index}": tensor for index, tensor in enumerate(average)}
     for index, state in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{index}.{name}": tensor.detach().cpu() for name, tensor in state.items()}
-    fresh = path.with_name(f".{path.name}.new-{os.getpid()}")
+        tensors |= {f"optimiser.{index}.{name}": tensor for name, tensor in state.items()}
     # clones: safetensors refuses tensors that share memory
-    save_file({name: t.clone().contiguous() for name, t in tensors.items()}, fresh, {"facts": json.dumps(facts)})
-    with open(fresh, "rb") as file:
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    whole = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(whole, temporary, {"facts": json.dumps(facts)})
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimiser: optim.Optimizer) -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote into a model and an optimiser of the same sizes.
+def load_checkpoint(path: Path, model: nn.Module, average: list[Tensor], optimiser: optim.Optimizer) -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote into a model, an average and an optimiser of the same sizes.
 
     Returns:
         The facts.
@@ -46,6 +49,8 @@ def load_checkpoint(path: Path, model: nn.Module, optimiser: optim.Optimizer) ->
             kind, rest = name.split(".", 1)
             if kind == "model":
                 weights[rest] = file.get_tensor(name)
+            elif kind == "average":
+                average[int(rest)].copy_(file.get_tensor(name))
             else:
                 index, field = rest.split(".", 1)
                 states.setdefault(int(index), {})[field] = file.get_tensor(name)

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from worldmodel.errors import UserError
 from worldmodel.train.checkpoint import load_checkpoint, save_checkpoint
 from worldmodel.train.config import LoopConfig
+from worldmodel.train.log import Log
 from worldmodel.train.runtime import Runtime
 
 Progress = Callable[[str, int, int, dict[str, float]], None]  # stage, steps done, steps in all, figures
+Locate = Callable[[int], tuple[np.ndarray, np.ndarray]]  # step -> episodes and first frames of its clips, (B,)
+Check = Callable[[], tuple[dict[str, float], np.ndarray | None]]  # figures and a picture (H, W, 3) uint8
 
-LOGS = "training"  # kept with the finished world
+LOGS = "training"  # kept with what was made
 TIMED_STEPS = 12  # a budget in minutes is turned into steps after so many; the first two are not counted
 UNTIMED_STEPS = 2
 FLOOR = 0.05  # the cosine ends at this share of the learning rate
+NAMED_CLIPS = 64  # of a batch that a loss diverged on
 
 
 def step_seed(seed: int, stage: str, step: int) -> int:
@@ -44,14 +49,18 @@ class Loop:
 
     A step is a pure function of (model, optimiser, seed, step): torch's generators are seeded anew in each,
     so that a run stopped at any point and continued from its last checkpoint equals one never stopped.
+    Several processes draw the same random numbers.
 
     Args:
         stage: name of the loop, and of its files.
         folder: where the checkpoint lives; the log goes to its subfolder `training`.
-        model: what is trained; `steps` puts it in training mode and leaves it in evaluation mode.
+        model: what is trained; `steps` puts it in training mode and leaves it in evaluation mode, with
+            averaged weights if those are kept.
         config: settings.
         seed: of the run.
-        runtime: device and number format.
+        runtime: device, number format and processes.
+        locate: which clips a step shows, to name them where a loss is not finite.
+        check: measures the model on validation clips; called in evaluation mode, in every process.
         progress: told of every logged step.
     """
 
@@ -63,20 +72,24 @@ class Loop:
         config: LoopConfig,
         seed: int,
         runtime: Runtime,
+        locate: Locate,
+        check: Check,
         progress: Progress | None = None,
     ) -> None:
-        self.stage, self.folder, self.model, self.config = stage, folder, model, config
-        self.seed, self.runtime, self.progress = seed, runtime, progress
-        matrices = [p for p in model.parameters() if p.ndim > 1]
-        vectors = [p for p in model.parameters() if p.ndim <= 1]
+        self.stage, self.folder, self.model, self.config, self.seed = stage, folder, model, config, seed
+        self.runtime, self.locate, self.check, self.progress = runtime, locate, check, progress
+        self.parameters = list(model.parameters())
         groups = [
-            {"params": matrices, "weight_decay": config.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
+            {"params": [p for p in self.parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in self.parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
         self.optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95))
+        self.average = [p.detach().clone() for p in self.parameters] if config.ema_decay else []
         self.num_steps = config.num_steps
         self.seconds = 0.0  # of training before this process
+        self.step = 0
         self._losses: dict[str, Tensor] = {}
+        self._diverged = torch.full((), -1, device=runtime.device)  # the first step whose loss was not finite
 
     @property
     def checkpoint(self) -> Path:
@@ -85,49 +98,124 @@ class Loop:
 
     def steps(self) -> Iterator[int]:
         """Yield the numbers of the steps that are still to be done; each must call `descend` once."""
-        config, begun = self.config, time.perf_counter()
-        first = 0
+        config, begun, main = self.config, time.perf_counter(), self.runtime.is_main
+        if main:  # what a killed run was writing
+            for torn in self.folder.glob(f".{self.stage}.*.tmp{self.checkpoint.suffix}"):
+                torn.unlink()
         if self.checkpoint.exists():
-            facts = load_checkpoint(self.checkpoint, self.model, self.optimiser)
-            first, self.num_steps, self.seconds = facts["step"], facts["num_steps"], facts["seconds"]
-        log = _Log(self.folder / LOGS, self.stage, first)
+            facts = load_checkpoint(self.checkpoint, self.model, self.average, self.optimiser)
+            self.step, self.num_steps, self.seconds = facts["step"], facts["num_steps"], facts["seconds"]
+        log = Log(self.folder / LOGS, self.stage, self.step) if main else None
         self.model.train()
-        saved, laps, step = begun, [begun], first
-        while not self.num_steps or step < self.num_steps:
-            torch.manual_seed(step_seed(self.seed, self.stage, step))
-            for group in self.optimiser.param_groups:
-                group["lr"] = config.learning_rate * self._rate(step)
-            yield step
-            step += 1
-            now = time.perf_counter()
-            if len(laps) <= TIMED_STEPS:
-                laps.append(now)
-            if not self.num_steps and step >= TIMED_STEPS:
-                lap = statistics.median(b - a for a, b in pairwise(laps[UNTIMED_STEPS:]))
-                left = config.minutes * 60 - (now - begun)
-                self.num_steps = max(step, step + round(left / lap), config.min_steps)
-            if step % config.log_every == 0 or step == self.num_steps:
-                figures = {name: float(value.detach()) for name, value in self._losses.items()}
-                if not all(math.isfinite(x) for x in figures.values()):
-                    raise UserError(f"the {self.stage} diverged at step {step} ({figures}); lower its learning rate.")
-                log.write(step, figures)
-                if self.progress is not None:
-                    self.progress(self.stage, step, self.num_steps, figures)
-            if self.num_steps and (step == self.num_steps or now - saved > config.checkpoint_seconds):
-                facts = {"step": step, "num_steps": self.num_steps, "seconds": self.seconds + now - begun}
-                save_checkpoint(self.checkpoint, self.model, self.optimiser, facts)
-                saved = time.perf_counter()
-        log.close()
+        saved, laps = begun, [begun]
+        try:
+            while not self.num_steps or self.step < self.num_steps:
+                torch.manual_seed(step_seed(self.seed, self.stage, self.step))
+                for group in self.optimiser.param_groups:
+                    group["lr"] = config.learning_rate * self._rate(self.step)
+                yield self.step
+                self.step += 1
+                now = time.perf_counter()
+                if len(laps) <= TIMED_STEPS:
+                    laps.append(now)
+                if not self.num_steps and self.step >= TIMED_STEPS:
+                    self._fix_num_steps(laps, now - begun)
+                if self.step % config.log_every == 0 or self.step == self.num_steps:
+                    self._refuse_divergence()
+                    figures = {name: float(value) for name, value in self._losses.items()}
+                    if log is not None:
+                        log.write(self.step, figures)
+                    if main and self.progress is not None:
+                        self.progress(self.stage, self.step, self.num_steps, figures)
+                if self._check_due():
+                    self._measure(log)
+                if main and self.num_steps and (self.step == self.num_steps or now - saved > config.checkpoint_seconds):
+                    self._save(self.seconds + now - begun)
+                    saved = time.perf_counter()
+        finally:
+            if log is not None:
+                log.close()
         self.seconds += time.perf_counter() - begun
         self.model.eval()
+        self._swap()
 
     def descend(self, losses: dict[str, Tensor]) -> None:
-        """One step down the gradient of `losses["loss"]`; the others are logged."""
+        """One step down the gradient of `losses["loss"]`; the others are logged.
+
+        Raises:
+            UserError: the loss or the gradient is not finite. On a GPU, which is not asked at every step, that
+                is told later, by `steps`, of the same step.
+        """
         self.optimiser.zero_grad(set_to_none=True)
         losses["loss"].backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        figures = self.runtime.average(self.model, losses)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
+        self._losses = {**figures, "gradient_norm": norm}
+        finite = torch.isfinite(figures["loss"]) & torch.isfinite(norm)
+        self._diverged = torch.where((self._diverged < 0) & ~finite, self.step, self._diverged)
+        if self.runtime.device.type == "cpu":
+            self._refuse_divergence()
         self.optimiser.step()
-        self._losses = {**losses, "gradient_norm": norm}
+        if self.average:  # as many steps as were done count in full before the decay does
+            decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
+            torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The model in evaluation mode, with averaged weights if those are kept."""
+        self._swap()
+        self.model.eval()
+        yield
+        self.model.train()
+        self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        """Exchange weights and averaged weights."""
+        for weight, average in zip(self.parameters, self.average, strict=bool(self.average)):
+            kept = weight.clone()
+            weight.copy_(average)
+            average.copy_(kept)
+
+    def _check_due(self) -> bool:
+        """Whether one of the evenly spread validations falls on the step just done."""
+        times = self.config.validations
+        return bool(self.num_steps) and self.step * times // self.num_steps > (self.step - 1) * times // self.num_steps
+
+    def _measure(self, log: Log | None) -> None:
+        self._refuse_divergence()
+        with self.averaged():
+            figures, picture = self.check()
+        if log is not None:
+            log.write(self.step, {f"val/{name}": value for name, value in figures.items()})
+            if picture is not None:
+                log.draw(self.step, "val/strip", picture)
+
+    def _save(self, seconds: float) -> None:
+        self._refuse_divergence()
+        facts = {"step": self.step, "num_steps": self.num_steps, "seconds": seconds}
+        save_checkpoint(self.checkpoint, self.model, self.average, self.optimiser, facts)
+
+    def _fix_num_steps(self, laps: list[float], spent: float) -> None:
+        """Turn the budget into a number of steps, the same in every process."""
+        lap = statistics.median(b - a for a, b in pairwise(laps[UNTIMED_STEPS:]))
+        left = round((self.config.minutes * 60 - spent) / lap)
+        self.num_steps = self.runtime.agree(max(self.step, self.step + left, self.config.min_steps))
+
+    def _refuse_divergence(self) -> None:
+        step = int(self._diverged)
+        if step < 0:
+            return
+        episodes, starts = self.locate(step)
+        clips = ", ".join(f"{e}:{s}" for e, s in zip(episodes[:NAMED_CLIPS], starts[:NAMED_CLIPS], strict=True))
+        more = f" and {len(episodes) - NAMED_CLIPS} more" if len(episodes) > NAMED_CLIPS else ""
+        now = ", ".join(f"{name} {float(value):.4g}" for name, value in self._losses.items())
+        kept = f"the last checkpoint stays in {self.checkpoint}" if self.checkpoint.exists() else "nothing was saved"
+        raise UserError(
+            f"the {self.stage} diverged at step {step} of seed {self.seed} ({now} at step {self.step}); {kept}. Look "
+            f"at that step's clips (episode:first frame {clips}{more}), or begin anew with a lower learning rate than "
+            f"{self.config.learning_rate:g}."
+        )
 
     def _rate(self, step: int) -> float:
         """Share of the learning rate: linear warm-up, then a cosine to `FLOOR`."""
@@ -137,27 +225,3 @@ class Loop:
             return (step + 1) / warmup
         done = (step - warmup) / max(1, self.num_steps - warmup)
         return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-
-class _Log:
-    """Figures by step: a line of JSON each, and TensorBoard's curves."""
-
-    def __init__(self, folder: Path, stage: str, first: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.path = folder / f"{stage}.jsonl"
-        kept = []
-        if self.path.exists():  # lines after the checkpoint will be written again
-            lines = [line for line in self.path.read_text().splitlines() if line.endswith("}")]
-            kept = [line for line in lines if json.loads(line)["step"] <= first]
-        self.path.write_text("".join(line + "\n" for line in kept))
-        self.writer = SummaryWriter(str(folder / "tensorboard" / stage), purge_step=first)
-
-    def write(self, step: int, figures: dict[str, float]) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **figures}) + "\n")
-        for name, value in figures.items():
-            self.writer.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        self.writer.close()

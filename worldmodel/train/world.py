@@ -1,36 +1,39 @@
-"""From a dataset to a world directory: tokenizer, then codes once, then prior.
-
-Shapes: B clips, L frames a clip, S starts, W frames of memory, h w code grid.
-"""
+"""From a dataset to a tokenizer directory, from that to a world directory, and both at once."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
+from torch import nn
 
-from worldmodel.data import ClipSampler, Dataset
+from worldmodel.data import Dataset
+from worldmodel.directory import load_fitting
 from worldmodel.errors import UserError
-from worldmodel.model import WorldModel, WorldSpec, is_world, tokenizer_hash
-from worldmodel.prior.interface import Context
-from worldmodel.prior.starts import KIND_EPISODE, KIND_INSIDE, Starts
+from worldmodel.model import WorldModel, is_world, tokenizer_hash
+from worldmodel.tokenizer import make_tokenizer
+from worldmodel.tokenizer_dir import TOKENIZER, SavedTokenizer
 from worldmodel.train.cache import CodeCache, encode_dataset
-from worldmodel.train.config import WorldConfig
+from worldmodel.train.config import PriorTraining, TokenizerTraining, WorldConfig, half
 from worldmodel.train.evaluate import evaluate_world
-from worldmodel.train.loop import LOGS, Loop, Progress
+from worldmodel.train.loop import Progress
+from worldmodel.train.run import begin, finish
 from worldmodel.train.runtime import Runtime, choose_runtime
+from worldmodel.train.stages import check_feeds, learn_prior, learn_tokenizer
+from worldmodel.train.starts import describe, gather_starts
+from worldmodel.train.validate import check_tokenizer, split_for
 
-MEASURED_FRAMES = 2000  # of the training split, for the tokenizer's normaliser
+Data = Dataset | str | Path | Sequence[str | Path]
+Config = TypeVar("Config", WorldConfig, TokenizerTraining, PriorTraining)
 
 
 def train_world(
-    data: Dataset | str | Path | Sequence[str | Path],
+    data: Data,
     out: str | Path,
     config: WorldConfig,
     *,
@@ -38,6 +41,7 @@ def train_world(
     device: str = "auto",
     progress: Progress | None = None,
     force: bool = False,
+    init_from: str | Path | None = None,
 ) -> WorldModel:
     """Train a world; the same call continues a stopped one and returns a finished one.
 
@@ -52,6 +56,7 @@ def train_world(
         device: "auto", "cpu" or "cuda".
         progress: called as (stage, steps done, steps in all or 0, figures).
         force: replace another world or another run's remains at `out`.
+        init_from: a world, or a tokenizer, whose weights to begin with; its sizes must be the config's.
 
     Returns:
         The world, in evaluation mode, as it was saved.
@@ -62,173 +67,196 @@ def train_world(
     runtime = choose_runtime(device)
     data = data if isinstance(data, Dataset) else Dataset(data)
     config = _with_budget(config, minutes)
-    out = Path(out)
-    folder = out.with_name(f"{out.name}.training")
-    run = json.loads(json.dumps({"config": asdict(config), "dataset": data.fingerprint}))
-    if _finished(out, folder, run, force):
-        return WorldModel.from_pretrained(out, runtime.device)
-    (folder / LOGS).mkdir(parents=True, exist_ok=True)
-    (folder / LOGS / "run.json").write_text(json.dumps(run, indent=1))
-
+    _refuse_clips(config.tokenizer.time)
+    check_feeds(data, config)
+    out, run = Path(out), _identity(config, data, init_from)
     torch.manual_seed(config.seed)
     world = WorldModel(config.tokenizer, config.prior, describe(data)).to(runtime.device)
-    train_tokenizer(world, data, config, folder, runtime, progress)
-    name = tokenizer_hash(world.tokenizer)[:16]
-    codes = encode_dataset(data, world.tokenizer, folder / f"codes-{name}.npy")
-    cache = CodeCache(data, codes, config.tokenizer.num_codes, config.prior.status)
-    train_prior(world, cache, config, folder, runtime, progress)
-    world.starts = gather_starts(world, cache, config.num_starts, config.seed)
-    world.report = evaluate_world(world, data, cache, config.seed)
-
-    if out.exists() and force and not is_world(out):
-        shutil.rmtree(out)
-    world.save_pretrained(out, extras=folder / LOGS)
-    shutil.rmtree(folder)
+    if init_from is not None:
+        saved = SavedTokenizer.from_pretrained(init_from, runtime.device)
+        _copy(saved.tokenizer, world.tokenizer, init_from)
+        if is_world(Path(init_from)):
+            _copy(WorldModel.from_pretrained(init_from, runtime.device).prior, world.prior, init_from)
+    folder = begin(out, "world", is_world, run, force, runtime)
+    if folder is not None:
+        measured = init_from is not None
+        learn_tokenizer(world.tokenizer, data, half(config, TokenizerTraining), folder, runtime, progress, measured)
+        measured = measured and is_world(Path(str(init_from)))
+        _second_half(world, data, half(config, PriorTraining), out, folder, runtime, progress, measured, force)
     return WorldModel.from_pretrained(out, runtime.device)
 
 
 def train_tokenizer(
-    world: WorldModel,
-    data: Dataset,
-    config: WorldConfig,
-    folder: Path,
-    runtime: Runtime,
-    progress: Progress | None,
-) -> None:
-    """Frames -> codes -> frames (paper section 2.1)."""
-    settings, tokenizer = config.train_tokenizer, world.tokenizer
-    sampler = ClipSampler(data, settings.clip_length, settings.batch_size, "train", config.seed)
-    loop = Loop("tokenizer", folder, tokenizer, settings, config.seed, runtime, progress)
-    if not loop.checkpoint.exists():
-        tokenizer.measure(_some_frames(data))
-    for step in loop.steps():
-        batch = sampler.batch(step).torch(runtime.device)
-        with runtime.autocast():
-            losses = tokenizer.loss(batch.frames, batch.frame_valid)
-        loop.descend(losses)
+    data: Data,
+    out: str | Path,
+    config: TokenizerTraining,
+    *,
+    minutes: float | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+    force: bool = False,
+    init_from: str | Path | None = None,
+) -> SavedTokenizer:
+    """Train a tokenizer alone, the first half of `train_world`, with the same numbers.
+
+    Args:
+        data: a dataset or its files.
+        out: the tokenizer directory to make.
+        config: size and loop; of a whole world's config its tokenizer's part counts.
+        minutes: budget; None takes the config's.
+        device: "auto", "cpu" or "cuda".
+        progress: called as (stage, steps done, steps in all or 0, figures).
+        force: replace another tokenizer or another run's remains at `out`.
+        init_from: a tokenizer or world whose weights to begin with; its sizes must be the config's.
+
+    Returns:
+        The tokenizer, in evaluation mode, as it was saved.
+
+    Raises:
+        UserError: `out` is another run's, or the data cannot feed this config.
+    """
+    runtime = choose_runtime(device)
+    data = data if isinstance(data, Dataset) else Dataset(data)
+    config = _with_budget(half(config, TokenizerTraining), minutes)
+    check_feeds(data, config)
+    out, run = Path(out), _identity(config, data, init_from)
+    torch.manual_seed(config.seed)
+    header, length = data.header, config.train_tokenizer.clip_length
+    tokenizer = make_tokenizer(config.tokenizer, header.pixels.frame_shape).to(runtime.device)
+    if init_from is not None:
+        saved = SavedTokenizer.from_pretrained(init_from, runtime.device)
+        _copy(saved.tokenizer, tokenizer, init_from)
+    folder = begin(out, "tokenizer", TOKENIZER.holds, run, force, runtime)
+    if folder is not None:
+        learn_tokenizer(tokenizer, data, config, folder, runtime, progress, init_from is not None)
+        figures, _ = check_tokenizer(tokenizer, data, length, config.seed, runtime)()
+        report = {"split": split_for(data, length), **{name: round(x, 4) for name, x in figures.items()}}
+        report |= _overfit(config)
+        made = SavedTokenizer(tokenizer, header.env, header.pixels, data.fingerprint, report)
+        with runtime.main_first() as main:
+            if main:
+                finish(out, folder, TOKENIZER.holds, made.save_pretrained, force)
+    return SavedTokenizer.from_pretrained(out, runtime.device)
 
 
 def train_prior(
+    tokenizer: str | Path,
+    data: Data,
+    out: str | Path,
+    config: PriorTraining,
+    *,
+    minutes: float | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+    force: bool = False,
+    init_from: str | Path | None = None,
+) -> WorldModel:
+    """Train a prior on a tokenizer's codes, the second half of `train_world`, with the same numbers.
+
+    Args:
+        tokenizer: a tokenizer directory, or a world's, whose tokenizer is taken.
+        data: a dataset or its files.
+        out: the world directory to make.
+        config: size and loop; of a whole world's config its prior's part counts.
+        minutes: budget; None takes the config's.
+        device: "auto", "cpu" or "cuda".
+        progress: called as (stage, steps done, steps in all or 0, figures).
+        force: replace another world or another run's remains at `out`.
+        init_from: a world whose prior's weights to begin with; its sizes must be the config's.
+
+    Returns:
+        The world, in evaluation mode, as it was saved.
+
+    Raises:
+        UserError: `out` is another run's, the tokenizer is of other frames, or the data cannot feed this config.
+    """
+    runtime = choose_runtime(device)
+    data = data if isinstance(data, Dataset) else Dataset(data)
+    config = _with_budget(half(config, PriorTraining), minutes)
+    saved = SavedTokenizer.from_pretrained(tokenizer, runtime.device)
+    _refuse_clips(saved.tokenizer.config.time)
+    if saved.pixels != data.header.pixels:
+        raise UserError(
+            f"the tokenizer of {tokenizer} was learned from frames of {saved.pixels.to_json()}, {data.name} holds "
+            f"frames of {data.header.pixels.to_json()}; record like frames, or train a tokenizer on these."
+        )
+    check_feeds(data, config)
+    out, run = Path(out), _identity(config, data, init_from)
+    run["tokenizer"] = tokenizer_hash(saved.tokenizer)
+    torch.manual_seed(config.seed)
+    world = WorldModel(saved.tokenizer.config, config.prior, describe(data)).to(runtime.device)
+    _copy(saved.tokenizer, world.tokenizer, tokenizer)
+    if init_from is not None:
+        _copy(WorldModel.from_pretrained(init_from, runtime.device).prior, world.prior, init_from)
+    folder = begin(out, "world", is_world, run, force, runtime)
+    if folder is not None:
+        _second_half(world.eval(), data, config, out, folder, runtime, progress, init_from is not None, force)
+    return WorldModel.from_pretrained(out, runtime.device)
+
+
+def _second_half(
     world: WorldModel,
-    cache: CodeCache,
-    config: WorldConfig,
+    data: Dataset,
+    config: PriorTraining,
+    out: Path,
     folder: Path,
     runtime: Runtime,
     progress: Progress | None,
+    measured: bool,
+    force: bool,
 ) -> None:
-    """Codes and actions -> the next codes, ends, rewards (paper section 2.2)."""
-    settings, prior, data = config.train_prior, world.prior, cache.data
-    sampler = ClipSampler(data, settings.clip_length, settings.batch_size, "train", config.seed)
-    loop = Loop("prior", folder, prior, settings, config.seed, runtime, progress)
-    if not loop.checkpoint.exists():
-        torch.manual_seed(config.seed)
-        episodes = data.episodes_of("train")
-        prior.init_from_codes(world.tokenizer.codebook.embeddings, cache.counts(episodes).to(runtime.device))
-        spans = [slice(int(data.step_offsets[e]), int(data.step_offsets[e] + data.lengths[e])) for e in episodes]
-        rewards = np.concatenate([data.flat("rewards")[span] for span in spans])
-        prior.measure_rewards(torch.from_numpy(rewards).to(runtime.device))
-    for step in loop.steps():
-        clip = cache.clip(*sampler.locate(step), settings.clip_length).to(runtime.device)
-        with runtime.autocast():
-            losses = prior.loss(clip)
-        loop.descend(losses)
+    """Codes once, then the prior, then the directory."""
+    name = tokenizer_hash(world.tokenizer)[:16]
+    with runtime.main_first():
+        codes = encode_dataset(data, world.tokenizer, folder / f"codes-{name}.npy")
+    cache = CodeCache(data, codes, world.tokenizer.config.num_codes, config.prior.status)
+    world.starts = gather_starts(world, cache, config.num_starts, config.seed).to(runtime.device)
+    learn_prior(world, cache, config, folder, runtime, progress, measured)
+    with runtime.main_first() as main:
+        if main:
+            world.report = {**evaluate_world(world, data, cache, config.seed), **_overfit(config)}
+            finish(out, folder, is_world, world.save_pretrained, force)
 
 
-def describe(data: Dataset) -> WorldSpec:
-    """What a world keeps of its dataset."""
-    header = data.header
-    last = data.frame_offsets + data.lengths
-    ended = data.flat("terminations")[data.step_offsets + data.lengths - 1]
-    pictures = data.flat("frame_valid")[last][ended]
-    return WorldSpec(
-        env=header.env,
-        pixels=header.pixels,
-        action_space=header.action_space,
-        action_labels=header.action_labels,
-        env_kwargs=header.env_kwargs,
-        frame_skip=header.frame_skip,
-        max_steps=header.max_steps,
-        end_has_frame=bool(pictures.mean() > 0.5) if len(pictures) else True,
-        dataset=data.fingerprint,
-    )
+def _identity(config: Any, data: Dataset, init_from: str | Path | None) -> dict[str, Any]:
+    """Everything that decides a run's result, as JSON."""
+    run = json.loads(json.dumps({"config": asdict(config), "dataset": data.fingerprint}))
+    if init_from is not None:
+        config_path = Path(init_from) / "config.json"  # notes the sha256 of the weights
+        if not config_path.is_file():
+            raise UserError(f"init_from={init_from}: wanted the directory of a world or of a tokenizer.")
+        run["init_from"] = hashlib.sha256(config_path.read_bytes()).hexdigest()
+    return run
 
 
-def gather_starts(world: WorldModel, cache: CodeCache, at_least: int, seed: int) -> Starts:
-    """Every true episode start of the training split, topped up with moments inside episodes."""
-    data, prior = cache.data, world.prior
-    window, bins = prior.window, prior.status_config.num_bins
-    episodes = data.episodes_of("train")
-    long = episodes[data.lengths[episodes] >= window]
-    missing = max(0, at_least - len(episodes)) if len(long) else 0
-    rng = np.random.default_rng(seed)
-    inside = rng.choice(long, missing) if missing else np.empty(0, np.int64)
-    moments = rng.integers(0, data.lengths[inside] - window + 1)  # first frame of a window before the end
+def _overfit(config: TokenizerTraining | PriorTraining) -> dict[str, str]:
+    return {"trained on": "one batch, again and again"} if config.overfit_one_batch else {}
 
-    def states(numbers: np.ndarray, first: np.ndarray, length: int) -> Context:
-        frames = (data.frame_offsets[numbers] + first)[:, None] + np.arange(length)  # (n, length)
-        steps = (data.step_offsets[numbers] + first)[:, None] + np.arange(length - 1)
-        status = cache.status[frames[:, -1]] if bins else np.zeros(len(numbers), np.int64)
-        return prior.context(
-            torch.from_numpy(cache.codes[frames].astype(np.int64)),
-            torch.from_numpy(data.flat("frame_valid")[frames]),
-            torch.from_numpy(data.flat("actions")[steps]),
-            torch.from_numpy(status.astype(np.int64)),
+
+def _refuse_clips(time: str) -> None:
+    if time != "frame":
+        raise UserError(
+            f"a world is stepped frame by frame, so its tokenizer must have time='frame', not {time!r}; that kind is "
+            "trained alone, with `worldmodel train tokenizer`."
         )
 
-    parts = [states(episodes, np.zeros_like(episodes), 1)]
-    if missing:
-        parts.append(states(inside, moments, window))
-    joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])}
-    kinds = torch.tensor([KIND_EPISODE] * len(episodes) + [KIND_INSIDE] * missing)
-    return Starts(Context(**joined), kinds)
+
+def _copy(source: nn.Module, target: nn.Module, directory: str | Path) -> None:
+    """Take over all weights and buffers."""
+    remedy = "Give the sizes that stand in its config.json, or begin without it."
+    load_fitting(target, source.state_dict(), f"the weights of {directory}", remedy)
 
 
-def _some_frames(data: Dataset) -> list[torch.Tensor]:
-    """Valid frames spread evenly over the training split, one chunk an episode."""
-    episodes = data.episodes_of("train")
-    stride = max(1, int((data.lengths[episodes] + 1).sum()) // MEASURED_FRAMES)
-    chunks = []
-    for number in episodes:
-        begin = int(data.frame_offsets[number])
-        valid = data.flat("frame_valid")[begin : begin + int(data.lengths[number]) + 1]
-        chunks.append(torch.from_numpy(data.frames(int(number))[valid][number % stride :: stride]))
-    return [chunk for chunk in chunks if len(chunk)]
-
-
-def _with_budget(config: WorldConfig, minutes: float | None) -> WorldConfig:
+def _with_budget(config: Config, minutes: float | None) -> Config:
     """Share a budget between the loops as their own minutes are; a fixed number of steps gives way to it."""
     if minutes is None:
         return config
     if minutes <= 0:
         raise UserError(f"minutes={minutes}: wanted a positive number.")
-    loops = {"train_tokenizer": config.train_tokenizer, "train_prior": config.train_prior}
+    names = [name for name in ("train_tokenizer", "train_prior") if hasattr(config, name)]
+    loops = {name: getattr(config, name) for name in names}
     total = sum(loop.minutes for loop in loops.values())
     shared: dict[str, Any] = {
         name: replace(loop, minutes=minutes * loop.minutes / total, num_steps=0) for name, loop in loops.items()
     }
     return replace(config, **shared)
-
-
-def _finished(out: Path, folder: Path, run: dict[str, Any], force: bool) -> bool:
-    """Whether `out` is this run's finished world; refuses another run's, or with `force` clears it."""
-
-    def same(path: Path) -> bool:
-        try:
-            return json.loads((path / "run.json").read_text()) == run
-        except (OSError, ValueError):
-            return False
-
-    if is_world(out) and same(out / LOGS):
-        shutil.rmtree(folder, ignore_errors=True)
-        return True
-    taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
-    if taken and not force:
-        raise UserError(f"{out} exists and is not this run's world; give another --out, or --force.")
-    if folder.exists() and not same(folder / LOGS):
-        if (folder / LOGS / "run.json").exists() and not force:
-            raise UserError(
-                f"{folder} holds another training (other data or settings); give another --out, repeat its "
-                "command to continue it, or --force to drop it."
-            )
-        shutil.rmtree(folder)
-    return False

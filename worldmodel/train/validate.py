@@ -1,0 +1,92 @@
+"""What a loop looks at now and then: losses of fixed validation clips, and a strip of pictures.
+
+Shapes: B clips, L frames a clip, H W pixels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from worldmodel.data import ClipSampler, Dataset
+from worldmodel.dream.show import show_clip
+from worldmodel.model import WorldModel
+from worldmodel.tokenizer import Tokenizer
+from worldmodel.train.cache import CodeCache
+from worldmodel.train.loop import Check
+from worldmodel.train.runtime import Runtime
+
+CLIPS = 16  # whose losses are measured
+SHOWN = 8  # frames in a strip
+DREAMS = 2  # clips in a strip of dreams
+
+
+def split_for(data: Dataset, length: int) -> str:
+    """The validation split, or the training split where no validation episode has so many frames."""
+    validation = data.lengths[data.episodes_of("validation")]
+    return "validation" if len(validation) and int(validation.max()) + 1 >= length else "train"
+
+
+def check_tokenizer(tokenizer: Tokenizer, data: Dataset, length: int, seed: int, runtime: Runtime) -> Check:
+    """Losses of reconstruction; the first frames of clips above what is left of them.
+
+    Args:
+        tokenizer: what is trained.
+        data: the dataset.
+        length: L.
+        seed: of the choice of clips.
+        runtime: where to compute.
+    """
+    batch = ClipSampler(data, length, CLIPS, split_for(data, length), seed).batch(0).torch(runtime.device)
+
+    @torch.no_grad()
+    def check() -> tuple[dict[str, float], np.ndarray | None]:
+        with runtime.autocast():
+            losses = tokenizer.loss(batch.frames, batch.frame_valid)
+        figures = {name: float(value) for name, value in losses.items()}
+        if not runtime.is_main:
+            return figures, None
+        real = batch.frames[:SHOWN]
+        made = tokenizer.decode(tokenizer.encode(real))
+        return figures, strip([real[:, 0].cpu().numpy(), made[:, 0].cpu().numpy()])
+
+    return check
+
+
+def check_prior(world: WorldModel, cache: CodeCache, length: int, seed: int, runtime: Runtime) -> Check:
+    """Losses of prediction; clips above what is dreamed from their first frames and actions.
+
+    Args:
+        world: the world whose prior is trained, with its starts.
+        cache: the dataset as codes.
+        length: L.
+        seed: of the choice of clips, and of the dreams.
+        runtime: where to compute.
+    """
+    data = cache.data
+    clip = cache.clip(*ClipSampler(data, length, CLIPS, split_for(data, length), seed).locate(0), length)
+    clip = clip.to(runtime.device)
+    shown = min(SHOWN, int(data.lengths.max()) + 1)
+    places = ClipSampler(data, shown, DREAMS, split_for(data, shown), seed).locate(0)
+
+    @torch.no_grad()
+    def check() -> tuple[dict[str, float], np.ndarray | None]:
+        with runtime.autocast():
+            losses: dict[str, Any] = world.prior.loss(clip)
+        figures = {name: float(value) for name, value in losses.items()}
+        if not runtime.is_main:
+            return figures, None
+        rows = []
+        for number, start in zip(*places, strict=True):
+            pair = show_clip(world, data, int(number), int(start), shown, seed=seed)
+            rows += [pair.real, pair.dreamed]
+        return figures, strip(rows)
+
+    return check
+
+
+def strip(rows: list[np.ndarray]) -> np.ndarray:
+    """Frames side by side, rows below each other: each (L, H, W, 3) uint8 -> (rows * H, L * W, 3)."""
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
