@@ -18,6 +18,7 @@ from worldmodel.data import Batch, ClipSampler, Dataset, Episode, merge
 from worldmodel.data.buffers import BufferPool
 from worldmodel.data.shuffle import permute
 from worldmodel.errors import UserError
+from worldmodel.pixels import PixelSpec
 
 
 def make_dataset(folder: Path, lengths: list[int], **changes: Any) -> tuple[Path, list[Episode]]:
@@ -178,6 +179,12 @@ def test_a_cropped_dataset_is_as_if_recorded_so(data: Dataset) -> None:
     np.testing.assert_array_equal(b.frames, a.frames[:, :, 1:-2, 2:])
     again = pickle.loads(pickle.dumps(cut))
     assert again.header == cut.header
+    like = Dataset.like(data.paths[0], cut.header.pixels)
+    assert like.header == cut.header
+    np.testing.assert_array_equal(like.frames(1), cut.frames(1))
+    assert Dataset.like(data.paths[0], data.header.pixels).fingerprint == data.fingerprint
+    other = PixelSpec((height + 1, width), (0, 1, 0, 1))
+    assert Dataset.like(data.paths[0], other).header == data.header  # cannot be made so
     twice = cut.header.pixels.cropped((0, 1, 1, 3))
     assert twice.crop == (1, 2, 3, 5)
     with pytest.raises(UserError, match="inside"):

@@ -95,7 +95,7 @@ def eval_world(config: EvalWorld) -> None:
         metrics=names,
     )
     world = WorldModel.from_pretrained(config.world, choose_runtime(config.device).device)
-    with Dataset(list(config.data)) as data, progress_bar() as progress:
+    with Dataset.like(list(config.data), world.spec.pixels) as data, progress_bar() as progress:
         result = evaluate(world, data, players_of(data), settings, progress)
     if config.out is not None:
         config.out.parent.mkdir(parents=True, exist_ok=True)

@@ -233,10 +233,8 @@ def _data(path: Path, world: Any) -> Any:
     """
     from worldmodel.data import Dataset
 
-    data = Dataset(path)
     wanted = world.spec.pixels
-    if data.header.pixels != wanted and data.header.pixels.crop is None and data.header.pixels.size == wanted.size:
-        data = Dataset(path, crop=wanted.crop)
+    data = Dataset.like(path, wanted)
     if data.header.pixels != wanted or data.header.action_space != world.spec.action_space:
         raise UserError(
             f"{path} shows {data.header.pixels} under {data.header.action_space}, the world learned {wanted} under "

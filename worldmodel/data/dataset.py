@@ -21,7 +21,7 @@ from worldmodel.data.layout import Source, array_layout
 from worldmodel.data.merge import open_sources
 from worldmodel.data.splits import SPLITS, lacking_splits, split_counts
 from worldmodel.errors import UserError, unknown_name
-from worldmodel.pixels import Crop
+from worldmodel.pixels import Crop, PixelSpec
 
 if TYPE_CHECKING:
     from worldmodel.data.clips import Batch
@@ -90,6 +90,24 @@ class Dataset:
         self.source_numbers = np.repeat(np.arange(len(counts)), counts)  # (N,), the file of each episode
         self._flat: dict[str, np.ndarray] = {}
         self.fingerprint = self._fingerprint()
+
+    @classmethod
+    def like(cls, path: str | Path | Sequence[str | Path], pixels: PixelSpec) -> Dataset:
+        """Recordings as frames of a certain kind: cropped where the frames asked for are a part of what was recorded.
+
+        Files whose frames cannot be made so are opened as they are; who asked compares the header.
+        """
+        data = cls(path)
+        had = data.header.pixels
+        if pixels.crop is None or had == pixels or had.size != pixels.size:
+            return data
+        height, width, _ = had.frame_shape
+        down, across = (0, 0) if had.crop is None else (had.crop[0], had.crop[2])
+        top, bottom, left, right = pixels.crop
+        crop = (top - down, bottom - down, left - across, right - across)
+        if not (0 <= crop[0] < crop[1] <= height and 0 <= crop[2] < crop[3] <= width):
+            return data
+        return cls(path, crop=crop)
 
     def _column(self, name: str) -> np.ndarray:
         return np.concatenate([source.table[name] for source in self._sources])
