@@ -12,7 +12,7 @@ from worldmodel.collect.config import Collect, TrainPolicy, parse_mix, parse_sha
 from worldmodel.collect.recorder import Plan, make_header, record_plan
 from worldmodel.collect.specs import PolicySpec, check_fits, file_spec, mix, spec_of
 from worldmodel.errors import UserError
-from worldmodel.runinfo import load_run_info, same_run, save_run_info
+from worldmodel.runinfo import refuse_other_run, save_run_info
 
 LEARNED = ("ppo", "sac", "a2c", "dqn")
 
@@ -56,9 +56,7 @@ def collect(config: Collect) -> Path:
         for path in (out, saved):
             path.unlink(missing_ok=True)
     elif saved.exists():
-        differs = same_run(load_run_info(saved), config)
-        if differs:
-            raise UserError(f"{out} is another recording ({differs}); choose another --out, or --force to remove it.")
+        refuse_other_run(saved, out, config)
     elif out.exists():
         raise UserError(
             f"{out} exists and was not made by this command; choose another --out, or --force to remove it."

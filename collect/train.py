@@ -26,7 +26,7 @@ from worldmodel.collect.evaluate import table
 from worldmodel.data.files import atomic_path
 from worldmodel.errors import UserError
 from worldmodel.memory import keep_freed_memory
-from worldmodel.runinfo import load_run_info, same_run, save_run_info
+from worldmodel.runinfo import refuse_other_run, save_run_info
 from worldmodel.spaces import Box, Discrete, Space
 
 TEST_SEED = 1_000_000  # as `eval policy`: collecting and training never use these
@@ -65,10 +65,7 @@ def train_policy(config: TrainPolicy) -> Path:
     out, run = config.out, config.out / "run.json"
     if config.force:
         shutil.rmtree(out, ignore_errors=True)
-    if run.exists():
-        differs = same_run(load_run_info(run), config)
-        if differs:
-            raise UserError(f"{out} holds another run ({differs}); choose another --out, or --force to remove it.")
+    refuse_other_run(run, out, config)
     final, tested = out / "policy.zip", out / "test.json"
     if not final.exists():
         _train(config)

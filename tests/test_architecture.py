@@ -14,12 +14,15 @@ LEAVES = {
     "worldmodel.pixels",
     "worldmodel.runinfo",
     "worldmodel.memory",
+    "worldmodel.directory",
+    "worldmodel.processes",
 }
 MODELS = (
     "worldmodel.tokenizer",
     "worldmodel.prior",
     "worldmodel.heads",
     "worldmodel.model",
+    "worldmodel.tokenizer_dir",
     "worldmodel.train",
 )
 

@@ -16,8 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.errors import UserError
-
 STRIP = 12  # frames shown in a strip
 
 
@@ -59,16 +57,13 @@ def demo(config: Demo) -> None:
     Raises:
         UserError: another demo's config stands at `config.out`.
     """
-    from worldmodel.runinfo import load_run_info, same_run, save_run_info
+    from worldmodel.runinfo import refuse_other_run, save_run_info
 
     out, run = config.out, config.out / "run.json"
     if config.force:
         shutil.rmtree(out, ignore_errors=True)
-    if run.exists():
-        differs = same_run(load_run_info(run), config)
-        if differs:
-            raise UserError(f"{out} holds another demo ({differs}); choose another --out, or --force to begin anew.")
-    else:
+    refuse_other_run(run, out, config)
+    if not run.exists():
         save_run_info(run, "demo", config)
     say(f"Everything goes to {out}/. Press Ctrl-C at any time: the same command goes on.\n")
     seconds: dict[str, float] = _read(out / "seconds.json")

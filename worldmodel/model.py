@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from worldmodel import spaces
-from worldmodel.directory import Kind, read_directory, write_directory
+from worldmodel.directory import Kind, load_fitting, read_directory, write_directory
 from worldmodel.errors import UserError
 from worldmodel.pixels import PixelSpec
 from worldmodel.prior import PriorConfig, build_prior
@@ -218,10 +218,11 @@ class WorldModel(nn.Module):
             ) from error
         world = WorldModel(tokenizer, prior, spec)
         try:
-            world.load_state_dict(load_file(path / WORLD.files[0]), strict=True)
+            weights = load_file(path / WORLD.files[0])
             world.starts = Starts.from_tensors(load_file(path / WORLD.files[1]))
-        except (RuntimeError, SafetensorError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: the weights do not fit config.json ({error}).") from error
+        except (SafetensorError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: its weights or starts cannot be read ({error}).") from error
+        load_fitting(world, weights, f"the weights of {path}", "Its config.json is another's; copy it again.")
         if tokenizer_hash(world.tokenizer) != wanted:
             raise UserError(
                 f"{path}: the prior was trained on another tokenizer's codes; put its own tokenizer back or "

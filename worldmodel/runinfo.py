@@ -190,3 +190,19 @@ def same_run(saved: dict[str, Any], config: Any) -> str | None:
         if key not in HOW and ours[key] != theirs.get(key):
             return f"{key} is {ours[key]!r}, was {theirs.get(key)!r}"
     return None
+
+
+def refuse_other_run(saved: Path, out: Path, config: Any) -> None:
+    """Leave an output alone that another config made.
+
+    Args:
+        saved: the run saved beside it; nothing is refused where there is none.
+        out: the output, as the sentence names it.
+        config: of the run that would write to it.
+
+    Raises:
+        UserError: the saved run makes something else; the first field that differs is named.
+    """
+    differs = same_run(load_run_info(saved), config) if saved.exists() else None
+    if differs:
+        raise UserError(f"{out} holds another run ({differs}); choose another --out, or --force to remove it.")
