@@ -8,6 +8,7 @@ import torch
 
 from worldmodel import spaces
 from worldmodel.errors import UserError
+from worldmodel.heads import OutcomeHeads
 from worldmodel.prior.conditioning import ActionEncoder, ConditionalLayerNorm, action_features, num_features
 from worldmodel.prior.sampling import Sampling, inverse_cdf, philox, uniforms
 from worldmodel.tokenizer import Codebook, FrameTokenizer, TokenizerConfig
@@ -173,3 +174,21 @@ def test_tokenizer_shapes_and_missing_frames(shape: tuple[int, int, int]) -> Non
         FrameTokenizer(TokenizerConfig(), (60, 64, 3))
     with pytest.raises(UserError, match="wanted"):
         tokenizer.encode(frames.float())
+
+
+def test_ends_are_fitted_to_the_rate_at_which_they_come() -> None:
+    torch.manual_seed(0)
+    heads = OutcomeHeads(8, 4, 0, 6)
+    truth = torch.randn(40_000) * 2 - 5  # log-odds
+    ended = torch.rand(40_000) < truth.sigmoid()
+    said = truth * 2 + 3  # too sure and too high
+    heads.calibrate(said, ended)
+    assert heads.end_scale.item() == pytest.approx(0.5, abs=0.05)
+    assert heads.end_shift.item() == pytest.approx(-1.5, abs=0.15)
+    fitted = (said * heads.end_scale + heads.end_shift).sigmoid()
+    assert fitted.mean().item() == pytest.approx(ended.float().mean().item(), rel=0.02)
+    before = heads.end_logits(torch.ones(1, 8)).item()
+    heads.calibrate(said * heads.end_scale + heads.end_shift, ended)  # again: nothing is left to fit
+    assert heads.end_logits(torch.ones(1, 8)).item() == pytest.approx(before, abs=0.02)
+    heads.calibrate(said, torch.zeros_like(ended))  # no end to learn from
+    assert heads.end_scale.item() == pytest.approx(0.5, abs=0.05)

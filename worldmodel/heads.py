@@ -27,6 +27,8 @@ class OutcomeHeads(nn.Module):
 
     reward_mean: Tensor
     reward_std: Tensor
+    end_scale: Tensor
+    end_shift: Tensor
 
     def __init__(self, width: int, num_codes: int, num_status: int, condition_dim: int, code_dim: int = 32) -> None:
         super().__init__()
@@ -38,6 +40,8 @@ class OutcomeHeads(nn.Module):
         self.picture = nn.Embedding(num_codes + 1, code_dim)  # the last: no picture
         self.local = nn.Conv2d(code_dim, code_dim, 3, padding=1)
         self.reward = nn.Sequential(nn.Linear(width + 2 * code_dim + 1, width), nn.SiLU(), nn.Linear(width, 1))
+        self.register_buffer("end_scale", torch.ones(()))
+        self.register_buffer("end_shift", torch.zeros(()))
         self.register_buffer("reward_mean", torch.zeros(()))
         self.register_buffer("reward_std", torch.ones(()))
 
@@ -51,7 +55,35 @@ class OutcomeHeads(nn.Module):
 
     def end_logits(self, summary: Tensor) -> Tensor:
         """Log-odds that this step ends the episode: (B, D) -> (B,)."""
-        return self.end(summary)[:, 0]
+        return self.end(summary)[:, 0] * self.end_scale + self.end_shift
+
+    @torch.no_grad()
+    def calibrate(self, logits: Tensor, ended: Tensor) -> None:
+        """Fit scale and shift of the end's log-odds to steps that were not learned (Platt 1999).
+
+        A maximum of likelihood with a weak pull to where they were, by Newton's method: the mean hazard then is the
+        rate at which these steps ended. The order of the steps by hazard stays.
+
+        Args:
+            logits: (N,) float, `end_logits` of the steps.
+            ended: (N,) bool.
+        """
+        if not bool(ended.any()) or bool(ended.all()):
+            return
+        x = torch.stack([logits.double(), torch.ones_like(logits, dtype=torch.float64)], 1)  # (N, 2)
+        begin = torch.tensor([1.0, 0.0], dtype=torch.float64, device=x.device)
+        fitted, pull = begin.clone(), torch.eye(2, dtype=torch.float64, device=x.device)
+        for _ in range(50):
+            p = (x @ fitted).sigmoid()
+            gradient = x.T @ (p - ended.double()) + pull @ (fitted - begin)
+            curvature = (x * (p * (1 - p))[:, None]).T @ x + pull
+            move = torch.linalg.solve(curvature, gradient)
+            fitted = fitted - move * (2.0 / move.norm()).clamp_max(1.0)
+            if float(move.norm()) < 1e-8:
+                break
+        scale, shift = fitted.clamp_min(torch.tensor([0.05, -1e3], device=x.device)).float()
+        self.end_shift.copy_(self.end_shift * scale + shift)
+        self.end_scale.mul_(scale)
 
     def status_logits(self, summary: Tensor) -> Tensor:
         """Logits of the next status, given that the picture goes on: (B, D) -> (B, bins)."""

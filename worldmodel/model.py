@@ -33,6 +33,8 @@ WORLD = Kind(
 )
 _converter = told_apart_by_kind(make_converter(forbid_extra_keys=True))
 
+_CODES_DEPEND_ON = ("time", "space_stride", "time_stride", "clip_length", "num_heads", "num_codebooks")
+
 Labels = tuple[str, ...] | tuple[tuple[str, ...], ...]
 
 
@@ -253,8 +255,9 @@ def is_world(path: Path) -> bool:
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:
-    """sha256 of a tokenizer's sizes and of every number that decides its codes."""
-    digest = hashlib.sha256(json.dumps([asdict(tokenizer.config), tokenizer.frame_shape]).encode())
+    """sha256 of everything that decides a tokenizer's codes: what its weights' shapes do not tell, and the weights."""
+    settings = {name: getattr(tokenizer.config, name) for name in _CODES_DEPEND_ON}
+    digest = hashlib.sha256(json.dumps([settings, tokenizer.frame_shape]).encode())
     for name, tensor in sorted(tokenizer.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from worldmodel import spaces
 from worldmodel.errors import UserError
+from worldmodel.heads import OutcomeHeads
 from worldmodel.prior.sampling import Sampling
 
 
@@ -212,6 +213,7 @@ class Prior(nn.Module, ABC, Generic[State]):
         status_config: the hidden variable learned beside the picture, if any.
         window: W, the frames of a context.
         num_draws: uniform numbers a row needs for one step.
+        heads: what is said of ends, status and rewards.
         max_frames: frames of the longest clip or dream it knows; None for any.
     """
 
@@ -223,6 +225,7 @@ class Prior(nn.Module, ABC, Generic[State]):
     status_config: StatusConfig
     window: int
     num_draws: int
+    heads: OutcomeHeads
     max_frames: int | None = None
 
     @abstractmethod

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import TypeVar
 
 from worldmodel.errors import UserError
+from worldmodel.pixels import Crop
 from worldmodel.prior.build import PriorConfig
 from worldmodel.prior.factored import FactoredConfig
 from worldmodel.tokenizer.vqvae import TokenizerConfig
@@ -67,12 +68,14 @@ class TokenizerTraining:
     """A tokenizer's size and its training.
 
     Attributes:
+        crop: (top, bottom, left, right) of the recorded frames that is learned; all of them if not given.
         tokenizer: its size.
         train_tokenizer: its loop; every frame of its short clips is learned.
         seed: of everything random in training.
         overfit_one_batch: show the first batch at every step, to see whether it can be learned at all.
     """
 
+    crop: Crop | None = None
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     train_tokenizer: LoopConfig = field(default_factory=LoopConfig)
     seed: int = 0

@@ -16,9 +16,11 @@ from worldmodel.data import Dataset
 from worldmodel.directory import load_fitting
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel, is_world, tokenizer_hash
+from worldmodel.pixels import Crop
 from worldmodel.tokenizer import make_tokenizer
 from worldmodel.tokenizer_dir import TOKENIZER, SavedTokenizer
 from worldmodel.train.cache import CodeCache, encode_dataset
+from worldmodel.train.calibrate import calibrate_ends
 from worldmodel.train.config import PriorTraining, TokenizerTraining, WorldConfig, half
 from worldmodel.train.evaluate import evaluate_world
 from worldmodel.train.loop import Progress
@@ -65,7 +67,7 @@ def train_world(
         UserError: `out` is another run's, or the data cannot feed this config.
     """
     runtime = choose_runtime(device)
-    data = data if isinstance(data, Dataset) else Dataset(data)
+    data = _opened(data, config.crop)
     config = _with_budget(config, minutes)
     _refuse_clips(config.tokenizer.time)
     check_feeds(data, config)
@@ -116,7 +118,7 @@ def train_tokenizer(
         UserError: `out` is another run's, or the data cannot feed this config.
     """
     runtime = choose_runtime(device)
-    data = data if isinstance(data, Dataset) else Dataset(data)
+    data = _opened(data, config.crop)
     config = _with_budget(half(config, TokenizerTraining), minutes)
     check_feeds(data, config)
     out, run = Path(out), _identity(config, data, init_from)
@@ -171,9 +173,9 @@ def train_prior(
         UserError: `out` is another run's, the tokenizer is of other frames, or the data cannot feed this config.
     """
     runtime = choose_runtime(device)
-    data = data if isinstance(data, Dataset) else Dataset(data)
     config = _with_budget(half(config, PriorTraining), minutes)
     saved = SavedTokenizer.from_pretrained(tokenizer, runtime.device)
+    data = data if isinstance(data, Dataset) else Dataset.like(data, saved.pixels)
     _refuse_clips(saved.tokenizer.config.time)
     if saved.pixels != data.header.pixels:
         raise UserError(
@@ -214,8 +216,16 @@ def _second_half(
     learn_prior(world, cache, config, folder, runtime, progress, measured)
     with runtime.main_first() as main:
         if main:
+            calibrate_ends(world, cache)
             world.report = {**evaluate_world(world, data, cache, config.seed), **_overfit(config)}
             finish(out, folder, is_world, world.save_pretrained, force)
+
+
+def _opened(data: Data, crop: Crop | None) -> Dataset:
+    """The dataset, cropped; one that was opened already is cropped too, unless it is."""
+    if not isinstance(data, Dataset):
+        return Dataset(data, crop=crop)
+    return data if crop is None or data.crop is not None else Dataset(data.paths, data.cache, crop)
 
 
 def _identity(config: Any, data: Dataset, init_from: str | Path | None) -> dict[str, Any]:

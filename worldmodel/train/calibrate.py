@@ -1,0 +1,46 @@
+"""Ends are rare: after training, their predicted probability is fitted to steps that were not learned.
+
+Shapes: B clips, L frames a clip, N steps.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from worldmodel.model import WorldModel
+from worldmodel.train.cache import CodeCache
+
+LENGTH = 12  # frames of a clip
+CHUNK = 64  # clips at once
+STEPS = 40_000  # at most so many
+
+
+@torch.no_grad()
+def calibrate_ends(world: WorldModel, cache: CodeCache) -> int:
+    """Fit the ends' log-odds on the validation split; without one they stay as they are.
+
+    Returns:
+        N, the steps it was fitted to.
+    """
+    data, device = cache.data, world.device
+    length = min(LENGTH, world.prior.max_frames or LENGTH)
+    places = []
+    for number in data.episodes_of("validation"):
+        last = int(data.lengths[number]) + 1 - length  # the last legal start
+        places += [(int(number), start, 0) for start in range(0, last + 1, length - 1)]
+        if places and last >= 0 and last % (length - 1):
+            places.append((int(number), last, length - 1 - last % (length - 1)))  # steps that were seen already
+    places = places[: STEPS // (length - 1)]
+    logits, ended = [], []
+    for i in range(0, len(places), CHUNK):
+        episodes, starts, seen = np.asarray(places[i : i + CHUNK]).T
+        clip = cache.clip(episodes, starts, length).to(device)
+        hazards = world.prior.outcomes(clip).hazards  # (B, L-1)
+        counts = ~clip.truncations & (torch.arange(length - 1)[None] >= torch.from_numpy(seen)[:, None]).to(device)
+        logits.append(hazards[counts].double().logit(eps=1e-9))
+        ended.append(clip.terminations[counts])
+    if not places:
+        return 0
+    world.prior.heads.calibrate(torch.cat(logits), torch.cat(ended))
+    return len(torch.cat(ended))
