@@ -196,6 +196,8 @@ class TrainPolicy:
     """Learn in this world directory instead of the environment."""
     test_episodes: int = 100
     """With --world: episodes outside the dream, on seeds that nothing else uses; 0 tests nothing."""
+    device: str = "auto"
+    """auto, cpu or cuda: where the policy learns and, with --world, where it is dreamed."""
     preset: str = ""
     """Set by --preset."""
     force: bool = False

@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def check_algorithm(algo: str, space: Space) -> None:
         raise UserError(f"{algo} needs a {wanted.__name__} action space, not {space}; ppo and a2c take it.")
 
 
-def _algorithm(learner: Learner, venv: Any, seed: int, out: Path) -> Any:
+def _algorithm(learner: Learner, venv: Any, seed: int, out: Path, device: str) -> Any:
     """A fresh SB3 model."""
     import stable_baselines3 as sb3
 
@@ -108,8 +109,8 @@ def _algorithm(learner: Learner, venv: Any, seed: int, out: Path) -> Any:
         "learning_rate": learner.learning_rate,
         "gamma": learner.gamma,
         "seed": seed,
-        "device": "cpu",
-        "tensorboard_log": str(out / "tensorboard"),
+        "device": device,
+        "tensorboard_log": str(out / "tensorboard") if find_spec("tensorboard") else None,
         "policy_kwargs": {
             "features_extractor_class": SmallEncoder,
             "features_extractor_kwargs": {"width": learner.width},
@@ -214,10 +215,10 @@ def _train(config: TrainPolicy) -> None:
         if checkpoint.exists():
             import stable_baselines3
 
-            model = getattr(stable_baselines3, learner.algo.upper()).load(checkpoint, env=venv, device="cpu")
+            model = getattr(stable_baselines3, learner.algo.upper()).load(checkpoint, env=venv, device=config.device)
             spent = json.loads((out / "checkpoint.json").read_text())
         else:
-            model = _algorithm(learner, venv, config.seed, out)
+            model = _algorithm(learner, venv, config.seed, out, config.device)
         watch = _callback(learner.decisions, learner, out, spent)
         left = learner.decisions - model.num_timesteps
         try:
@@ -277,6 +278,7 @@ def _dreams(config: TrainPolicy) -> Iterator[tuple[Any, str]]:
         reward="status" if learner.reward == "health" else "env",
         reward_scale=learner.reward_scale,
         seed=config.seed,
+        device=config.device,
     )
     space = spaces.from_gymnasium(venv.action_space)
     check_algorithm(learner.algo, space)

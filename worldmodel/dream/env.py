@@ -20,7 +20,7 @@ from worldmodel.window import Window
 DEFAULT_HORIZON = "recorded"
 
 
-def load(world: str | Path | WorldModel, device: str) -> WorldModel:
+def load(world: str | Path | WorldModel, device: str | torch.device) -> WorldModel:
     """A world, loaded unless it is already."""
     return world if isinstance(world, WorldModel) else WorldModel.from_pretrained(world, device)
 

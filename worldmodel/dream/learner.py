@@ -21,6 +21,7 @@ from worldmodel.dream.simulator import Simulator
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
 from worldmodel.prior.sampling import Sampling
+from worldmodel.train.runtime import choose_runtime
 
 
 class DreamLearnerEnv(BatchVecEnv):
@@ -41,6 +42,8 @@ class DreamLearnerEnv(BatchVecEnv):
         reward_scale: factor on the reward.
         horizon, temperature: as for `DreamEnv`.
         seed: row i begins with seed + i.
+        device: "auto", "cpu" or "cuda": where a world given as a directory is loaded. On a GPU matrix products are in
+            bfloat16, as in training.
 
     Raises:
         UserError: a view outside the world's frame, or reward="status" of a world without one.
@@ -59,8 +62,10 @@ class DreamLearnerEnv(BatchVecEnv):
         horizon: int | str | None = DEFAULT_HORIZON,
         temperature: float = 1.0,
         seed: int = 0,
+        device: str = "cpu",
     ) -> None:
-        loaded = load(world, "cpu")
+        runtime = choose_runtime(world.device.type if isinstance(world, WorldModel) else device)
+        loaded = load(world, runtime.device)
         if reward not in ("env", "status"):
             raise UserError(f"reward={reward!r}: wanted 'env' or 'status'.")
         if reward == "status" and not loaded.prior.status_config.num_bins:
@@ -75,7 +80,7 @@ class DreamLearnerEnv(BatchVecEnv):
         action_space = spaces.to_gymnasium(loaded.spec.action_space)
         super().__init__(num_envs, gymnasium.spaces.Box(0, 255, shape, np.uint8), action_space)
         self.hold, self.reward, self.reward_scale = hold, reward, reward_scale
-        self.simulator = Simulator(loaded, num_envs, seed, Sampling(temperature))
+        self.simulator = Simulator(loaded, num_envs, seed, Sampling(temperature), dtype=runtime.dtype)
         self.stack = np.zeros((num_envs, *shape), np.uint8)  # (N, h, w, 3*D), oldest first
         self.returns, self.lengths = np.zeros(num_envs), np.zeros(num_envs, np.int64)
         self.begun = time.monotonic()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -12,7 +14,7 @@ from worldmodel.data.files import atomic_path
 
 
 class Log:
-    """The log of one loop.
+    """The log of one loop; without TensorBoard's files where that is not installed.
 
     Args:
         folder: `<stage>.jsonl`, `<stage>.png` and `tensorboard/<stage>` are written there.
@@ -21,29 +23,34 @@ class Log:
     """
 
     def __init__(self, folder: Path, stage: str, first: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         self.path, self.picture_path = folder / f"{stage}.jsonl", folder / f"{stage}.png"
         kept = []
         if self.path.exists():
             lines = [line for line in self.path.read_text().splitlines() if line.endswith("}")]
             kept = [line for line in lines if json.loads(line)["step"] <= first]
         self.path.write_text("".join(line + "\n" for line in kept))
-        self.writer = SummaryWriter(str(folder / "tensorboard" / stage), purge_step=first + 1)
+        self.writer: Any = None
+        if find_spec("tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(folder / "tensorboard" / stage), purge_step=first + 1)
 
     def write(self, step: int, figures: dict[str, float]) -> None:
         """A line of figures."""
         with self.path.open("a") as file:
             file.write(json.dumps({"step": step, **figures}) + "\n")
-        for name, value in figures.items():
-            self.writer.add_scalar(name, value, step)
+        if self.writer is not None:
+            for name, value in figures.items():
+                self.writer.add_scalar(name, value, step)
 
     def draw(self, step: int, name: str, picture: np.ndarray) -> None:
         """A picture, (H, W, 3) uint8: one of TensorBoard's, and `<stage>.png` until the next."""
-        self.writer.add_image(name, picture, step, dataformats="HWC")
+        if self.writer is not None:
+            self.writer.add_image(name, picture, step, dataformats="HWC")
         with atomic_path(self.picture_path) as temporary:
             Image.fromarray(picture).save(temporary)
 
     def close(self) -> None:
         """Flush TensorBoard's file."""
-        self.writer.close()
+        if self.writer is not None:
+            self.writer.close()
