@@ -34,6 +34,8 @@ bench: .venv/.ok
 	$(BIN)/worldmodel bench loader --out results/bench-loader.json
 	$(BIN)/worldmodel bench collect --out results/bench-collect.json
 	$(BIN)/worldmodel bench tokenizer --out results/bench-tokenizer.json
+	$(BIN)/worldmodel bench prior --out results/bench-prior.json
+	$(BIN)/worldmodel bench dream --out results/bench-dream.json
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache

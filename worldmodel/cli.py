@@ -102,19 +102,29 @@ VERBS: dict[str, Verb] = {
         "worldmodel.pictures:Sample", "worldmodel.pictures:sample", "several futures of one sequence of actions"
     ),
     "bench loader": Verb(
-        "worldmodel.commands:BenchLoader",
-        "worldmodel.commands:bench_loader",
+        "worldmodel.bench.command:BenchLoader",
+        "worldmodel.bench.command:bench_loader",
         "clips read per second, beside other ways",
     ),
     "bench collect": Verb(
-        "worldmodel.commands:BenchCollect",
-        "worldmodel.commands:bench_collect",
+        "worldmodel.bench.command:BenchCollect",
+        "worldmodel.bench.command:bench_collect",
         "steps recorded per second, beside no recorder",
     ),
     "bench tokenizer": Verb(
-        "worldmodel.commands:BenchTokenizer",
-        "worldmodel.commands:bench_tokenizer",
+        "worldmodel.bench.command:BenchTokenizer",
+        "worldmodel.bench.command:bench_tokenizer",
         "frames encoded, decoded and learned per second, beside plain convolutions",
+    ),
+    "bench prior": Verb(
+        "worldmodel.bench.command:BenchPrior",
+        "worldmodel.bench.command:bench_prior",
+        "codes learned, frames scored and stepped per second, beside other ways of stepping",
+    ),
+    "bench dream": Verb(
+        "worldmodel.bench.command:BenchDream",
+        "worldmodel.bench.command:bench_dream",
+        "whole steps of dreams per second, alone and in batches",
     ),
 }
 

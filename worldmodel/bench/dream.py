@@ -1,0 +1,205 @@
+"""Whole steps a second of dreams, their latency, memory and arithmetic; and what gymnasium's faces cost.
+
+A whole step is end, status, codes, reward and uint8 pixels of every row.
+
+Shapes: A action size.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from ctypes import CDLL
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from worldmodel.bench.turns import Job, Laps, Tell, in_turns, rate, ratio
+from worldmodel.bench.worlds import BenchWorld, random_actions
+from worldmodel.dream import DREAM_ID, DreamVectorEnv, Simulator
+from worldmodel.model import WorldModel
+
+SIMULATOR = "Simulator"
+MATMUL = 1024  # rows and columns of the product whose rate is the measure of arithmetic
+ACTIONS = 64  # steps after which the actions come again
+ALONE = 3  # a single dream is timed so many times as long, for the sake of its percentiles
+
+
+@dataclass(frozen=True)
+class Stepper:
+    """Something that steps some dreams.
+
+    Attributes:
+        bench: the world it dreams of.
+        way: which face it has.
+        batch: rows.
+        step: takes a whole step in every row.
+        grown: MB by which the process grew at its first steps; None where that is not known.
+    """
+
+    bench: BenchWorld
+    way: str
+    batch: int
+    step: Callable[[], object]
+    grown: float | None = None
+
+
+def bench_dream(
+    worlds: Sequence[BenchWorld],
+    batches: Sequence[int],
+    threads: Sequence[int],
+    seconds: float,
+    rounds: int,
+    tell: Tell | None = None,
+) -> dict[str, Any]:
+    """Measure all dreams in turn.
+
+    Args:
+        worlds: the worlds; gymnasium's faces are measured on the first.
+        batches: rows.
+        threads: numbers of torch's threads.
+        seconds: how long each is timed, each time; once at least, and three times as long at batch 1.
+        rounds: how often all take turns.
+        tell: told of every finished turn.
+
+    Returns:
+        "rows", one a world, way, batch and number of threads: whole steps/s of all rows together, the median over
+        rounds; at batch 1 the latency's percentiles over all "laps"; multiply-adds of one row's step in matrix
+        products, attention and convolutions, and what share they are of the float32 matmul rate in the same
+        round; by how many MB the process grew at its first steps, the weights not counted (None where the
+        system is not Linux); of a face the share of the simulator's steps/s in the same round.
+
+        "matmul GFLOP/s": by threads. "load_before": the machine's load average of the minute before; above 0,
+        others were at work.
+    """
+    load = os.getloadavg()[0]
+    work = {id(bench): multiply_adds(bench.world) for bench in worlds}
+    steppers = [_simulator(bench, batch) for bench in worlds for batch in batches]
+    steppers += _faces(worlds[0], batches)
+    square = torch.randn(MATMUL, MATMUL)
+    jobs: dict[Any, Job] = {}
+    for number in threads:
+        jobs["matmul", number] = Job(lambda: square @ square, seconds, number)
+        for i, stepper in enumerate(steppers):
+            jobs[i, number] = Job(stepper.step, seconds * (ALONE if stepper.batch == 1 else 1), number)
+    laps = in_turns(jobs, rounds, tell)
+    rows: list[dict[str, Any]] = []
+    for (i, stepper), number in itertools.product(enumerate(steppers), threads):
+        mine, product = laps[i, number], laps["matmul", number]
+        row: dict[str, Any] = {
+            "prior": stepper.bench.prior,
+            "of": stepper.bench.source,
+            "way": stepper.way,
+            "batch": stepper.batch,
+            "threads": number,
+            "steps/s": rate(mine) * stepper.batch,
+            **(_latency(mine) if stepper.batch == 1 else {}),
+        }
+        if stepper.way == SIMULATOR:
+            adds = work[id(stepper.bench)]
+            row["multiply-adds"] = adds
+            row["share of matmul"] = ratio(mine, product) * stepper.batch * adds / MATMUL**3
+            row["grown MB"] = stepper.grown
+        else:
+            beside = (s.bench is stepper.bench and s.batch == stepper.batch for s in steppers)
+            row["share of Simulator"] = ratio(mine, laps[list(beside).index(True), number])
+        rows.append(row)
+    return {
+        "rows": rows,
+        "matmul GFLOP/s": {str(n): rate(laps["matmul", n]) * 2 * MATMUL**3 / 1e9 for n in threads},
+        "rounds": rounds,
+        "load_before": load,
+    }
+
+
+def multiply_adds(world: WorldModel) -> int:
+    """Multiply-adds of one row's whole step, in matrix products, attention and convolutions."""
+    simulator = Simulator(world, 1)
+    simulator.reset()
+    # attention as the products it is made of: those are counted
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        simulator.step(random_actions(world.spec.action_space, (1,)))
+    return counter.get_total_flops() // 2
+
+
+def _simulator(bench: BenchWorld, batch: int) -> Stepper:
+    """Tensors in, tensors out; its memory is measured at its first steps."""
+    actions, order = _actions(bench.world, batch), itertools.cycle(range(ACTIONS))
+    before = _resident_mb(trim=True)
+    simulator = Simulator(bench.world, batch)
+    simulator.reset()
+
+    def step() -> None:
+        simulator.step(actions[next(order)])
+
+    step()
+    step()
+    after = _resident_mb()
+    grown = None if before is None or after is None else max(0.0, after - before)
+    return Stepper(bench, SIMULATOR, batch, step, grown)
+
+
+def _faces(bench: BenchWorld, batches: Sequence[int]) -> list[Stepper]:
+    """gymnasium's ways: one dream made by its id, if batch 1 is measured, and a batch of them."""
+    steppers = []
+    if 1 in batches:
+        env = gymnasium.make(DREAM_ID, world=bench.world)
+        env.reset(seed=0)
+        single, turns = _actions(bench.world, 1)[:, 0].numpy(), itertools.cycle(range(ACTIONS))
+
+        def step_one() -> None:
+            _, _, terminated, truncated, _ = env.step(single[next(turns)])
+            if terminated or truncated:
+                env.reset()
+
+        steppers.append(Stepper(bench, f"make({DREAM_ID!r})", 1, step_one))
+    for batch in batches:
+        steppers.append(Stepper(bench, "DreamVectorEnv", batch, _vector_step(bench.world, batch)))
+    return steppers
+
+
+def _vector_step(world: WorldModel, batch: int) -> Callable[[], object]:
+    envs = DreamVectorEnv(batch, world=world)
+    envs.reset(seed=0)
+    actions, order = _actions(world, batch).numpy(), itertools.cycle(range(ACTIONS))
+    return lambda: envs.step(actions[next(order)])
+
+
+def _actions(world: WorldModel, batch: int) -> torch.Tensor:
+    """(ACTIONS, batch) or (ACTIONS, batch, A)."""
+    return random_actions(world.spec.action_space, (ACTIONS, batch))
+
+
+def _latency(turns: list[Laps]) -> dict[str, float]:
+    """Percentiles of a step's duration over all rounds, and how many steps they are from."""
+    seconds = [s for turn in turns for s in turn.seconds]
+    found = {f"ms {p} %": 1e3 * float(np.percentile(seconds, p)) for p in (50, 95, 99)}
+    return {**found, "laps": len(seconds)}
+
+
+def _resident_mb(trim: bool = False) -> float | None:
+    """MB of this process that lie in memory; None where the system is not Linux.
+
+    Where freed memory is kept (`worldmodel.memory`) this is the peak since the last trimming.
+
+    Args:
+        trim: give freed memory back to the system first.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    if trim:
+        gc.collect()
+        libc = CDLL(None)
+        if hasattr(libc, "malloc_trim"):  # glibc
+            libc.malloc_trim(0)
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
