@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from worldmodel.errors import UserError
 from worldmodel.pixels import Crop
@@ -18,6 +18,8 @@ class LoopConfig:
 
     Attributes:
         minutes: budget, turned into a number of steps once, after the first steps were timed.
+        clock: what minutes are: "wall", or "processor", this process' own time on all its threads, which a
+            busy machine does not shorten.
         num_steps: number of steps; 0 takes the budget in minutes instead.
         min_steps: a budget is overrun for these, lest a busy machine leave the model untrained.
         batch_size: clips a step, of all processes together.
@@ -38,6 +40,7 @@ class LoopConfig:
     """
 
     minutes: float = 1.0
+    clock: Literal["wall", "processor"] = "wall"
     num_steps: int = 0
     min_steps: int = 0
     batch_size: int = 16

@@ -25,7 +25,8 @@ Locate = Callable[[int], tuple[np.ndarray, np.ndarray]]  # step -> episodes and 
 Check = Callable[[], tuple[dict[str, float], np.ndarray | None]]  # figures and a picture (H, W, 3) uint8
 
 LOGS = "training"  # kept with what was made
-TIMED_STEPS = 12  # a budget in minutes is turned into steps after so many; the first two are not counted
+TIMED_STEPS = 12  # a budget in minutes is turned into steps after so many; the first two are not counted,
+TIMED_SHARE = 0.03  # and after this share of it: a dozen steps are too short a moment on a GPU
 UNTIMED_STEPS = 2
 FLOOR = 0.05  # the cosine ends at this share of the learning rate
 NAMED_CLIPS = 64  # of a batch that a loss diverged on
@@ -85,6 +86,7 @@ class Loop:
         ]
         self.optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95))
         self.average = [p.detach().clone() for p in self.parameters] if config.ema_decay else []
+        self.clock = time.process_time if config.clock == "processor" else time.perf_counter
         self.num_steps = config.num_steps
         self.seconds = 0.0  # of training before this process
         self.step = 0
@@ -98,7 +100,7 @@ class Loop:
 
     def steps(self) -> Iterator[int]:
         """Yield the numbers of the steps that are still to be done; each must call `descend` once."""
-        config, begun, main = self.config, time.perf_counter(), self.runtime.is_main
+        config, begun, main = self.config, self.clock(), self.runtime.is_main
         if main:  # what a killed run was writing
             for torn in self.folder.glob(f".{self.stage}.*.tmp{self.checkpoint.suffix}"):
                 torn.unlink()
@@ -115,11 +117,11 @@ class Loop:
                     group["lr"] = config.learning_rate * self._rate(self.step)
                 yield self.step
                 self.step += 1
-                now = time.perf_counter()
-                if len(laps) <= TIMED_STEPS:
+                now = self.clock()
+                if not self.num_steps:
                     laps.append(now)
-                if not self.num_steps and self.step >= TIMED_STEPS:
-                    self._fix_num_steps(laps, now - begun)
+                    if self._timed(now - begun):
+                        self._fix_num_steps(laps, now - begun)
                 if self.step % config.log_every == 0 or self.step == self.num_steps:
                     self._refuse_divergence()
                     figures = {name: float(value) for name, value in self._losses.items()}
@@ -131,11 +133,11 @@ class Loop:
                     self._measure(log)
                 if main and self.num_steps and (self.step == self.num_steps or now - saved > config.checkpoint_seconds):
                     self._save(self.seconds + now - begun)
-                    saved = time.perf_counter()
+                    saved = self.clock()
         finally:
             if log is not None:
                 log.close()
-        self.seconds += time.perf_counter() - begun
+        self.seconds += self.clock() - begun
         self.model.eval()
         self._swap()
 
@@ -196,6 +198,11 @@ class Loop:
         facts = {"step": self.step, "num_steps": self.num_steps, "seconds": seconds}
         save_checkpoint(self.checkpoint, self.model, self.average, self.optimiser, facts)
 
+    def _timed(self, spent: float) -> bool:
+        """Whether steps were timed for long enough, in every process alike."""
+        enough = self.step >= TIMED_STEPS and spent >= TIMED_SHARE * self.config.minutes * 60
+        return bool(self.runtime.agree(int(enough)))
+
     def _fix_num_steps(self, laps: list[float], spent: float) -> None:
         """Turn the budget into a number of steps, the same in every process."""
         lap = statistics.median(b - a for a, b in pairwise(laps[UNTIMED_STEPS:]))
@@ -221,7 +228,7 @@ class Loop:
         """Share of the learning rate: linear warm-up, then a cosine to `FLOOR`."""
         # a budget's number of steps is not known before TIMED_STEPS: until then only the warm-up counts
         warmup = max(self.config.warmup_steps, 0 if self.config.num_steps else TIMED_STEPS)
-        if step < warmup:
-            return (step + 1) / warmup
+        if step < warmup or not self.num_steps:
+            return min(1.0, (step + 1) / warmup)
         done = (step - warmup) / max(1, self.num_steps - warmup)
         return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

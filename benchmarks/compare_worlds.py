@@ -1,0 +1,163 @@
+"""Which world dreams best for the same training: decoding orders, the flat prior, crop, noise, weighting.
+
+    python benchmarks/compare_worlds.py --data cover.h5 --work runs/compare --out results/compare-worlds.json
+
+Every row trains with one thread for the same processor time, on the same recordings with the same seed; tokenizers
+are shared by rows of the same frames. The best row is trained with two more seeds. Each row's figures are written when
+it is done, and the same command goes on after an interruption. Best is who keeps most of the orders that reality
+decides in free runs; between equals, who needs fewer nats a code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from worldmodel.data import Dataset
+from worldmodel.data.files import atomic_path
+from worldmodel.dream.simulator import Simulator
+from worldmodel.eval_world import players_of
+from worldmodel.memory import keep_freed_memory
+from worldmodel.metrics import Settings, evaluate
+from worldmodel.model import WorldModel
+from worldmodel.presets import DOOM_TAKE_COVER_DEMO, DOOM_TAKE_COVER_FLAT
+from worldmodel.runinfo import code_version, machine
+from worldmodel.train.config import PriorTraining, TokenizerTraining, WorldConfig, half
+from worldmodel.train.world import train_prior, train_tokenizer
+
+BASE = DOOM_TAKE_COVER_DEMO
+WHOLE = replace(BASE, crop=None)
+
+
+def with_prior(**changes: Any) -> WorldConfig:
+    """The base row with another prior."""
+    return replace(BASE, prior=replace(BASE.prior, **changes))
+
+
+ROWS: dict[str, WorldConfig] = {
+    "columns": BASE,
+    "raster": with_prior(order="raster"),
+    "frame at once": with_prior(order="frame"),
+    "flat": replace(BASE, prior=DOOM_TAKE_COVER_FLAT.prior, train_prior=DOOM_TAKE_COVER_FLAT.train_prior),
+    "columns, whole frame": WHOLE,
+    "columns, no history noise": with_prior(history_noise=0.0),
+    "columns, rare codes not weighted": with_prior(rare_weight=1.0),
+    "columns, rare pixels not weighted": replace(BASE, tokenizer=replace(BASE.tokenizer, rare_weight=1.0)),
+}
+METRICS = (
+    "orders", "life", "hit_rate", "end_rate", "bright_share", "motion", "nats", "control_gap", "bright_recall",
+    "end_precision", "end_calibration", "end_mean", "hit_precision", "hit_calibration", "hit_mean",
+)  # fmt: skip
+
+
+def train_row(name: str, config: WorldConfig, seed: int, args: argparse.Namespace) -> WorldModel:
+    """Tokenizer (shared) and prior of a row."""
+    loops = {
+        "train_tokenizer": replace(config.train_tokenizer, minutes=args.tokenizer_minutes, clock="processor"),
+        "train_prior": replace(config.train_prior, minutes=args.prior_minutes, clock="processor", validations=1),
+    }
+    if args.steps:
+        loops = {key: replace(loop, num_steps=args.steps) for key, loop in loops.items()}
+    config = replace(config, seed=seed, **loops)
+    frames = "whole" if config.crop is None else "crop"
+    codes = args.work / f"tokenizer-{frames}-{config.tokenizer.rare_weight:g}-{seed}"
+    train_tokenizer(args.data, codes, half(config, TokenizerTraining), device="cpu")
+    out = args.work / f"{name.replace(',', '').replace(' ', '-')}-{seed}"
+    return train_prior(codes, args.data, out, half(config, PriorTraining), device="cpu")
+
+
+def speed(world: WorldModel, rows: int, seconds: float = 4.0) -> float:
+    """Whole steps a second of one thread's processor time."""
+    simulator = Simulator(world, rows)
+    simulator.reset()
+    actions = torch.from_numpy(np.stack([world.spec.action_space.sample(np.random.default_rng(0))] * rows))
+    simulator.step(actions)
+    begun, steps = time.process_time(), 0
+    while time.process_time() - begun < seconds:
+        simulator.step(actions)
+        steps += rows
+    return steps / (time.process_time() - begun)
+
+
+def judge(world: WorldModel, args: argparse.Namespace) -> dict[str, Any]:
+    """A row's figures, from the test split."""
+    settings = Settings(clips=args.clips, rows=args.rows, horizon=args.horizon, metrics=METRICS)
+    with Dataset.like(args.data, world.spec.pixels) as data:
+        result = evaluate(world, data, players_of(data), settings)
+    return {
+        "parameters": sum(p.numel() for p in world.prior.parameters()),
+        "codes": world.tokenizer.grid[0] * world.tokenizer.grid[1],
+        "psnr": world.report["psnr"],
+        "steps_per_second": {str(rows): round(speed(world, rows), 1) for rows in (1, 16, 64)},
+        "notes": result["notes"],
+        "sections": result["sections"],
+    }
+
+
+def main() -> None:
+    """Train and judge row after row."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("runs/compare"))
+    parser.add_argument("--out", type=Path, default=Path("results/compare-worlds.json"))
+    parser.add_argument("--tokenizer-minutes", type=float, default=2.0)
+    parser.add_argument("--prior-minutes", type=float, default=3.0)
+    parser.add_argument("--steps", type=int, default=0, help="so many steps instead of minutes, to rehearse")
+    parser.add_argument("--clips", type=int, default=128)
+    parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--horizon", type=int, default=80)
+    parser.add_argument("--only", nargs="*", default=list(ROWS))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    table: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {"rows": {}}
+
+    def run(name: str, seed: int) -> None:
+        label = name if seed == 0 else f"{name}, seed {seed}"
+        if label in table["rows"]:
+            return
+        begun = time.perf_counter()
+        print(f"{label} ...", flush=True)
+        table["rows"][label] = judge(train_row(name, ROWS[name], seed, args), args)
+        table.update(
+            tokenizer_minutes=args.tokenizer_minutes, prior_minutes=args.prior_minutes, machine=machine(),
+            code_version=code_version(),
+        )  # fmt: skip
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(args.out) as temporary:
+            temporary.write_text(json.dumps(table, indent=1) + "\n")
+        print(f"  done in {time.perf_counter() - begun:.0f} s: {summary(table['rows'][label])}", flush=True)
+
+    for name in args.only:
+        run(name, 0)
+    best = max(args.only, key=lambda name: score(table["rows"][name]))
+    table["best"] = best
+    for seed in (1, 2):
+        run(best, seed)
+
+
+def figure(row: dict[str, Any], metric: str) -> list[dict[str, Any]]:
+    """The figures of one metric of a row."""
+    return next(section[metric]["figures"] for section in row["sections"].values() if metric in section)
+
+
+def score(row: dict[str, Any]) -> tuple[float, float]:
+    """Orders kept, and between equals fewer nats a code."""
+    return figure(row, "orders")[0]["value"]["mean"], -figure(row, "nats")[0]["value"]["mean"]
+
+
+def summary(row: dict[str, Any]) -> str:
+    """A line."""
+    kept, nats = score(row)
+    return f"orders kept {kept:.2f}, {-nats:.3f} nats a code, {row['steps_per_second']} steps/s"
+
+
+if __name__ == "__main__":
+    main()
