@@ -30,7 +30,7 @@ TINY = WorldConfig(
 # The toy's world is exact up to what is hidden: a storm's quarter is drawn jointly over its places, which takes an
 # order in which places see each other, and four frames reach from a flash to its storm.
 TOY = WorldConfig(
-    tokenizer=TokenizerConfig(space_stride=4, width=16, code_width=16, num_codes=16, code_dim=4),
+    tokenizer=TokenizerConfig(space_stride=4, width=16, code_width=16, num_codes=32, code_dim=8),
     prior=FactoredConfig(
         order="raster",
         window=4,
@@ -43,7 +43,7 @@ TOY = WorldConfig(
         history_noise=0.0,
         status=StatusConfig("lives", (0.5, 1.5, 2.5)),
     ),
-    train_tokenizer=LoopConfig(num_steps=400, batch_size=16, learning_rate=4e-3, warmup_steps=10),
+    train_tokenizer=LoopConfig(num_steps=2000, batch_size=16, learning_rate=4e-3, warmup_steps=10),
     train_prior=LoopConfig(num_steps=2000, batch_size=32, clip_length=6, learning_rate=3e-3),
 )
 
@@ -89,6 +89,45 @@ DOOM_TAKE_COVER_FLAT = replace(
     train_prior=LoopConfig(minutes=20.0, min_steps=600, batch_size=8, clip_length=8, learning_rate=1e-3),
 )
 
+# For one large GPU and some minutes (benchmarks/gpu_first_dream.py): the whole picture, 64 codes a frame.
+DOOM_TAKE_COVER_GPU = WorldConfig(
+    tokenizer=TokenizerConfig(width=64, code_width=192, num_codes=1024, rare_weight=4.0),
+    prior=FactoredConfig(
+        window=8,
+        width=384,
+        num_heads=6,
+        trunk_layers=6,
+        decoder_layers=3,
+        embed_dim=64,
+        rare_weight=4.0,
+        status=HEALTH,
+    ),
+    train_tokenizer=LoopConfig(
+        minutes=1.25, batch_size=256, clip_length=2, learning_rate=1e-3, warmup_steps=200, log_every=50
+    ),
+    train_prior=LoopConfig(
+        minutes=3.0,
+        batch_size=256,
+        clip_length=9,
+        learning_rate=8e-4,
+        warmup_steps=300,
+        ema_decay=0.999,
+        log_every=50,
+    ),
+)
+
+DOOM_TAKE_COVER_GPU_FLAT = replace(
+    DOOM_TAKE_COVER_GPU,
+    prior=FlatConfig(
+        window=8,
+        width=384,
+        num_heads=6,
+        num_layers=9,
+        status=HEALTH,
+    ),
+    train_prior=replace(DOOM_TAKE_COVER_GPU.train_prior, batch_size=64),
+)
+
 PRESETS: dict[str, WorldConfig] = {
     "tiny": TINY,
     "tiny-flat": TINY_FLAT,
@@ -96,4 +135,6 @@ PRESETS: dict[str, WorldConfig] = {
     "doom-take-cover-demo": DOOM_TAKE_COVER_DEMO,
     "doom-take-cover-small": DOOM_TAKE_COVER_SMALL,
     "doom-take-cover-flat": DOOM_TAKE_COVER_FLAT,
+    "doom-take-cover-gpu": DOOM_TAKE_COVER_GPU,
+    "doom-take-cover-gpu-flat": DOOM_TAKE_COVER_GPU_FLAT,
 }
