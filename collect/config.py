@@ -100,6 +100,11 @@ def learner_for(env: str, algo: str | None = None) -> Learner:
     return learner if algo is None else replace(learner, algo=algo)  # type: ignore[arg-type]
 
 
+def dream_learner_for(env: str) -> Learner:
+    """The settings to learn an environment's policy in a dream: many rows in one batch, short rollouts."""
+    return replace(learner_for(env), num_envs=32, rollout_steps=16, learning_rate=1e-3)
+
+
 @dataclass(frozen=True)
 class Collect:
     """Play an environment and record whole episodes to one dataset file.

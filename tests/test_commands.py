@@ -119,8 +119,8 @@ def test_the_demo_goes_on_where_it_stopped(
 
     out = tmp_path / "demo"
     arguments = [
-        "demo", "--env", "toy", "--episodes", "40", "--policy-minutes", "0.1", "--world-minutes", "0.2",
-        "--world-preset", "tiny", "--out", str(out),
+        "demo", "--env", "toy", "--episodes", "60", "--policy-minutes", "0.05", "--world-minutes", "0.2",
+        "--world-preset", "tiny", "--judge-clips", "8", "--judge-rows", "4", "--test-episodes", "4", "--out", str(out),
     ]  # fmt: skip
 
     def stop(*_: object) -> None:
@@ -136,5 +136,6 @@ def test_the_demo_goes_on_where_it_stopped(
     assert (out / "cover.h5").stat().st_mtime_ns == recorded
     page = (out / "report.html").read_text()
     assert page.count("data:image/") >= 6
-    assert "nats a code" in page
+    for words in ("nats a code", "order of policies kept", "policy that learned only in the dream"):
+        assert words in page
     assert 'src="http' not in page

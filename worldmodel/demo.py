@@ -21,25 +21,32 @@ STRIP = 12  # frames shown in a strip
 
 @dataclass(frozen=True)
 class Demo:
-    """Play real ViZDoom take-cover, record it, learn a small world from it, dream, and write a page about it all.
+    """Play real ViZDoom take-cover, record it, learn a world, judge it, train a policy in it, test that outside.
 
-    Takes some five minutes on two cores. Interrupted, the same command goes on where it stopped.
+    Takes some ten minutes on two cores. Interrupted, the same command goes on where it stopped.
 
     Example:
         worldmodel demo --out runs/demo
     """
 
     out: Path = Path("runs/demo")
-    """Where everything goes: policy, dataset, world, page."""
+    """Where everything goes: dataset, world, judgement, policy, page."""
     env: str = "doom/take-cover"
-    episodes: int = 320
-    policy_minutes: float = 0.75
-    """Training of the policy that plays a part of the episodes."""
-    world_minutes: float = 2.5
-    """Training of tokenizer and prior."""
+    episodes: int = 480
+    policy: str = "periodic"
+    mix: str = "random=0.35,sticky=0.25"
+    """Shares of the episodes that other policies play."""
     world_preset: str = "doom-take-cover-demo"
-    mix: str = "periodic=0.35,random=0.25,sticky=0.2"
-    """Shares of the episodes that scripted policies play; PPO plays the rest."""
+    world_minutes: float = 5.5
+    """Training of tokenizer and prior."""
+    judge_clips: int = 96
+    """Clips of the test split that the world is judged on."""
+    judge_rows: int = 32
+    """Free runs of each policy that it is judged on."""
+    policy_minutes: float = 1.0
+    """Training of a policy in the dream."""
+    test_episodes: int = 60
+    """Episodes outside the dream."""
     seed: int = 0
     workers: int = 2
     force: bool = False
@@ -57,6 +64,7 @@ def demo(config: Demo) -> None:
     Raises:
         UserError: another demo's config stands at `config.out`.
     """
+    from worldmodel.demo_page import closing, write
     from worldmodel.runinfo import refuse_other_run, save_run_info
 
     out, run = config.out, config.out / "run.json"
@@ -78,35 +86,40 @@ def demo(config: Demo) -> None:
         seconds[name] = seconds.get(name, 0.0) + time.monotonic() - begun
         (out / "seconds.json").write_text(json.dumps(seconds))
 
-    data_path, world_path = out / "cover.h5", out / "world"
-    learner = f"PPO learns for {config.policy_minutes:g} min"
+    data, world = out / "cover.h5", out / "world"
     stage(
         "record",
-        f"{learner}, then {config.episodes} episodes of real {config.env} -> {data_path}",
-        data_path,
-        lambda: _record(config, data_path),
+        f"{config.episodes} episodes of real {config.env} -> {data}",
+        data,
+        lambda: _record(config, data),
     )
-    stage(
-        "look",
-        f"checksums, contact sheet and animation -> {out}",
-        out / "episodes.gif",
-        lambda: _look(data_path, out),
-    )
+    stage("look", f"checksums, contact sheet and animation -> {out}", out / "episodes.gif", lambda: _look(data, out))
     stage(
         "learn",
-        f"tokenizer and prior for {config.world_minutes:g} min -> {world_path}",
-        world_path,
-        lambda: _learn(config, data_path, world_path),
+        f"tokenizer and prior for {config.world_minutes:g} min -> {world}",
+        world,
+        lambda: _learn(config, data, world),
     )
-    dream = out / "dream.json"
+    stage(
+        "judge",
+        "free runs, likelihood, prediction and ends on the test split, beside rivals",
+        out / "judged.json",
+        lambda: _judge(config, data, world, out / "judged.json"),
+    )
     stage(
         "dream",
-        f"stepping the learned world -> {out}",
-        dream,
-        lambda: _dream(config, data_path, world_path, out),
+        f"checkers, speed, pictures -> {out}",
+        out / "dream.json",
+        lambda: _dream(config, data, world, out),
     )
-    _page(config, out, seconds)
-    print(_closing(config, out))
+    stage(
+        "policy",
+        f"PPO learns in the dream for {config.policy_minutes:g} min, then {config.test_episodes} real episodes",
+        out / "dreamer" / "test.json",
+        lambda: _policy(config, world, out / "dreamer"),
+    )
+    write(config, out, seconds)
+    print(closing(config, out))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -115,13 +128,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _record(config: Demo, path: Path) -> None:
     from worldmodel.collect.collector import collect
-    from worldmodel.collect.config import Collect, learner_for
+    from worldmodel.collect.config import Collect
 
-    learner = replace(learner_for(config.env), minutes=config.policy_minutes, decisions=10**7)
     collect(
         Collect(
-            path, config.env, "ppo", config.mix, episodes=config.episodes, seed=config.seed, workers=config.workers,
-            learner=learner,
+            path, config.env, config.policy, config.mix, episodes=config.episodes, seed=config.seed,
+            workers=config.workers,
         )
     )  # fmt: skip
 
@@ -148,167 +160,107 @@ def _learn(config: Demo, path: Path, world: Path) -> None:
         train_world(path, world, PRESETS[config.world_preset], minutes=config.world_minutes, progress=progress)
 
 
+def _judge(config: Demo, path: Path, world_path: Path, out: Path) -> None:
+    from worldmodel.commands import progress_bar
+    from worldmodel.data import Dataset
+    from worldmodel.data.files import atomic_path
+    from worldmodel.eval_world import players_of
+    from worldmodel.metrics import Settings, evaluate
+    from worldmodel.model import WorldModel
+
+    world = WorldModel.from_pretrained(world_path)
+    settings = Settings(clips=config.judge_clips, rows=config.judge_rows, horizon=60, seed=config.seed)
+    with Dataset.like(path, world.spec.pixels) as data, progress_bar() as progress:
+        result = evaluate(world, data, players_of(data), settings, progress)
+    with atomic_path(out) as temporary:
+        temporary.write_text(json.dumps(result))
+
+
 def _dream(config: Demo, path: Path, world_path: Path, out: Path) -> None:
     """Check the learned environment, time it, and draw real beside dreamed frames of the test split."""
     import warnings
 
     import gymnasium
     from gymnasium.utils.env_checker import check_env
+    from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
     import worldmodel
-    from worldmodel import report
     from worldmodel.data import Dataset
     from worldmodel.data.files import atomic_path
-    from worldmodel.dream.show import show_clip
+    from worldmodel.dream import DreamVectorEnv
 
     env: Any = gymnasium.make(worldmodel.DREAM_ID, world=str(world_path), render_mode="rgb_array")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         check_env(env.unwrapped, skip_render_check=True)
-    env.reset(seed=config.seed)
-    begun, steps = time.perf_counter(), 0
-    while time.perf_counter() - begun < 5:
-        _, _, terminated, truncated, _ = env.step(env.action_space.sample())
-        steps += 1
-        if terminated or truncated:
-            env.reset()
-    figures: dict[str, Any] = {
-        "steps_per_second": steps / (time.perf_counter() - begun),
-        "check_env": "passed",
-    }
-    learned = env.unwrapped.world
-    with Dataset(path) as data:
-        rng = np.random.default_rng(config.seed)  # clips drawn by the seed, before anything is seen
-        test = data.episodes_of("test")
-        frames = min(2 * STRIP, int(np.sort(data.lengths[test])[-min(3, len(test))]))  # three episodes are so long
-        long = test[data.lengths[test] >= frames]
-        numbers = rng.choice(long, min(3, len(long)), replace=False)
-        moments = [int(rng.integers(0, data.lengths[n] - frames + 1)) for n in numbers]
-        clips = [show_clip(learned, data, int(n), m, frames) for n, m in zip(numbers, moments, strict=True)]
-        rows = []
-        for i, clip in enumerate(clips):
-            rows += [
-                (f"real {i + 1}", clip.real[::2]),
-                ("through\nthe codes", clip.reconstructed[::2]),
-                ("dreamed,\nsame actions", clip.dreamed[::2]),
-            ]
-        with atomic_path(out / "strip.png") as temporary:
-            temporary.write_bytes(report.strips(rows))
-        videos = [np.concatenate([c.real, c.dreamed], axis=1) for c in clips]
-        report.side_by_side_gif(out / "real-above-dream.gif", videos)
-        labels = data.header.action_labels or tuple(map(str, range(env.action_space.n)))
-        plans = [(label, np.full(frames - 1, a)) for a, label in enumerate(labels)]
-        futures = [
-            (
-                f"always\n{label}",
-                show_clip(learned, data, int(numbers[0]), moments[0], frames, plan).dreamed[::2],
-            )
-            for label, plan in plans
-        ]
-        with atomic_path(out / "futures.png") as temporary:
-            temporary.write_bytes(report.strips(futures))
+        sb3_check_env(env.unwrapped)
+    world = env.unwrapped.world
+    figures: dict[str, Any] = {"steps_per_second": {"1": _speed(env, 1, config.seed)}, **world.report}
+    for rows in (16, 64):
+        figures["steps_per_second"][str(rows)] = _speed(DreamVectorEnv(rows, world=world), rows, config.seed)
+    with Dataset.like(path, world.spec.pixels) as data:
+        _draw(world, data, config.seed, out)
     env.close()
-    figures |= learned.report
     with atomic_path(out / "dream.json") as temporary:
         temporary.write_text(json.dumps(figures))
 
 
-def _page(config: Demo, out: Path, seconds: dict[str, float]) -> None:
+def _speed(env: Any, rows: int, seed: int, seconds: float = 4.0) -> float:
+    """Whole steps a second through a gymnasium face, random actions."""
+    env.reset(seed=seed)
+    env.action_space.seed(seed)
+    env.step(env.action_space.sample())
+    begun, steps = time.perf_counter(), 0
+    while time.perf_counter() - begun < seconds:
+        _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        steps += rows
+        if rows == 1 and (terminated or truncated):
+            env.reset()
+    return steps / (time.perf_counter() - begun)
+
+
+def _draw(world: Any, data: Any, seed: int, out: Path) -> None:
+    """Clips drawn by the seed, before anything is seen: strips, videos, and futures of one start."""
     from worldmodel import report
-    from worldmodel.data import Dataset
-    from worldmodel.data.summary import summarize
-    from worldmodel.runinfo import code_version, machine
+    from worldmodel.data.files import atomic_path
+    from worldmodel.dream.show import show_clip
 
-    figures = _read(out / "dream.json")
-    with Dataset(out / "cover.h5") as data:
-        summary = summarize(data)
-        histograms = report.dataset_histograms(data)
-    recorded = report.Section("What was recorded").text(
-        f"{summary['num_episodes']} whole episodes of {config.env}, {summary['num_steps']} steps of four tics, in one "
-        "file with a checksum for each episode. Every episode knows the policy that played it."
-    )
-    recorded.table(policy_rows(summary)).image(histograms, "histograms of return, length and actions")
-    recorded.image(out / "contact-sheet.png", "contact sheet").image(out / "episodes.gif", "episodes")
-    policy = report.read_jsonl(out / "cover.policy" / "curve.jsonl")
-    panels = []
-    if policy:
-        panels.append(
-            ("minutes", "mean return of 100 episodes",
-             [("PPO, real game", [r["minutes"] for r in policy], [r["return_mean"] for r in policy])])
-        )  # fmt: skip
-    for name, figure, label in (
-        ("tokenizer", "reconstruction", "reconstruction loss"),
-        ("prior", "codes", "nats a code"),
-    ):
-        log = report.read_jsonl(out / "world" / "training" / f"{name}.jsonl")
-        log = [row for row in log if figure in row]
-        if log:
-            panels.append(("steps", label, [(name, [r["step"] for r in log], [r[figure] for r in log])]))
-    learned = report.Section("What was learned")
-    if panels:
-        learned.image(report.curves(panels), "curves")
-    learned.table(
-        [
-            {"figure": "reconstruction of held-out frames, PSNR", "value": figures["psnr"], "beside": ""},
-            {
-                "figure": "held-out codes given the true actions, nats a code",
-                "value": figures["nats_per_code"],
-                "beside": f"{figures['nats_per_code_shuffled']:.3g} with another clip's actions",
-            },
-            {
-                "figure": "whole steps a second, one dream, this machine",
-                "value": figures["steps_per_second"],
-                "beside": "",
-            },
-            {"figure": "gymnasium's check_env", "value": figures["check_env"], "beside": ""},
+    rng = np.random.default_rng(seed)
+    test = data.episodes_of("test")
+    frames = min(2 * STRIP, int(np.sort(data.lengths[test])[-min(3, len(test))]))  # three episodes are so long
+    long = test[data.lengths[test] >= frames]
+    numbers = rng.choice(long, min(3, len(long)), replace=False)
+    moments = [int(rng.integers(0, data.lengths[n] - frames + 1)) for n in numbers]
+    clips = [show_clip(world, data, int(n), m, frames) for n, m in zip(numbers, moments, strict=True)]
+    rows = []
+    for i, clip in enumerate(clips):
+        rows += [
+            (f"real {i + 1}", clip.real[::2]),
+            ("codes", clip.reconstructed[::2]),
+            ("dreamed", clip.dreamed[::2]),
         ]
+    with atomic_path(out / "strip.png") as temporary:
+        temporary.write_bytes(report.strips(rows))
+    report.side_by_side_gif(
+        out / "real-above-dream.gif", [np.concatenate([c.real, c.reconstructed, c.dreamed], axis=1) for c in clips]
     )
-    dreamed = report.Section("What it dreams").text(
-        "Clips of the test split, drawn by the seed before anything was seen; every second frame. The dream is given "
-        "the frames up to the first one shown and the actions that were really taken. It is one sample: what is not "
-        "determined by the past, such as where the next fireball appears, may differ."
-    )
-    dreamed.image(out / "strip.png", "real, reconstructed and dreamed frames")
-    dreamed.image(out / "real-above-dream.gif", "real above, dreamed below")
-    dreamed.text("One start, three plans: the same action all the time.").image(out / "futures.png", "three futures")
-    dreamed.text(
-        "A few minutes on two cores give a rough dream: walls move with the action, fireballs come and go, ends are "
-        "rare and hard. Train longer with the command below.",
-        note=True,
-    )
-    closing = report.Section("Try next").code(_closing(config, out))
-    spent = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
-    about = machine()
-    report.write_page(
-        out / "report.html",
-        "A learned world of take-cover",
-        f"worldmodel {code_version()}; {about['processor']}, {about['cores']} cores; {spent}.",
-        [recorded, learned, dreamed, closing],
-    )
+    space, labels = world.spec.action_space, world.spec.action_labels
+    futures = []
+    for action in range(space.n):
+        plan = np.full(frames - 1, action)
+        dream = show_clip(world, data, int(numbers[0]), moments[0], frames, plan).dreamed
+        futures.append((f"always {labels[action] if labels else action}", dream[::2]))
+    with atomic_path(out / "futures.png") as temporary:
+        temporary.write_bytes(report.strips(futures))
 
 
-def policy_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """A summary's policies as rows of a table."""
-    return [
-        {
-            "policy": policy["name"],
-            "episodes": policy["episodes"],
-            "mean return": policy["return"]["mean"],
-            "mean steps": policy["length"]["mean"],
-            "longest": policy["length"]["max"],
-        }
-        for policy in summary["policies"]
-    ]
+def _policy(config: Demo, world: Path, out: Path) -> None:
+    from worldmodel.collect.config import TrainPolicy, dream_learner_for
+    from worldmodel.collect.train import train_policy
 
-
-def _closing(config: Demo, out: Path) -> str:
-    return (
-        f"The page: {out}/report.html\n\n"
-        "Try next:\n"
-        f"  worldmodel data info {out}/cover.h5\n"
-        f"  worldmodel eval policy {out}/cover.policy periodic random --episodes 40\n"
-        f"  worldmodel train world --preset {config.world_preset} --data {out}/cover.h5 --minutes 20 "
-        "--out runs/longer\n"
-        "  python -c \"import gymnasium, worldmodel; env = gymnasium.make('worldmodel/Dream-v0', "
-        f"world='{out}/world'); print(env.reset(seed=0)[0].shape)\""
-    )
+    learner = replace(dream_learner_for(config.env), minutes=config.policy_minutes, decisions=10**7)
+    train_policy(
+        TrainPolicy(
+            out, config.env, config.seed, learner=learner, world=world, test_episodes=config.test_episodes
+        )
+    )  # fmt: skip
