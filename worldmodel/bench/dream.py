@@ -83,8 +83,11 @@ def bench_dream(
     """
     load = os.getloadavg()[0]
     work = {id(bench): multiply_adds(bench.world) for bench in worlds}
-    steppers = [_simulator(bench, batch) for bench in worlds for batch in batches]
-    steppers += _faces(worlds[0], batches)
+    steppers: list[Stepper] = []
+    for bench, batch in itertools.product(worlds, batches):
+        steppers.append(_simulator(bench, batch))
+        if bench is worlds[0]:
+            steppers += _faces(bench, batch)
     square = torch.randn(MATMUL, MATMUL)
     jobs: dict[Any, Job] = {}
     for number in threads:
@@ -148,30 +151,23 @@ def _simulator(bench: BenchWorld, batch: int) -> Stepper:
     return Stepper(bench, SIMULATOR, batch, step, grown)
 
 
-def _faces(bench: BenchWorld, batches: Sequence[int]) -> list[Stepper]:
-    """gymnasium's ways: one dream made by its id, if batch 1 is measured, and a batch of them."""
-    steppers = []
-    if 1 in batches:
+def _faces(bench: BenchWorld, batch: int) -> list[Stepper]:
+    """gymnasium's ways: a vector environment and, for a single dream, the environment made by its id."""
+    actions, order = _actions(bench.world, batch).numpy(), itertools.cycle(range(ACTIONS))
+    envs = DreamVectorEnv(batch, world=bench.world)
+    envs.reset(seed=0)
+    faces = [Stepper(bench, "DreamVectorEnv", batch, lambda: envs.step(actions[next(order)]))]
+    if batch == 1:
         env = gymnasium.make(DREAM_ID, world=bench.world)
         env.reset(seed=0)
-        single, turns = _actions(bench.world, 1)[:, 0].numpy(), itertools.cycle(range(ACTIONS))
 
-        def step_one() -> None:
-            _, _, terminated, truncated, _ = env.step(single[next(turns)])
+        def step() -> None:
+            _, _, terminated, truncated, _ = env.step(actions[next(order), 0])
             if terminated or truncated:
                 env.reset()
 
-        steppers.append(Stepper(bench, f"make({DREAM_ID!r})", 1, step_one))
-    for batch in batches:
-        steppers.append(Stepper(bench, "DreamVectorEnv", batch, _vector_step(bench.world, batch)))
-    return steppers
-
-
-def _vector_step(world: WorldModel, batch: int) -> Callable[[], object]:
-    envs = DreamVectorEnv(batch, world=world)
-    envs.reset(seed=0)
-    actions, order = _actions(world, batch).numpy(), itertools.cycle(range(ACTIONS))
-    return lambda: envs.step(actions[next(order)])
+        faces.append(Stepper(bench, f"make({DREAM_ID!r})", batch, step))
+    return faces
 
 
 def _actions(world: WorldModel, batch: int) -> torch.Tensor:
