@@ -1,0 +1,227 @@
+"""The GPU's run, rehearsed without one: all stages, killed and continued; devices and half precision on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pretend
+import pytest
+import torch
+from square import record_square, short
+
+import worldmodel.dream.learner
+import worldmodel.train.world
+from worldmodel.data import Dataset
+from worldmodel.dream import DreamEnv, DreamLearnerEnv, DreamVectorEnv, Simulator
+from worldmodel.errors import UserError
+from worldmodel.eval_world import players_of
+from worldmodel.metrics import Settings, evaluate
+from worldmodel.model import WorldModel
+from worldmodel.presets import PRESETS
+from worldmodel.prior.interface import StatusConfig
+from worldmodel.train.config import WorldConfig
+from worldmodel.train.runtime import Runtime
+from worldmodel.train.world import train_prior, train_tokenizer, train_world
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+FILES = {"curves.png", "dream.gif", "policy.zip", "result.json", "strip.png", "world-1.safetensors"}
+STAGES = (
+    *("record", "tokenizer", "prior", "parcel", "judge", "pictures", "policy", "test", "speed", "curves"),
+    *("flat", "speed_flat", "judge_flat"),
+)
+PRIORS = ("tiny", "tiny-flat")
+
+
+def few_steps(preset: str) -> WorldConfig:
+    """A training of some steps in which everything that a loop can do is done."""
+    config = short(4, log_every=1)
+    prior = replace(PRESETS[preset].prior, status=StatusConfig("place", (0.5, 1.5, 2.5)))
+    tokenizer = replace(config.tokenizer, rare_weight=2.0)
+    if preset == "tiny":
+        prior = replace(prior, rare_weight=2.0)
+    return replace(config, tokenizer=tokenizer, prior=prior)
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    command = ["sh", str(BENCHMARKS / "gpu_first_dream.sh"), "--tiny", "--device", "cpu", "--workers", "2"]
+    command += ["--work", str(folder / "work")]
+    environment = {**os.environ, "OUT": str(folder / "out"), "PYTHON": sys.executable}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.mark.slow
+def test_the_rehearsal_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    first = start(tmp_path)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "work" / "world.training" / "prior.safetensors").exists():
+        assert first.poll() is None, first.stdout and first.stdout.read()
+        assert time.monotonic() < deadline
+        if (tmp_path / "work" / "world").exists():
+            break
+        time.sleep(0.01)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    recorded = tmp_path / "work" / "first.h5"
+    before = recorded.stat().st_mtime_ns
+    second = start(tmp_path)
+    said, _ = second.communicate(timeout=280)
+    assert second.returncode == 0, said
+    assert "record: done before" in said
+    assert "tokenizer: done before" in said
+    assert recorded.stat().st_mtime_ns == before
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert tuple(result["stages"]) == STAGES
+    assert all("figures" in stage and stage["seconds"] >= 0 for stage in result["stages"].values())
+    assert set(result["stages"]["judge"]["figures"]["sections"]) > {"free run", "likelihood"}
+    assert {row["policy"] for row in result["stages"]["test"]["figures"]["rows"]} == {"dreamer", "random", "periodic"}
+    assert all(row["steps_per_second"] > 0 for row in result["stages"]["speed"]["figures"]["dream"])
+    assert result["versions"]["torch"] == torch.__version__
+
+
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+@pytest.mark.usefixtures("scripts")
+def test_the_books_keep_what_was_done_and_refuse_another_run(tmp_path: Path) -> None:
+    from gpu_books import Books
+
+    def books(run: dict[str, Any], seconds: float = 100.0) -> Any:
+        return Books(tmp_path / "work", tmp_path / "out", run, {"device": "none"}, seconds)
+
+    ours, calls = books({"minutes": 1}), []
+
+    def work() -> dict[str, Any]:
+        calls.append("good")
+        return {"x": 1}
+
+    def broken() -> dict[str, Any]:
+        raise ValueError("not today")
+
+    ours.stage("good", work)
+    ours.stage("bad", broken)
+    ours.stage("after", work, ["good", "bad"])
+    ours.stage("dear", work, least=1000)
+    assert ours.failed == ["bad"]
+    again = books({"minutes": 1})
+    again.stage("good", work)
+    assert calls == ["good"]
+    stages = json.loads((tmp_path / "out" / "result.json").read_text())["stages"]
+    assert stages["good"]["figures"] == {"x": 1}
+    assert "not today" in stages["bad"]["error"]
+    assert stages["after"]["left_out"] == "it needs bad"
+    assert "it needs 1000" in stages["dear"]["left_out"]
+    assert again.once("number", lambda: 3) == books({"minutes": 1}).once("number", lambda: 4) == 3
+    with pytest.raises(UserError, match="another run"):
+        books({"minutes": 2})
+
+
+@pytest.fixture(scope="module")
+def square(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return record_square(tmp_path_factory.mktemp("square") / "square.h5", 40)
+
+
+@pytest.mark.usefixtures("scripts")
+def test_a_world_travels_in_small_files(square: Dataset, tmp_path: Path) -> None:
+    from gpu_parcel import pack, unpack
+
+    world = train_world(square, tmp_path / "world", few_steps("tiny"), device="cpu")
+    size = sum(tensor.numel() * tensor.element_size() for tensor in world.state_dict().values())
+    for folder in ("whole", "lost", "small"):
+        (tmp_path / folder).mkdir()
+    assert len(pack(world, tmp_path / "whole", most=3, limit=size // 2)) > 1
+    unpack(tmp_path / "whole", tmp_path / "came")
+    came = WorldModel.from_pretrained(tmp_path / "came")
+    frames = torch.from_numpy(square.frames(0))[None]
+    assert torch.equal(came.tokenizer.encode(frames), world.tokenizer.encode(frames))
+    for name, tensor in world.prior.state_dict().items():
+        torch.testing.assert_close(came.prior.state_dict()[name], tensor, rtol=1e-2, atol=1e-3)
+    for path in pack(world, tmp_path / "lost", most=3, limit=size // 2)[1:]:
+        path.unlink()
+    assert [path.name for path in pack(world, tmp_path / "small", most=1, limit=size // 2)] == ["world-1.safetensors"]
+    for folder in ("lost", "small"):
+        with pytest.raises(UserError, match="whole world"):
+            unpack(tmp_path / folder, tmp_path / "not")
+
+
+@pytest.mark.parametrize("preset", PRIORS)
+def test_training_and_dreaming_in_half_precision(
+    preset: str, square: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = Runtime(torch.device("cpu"), torch.bfloat16)
+    monkeypatch.setattr(worldmodel.train.world, "choose_runtime", lambda *_: half)
+    world = train_world(square, tmp_path / "world", few_steps(preset))
+    assert all(tensor.dtype in (torch.float32, torch.int64, torch.bool) for tensor in world.state_dict().values())
+    steps = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        simulator = Simulator(world, 16, dtype=dtype)
+        simulator.reset()
+        steps[dtype] = simulator.step(torch.ones(16, dtype=torch.int64))
+    whole, halved = steps[torch.float32], steps[torch.bfloat16]
+    assert halved.log_probs.dtype == halved.rewards.dtype == torch.float32
+    torch.testing.assert_close(halved.hazards, whole.hazards, rtol=0.05, atol=0.02)
+    assert not torch.equal(halved.hazards, whole.hazards)
+
+
+@pytest.fixture
+def another_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pretended device is what training and dreams choose; autocast, which does not know it, is left out."""
+    runtime = Runtime(pretend.DEVICE, torch.float32)
+    for module in (worldmodel.train.world, worldmodel.dream.learner):
+        monkeypatch.setattr(module, "choose_runtime", lambda *_: runtime)
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+    for name in ("tensor", "as_tensor"):
+        monkeypatch.setattr(torch, name, pretend.made_there(getattr(torch, name)))
+    monkeypatch.setattr(torch.__future__, "_swap_module_params_on_conversion", True)
+
+
+def test_what_mixes_devices_is_seen() -> None:
+    with pretend.Pretend():
+        there = torch.ones(3, device=pretend.DEVICE)
+        assert float((there + 1).sum()) == 6
+        assert (there.cpu() + torch.ones(3)).tolist() == [2, 2, 2]
+        assert there[torch.tensor([0, 2])].device == pretend.DEVICE
+        with pytest.raises(RuntimeError, match="are here, others there"):
+            there + torch.ones(3)
+        with pytest.raises(RuntimeError, match="indices there"):
+            torch.ones(3)[there.long()]
+        with pytest.raises(RuntimeError, match="numpy"):
+            there.numpy()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("another_device")
+@pytest.mark.parametrize("preset", PRIORS)
+def test_nothing_mixes_devices(preset: str, square: Dataset, tmp_path: Path) -> None:
+    """Training, judging and all faces of a dream on a device that is not the CPU."""
+    config = few_steps(preset)
+    with pretend.Pretend():
+        tokenizer = train_tokenizer(square, tmp_path / "tokenizer", config).tokenizer
+        assert tokenizer.codebook.embeddings.device == pretend.DEVICE
+        world = train_prior(tmp_path / "tokenizer", square, tmp_path / "world", config)
+        assert world.device == pretend.DEVICE
+        judged = evaluate(world, square, players_of(square), Settings(clips=4, ahead=2, horizon=4, rows=3))
+        assert {"likelihood", "prediction", "outcomes", "reconstruction"} < set(judged["sections"])
+        actions = np.ones(3, np.int64)
+        learner = DreamLearnerEnv(world, 3, reward="status", hold=2, horizon=4)
+        vector = DreamVectorEnv(3, world=world, batch_invariant=True)
+        single = DreamEnv(world)
+        learner.reset()
+        vector.reset(seed=0)
+        single.reset(seed=0)
+        for _ in range(4):
+            learner.step(actions)
+        vector.step(actions)
+        single.step(0)
