@@ -21,8 +21,8 @@ from worldmodel.collect.config import LEARNERS, Learner
 
 MIX = {"random": 0.3, "sticky": 0.25}  # periodic play takes the other episodes
 TEST_SEED = 1_000_000  # as `eval policy`: nothing else uses these
-SHARES = {"record": 0.09, "tokenizer": 0.13, "prior": 0.31, "policy": 0.17}  # of the minutes; flat takes the rest
-AFTER_FLAT = 0.09  # share of the minutes kept for the flat prior's codes, judgement and speed
+SHARES = {"record": 0.09, "tokenizer": 0.13, "prior": 0.29, "policy": 0.17}  # of the minutes; flat takes the rest
+AFTER_FLAT = 0.07  # share of the minutes kept for the flat prior's codes, judgement and speed
 STRIP, CLIPS = 12, 3  # frames and clips of the strip
 
 
