@@ -38,10 +38,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_python_of_the_readme_runs(place: Path) -> None:
     found = blocks("python")
-    assert len(found) == 3
+    assert len(found) == 4
     result = run(["-c", "\n".join(found)], place)
     assert result.returncode == 0, result.stderr
     assert "(8, 6, 64, 64, 3)" in result.stdout
+    assert "torch.Size([4, 13, 64, 64, 3])" in result.stdout
 
 
 def test_the_commands_of_the_readme_are_commands() -> None:
