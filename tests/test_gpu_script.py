@@ -29,7 +29,8 @@ from worldmodel.metrics import Settings, evaluate
 from worldmodel.model import WorldModel
 from worldmodel.presets import PRESETS
 from worldmodel.prior.interface import StatusConfig
-from worldmodel.train.config import WorldConfig
+from worldmodel.train.config import LoopConfig, WorldConfig
+from worldmodel.train.loop import Loop
 from worldmodel.train.runtime import Runtime
 from worldmodel.train.world import train_prior, train_tokenizer, train_world
 
@@ -225,3 +226,16 @@ def test_nothing_mixes_devices(preset: str, square: Dataset, tmp_path: Path) -> 
             learner.step(actions)
         vector.step(actions)
         single.step(0)
+
+
+def test_a_budget_is_timed_for_a_share_of_itself(tmp_path: Path) -> None:
+    """A dozen steps are an instant on a GPU; until the number of steps is known, the learning rate stays up."""
+    config = LoopConfig(minutes=10.0, warmup_steps=20)
+    runtime = Runtime(torch.device("cpu"), torch.float32)
+    loop = Loop("tokenizer", tmp_path, torch.nn.Linear(1, 1), config, 0, runtime, lambda _: None, lambda: None)  # type: ignore[arg-type,return-value]
+    loop.step = 300
+    assert not loop._timed(5.0)
+    assert loop._timed(20.0)
+    loop.step = 3
+    assert not loop._timed(20.0)
+    assert loop._rate(300) == 1.0
