@@ -47,7 +47,7 @@ def test_priors_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "times ours" in said.out
     assert "turn" in said.err
     assert [row["prior"] for row in result["rows"]] == list(PRIORS)
-    names = {"learn codes/s, as trained", "learn codes/s, all frames", "score frames/s", "parameters", "clips"}
+    names = {"learn codes/s", "score frames/s", "parameters", "clips"}
     assert all(names <= set(row) and all_positive(row) for row in result["rows"])
     ways = [(row["way"], row["batch"]) for row in result["stepping"]]
     assert ways == [(way, batch) for batch in (1, 3) for way in ("cached", "recomputed", "flushed")]

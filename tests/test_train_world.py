@@ -425,16 +425,18 @@ def test_a_budget_becomes_steps_once(data: Dataset, tmp_path: Path) -> None:
     assert all(step == total for stage, step, total in seen[-1:])
 
 
-def test_every_frame_is_learned_once_an_epoch(data: Dataset) -> None:
+def test_every_frame_counts_alike_over_an_epoch(data: Dataset) -> None:
     codes = np.zeros((data.num_frames, 2, 2), np.int32)
     cache = CodeCache(data, codes, 16, PRESETS["tiny"].prior.status)
-    seen = np.zeros(data.num_frames, int)
+    seen, whole = np.zeros(data.num_frames), np.zeros(data.num_frames)
     length = 3
     for number in range(data.num_episodes):
         starts = np.arange(data.lengths[number] + 2 - length)
         clip = cache.clip(np.full_like(starts, number), starts, length)
         rows = (data.frame_offsets[number] + starts)[:, None] + np.arange(length)
-        np.add.at(seen, rows[clip.learned.numpy()], 1)
+        np.add.at(seen, rows, clip.weights.numpy())
+        np.add.at(whole, rows, cache.clip(np.full_like(starts, number), starts, length, whole=True).weights.numpy())
     long = data.lengths >= length - 1
     frames = np.repeat(long, data.lengths + 1)
     assert (seen[frames] == 1).all()
+    np.testing.assert_allclose(whole[frames], length, rtol=1e-6)

@@ -229,7 +229,7 @@ def test_likelihood_sums_to_one(previous_frame: bool) -> None:
         terminations=steps.bool(),
         truncations=steps.bool(),
         status=torch.zeros(81, 2, dtype=torch.int64),
-        learned=torch.ones(81, 2, dtype=torch.bool),
+        weights=torch.ones(81, 2),
     )
     torch.testing.assert_close(prior.log_prob(clip)[:, 1].exp().sum(), torch.tensor(1.0), atol=1e-5, rtol=0)
 
@@ -266,9 +266,9 @@ def test_dropout_and_spoilt_codes_are_seeded_and_of_training_alone() -> None:
 
 def test_only_what_is_learned_counts() -> None:
     prior, clip = make_prior(), make_clip()
-    learned = torch.zeros_like(clip.learned)
-    learned[1, 2] = True
-    nats = prior.loss(replace(clip, learned=learned))["codes"]
+    weights = torch.zeros_like(clip.weights)
+    weights[1, 2] = 1.0
+    nats = prior.loss(replace(clip, weights=weights))["codes"]
     torch.testing.assert_close(nats, -prior.log_prob(clip)[1, 2] / 6)
 
 

@@ -52,7 +52,7 @@ def make_clip(batch: int = 3, length: int = 5, space: spaces.Space = SPACES[0]) 
         terminations=ends,
         truncations=torch.zeros_like(ends),
         status=torch.randint(0, 3, (batch, length), generator=g),
-        learned=torch.ones(batch, length, dtype=torch.bool),
+        weights=torch.ones(batch, length),
     )
 
 
@@ -143,7 +143,7 @@ def test_every_orders_likelihood_sums_to_one(order: str) -> None:
         terminations=steps.bool(),
         truncations=steps.bool(),
         status=torch.zeros(81, 2, dtype=torch.int64),
-        learned=torch.ones(81, 2, dtype=torch.bool),
+        weights=torch.ones(81, 2),
     )
     torch.testing.assert_close(prior.log_prob(clip)[:, 1].exp().sum(), torch.tensor(1.0), atol=1e-5, rtol=0)
 

@@ -134,7 +134,7 @@ class WorldModel(nn.Module):
             terminations=steps.bool(),
             truncations=steps.bool(),
             status=torch.full(shape, self.prior.status_config.num_bins, device=frames.device),
-            learned=torch.ones(shape, dtype=torch.bool, device=frames.device),
+            weights=torch.ones(shape, device=frames.device),
         )
         return self.prior.log_prob(clip)
 

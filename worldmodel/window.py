@@ -25,9 +25,7 @@ class Window:
         try:
             import pygame
         except ImportError as error:
-            raise UserError(
-                "render_mode='human' needs pygame: pip install pygame-ce, or take 'rgb_array'."
-            ) from error
+            raise UserError("render_mode='human' needs pygame: pip install pygame-ce, or take 'rgb_array'.") from error
         try:
             pygame.display.init()
         except pygame.error as error:

@@ -17,9 +17,9 @@ from worldmodel.bench.stepping import Cached, Flushed, Recomputed, Script, same_
 from worldmodel.bench.turns import Job, Tell, in_turns, rate, ratio
 from worldmodel.bench.worlds import BenchWorld, random_clip
 from worldmodel.errors import UserError
-from worldmodel.prior import CodeClip, FlatPrior
+from worldmodel.prior import FlatPrior
 
-AS_TRAINED, ALL_FRAMES, SCORE = "learn codes/s, as trained", "learn codes/s, all frames", "score frames/s"
+LEARN, SCORE = "learn codes/s", "score frames/s"
 OURS = "cached"
 
 
@@ -46,8 +46,7 @@ def bench_prior(
 
     Returns:
         "rows", one a prior: parameters, the clips of a step and their frames, codes learned/s and frames
-        scored/s. A training clip from inside an episode teaches its last frame alone ("as trained"); with "all
-        frames" every frame of the clip counts, as in the figures that are told of other priors.
+        scored/s. A clip from inside an episode teaches a factored prior its last frame, a flat one all of them.
 
         "stepping", one a flat prior, batch and way, all on the same weights: ms a frame, of codes alone; how many
         times ours (cached) that is, the median over rounds; and how many frames before its own a frame sees. The
@@ -85,8 +84,7 @@ def bench_prior(
                 "codes a frame": places,
                 "clips": clips,
                 "frames a clip": length,
-                AS_TRAINED: rate(laps[i, AS_TRAINED]) * clips * places,
-                ALL_FRAMES: rate(laps[i, ALL_FRAMES]) * clips * length * places,
+                LEARN: rate(laps[i, LEARN]) * clips * (length if prior.sees_whole_clips else 1) * places,
                 SCORE: rate(laps[i, SCORE]) * clips * length,
             }
         )
@@ -123,12 +121,12 @@ def _ways(prior: FlatPrior, batch: int) -> list[tuple[str, Way]]:
 
 
 def _learning(bench: BenchWorld) -> list[tuple[str, Callable[[], object]]]:
-    """A step of training on either kind of clip, and scoring."""
+    """A step of training, and scoring."""
     prior, loop = bench.world.prior, bench.loop
-    some, every = (random_clip(bench.world, loop.batch_size, loop.clip_length, learned) for learned in (False, True))
+    clip = random_clip(bench.world, loop.batch_size, loop.clip_length, prior.sees_whole_clips)
     optimiser = torch.optim.AdamW(prior.parameters(), lr=loop.learning_rate, betas=(0.9, 0.95))
 
-    def learn(clip: CodeClip) -> None:
+    def learn() -> None:
         prior.train()
         optimiser.zero_grad(set_to_none=True)
         prior.loss(clip)["loss"].backward()
@@ -137,7 +135,6 @@ def _learning(bench: BenchWorld) -> list[tuple[str, Callable[[], object]]]:
         prior.eval()
 
     return [
-        (AS_TRAINED, lambda: learn(some)),
-        (ALL_FRAMES, lambda: learn(every)),
-        (SCORE, lambda: prior.log_prob(every)),
+        (LEARN, learn),
+        (SCORE, lambda: prior.log_prob(clip)),
     ]

@@ -116,21 +116,21 @@ def random_clip(world: WorldModel, batch: int, length: int, all_learned: bool = 
         world: whose codes and actions.
         batch: B.
         length: T.
-        all_learned: mark every frame as learned; else the last alone, as in training clips from inside episodes.
+        all_learned: every frame is learned; else the last alone.
     """
     prior = world.prior
     generator = torch.Generator().manual_seed(0)
     steps = torch.zeros(batch, length - 1, dtype=torch.bool)
-    learned = torch.ones(batch, length, dtype=torch.bool)
-    learned[:, : 0 if all_learned else -1] = False
+    weights = torch.ones(batch, length)
+    weights[:, : 0 if all_learned else -1] = 0.0
     bins = max(1, prior.status_config.num_bins)
     return CodeClip(
         codes=torch.randint(prior.num_codes, (batch, length, *prior.grid), generator=generator),
-        frame_valid=torch.ones_like(learned),
+        frame_valid=torch.ones_like(weights, dtype=torch.bool),
         actions=random_actions(prior.action_space, (batch, length - 1)),
         rewards=torch.rand(steps.shape, generator=generator),
         terminations=steps,
         truncations=steps,
         status=torch.randint(bins, (batch, length), generator=generator),
-        learned=learned,
+        weights=weights,
     )

@@ -160,7 +160,7 @@ class Trial:
                     terminations=batch.terminations,
                     truncations=batch.truncations,
                     status=torch.from_numpy(self.status_of(at)),
-                    learned=torch.ones_like(batch.frame_valid),
+                    weights=torch.ones_like(batch.frame_valid, dtype=torch.float32),
                 ).to(self.world.device)
             )
         joined = {name: torch.cat([getattr(clip, name) for clip in clips]) for name in vars(clips[0])}

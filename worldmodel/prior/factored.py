@@ -212,17 +212,19 @@ class FactoredPrior(Prior[Context]):
 
     def loss(self, clip: CodeClip) -> dict[str, Tensor]:
         """As `Prior.loss`; in training mode with a spoilt history."""
-        targets = self._targets(clip).take(clip.learned)
+        learned = clip.weights > 0
+        targets, weights = self._targets(clip).take(learned), clip.weights[learned]
         if self.training:
             targets = targets.noisy(self.config.history_noise, self.num_codes)
             bins = self.config.status.num_bins
             targets = targets.forgetful(self.config.history_loss, self.num_codes, bins)
-            targets = targets.take(process_rows(len(targets.rewards)))
+            ours = process_rows(len(weights))
+            targets, weights = targets.take(ours), weights[ours]
         said, truth = Predictions(*self._forward(targets)), self._in_turn(targets.codes)
-        weight = None
+        near = None
         if self.config.rare_weight != 1:
-            weight = torch.where(self._near_rare(targets.state), self.config.rare_weight, 1.0)
-        return prior_losses(self.config, said, targets, truth, self.heads.scale(targets.rewards), weight)
+            near = torch.where(self._near_rare(targets.state), self.config.rare_weight, 1.0)
+        return prior_losses(self.config, said, targets, truth, self.heads.scale(targets.rewards), weights, near)
 
     @torch.no_grad()
     def log_prob(self, clip: CodeClip) -> Tensor:

@@ -65,6 +65,8 @@ class FlatPrior(Prior[FlatState]):
         UserError: sizes that do not fit each other.
     """
 
+    sees_whole_clips = True
+
     def __init__(
         self,
         config: FlatConfig,
@@ -160,10 +162,11 @@ class FlatPrior(Prior[FlatState]):
             ours = process_rows(len(pictures))
             clip, targets, pictures, told = clip.rows(ours), targets.take(ours), pictures[ours], told[ours]
             draw_apart()
-        said, learned = self._forward(clip, targets, pictures, told), clip.learned
+        said, learned = self._forward(clip, targets, pictures, told), clip.weights > 0
         said = Predictions(**{name: value[learned] for name, value in vars(said).items()})
         targets = targets.take(learned)
-        return prior_losses(self.config, said, targets, targets.codes.flatten(1), self.heads.scale(targets.rewards))
+        codes, rewards = targets.codes.flatten(1), self.heads.scale(targets.rewards)
+        return prior_losses(self.config, said, targets, codes, rewards, clip.weights[learned])
 
     def _spoilt(self, pictures: Tensor) -> Tensor:
         """Replace up to `history_noise` of the codes by the same place's of another clip; never "no frame"."""

@@ -31,8 +31,8 @@ class CodeClip:
         rewards: (B, T-1) float32.
         terminations, truncations: (B, T-1) bool.
         status: (B, T) int64, the hidden variable's bin; any value where no status is learned.
-        learned: (B, T) bool, the frames whose prediction is learned; the others are only looked at. See
-            `train.cache.CodeCache`, which marks each frame of the data once.
+        weights: (B, T) float32, how much a frame's prediction counts in the losses; 0 is only looked at. See
+            `train.cache.CodeCache`, which lets each frame of the data count alike.
     """
 
     codes: Tensor
@@ -42,7 +42,7 @@ class CodeClip:
     terminations: Tensor
     truncations: Tensor
     status: Tensor
-    learned: Tensor
+    weights: Tensor
 
     def to(self, device: torch.device | str) -> CodeClip:
         """The same clip on another device."""
@@ -213,6 +213,8 @@ class Prior(nn.Module, ABC, Generic[State]):
         status_config: the hidden variable learned beside the picture, if any.
         window: W, the frames of a context.
         num_draws: uniform numbers a row needs for one step.
+        sees_whole_clips: whether one pass predicts every frame of a clip, so that all of them may be learned for
+            the price of one; else each frame is a pass of its own.
         heads: what is said of ends, status and rewards.
         max_frames: frames of the longest clip or dream it knows; None for any.
     """
@@ -225,6 +227,7 @@ class Prior(nn.Module, ABC, Generic[State]):
     status_config: StatusConfig
     window: int
     num_draws: int
+    sees_whole_clips: bool = False
     heads: OutcomeHeads
     max_frames: int | None = None
 

@@ -53,6 +53,7 @@ def prior_losses(
     targets: Targets,
     codes: Tensor,
     rewards: Tensor,
+    weights: Tensor,
     code_weights: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The losses of `Prior.loss`.
@@ -63,34 +64,42 @@ def prior_losses(
         targets: what happened, (N,).
         codes: (N, P), the targets' codes in the order of the logits.
         rewards: (N,), the targets' rewards, standardised.
+        weights: (N,), how much each target counts.
         code_weights: (N, P), how much each code counts; None counts all alike.
     """
-    nats = F.cross_entropy(said.codes.float().flatten(0, 1), codes.flatten(), reduction="none")
-    shown = targets.frame_valid[:, None].expand_as(codes).flatten()
+    nats = F.cross_entropy(said.codes.float().flatten(0, 1), codes.flatten(), reduction="none").reshape(codes.shape)
+    shown = targets.frame_valid[:, None].expand_as(codes)
     ended = targets.terminations.float()
     hazard = F.binary_cross_entropy_with_logits(said.end.float(), ended, reduction="none")
     error = (said.rewards.float() - rewards).square()
     losses = {
-        "codes": _mean(nats, shown),
-        "end": _mean(hazard, targets.has_end),
-        "reward": _mean(error, targets.has_step),
+        "codes": _mean(nats, shown, weights),
+        "end": _mean(hazard, targets.has_end, weights),
+        "reward": _mean(error, targets.has_step, weights),
     }
-    weighted = nats if code_weights is None else nats * code_weights.flatten()
-    total = _mean(weighted, shown) + config.end_weight * losses["end"] + config.reward_weight * losses["reward"]
+    weighted = nats if code_weights is None else nats * code_weights
+    total = (
+        _mean(weighted, shown, weights) + config.end_weight * losses["end"] + config.reward_weight * losses["reward"]
+    )
     bins = config.status.num_bins
     if bins:
         known = targets.has_step & (targets.status < bins)
         truth = targets.status.clamp_max(bins - 1)
-        losses["status"] = _mean(F.cross_entropy(said.status.float(), truth, reduction="none"), known)
+        losses["status"] = _mean(F.cross_entropy(said.status.float(), truth, reduction="none"), known, weights)
         total = total + config.status_weight * losses["status"]
     return {"loss": total, **{name: value.detach() for name, value in losses.items()}}
 
 
-def _mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the True places; 0 where there is none. What is masked is never looked at.
+def _mean(values: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean over the True places; 0 where there is none. What is masked is never looked at.
 
     Where several processes train together, the average of what they return is the mean over all their places.
+
+    Args:
+        values, mask: (N,) or (N, P).
+        weights: (N,).
     """
-    count = mask.sum()
-    mean = torch.where(mask, values, 0.0).sum() / count.clamp_min(1)
+    counted = torch.where(mask, weights.reshape(-1, *[1] * (values.ndim - 1)), 0.0)
+    count = counted.sum()
+    mean = (torch.where(mask, values, 0.0) * counted).sum() / count.clamp_min(1)
     return mean * process_weight(count, count.device)

@@ -58,20 +58,31 @@ class CodeCache:
         frames = self.codes[chosen & data.flat("frame_valid")]
         return torch.from_numpy(_place_counts(frames, self.num_codes))
 
-    def clip(self, episodes: np.ndarray, starts: np.ndarray, length: int) -> CodeClip:
-        """Clips of L = `length` frames: (B,) episode numbers and (B,) first frames.
+    def clip(self, episodes: np.ndarray, starts: np.ndarray, length: int, whole: bool = False) -> CodeClip:
+        """Clips of L = `length` frames.
 
-        Learned is a clip's last frame, and every frame of a clip that begins its episode. Over all legal
-        starts each frame of the data so counts once. Were all frames of all clips learned, an episode's
-        last frame would count for one where others count for L, and ends would look L times as rare.
+        Over all legal starts each frame of the data counts alike. Were all frames of all clips learned with one
+        weight, an episode's last frame would count for one where others count for L, and ends would look L times as
+        rare.
+
+        Args:
+            episodes: (B,) numbers.
+            starts: (B,) first frames.
+            length: L.
+            whole: learn every frame, each weighted by L over the number of clips that show it; else learn a
+                clip's last frame, and every frame of a clip that begins its episode, with weight 1.
         """
         data = self.data
         frames = (data.frame_offsets[episodes] + starts)[:, None] + np.arange(length)  # (B, L)
         steps = (data.step_offsets[episodes] + starts)[:, None] + np.arange(length - 1)  # (B, L-1)
         arrays = {name: data.flat(name)[steps] for name in ("actions", "rewards", "terminations", "truncations")}
-        learned = (np.arange(length) == length - 1)[None] | (starts == 0)[:, None]  # (B, L)
+        weights = (np.arange(length) == length - 1)[None] | (starts == 0)[:, None]  # (B, L)
+        if whole:
+            place = starts[:, None] + np.arange(length)
+            last_start = (data.lengths[episodes] + 1 - length)[:, None]
+            weights = length / (np.minimum(place, last_start) - np.maximum(place - length + 1, 0) + 1)
         return CodeClip(
-            learned=torch.from_numpy(learned),
+            weights=torch.from_numpy(weights.astype(np.float32)),
             codes=torch.from_numpy(self.codes[frames].astype(np.int64)),
             frame_valid=torch.from_numpy(data.flat("frame_valid")[frames]),
             status=torch.from_numpy(self.status[frames].astype(np.int64)),

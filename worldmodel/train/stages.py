@@ -119,7 +119,7 @@ def learn_prior(
     check = check_prior(world, cache, settings.clip_length, config.seed, runtime)
     loop = Loop("prior", folder, prior, settings, config.seed, runtime, locate, check, progress)
     for step in loop.steps():
-        clip = cache.clip(*locate(step), settings.clip_length).to(runtime.device)
+        clip = cache.clip(*locate(step), settings.clip_length, prior.sees_whole_clips).to(runtime.device)
         with runtime.autocast():
             losses = prior.loss(clip)
         loop.descend(losses)
