@@ -44,7 +44,7 @@ TOY = WorldConfig(
         status=StatusConfig("lives", (0.5, 1.5, 2.5)),
     ),
     train_tokenizer=LoopConfig(num_steps=2000, batch_size=16, learning_rate=4e-3, warmup_steps=10),
-    train_prior=LoopConfig(num_steps=2000, batch_size=32, clip_length=6, learning_rate=3e-3),
+    train_prior=LoopConfig(num_steps=3000, batch_size=32, clip_length=6, learning_rate=3e-3, ema_decay=0.995),
 )
 
 HEALTH = StatusConfig("health", (26.5, 47.5, 68.5, 89.5))  # a hit takes 21 or more of 100
