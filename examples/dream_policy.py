@@ -35,6 +35,7 @@ def main() -> None:
         "sticky",
         folder / "toy.h5",
         episodes=60 if quick else 3000,
+        seed=3,
         mix_with="random=0.4",
         size=16,
         progress=False,
@@ -53,7 +54,7 @@ def main() -> None:
     # a policy learned in its dreams, 32 at once
     dreams = VecMonitor(VecFrameStack(DreamVecEnv(folder / "world", 8 if quick else 32), STACK))
     model = PPO("MlpPolicy", dreams, n_steps=64, batch_size=256, learning_rate=1e-3, gamma=0.97, ent_coef=0.01, seed=0)
-    model.learn(512 if quick else 80_000)
+    model.learn(512 if quick else 40_000)
 
     # and the toy itself, on seeds that were never recorded
     real = DummyVecEnv([lambda: envs.make("toy", size=16)])
