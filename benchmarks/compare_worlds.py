@@ -1,11 +1,11 @@
 """Which world dreams best for the same training: decoding orders, the flat prior, crop, noise, weighting.
 
     python benchmarks/compare_worlds.py --data cover.h5 --work runs/compare --out results/compare-worlds.json
+    python benchmarks/compare_worlds.py --data cover.h5 --only columns --seeds 1 2     (the best row, twice more)
 
 Every row trains with one thread for the same processor time, on the same recordings with the same seed; tokenizers
-are shared by rows of the same frames. The best row is trained with two more seeds. Each row's figures are written when
-it is done, and the same command goes on after an interruption. Best is who keeps most of the orders that reality
-decides in free runs; between equals, who needs fewer nats a code.
+are shared by rows of the same frames. A row's figures are written when it is done, the same command goes on after an
+interruption, and several may work on different rows of one --work folder.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def train_row(name: str, config: WorldConfig, seed: int, args: argparse.Namespac
     frames = "whole" if config.crop is None else "crop"
     codes = args.work / f"tokenizer-{frames}-{config.tokenizer.rare_weight:g}-{seed}"
     train_tokenizer(args.data, codes, half(config, TokenizerTraining), device="cpu")
-    out = args.work / f"{name.replace(',', '').replace(' ', '-')}-{seed}"
+    out = args.work / f"{slug(name)}-{seed}"
     return train_prior(codes, args.data, out, half(config, PriorTraining), device="cpu")
 
 
@@ -114,33 +114,44 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--horizon", type=int, default=80)
     parser.add_argument("--only", nargs="*", default=list(ROWS))
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     args = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    table: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {"rows": {}}
-
-    def run(name: str, seed: int) -> None:
-        label = name if seed == 0 else f"{name}, seed {seed}"
-        if label in table["rows"]:
-            return
-        begun = time.perf_counter()
-        print(f"{label} ...", flush=True)
-        table["rows"][label] = judge(train_row(name, ROWS[name], seed, args), args)
-        table.update(
-            tokenizer_minutes=args.tokenizer_minutes, prior_minutes=args.prior_minutes, machine=machine(),
-            code_version=code_version(),
-        )  # fmt: skip
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(args.out) as temporary:
-            temporary.write_text(json.dumps(table, indent=1) + "\n")
-        print(f"  done in {time.perf_counter() - begun:.0f} s: {summary(table['rows'][label])}", flush=True)
-
     for name in args.only:
-        run(name, 0)
-    best = max(args.only, key=lambda name: score(table["rows"][name]))
-    table["best"] = best
-    for seed in (1, 2):
-        run(best, seed)
+        for seed in args.seeds:
+            done = args.work / f"{slug(name)}-{seed}.json"
+            if done.exists():
+                continue
+            begun = time.perf_counter()
+            print(f"{name}, seed {seed} ...", flush=True)
+            row = {"name": name, "seed": seed, **judge(train_row(name, ROWS[name], seed, args), args)}
+            with atomic_path(done) as temporary:
+                temporary.write_text(json.dumps(row))
+            print(f"  done in {time.perf_counter() - begun:.0f} s: {summary(row)}", flush=True)
+            gather(args)
+
+
+def slug(name: str) -> str:
+    """A row's name as a file's."""
+    return name.replace(",", "").replace(" ", "-")
+
+
+def gather(args: argparse.Namespace) -> None:
+    """All rows that are done, in one file."""
+    order = list(ROWS)
+    rows = [json.loads(path.read_text()) for path in args.work.glob("*.json")]
+    rows.sort(key=lambda row: (order.index(row["name"]), row["seed"]))
+    table = {
+        "rows": rows,
+        "tokenizer_minutes": args.tokenizer_minutes,
+        "prior_minutes": args.prior_minutes,
+        "machine": machine(),
+        "code_version": code_version(),
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(args.out) as temporary:
+        temporary.write_text(json.dumps(table, indent=1) + "\n")
 
 
 def figure(row: dict[str, Any], metric: str) -> list[dict[str, Any]]:
@@ -148,15 +159,10 @@ def figure(row: dict[str, Any], metric: str) -> list[dict[str, Any]]:
     return next(section[metric]["figures"] for section in row["sections"].values() if metric in section)
 
 
-def score(row: dict[str, Any]) -> tuple[float, float]:
-    """Orders kept, and between equals fewer nats a code."""
-    return figure(row, "orders")[0]["value"]["mean"], -figure(row, "nats")[0]["value"]["mean"]
-
-
 def summary(row: dict[str, Any]) -> str:
     """A line."""
-    kept, nats = score(row)
-    return f"orders kept {kept:.2f}, {-nats:.3f} nats a code, {row['steps_per_second']} steps/s"
+    kept, nats = (figure(row, name)[0]["value"]["mean"] for name in ("orders", "nats"))
+    return f"orders kept {kept:.2f}, {nats:.3f} nats a code, {row['steps_per_second']} steps/s"
 
 
 if __name__ == "__main__":
