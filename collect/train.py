@@ -147,7 +147,8 @@ def _callback(total: int, learner: Learner, out: Path, started: dict[str, float]
         begun = saved = written = time.monotonic()
 
         def _on_training_start(self) -> None:
-            self.bar = tqdm(total=total, initial=self.num_timesteps, unit="decision", desc=f"training {learner.algo}")
+            known = None if learner.minutes is not None else total  # the clock may end it first: no guess of the rest
+            self.bar = tqdm(total=known, initial=self.num_timesteps, unit="decision", desc=f"training {learner.algo}")
             self.begun = self.saved = self.written = time.monotonic()
 
         def minutes(self) -> float:
@@ -169,7 +170,10 @@ def _callback(total: int, learner: Learner, out: Path, started: dict[str, float]
             if done:
                 mean = float(np.mean([e["r"] for e in done]))
                 length = float(np.mean([e["l"] for e in done]))
-                self.bar.set_postfix(return_mean=round(mean, 2), steps=round(length, 1))
+                of = "" if learner.minutes is None else f"/{learner.minutes:g}"
+                self.bar.set_postfix(
+                    return_mean=round(mean, 2), steps=round(length, 1), minutes=f"{self.minutes():.1f}{of}"
+                )
                 row = {
                     "minutes": self.minutes(),
                     "decisions": self.num_timesteps,

@@ -188,7 +188,9 @@ def _dream(config: Demo, path: Path, world_path: Path, out: Path) -> None:
     from worldmodel.data import Dataset
     from worldmodel.data.files import atomic_path
     from worldmodel.dream import DreamVectorEnv
+    from worldmodel.train.runtime import choose_runtime
 
+    choose_runtime("cpu", threads=1)  # at one row a second thread costs more than it helps
     env: Any = gymnasium.make(worldmodel.DREAM_ID, world=str(world_path), render_mode="rgb_array")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -98,7 +98,7 @@ def glance(dreamt: dict[str, Any], judged: dict[str, Any], tested: list[dict[str
     speeds = dreamt["steps_per_second"]
     rows.append(
         {
-            "figure": "whole steps a second through the environment",
+            "figure": "whole steps a second through the environment, one thread",
             "this world": ", ".join(f"{value:.0f} with {batch} at once" for batch, value in speeds.items()),
             "beside": "",
             "so": "",
