@@ -32,7 +32,10 @@ from worldmodel.presets import PRESETS
 from worldmodel.prior import FactoredPrior, FlatConfig
 from worldmodel.tokenizer_dir import SavedTokenizer
 from worldmodel.train import LoopConfig, train_prior, train_tokenizer, train_world
-from worldmodel.train.cache import CodeCache
+from worldmodel.train.cache import CodeCache, encode_dataset
+from worldmodel.train.calibrate import calibrate_ends
+from worldmodel.train.config import PriorTraining
+from worldmodel.train.config import half as half_config
 from worldmodel.train.loop import Loop
 
 
@@ -440,3 +443,27 @@ def test_every_frame_counts_alike_over_an_epoch(data: Dataset) -> None:
     frames = np.repeat(long, data.lengths + 1)
     assert (seen[frames] == 1).all()
     np.testing.assert_allclose(whole[frames], length, rtol=1e-6)
+
+
+def test_a_world_may_learn_a_part_of_the_frames(data: Dataset, path: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(short(), crop=(0, 16, 8, 16))
+    world = train_world(path, tmp_path / "w", config, device="cpu")
+    assert world.spec.pixels.crop == (0, 16, 8, 16)
+    assert world.tokenizer.frame_shape == (16, 8, 3)
+    assert train_world(data, tmp_path / "w", config, device="cpu").spec == world.spec  # an open dataset is cropped too
+    again = train_prior(tmp_path / "w", path, tmp_path / "again", half_config(config, PriorTraining), device="cpu")
+    assert again.spec == world.spec  # the tokenizer says what part
+
+
+def test_ends_are_calibrated_on_the_validation_split(data: Dataset, whole: Path) -> None:
+    world = WorldModel.from_pretrained(whole)
+    codes = encode_dataset(data, world.tokenizer, whole.parent / "calibration.npy")
+    cache = CodeCache(data, codes, world.tokenizer.config.num_codes, world.prior.status_config)
+    last = data.step_offsets + data.lengths - 1
+    validation = data.episodes_of("validation")
+    steps = int(data.lengths[validation].sum() - data.flat("truncations")[last[validation]].sum())
+    heads = world.prior.heads
+    heads.end.bias.data += 3.0  # much too likely
+    before = heads.end_shift.item()
+    assert calibrate_ends(world, cache) == steps  # each of them once
+    assert heads.end_shift.item() < before - 1

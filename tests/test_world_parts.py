@@ -192,3 +192,33 @@ def test_ends_are_fitted_to_the_rate_at_which_they_come() -> None:
     assert heads.end_logits(torch.ones(1, 8)).item() == pytest.approx(before, abs=0.02)
     heads.calibrate(said, torch.zeros_like(ended))  # no end to learn from
     assert heads.end_scale.item() == pytest.approx(0.5, abs=0.05)
+
+
+def shares(sampling: Sampling, logits: torch.Tensor, num: int = 20_000) -> torch.Tensor:
+    draws = (torch.arange(num) + 0.5) / num  # every part of [0, 1) alike
+    return torch.bincount(sampling.draw(logits.expand(num, -1), draws), minlength=len(logits)) / num
+
+
+def test_sampling_keeps_the_likeliest_and_their_proportions() -> None:
+    p = torch.tensor([0.1, 0.4, 0.05, 0.25, 0.2])
+    logits = p.log()
+    torch.testing.assert_close(shares(Sampling(), logits), p, atol=1e-3, rtol=0)
+    hot = p.square() / p.square().sum()
+    torch.testing.assert_close(shares(Sampling(temperature=0.5), logits), hot, atol=1e-3, rtol=0)
+    two = torch.tensor([0, 0.4, 0, 0.25, 0]) / 0.65
+    torch.testing.assert_close(shares(Sampling(top_k=2), logits), two, atol=1e-3, rtol=0)
+    three = torch.tensor([0, 0.4, 0, 0.25, 0.2]) / 0.85  # two hold 0.65, too little
+    torch.testing.assert_close(shares(Sampling(top_p=0.7), logits), three, atol=1e-3, rtol=0)
+    one = torch.tensor([0.0, 1, 0, 0, 0])
+    for sampling in (Sampling(temperature=0), Sampling(top_k=1), Sampling(top_p=0.3)):
+        torch.testing.assert_close(shares(sampling, logits, 100), one)
+    both = Sampling(top_k=3, top_p=0.5)  # of 0.85 the likeliest is 0.47: one more is needed
+    torch.testing.assert_close(shares(both, logits), two, atol=1e-3, rtol=0)
+    torch.testing.assert_close(shares(Sampling(top_k=9), logits), p, atol=1e-3, rtol=0)
+    # nothing of probability 0 is ever drawn, at either end
+    edges = torch.tensor([-torch.inf, 0.0, -torch.inf])
+    for draw in (0.0, 1 - 2.0**-24):
+        assert inverse_cdf(edges, torch.tensor(draw)) == 1
+    for wrong in ({"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1}, {"temperature": float("nan")}):
+        with pytest.raises(UserError, match="wanted"):
+            Sampling(**wrong)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from einops import rearrange
 
 from worldmodel import spaces
 from worldmodel.prior import CodeClip, Context, FactoredConfig, FactoredPrior, StatusConfig
@@ -211,3 +213,37 @@ def test_spoilt_histories_spare_the_target() -> None:
     assert (forgetful.state.status[lost[:, 0]] == 3).all()
     for spoilt in (noisy, forgetful):
         assert torch.equal(spoilt.codes, flat.codes)
+
+
+def test_what_is_near_something_rare_counts_more() -> None:
+    prior = FactoredPrior(
+        FactoredConfig(window=2, width=16, num_heads=2, trunk_layers=1, decoder_layers=1, embed_dim=8, rare_share=0.1),
+        (3, 4), V, SPACES[0],
+    ).eval()  # fmt: skip
+    counts = torch.full((3, 4, V), 100.0)
+    counts[:, :, 5] = 1  # one code is rare everywhere, another in one place alone
+    counts[0, 0, 2] = 2
+    prior.init_from_codes(torch.randn(V, 4), counts)
+    codes = torch.zeros(2, 2, 3, 4, dtype=torch.int64)
+    codes[0, 1, 2, 3] = 5
+    codes[0, 0] = 5  # an older frame is not looked at
+    codes[1, 1, 0, 0] = codes[1, 1, 2, 2] = 2
+    blank = torch.zeros(2, 1, dtype=torch.int64)
+    context = prior.context(codes, torch.ones(2, 2, dtype=torch.bool), blank, blank[:, 0])
+    near = rearrange(prior._near_rare(context), f"n ({prior.layout}) -> n h w", h=3)
+    wanted = torch.zeros(2, 3, 4, dtype=torch.bool)
+    wanted[0, 1:, 2:] = True
+    wanted[1, :2, :2] = True
+    assert torch.equal(near, wanted)
+
+    def total(weight: float) -> tuple[float, float]:
+        heavy = FactoredPrior(dataclasses.replace(prior.config, rare_weight=weight), (3, 4), V, SPACES[0]).eval()
+        heavy.load_state_dict(prior.state_dict())
+        clip = replace(make_clip(), codes=torch.full((3, 5, 3, 4), 5))  # rare throughout
+        with torch.no_grad():
+            losses = heavy.loss(clip)
+        return float(losses["loss"] - losses["codes"]), float(losses["codes"])
+
+    plain, heavy = total(1.0), total(3.0)
+    assert plain[1] == pytest.approx(heavy[1])  # what is told is not weighted
+    assert heavy[0] > plain[0] + heavy[1]  # 4 of 5 frames have a rare frame before them and count for three

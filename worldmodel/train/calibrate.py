@@ -24,23 +24,28 @@ def calibrate_ends(world: WorldModel, cache: CodeCache) -> int:
         N, the steps it was fitted to.
     """
     data, device = cache.data, world.device
-    length = min(LENGTH, world.prior.max_frames or LENGTH)
-    places = []
+    longest = min(LENGTH, world.prior.max_frames or LENGTH)
+    places: dict[int, list[tuple[int, int, int]]] = {}  # length -> episode, start, steps that were seen already
     for number in data.episodes_of("validation"):
-        last = int(data.lengths[number]) + 1 - length  # the last legal start
-        places += [(int(number), start, 0) for start in range(0, last + 1, length - 1)]
-        if places and last >= 0 and last % (length - 1):
-            places.append((int(number), last, length - 1 - last % (length - 1)))  # steps that were seen already
-    places = places[: STEPS // (length - 1)]
+        frames = int(data.lengths[number]) + 1
+        length = min(longest, frames)
+        group, last = places.setdefault(length, []), frames - length  # the last legal start
+        group += [(int(number), start, 0) for start in range(0, last + 1, length - 1)]
+        if last % (length - 1):
+            group.append((int(number), last, length - 1 - last % (length - 1)))
+        if sum(len(group) * (length - 1) for length, group in places.items()) >= STEPS:
+            break
     logits, ended = [], []
-    for i in range(0, len(places), CHUNK):
-        episodes, starts, seen = np.asarray(places[i : i + CHUNK]).T
-        clip = cache.clip(episodes, starts, length).to(device)
-        hazards = world.prior.outcomes(clip).hazards  # (B, L-1)
-        counts = ~clip.truncations & (torch.arange(length - 1)[None] >= torch.from_numpy(seen)[:, None]).to(device)
-        logits.append(hazards[counts].double().logit(eps=1e-9))
-        ended.append(clip.terminations[counts])
-    if not places:
+    for length, group in places.items():
+        for i in range(0, len(group), CHUNK):
+            episodes, starts, seen = np.asarray(group[i : i + CHUNK]).T
+            clip = cache.clip(episodes, starts, length).to(device)
+            hazards = world.prior.outcomes(clip).hazards  # (B, L-1)
+            fresh = torch.arange(length - 1)[None] >= torch.from_numpy(seen)[:, None]
+            counts = ~clip.truncations & fresh.to(device)
+            logits.append(hazards[counts].double().logit(eps=1e-9))
+            ended.append(clip.terminations[counts])
+    if not logits:
         return 0
     world.prior.heads.calibrate(torch.cat(logits), torch.cat(ended))
     return len(torch.cat(ended))
