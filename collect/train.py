@@ -6,14 +6,10 @@ ViZDoom can be put back exactly where they were.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import multiprocessing
 import os
 import shutil
 import time
-import uuid
-from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,31 +20,12 @@ from tqdm import tqdm
 
 from worldmodel.collect.config import Learner, TrainPolicy
 from worldmodel.collect.evaluate import table
+from worldmodel.collect.places import dreams, real
 from worldmodel.data.files import atomic_path
-from worldmodel.errors import UserError
 from worldmodel.memory import keep_freed_memory
-from worldmodel.runinfo import refuse_other_run, save_run_info
-from worldmodel.spaces import Box, Discrete, Space
+from worldmodel.runinfo import refuse_other_run
 
 TEST_SEED = 1_000_000  # as `eval policy`: collecting and training never use these
-
-
-class MakeEnv:
-    """Builds one environment inside its process (picklable by SB3's workers)."""
-
-    def __init__(self, env: str, kwargs: dict[str, Any], learner: Learner, token: str, marks: str) -> None:
-        self.env, self.kwargs, self.learner, self.token, self.marks = env, kwargs, learner, token, marks
-
-    def __call__(self) -> Any:
-        """Make it, watched by SB3's Monitor (true returns and lengths)."""
-        from stable_baselines3.common.monitor import Monitor
-
-        from worldmodel import envs
-        from worldmodel.collect.view import LearnerView
-        from worldmodel.envs import engines
-
-        engines.set_run(self.token, Path(self.marks))
-        return LearnerView(Monitor(envs.make(self.env, **self.kwargs)), self.learner)
 
 
 def train_policy(config: TrainPolicy) -> Path:
@@ -86,17 +63,6 @@ def train_policy(config: TrainPolicy) -> Path:
     if "test" in result:
         print(f"Outside the dream, in {config.env}:\n{table(result['test'])}")
     return final
-
-
-def check_algorithm(algo: str, space: Space) -> None:
-    """Refuse an algorithm that cannot act in a space.
-
-    Raises:
-        UserError: sac outside Box, dqn outside Discrete.
-    """
-    wanted = {"sac": Box, "dqn": Discrete}.get(algo)
-    if wanted is not None and not isinstance(space, wanted):
-        raise UserError(f"{algo} needs a {wanted.__name__} action space, not {space}; ppo and a2c take it.")
 
 
 def _algorithm(learner: Learner, venv: Any, seed: int, out: Path, device: str) -> Any:
@@ -205,10 +171,7 @@ def _train(config: TrainPolicy) -> None:
     from stable_baselines3.common.utils import set_random_seed
 
     out, learner = config.out, config.learner
-    places = _dreams(config) if config.world is not None else _real(config)
-    with places as (venv, token):
-        out.mkdir(parents=True, exist_ok=True)
-        save_run_info(out / "run.json", "train policy", config, token=token)
+    with dreams(config) if config.world is not None else real(config) as venv:
         keep_freed_memory()
         # beside environments on two cores, one thread is three to six times faster
         torch.set_num_threads(1)
@@ -232,67 +195,6 @@ def _train(config: TrainPolicy) -> None:
             save_checkpoint(model, out, watch.minutes())
             raise
     _finish(model, config, watch.minutes() if left > 0 else spent["minutes"])
-
-
-@contextlib.contextmanager
-def _real(config: TrainPolicy) -> Iterator[tuple[Any, str]]:
-    """Real environments, a process each, and the run's token; their engines are gone at the end."""
-    from worldmodel import envs
-    from worldmodel.collect.view import LearnerView
-    from worldmodel.envs import engines
-
-    out, learner = config.out, config.learner
-    kwargs = config.screen.kwargs()
-    # what is wrong with names and options is told here, not from eight processes
-    probe = envs.make(config.env, **kwargs)
-    check_algorithm(learner.algo, probe.meta.action_space)
-    LearnerView(probe, learner).close()
-
-    from stable_baselines3.common.vec_env import SubprocVecEnv
-
-    run, marks = out / "run.json", out / "engines"
-    token = json.loads(run.read_text())["token"] if run.exists() else uuid.uuid4().hex
-    marks.mkdir(parents=True, exist_ok=True)
-    engines.sweep(token, marks)
-    # one process imports torch and SB3, the environments' processes are forks of it
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["worldmodel.collect.view", __name__])
-    make = MakeEnv(config.env, kwargs, learner, token, str(marks))
-    venv = SubprocVecEnv([make] * learner.num_envs, start_method="forkserver")
-    try:
-        yield venv, token
-    finally:
-        venv.close()
-        engines.sweep(token, marks)
-        shutil.rmtree(marks, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _dreams(config: TrainPolicy) -> Iterator[tuple[Any, str]]:
-    """Dreams of the world at `config.world`, one batch."""
-    from worldmodel import envs, spaces
-    from worldmodel.dream import DreamLearnerEnv
-
-    learner = config.learner
-    venv = DreamLearnerEnv(
-        config.world,
-        learner.num_envs,
-        frame_stack=learner.frame_stack,
-        view=learner.view,
-        hold=learner.hold,
-        reward="status" if learner.reward == "health" else "env",
-        reward_scale=learner.reward_scale,
-        seed=config.seed,
-        device=config.device,
-    )
-    space = spaces.from_gymnasium(venv.action_space)
-    check_algorithm(learner.algo, space)
-    if config.test_episodes:
-        env = envs.make(config.env, **config.screen.kwargs())
-        meta = env.meta
-        env.close()
-        if meta.action_space != space:
-            raise UserError(f"{config.env} has actions {meta.action_space}, the world {config.world} has {space}.")
-    yield venv, ""
 
 
 def _test(config: TrainPolicy) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +19,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 import worldmodel
 from worldmodel.collect import record
-from worldmodel.collect.config import Learner
+from worldmodel.collect.config import Learner, TrainPolicy
+from worldmodel.collect.train import train_policy
 from worldmodel.collect.view import LearnerView
 from worldmodel.dream import DreamEnv, DreamLearnerEnv, DreamVecEnv, DreamVectorEnv, Simulator
 from worldmodel.dream.learner import part_seen
@@ -188,6 +190,26 @@ def test_ppo_learns_in_the_sb3_face_unmodified(world: Any) -> None:
     ppo = PPO("CnnPolicy", VecMonitor(DreamVecEnv(world, 4)), n_steps=16, batch_size=32, n_epochs=1)
     ppo.learn(128)
     assert len(ppo.ep_info_buffer) > 0
+
+
+def test_a_policy_of_the_dream_is_tested_outside(
+    world_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learner = Learner(decisions=64, num_envs=4, rollout_steps=8, batch_size=32, hold=2)
+    config = TrainPolicy(tmp_path / "p", "toy", learner=learner, world=world_dir, test_episodes=4, json=True)
+    train_policy(config)
+    said = json.loads(capsys.readouterr().out)
+    assert said["decisions"] >= 64
+    assert [row["policy"] for row in said["test"]] == ["dreamer", "random", "periodic"]
+    assert all(row["episodes"] == 4 for row in said["test"])
+    before = (tmp_path / "p" / "test.json").stat().st_mtime_ns
+    train_policy(config)  # done: nothing is trained or played again
+    assert (tmp_path / "p" / "test.json").stat().st_mtime_ns == before
+    with pytest.raises(UserError, match=r"has actions .*the world"):
+        train_policy(replace(config, out=tmp_path / "q", env="toy/continuous"))
+    with pytest.raises(UserError, match="no world directory"):
+        train_policy(replace(config, out=tmp_path / "q", world=tmp_path / "nowhere"))
+    assert not (tmp_path / "q").exists()
 
 
 def test_made_by_id(world_dir: Path) -> None:
