@@ -87,8 +87,8 @@ def speed(world: WorldModel, rows: int, seconds: float = 4.0) -> float:
 
 
 def judge(world: WorldModel, args: argparse.Namespace) -> dict[str, Any]:
-    """A row's figures, from the test split."""
-    settings = Settings(clips=args.clips, rows=args.rows, horizon=args.horizon, metrics=METRICS)
+    """A row's figures, from the validation split, to which its ends were fitted: the test split chooses nothing."""
+    settings = Settings(split="validation", clips=args.clips, rows=args.rows, horizon=args.horizon, metrics=METRICS)
     with Dataset.like(args.data, world.spec.pixels) as data:
         result = evaluate(world, data, players_of(data), settings)
     return {

@@ -76,6 +76,14 @@ class Learner:
     checkpoint_seconds: float = 30.0
     """Time between checkpoints."""
 
+    def __post_init__(self) -> None:
+        least = ("decisions", "num_envs", "frame_stack", "hold", "rollout_steps", "batch_size", "epochs", "width")
+        for name in least:
+            if getattr(self, name) < 1:
+                raise UserError(f"learner.{name}={getattr(self, name)}: wanted at least 1.")
+        if self.minutes is not None and self.minutes <= 0:
+            raise UserError(f"learner.minutes={self.minutes}: wanted a positive number.")
+
 
 # What works for an environment, measured (docs/policies.md).
 LEARNERS: dict[str, Learner] = {
@@ -210,10 +218,18 @@ class TrainPolicy:
     json: bool = False
     """Print the result as JSON."""
 
+    def __post_init__(self) -> None:
+        if self.seed < 0 or self.test_episodes < 0 or self.test_episodes == 1:
+            raise UserError(
+                f"seed={self.seed}, test_episodes={self.test_episodes}: wanted 0 or more, and 0 or at least 2."
+            )
+
     @classmethod
     def defaults(cls, arguments: list[str]) -> TrainPolicy:
-        """The defaults for the environment that is named in the arguments."""
-        return cls(out=tyro.MISSING, learner=learner_for(_env_of(arguments, "doom/take-cover")))
+        """The defaults for the environment that is named in the arguments, in it or in a dream."""
+        env = _env_of(arguments, "doom/take-cover")
+        dreams = any(word.split("=")[0] == "--world" for word in arguments)
+        return cls(out=tyro.MISSING, learner=dream_learner_for(env) if dreams else learner_for(env))
 
 
 @dataclass(frozen=True)

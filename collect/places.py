@@ -46,6 +46,18 @@ def check_algorithm(algo: str, space: Space) -> None:
         raise UserError(f"{algo} needs a {wanted.__name__} action space, not {space}; ppo and a2c take it.")
 
 
+def check_world(world: Path, out: Path) -> None:
+    """Refuse a world that is not there, or that lies where the policy is to be written.
+
+    Raises:
+        UserError: so it is.
+    """
+    if not (world / "config.json").is_file():
+        raise UserError(f"there is no world directory {world}; give what `train world --out` made.")
+    if out.resolve() in (world.resolve(), *world.resolve().parents):
+        raise UserError(f"--out {out} holds the world {world} that the policy is to learn in; give another one.")
+
+
 @contextlib.contextmanager
 def real(config: TrainPolicy) -> Iterator[Any]:
     """Real environments as an SB3 VecEnv; their engines are gone at the end.
@@ -91,6 +103,7 @@ def dreams(config: TrainPolicy) -> Iterator[Any]:
         UserError: no such world, a learner that cannot see or act in it, or a test in an environment of other actions.
     """
     from worldmodel import envs
+    from worldmodel.collect.view import LearnerView
     from worldmodel.dream import DreamLearnerEnv
 
     assert config.world is not None
@@ -111,9 +124,17 @@ def dreams(config: TrainPolicy) -> Iterator[Any]:
     if config.test_episodes:
         env = envs.make(config.env, **config.screen.kwargs())
         meta = env.meta
-        env.close()
-        if meta.action_space != space:
-            raise UserError(f"{config.env} has actions {meta.action_space}, the world {config.world} has {space}.")
+        try:
+            if meta.action_space != space:
+                raise UserError(f"{config.env} has actions {meta.action_space}, the world {config.world} has {space}.")
+            seen, dreamed = LearnerView(env, learner).observation_space.shape, venv.observation_space.shape
+            if seen != dreamed:
+                raise UserError(
+                    f"the policy would see {seen} in {config.env} and {dreamed} in the dream; give --size, --crop or "
+                    "--learner.view such that both are the same."
+                )
+        finally:
+            env.close()
     config.out.mkdir(parents=True, exist_ok=True)
     save_run_info(config.out / "run.json", "train policy", config)
     yield venv

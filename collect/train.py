@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -20,10 +19,10 @@ from tqdm import tqdm
 
 from worldmodel.collect.config import Learner, TrainPolicy
 from worldmodel.collect.evaluate import table
-from worldmodel.collect.places import dreams, real
+from worldmodel.collect.places import check_world, dreams, real
 from worldmodel.data.files import atomic_path
 from worldmodel.memory import keep_freed_memory
-from worldmodel.runinfo import refuse_other_run
+from worldmodel.runinfo import clear_run, refuse_other_run
 
 TEST_SEED = 1_000_000  # as `eval policy`: collecting and training never use these
 
@@ -41,8 +40,10 @@ def train_policy(config: TrainPolicy) -> Path:
         UserError: another run stands at `config.out`, or the algorithm does not fit the action space.
     """
     out, run = config.out, config.out / "run.json"
+    if config.world is not None:
+        check_world(config.world, out)
     if config.force:
-        shutil.rmtree(out, ignore_errors=True)
+        clear_run(out)
     refuse_other_run(run, out, config)
     final, tested = out / "policy.zip", out / "test.json"
     if not final.exists():

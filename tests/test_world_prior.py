@@ -60,7 +60,8 @@ def make_clip(batch: int = 3, length: int = 5, space: spaces.Space = SPACES[0]) 
 
 def everything(prior: FactoredPrior, clip: CodeClip) -> list[torch.Tensor]:
     """All logits of a clip, leading axes (B, T)."""
-    out = prior._forward(prior._targets(clip).flat())
+    targets = prior._targets(clip).flat()
+    out = prior._forward(targets, targets.status)
     return [x.unflatten(0, clip.frame_valid.shape) for x in out]
 
 

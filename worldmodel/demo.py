@@ -6,7 +6,6 @@ Each stage leaves something behind and is skipped when that is there, so the sam
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -65,11 +64,11 @@ def demo(config: Demo) -> None:
         UserError: another demo's config stands at `config.out`.
     """
     from worldmodel.demo_page import closing, write
-    from worldmodel.runinfo import refuse_other_run, save_run_info
+    from worldmodel.runinfo import clear_run, refuse_other_run, save_run_info
 
     out, run = config.out, config.out / "run.json"
     if config.force:
-        shutil.rmtree(out, ignore_errors=True)
+        clear_run(out)
     refuse_other_run(run, out, config)
     if not run.exists():
         save_run_info(run, "demo", config)

@@ -63,6 +63,8 @@ class EvalWorld:
     """How the dreamed codes are drawn."""
     out: Path | None = None
     """Write JSON here."""
+    force: bool = False
+    """Replace what stands at --out."""
     json: bool = False
     """Print JSON."""
     device: str = "auto"
@@ -73,6 +75,7 @@ def eval_world(config: EvalWorld) -> None:
     """Judge and print; a bar on stderr."""
     from worldmodel.commands import progress_bar
     from worldmodel.data import Dataset
+    from worldmodel.data.files import atomic_path
     from worldmodel.metrics import Settings, evaluate, table
     from worldmodel.metrics.registry import chosen
     from worldmodel.model import WorldModel
@@ -80,6 +83,10 @@ def eval_world(config: EvalWorld) -> None:
     from worldmodel.runinfo import machine, run_info
     from worldmodel.train.runtime import choose_runtime
 
+    if config.seed < 0:
+        raise UserError(f"--seed {config.seed}: wanted 0 or more.")
+    if config.out is not None and config.out.exists() and not config.force:
+        raise UserError(f"{config.out} exists; choose another --out, or --force to replace it.")
     if not config.data:
         raise UserError("eval world: name at least one dataset with --data FILE.")
     names = tuple(name for name in config.metrics.split(",") if name)
@@ -100,7 +107,8 @@ def eval_world(config: EvalWorld) -> None:
     if config.out is not None:
         config.out.parent.mkdir(parents=True, exist_ok=True)
         about = {"machine": machine(), **run_info("eval world", config)}
-        config.out.write_text(json.dumps({**result, **about}, indent=1) + "\n")
+        with atomic_path(config.out) as temporary:
+            temporary.write_text(json.dumps({**result, **about}, indent=1) + "\n")
     print(json.dumps(result) if config.json else table(result))
 
 

@@ -61,8 +61,8 @@ class OutcomeHeads(nn.Module):
     def calibrate(self, logits: Tensor, ended: Tensor) -> None:
         """Fit scale and shift of the end's log-odds to steps that were not learned (Platt 1999).
 
-        A maximum of likelihood with a weak pull to where they were, by Newton's method: the mean hazard then is the
-        rate at which these steps ended. The order of the steps by hazard stays.
+        A maximum of likelihood by Newton's method, with a weak pull of the scale to 1: the mean hazard then is the
+        rate at which these steps ended. The order of the steps by hazard stays, unless it was upside down.
 
         Args:
             logits: (N,) float, `end_logits` of the steps.
@@ -72,7 +72,7 @@ class OutcomeHeads(nn.Module):
             return
         x = torch.stack([logits.double(), torch.ones_like(logits, dtype=torch.float64)], 1)  # (N, 2)
         begin = torch.tensor([1.0, 0.0], dtype=torch.float64, device=x.device)
-        fitted, pull = begin.clone(), torch.eye(2, dtype=torch.float64, device=x.device)
+        fitted, pull = begin.clone(), torch.diag(begin + 1e-6)
         for _ in range(50):
             p = (x @ fitted).sigmoid()
             gradient = x.T @ (p - ended.double()) + pull @ (fitted - begin)
@@ -81,7 +81,10 @@ class OutcomeHeads(nn.Module):
             fitted = fitted - move * (2.0 / move.norm()).clamp_max(1.0)
             if float(move.norm()) < 1e-8:
                 break
-        scale, shift = fitted.clamp_min(torch.tensor([0.05, -1e3], device=x.device)).float()
+        scale, shift = fitted.float()
+        if scale < 0.05:  # such an order of the steps is worth nothing: every step has the rate
+            rate = ended.double().mean()
+            scale, shift = torch.zeros_like(scale), (rate / (1 - rate)).log().float()
         self.end_shift.copy_(self.end_shift * scale + shift)
         self.end_scale.mul_(scale)
 
@@ -90,7 +93,11 @@ class OutcomeHeads(nn.Module):
         return self.status(summary)
 
     def condition(self, terminations: Tensor, status: Tensor) -> Tensor:
-        """What the next frame is told: (B,) bool and (B,) int64 in [0, bins] -> (B, condition_dim)."""
+        """What the next frame is told: (B,) bool and (B,) int64 in [0, bins] -> (B, condition_dim).
+
+        At an end the status is not told: it is predicted for rows that go on.
+        """
+        status = torch.where(terminations, self.num_status, status)
         return self.end_embedding(terminations.long()) + self.status_embedding(status)
 
     def rewards(self, summary: Tensor, terminations: Tensor, codes: Tensor) -> Tensor:

@@ -58,6 +58,8 @@ def predict(config: Predict) -> None:
     from worldmodel.prior.sampling import Sampling
 
     _check_out(config.out, config.force)
+    if config.seed < 0:
+        raise UserError(f"--seed {config.seed}: wanted 0 or more.")
     world = _load(config.world, config.device)
     with _data(config.data, world) as data:
         episode = data.episode(config.episode)
@@ -128,8 +130,10 @@ def sample(config: Sample) -> None:
     from worldmodel.prior.sampling import Sampling
 
     _check_out(config.out, config.force)
-    if config.num < 1 or config.length < 1:
-        raise UserError(f"--num {config.num} --length {config.length}: wanted at least 1 of each.")
+    if config.num < 1 or config.length < 1 or config.seed < 0:
+        raise UserError(
+            f"--num {config.num} --length {config.length} --seed {config.seed}: wanted at least 1, 1 and 0."
+        )
     world = _load(config.world, config.device)
     space, rng = world.spec.action_space, np.random.default_rng(config.seed)
     if config.actions:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass
@@ -190,6 +191,17 @@ def same_run(saved: dict[str, Any], config: Any) -> str | None:
         if key not in HOW and ours[key] != theirs.get(key):
             return f"{key} is {ours[key]!r}, was {theirs.get(key)!r}"
     return None
+
+
+def clear_run(out: Path) -> None:
+    """Remove a run's folder for `--force`, and never a folder that is something else.
+
+    Raises:
+        UserError: it holds files but no run.json of ours.
+    """
+    if out.is_dir() and any(out.iterdir()) and not (out / "run.json").is_file():
+        raise UserError(f"{out} is not a run's folder (it has no run.json), so --force does not remove it.")
+    shutil.rmtree(out, ignore_errors=True)
 
 
 def refuse_other_run(saved: Path, out: Path, config: Any) -> None:

@@ -13,6 +13,7 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.vec_env import VecEnv
 
 from worldmodel.dream.vector import DreamVectorEnv
+from worldmodel.errors import UserError
 
 
 class BatchVecEnv(VecEnv):
@@ -66,6 +67,8 @@ class DreamVecEnv(BatchVecEnv):
     def reset(self) -> np.ndarray:
         """Begin a dream in every row, with the seeds given to `seed`."""
         starts = [options.get("start") for options in self._options]
+        if None in starts and any(start is not None for start in starts):
+            raise UserError("options: some rows have a start and others none; give one to each row or to none.")
         chosen = None if None in starts else {"start": np.asarray(starts)}
         frames, info = self.dreams.reset(seed=self._seeds, options=chosen)
         self.reset_infos = self._split(info)

@@ -184,6 +184,8 @@ class Simulator:
             context = self._starts.context.rows(chosen)
         elif len(context.status) != len(index):
             raise UserError(f"context: got {len(context.status)} rows to reset {len(index)}.")
+        elif bool((context.codes[:, -1] == self.world.prior.num_codes).any()):
+            raise UserError("context: its last frame must be a picture; cut off what comes after the last valid frame.")
         else:
             context, chosen = context.to(index.device), torch.full_like(index, NO_START)
         everywhere = torch.zeros(self.num_rows, dtype=torch.int64, device=index.device)

@@ -105,8 +105,8 @@ class FactoredPrior(Prior[Context]):
         end_has_frame: bool = True,
     ) -> None:
         super().__init__()
-        if config.width % config.num_heads:
-            raise UserError(f"prior width={config.width} is no multiple of num_heads={config.num_heads}.")
+        if config.width < 1 or config.num_heads < 1 or config.width % config.num_heads:
+            raise UserError(f"prior width={config.width}: wanted a positive multiple of num_heads={config.num_heads}.")
         if not 0 <= config.rare_share < 1 or config.rare_weight < 0:
             raise UserError("prior rare_share: wanted 0 or more, below 1; rare_weight: wanted 0 or more.")
         self.config, self.grid, self.num_codes = config, grid, num_codes
@@ -158,7 +158,13 @@ class FactoredPrior(Prior[Context]):
         share /= share.sum(1, keepdim=True)
         self.logits.bias.zero_()
         self.prejudice.copy_(share.log())
-        ascending, order = share.sort(dim=1)
+        self.mark_rare(counts)
+
+    @torch.no_grad()
+    def mark_rare(self, counts: Tensor) -> None:
+        """As `Prior.mark_rare`: at each place the codes that together make `rare_share` of what it shows."""
+        share = rearrange(counts, f"h w v -> ({self.layout}) v").double() + 0.1
+        ascending, order = (share / share.sum(1, keepdim=True)).sort(dim=1)
         self.rare.zero_()
         self.rare[:, :-1].scatter_(1, order, ascending.cumsum(1) <= self.config.rare_share)
 
@@ -197,10 +203,15 @@ class FactoredPrior(Prior[Context]):
             tokens = block(tokens, condition, None if caches else self.mask, caches[i] if caches else None)
         return self.logits(F.layer_norm(tokens, tokens.shape[-1:])) + self.prejudice[span]
 
-    def _forward(self, targets: Targets) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Every logit of the targets: codes (N, P, V), end (N,), status (N, bins), rewards (N,)."""
+    def _forward(self, targets: Targets, told: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Every logit of the targets: codes (N, P, V), end (N,), status (N, bins), rewards (N,).
+
+        Args:
+            targets: N.
+            told: (N,), the status that the decoder is told.
+        """
         places, summary, condition = self._trunk(targets.state)
-        told = condition + self.heads.condition(targets.terminations, targets.status)
+        told = condition + self.heads.condition(targets.terminations, told)
         codes = self._in_turn(targets.codes)
         nothing = torch.full_like(codes[:, : self.group], self.num_codes)
         before = torch.cat([nothing, codes[:, : -self.group]], 1)
@@ -214,13 +225,16 @@ class FactoredPrior(Prior[Context]):
         """As `Prior.loss`; in training mode with a spoilt history."""
         learned = clip.weights > 0
         targets, weights = self._targets(clip).take(learned), clip.weights[learned]
+        told = targets.status
         if self.training:
             targets = targets.noisy(self.config.history_noise, self.num_codes)
             bins = self.config.status.num_bins
             targets = targets.forgetful(self.config.history_loss, self.num_codes, bins)
+            share = self.config.history_loss  # of the frames that are told no status, as in a likelihood of pictures
+            told = torch.where(torch.rand_like(weights) < share, bins, targets.status)
             ours = process_rows(len(weights))
-            targets, weights = targets.take(ours), weights[ours]
-        said, truth = Predictions(*self._forward(targets)), self._in_turn(targets.codes)
+            targets, weights, told = targets.take(ours), weights[ours], told[ours]
+        said, truth = Predictions(*self._forward(targets, told)), self._in_turn(targets.codes)
         near = None
         if self.config.rare_weight != 1:
             near = torch.where(self._near_rare(targets.state), self.config.rare_weight, 1.0)
@@ -230,7 +244,7 @@ class FactoredPrior(Prior[Context]):
     def log_prob(self, clip: CodeClip) -> Tensor:
         """As `Prior.log_prob`."""
         targets = self._targets(clip).flat()
-        logits = self._forward(targets)[0].float().log_softmax(-1)  # (N, P, V)
+        logits = self._forward(targets, targets.status)[0].float().log_softmax(-1)  # (N, P, V)
         truth = self._in_turn(targets.codes)
         nats = logits.gather(-1, truth[..., None])[..., 0].sum(1)  # (N,)
         return (nats * targets.frame_valid).reshape(clip.frame_valid.shape)

@@ -76,12 +76,12 @@ class FlatPrior(Prior[FlatState]):
         end_has_frame: bool = True,
     ) -> None:
         super().__init__()
-        full, paper, clip = config.attention == "full", config.positions == "paper", config.scope == "clip"
-        if config.width % config.num_heads:
-            raise UserError(f"prior width={config.width} is no multiple of num_heads={config.num_heads}.")
+        full, clip = config.attention == "full", config.scope == "clip"
+        if config.width < 1 or config.num_heads < 1 or config.width % config.num_heads:
+            raise UserError(f"prior width={config.width}: wanted a positive multiple of num_heads={config.num_heads}.")
         if config.window < 1:
             raise UserError(f"prior window={config.window}: wanted at least 1 frame.")
-        if (full or paper or clip) and config.num_frames <= config.window:
+        if config.bounded and config.num_frames <= config.window:
             raise UserError(
                 f"prior num_frames={config.num_frames} leaves no frame to predict after a context of "
                 f"window={config.window}; raise num_frames or lower window."
@@ -89,7 +89,7 @@ class FlatPrior(Prior[FlatState]):
         self.config, self.grid, self.num_codes = config, grid, num_codes
         self.action_space, self.end_has_frame = action_space, end_has_frame
         self.status_config, self.window, self.num_draws = config.status, config.window, 2 + grid[0] * grid[1]
-        self.max_frames = config.num_frames if full or paper or clip else None
+        self.max_frames, self.can_step = config.num_frames if config.bounded else None, not clip
         self.memory = config.num_frames - 1 if full else config.window  # M
         condition_dim = (config.num_frames - 1) * num_features(action_space) if clip else config.action_dim  # C
         width, bins = config.width, config.status.num_bins
@@ -180,7 +180,7 @@ class FlatPrior(Prior[FlatState]):
         """In a share of the clips the status before a random frame is not known, as in a dream's context."""
         batch, length = status.shape
         forgets = torch.rand(batch, 1, device=status.device) < self.config.history_loss
-        kept = torch.randint(0, length, (batch, 1), device=status.device)
+        kept = torch.randint(0, length + 1, (batch, 1), device=status.device)
         early = torch.arange(length, device=status.device) < kept
         return torch.where(forgets & early, self.config.status.num_bins, status)
 

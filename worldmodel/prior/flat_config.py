@@ -59,3 +59,8 @@ class FlatConfig:
     status_weight: float = 1.0
     reward_weight: float = 0.1
     status: StatusConfig = field(default_factory=StatusConfig)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether clips and dreams may have no more than `num_frames` frames."""
+        return self.attention == "full" or self.positions == "paper" or self.scope == "clip"

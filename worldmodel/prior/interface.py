@@ -217,6 +217,7 @@ class Prior(nn.Module, ABC, Generic[State]):
             the price of one; else each frame is a pass of its own.
         heads: what is said of ends, status and rewards.
         max_frames: frames of the longest clip or dream it knows; None for any.
+        can_step: whether it can be stepped at all; else it scores clips alone.
     """
 
     config: Any
@@ -230,6 +231,7 @@ class Prior(nn.Module, ABC, Generic[State]):
     sees_whole_clips: bool = False
     heads: OutcomeHeads
     max_frames: int | None = None
+    can_step: bool = True
 
     @abstractmethod
     def init_from_codes(self, embeddings: Tensor, counts: Tensor) -> None:
@@ -239,6 +241,9 @@ class Prior(nn.Module, ABC, Generic[State]):
             embeddings: (V, d) float32, the tokenizer's codebook.
             counts: (h, w, V), how often the training split has each code at each place.
         """
+
+    def mark_rare(self, counts: Tensor) -> None:
+        """Note which codes are rare where they stand, if that weights anything: (h, w, V) counts."""
 
     @abstractmethod
     def measure_rewards(self, rewards: Tensor) -> None:
@@ -259,7 +264,10 @@ class Prior(nn.Module, ABC, Generic[State]):
 
     @abstractmethod
     def log_prob(self, clip: CodeClip) -> Tensor:
-        """Exact log-likelihood of each frame's codes given the frames and actions before it.
+        """Exact log-likelihood of each frame's codes given the past, the action, and the clip's end and status there.
+
+        The outcome comes before the codes, so it is among what they are given; a status that is not known (`bins`)
+        gives the likelihood of the picture without it.
 
         Args:
             clip: the clips. Frame 0 is given nothing but "no action".

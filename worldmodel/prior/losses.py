@@ -83,7 +83,7 @@ def prior_losses(
     )
     bins = config.status.num_bins
     if bins:
-        known = targets.has_step & (targets.status < bins)
+        known = targets.has_step & ~targets.terminations & (targets.status < bins)
         truth = targets.status.clamp_max(bins - 1)
         losses["status"] = _mean(F.cross_entropy(said.status.float(), truth, reduction="none"), known, weights)
         total = total + config.status_weight * losses["status"]

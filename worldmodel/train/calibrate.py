@@ -24,15 +24,19 @@ def calibrate_ends(world: WorldModel, cache: CodeCache) -> int:
         N, the steps it was fitted to.
     """
     data, device = cache.data, world.device
-    longest = min(LENGTH, world.prior.max_frames or LENGTH)
+    window = world.prior.window
+    longest = min(LENGTH + window, world.prior.max_frames or LENGTH + window)
     places: dict[int, list[tuple[int, int, int]]] = {}  # length -> episode, start, steps that were seen already
     for number in data.episodes_of("validation"):
         frames = int(data.lengths[number]) + 1
         length = min(longest, frames)
         group, last = places.setdefault(length, []), frames - length  # the last legal start
-        group += [(int(number), start, 0) for start in range(0, last + 1, length - 1)]
-        if last % (length - 1):
-            group.append((int(number), last, length - 1 - last % (length - 1)))
+        # clips overlap by a window, so that every step is seen with all the past that a dream would have
+        starts = [*range(0, last, max(1, length - window)), last]
+        group += [
+            (int(number), start, before + length - 1 - start if start else 0)
+            for before, start in zip([0, *starts], starts, strict=False)
+        ]
         if sum(len(group) * (length - 1) for length, group in places.items()) >= STEPS:
             break
     logits, ended = [], []

@@ -103,6 +103,10 @@ class PriorTraining:
     seed: int = 0
     overfit_one_batch: bool = False
 
+    def __post_init__(self) -> None:
+        if self.num_starts < 1:
+            raise UserError(f"num_starts={self.num_starts}: wanted at least 1.")
+
 
 @dataclass(frozen=True)
 class WorldConfig(TokenizerTraining, PriorTraining):

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 
 from worldmodel.data import ClipSampler, Dataset
+from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
+from worldmodel.prior import FactoredConfig, FlatConfig
 from worldmodel.processes import process_rows
 from worldmodel.tokenizer import Tokenizer
 from worldmodel.train.cache import CodeCache, check_status
@@ -34,6 +36,17 @@ def check_feeds(data: Dataset, config: TokenizerTraining | PriorTraining) -> Non
     if isinstance(config, PriorTraining):
         sampler_of(data, config.train_prior, config.seed)
         check_status(data, config.prior.status)
+        length, prior = config.train_prior.clip_length, config.prior
+        if isinstance(prior, FactoredConfig) and length < prior.window + 1:
+            raise UserError(
+                f"train-prior.clip-length={length} never shows the {prior.window} frames that the prior remembers and "
+                f"the next one: wanted at least {prior.window + 1}, or a smaller --prior.window."
+            )
+        if isinstance(prior, FlatConfig) and prior.bounded and length > prior.num_frames:
+            raise UserError(
+                f"train-prior.clip-length={length} is longer than the {prior.num_frames} frames that this prior can "
+                "hold: shorten it, or raise --prior.num-frames."
+            )
 
 
 def sampler_of(data: Dataset, settings: LoopConfig, seed: int) -> ClipSampler:
@@ -109,10 +122,12 @@ def learn_prior(
     def locate(step: int) -> tuple[np.ndarray, np.ndarray]:
         return sampler.locate(0 if config.overfit_one_batch else step)
 
+    episodes = data.episodes_of("train")
+    counts = cache.counts(episodes).to(runtime.device)
+    prior.mark_rare(counts)
     if not measured:
         torch.manual_seed(config.seed)
-        episodes = data.episodes_of("train")
-        prior.init_from_codes(world.tokenizer.codebook.embeddings, cache.counts(episodes).to(runtime.device))
+        prior.init_from_codes(world.tokenizer.codebook.embeddings, counts)
         spans = [slice(int(data.step_offsets[e]), int(data.step_offsets[e] + data.lengths[e])) for e in episodes]
         rewards = np.concatenate([data.flat("rewards")[span] for span in spans])
         prior.measure_rewards(torch.from_numpy(rewards).to(runtime.device))

@@ -5,6 +5,7 @@ Shapes: B clips, L frames a clip, H W pixels.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -67,8 +68,10 @@ def check_prior(world: WorldModel, cache: CodeCache, length: int, seed: int, run
     """
     data = cache.data
     clip = cache.clip(*ClipSampler(data, length, CLIPS, split_for(data, length), seed).locate(0), length)
-    clip = clip.to(runtime.device)
+    clip = replace(clip, weights=torch.ones_like(clip.weights)).to(runtime.device)
     shown = min(SHOWN, int(data.lengths.max()) + 1)
+    if world.prior.max_frames is not None:
+        shown = min(shown, world.prior.max_frames - world.prior.window + 1)
     places = ClipSampler(data, shown, DREAMS, split_for(data, shown), seed).locate(0)
 
     @torch.no_grad()
@@ -76,7 +79,7 @@ def check_prior(world: WorldModel, cache: CodeCache, length: int, seed: int, run
         with runtime.autocast():
             losses: dict[str, Any] = world.prior.loss(clip)
         figures = {name: float(value) for name, value in losses.items()}
-        if not runtime.is_main:
+        if not runtime.is_main or not world.prior.can_step or shown < 2:
             return figures, None
         rows = []
         for number, start in zip(*places, strict=True):

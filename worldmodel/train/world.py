@@ -189,7 +189,13 @@ def train_prior(
     world = WorldModel(saved.tokenizer.config, config.prior, describe(data)).to(runtime.device)
     _copy(saved.tokenizer, world.tokenizer, tokenizer)
     if init_from is not None:
-        _copy(WorldModel.from_pretrained(init_from, runtime.device).prior, world.prior, init_from)
+        other = WorldModel.from_pretrained(init_from, runtime.device)
+        if tokenizer_hash(other.tokenizer) != run["tokenizer"]:
+            raise UserError(
+                f"init_from={init_from}: its prior knows the codes of another tokenizer than {tokenizer}; begin "
+                "without it, or give its own tokenizer."
+            )
+        _copy(other.prior, world.prior, init_from)
     folder = begin(out, "world", is_world, run, force, runtime)
     if folder is not None:
         _second_half(world.eval(), data, config, out, folder, runtime, progress, init_from is not None, force)
