@@ -18,9 +18,10 @@ from worldmodel.errors import UserError
 from worldmodel.eval_world import players_of
 from worldmodel.metrics import METRICS, Estimate, Figure, Metric, Settings, evaluate, register, table
 from worldmodel.metrics.dreams import begin, narrowed
-from worldmodel.metrics.frames import bright_found, changed, psnr, ssim
-from worldmodel.metrics.freerun import Lives, Played, dreamed, judge_order, play_all, recorded
+from worldmodel.metrics.frames import bright_found, bright_right, changed, psnr, ssim
+from worldmodel.metrics.freerun import Lives, Played, dreamed, play_all, recorded
 from worldmodel.metrics.likelihood import PSEUDO, TRUSTS, count_models
+from worldmodel.metrics.orders import Comparison, comparisons, judge_order, summary
 from worldmodel.metrics.outcomes import tiles
 from worldmodel.metrics.pictures import free_run_bars, prediction_curves
 from worldmodel.metrics.statistics import average_precision, bootstrap, calibration_error, difference, ratio, weights
@@ -55,6 +56,20 @@ def test_calibration_error_by_hand() -> None:
     assert calibration_error(scores, truth, bins=1) == pytest.approx(0.1)
     only_high = np.array([1.0] * 5 + [0.0] * 5)
     assert calibration_error(scores, truth, only_high, bins=2) == pytest.approx(0.3)
+
+
+def test_equal_scores_share_a_bin() -> None:
+    rare = np.arange(100) < 20  # the events come first, and last
+    for truth in (rare, rare[::-1]):
+        assert calibration_error(np.full(100, 0.2), truth) == pytest.approx(0)
+        assert calibration_error(np.full(100, 0.5), truth) == pytest.approx(0.3)
+    # half of the samples are tied; the others keep bins of their own
+    scores = np.concatenate([np.full(4, 0.25), [0.6, 0.7, 0.8, 0.9]])
+    for first in ([True, False, False, False], [False, False, False, True]):
+        truth = np.array(first + [True] * 4)
+        assert calibration_error(scores, truth, bins=8) == pytest.approx((0.4 + 0.3 + 0.2 + 0.1) / 8)
+        mixed = np.random.default_rng(0).permutation(8)
+        assert calibration_error(scores[mixed], truth[mixed], bins=8) == pytest.approx(1 / 8)
 
 
 def naive_ssim(x: np.ndarray, y: np.ndarray) -> float:
@@ -104,8 +119,13 @@ def test_bright_recall_by_hand() -> None:
     assert [int(x) for x in bright_found(real, made, 200)] == [1, 2]
     assert [int(x) for x in bright_found(real, torch.zeros_like(real), 200)] == [0, 2]
     assert [int(x) for x in bright_found(real, real, 200)] == [2, 2]
+    made[0, 0, 8] = 255  # near nothing; the other of the two is right
+    assert [int(x) for x in bright_right(real, made, 200)] == [1, 2]
+    assert [int(x) for x in bright_right(real, torch.full_like(made, 255), 200)] == [16 + 16, 81]  # all painted
+    assert [int(x) for x in bright_right(torch.zeros_like(real), made, 200)] == [0, 2]
     real[0, :, 4] = 255  # a flash is no small thing
     assert [int(x) for x in bright_found(real, real, 200)] == [0, 0]
+    assert [int(x) for x in bright_right(real, made, 200)] == [0, 0]
 
 
 def test_intervals_cover_and_pairing_narrows_them() -> None:
@@ -128,6 +148,14 @@ def test_intervals_cover_and_pairing_narrows_them() -> None:
     units = np.repeat(np.arange(80), 2)
     same = bootstrap(lambda w: float((w * a[units]).sum() / w.sum()), units)
     assert same == ratio(a, one) or same.low == pytest.approx(ratio(a, one).low)
+
+
+def test_clips_of_an_episode_are_drawn_together() -> None:
+    episodes = np.random.default_rng(0).standard_normal(20)
+    once = ratio(episodes, np.ones(20))
+    clips = ratio(episodes.repeat(10), np.ones(200), units=np.arange(50, 70).repeat(10))  # ten alike of each
+    assert (clips.mean, clips.low, clips.high) == pytest.approx((once.mean, once.low, once.high))
+    assert ratio(np.arange(3.0), np.ones(3), units=np.zeros(3, int)) == Estimate(1.0)  # one unit tells no interval
 
 
 def test_a_unit_without_samples_counts_for_nothing() -> None:
@@ -189,6 +217,23 @@ def test_a_perfect_dream_keeps_all_orders_and_a_scrambled_one_none() -> None:
         assert judge_order(perfect[0], perfect[0], measure, 40).verdict == ""  # reality decides nothing
     faint = Played(cautious, made_lives(0.1, rows=4, seed=7), ""), Played(reckless, made_lives(0.12, 4, seed=8), "")
     assert judge_order(*faint, "hit_rate", 40).verdict in ("kept", "lost")
+
+
+def test_the_summary_counts_each_fact_once() -> None:
+    def comparison(counts: bool, verdict: str) -> Comparison:
+        return Comparison("life: a - b, 9 steps", counts, Figure("", Estimate(1.0), {}, verdict))
+
+    kept, clear, lost = (comparison(True, verdict) for verdict in ("kept", "kept, clearly", "lost"))
+    repeated, undecided = comparison(False, "lost"), comparison(True, "")
+    first, clearly, *rest = summary([repeated, repeated, kept, undecided, clear, lost, clear])
+    assert (first.verdict, first.value.mean, list(first.beside)) == ("3 of 4", 0.75, ["a coin"])
+    assert (clearly.verdict, clearly.value.mean) == ("2 of 4", 0.5)
+    assert first.value.low is not None
+    assert first.value.low < 0.75 < first.value.high
+    assert [figure.verdict for figure in rest] == ["kept", "kept, clearly", "lost", "kept, clearly", "lost", "lost"]
+    assert ["not counted" in figure.of for figure in rest] == [False] * 4 + [True] * 2
+    assert summary([repeated, undecided]) == []
+    assert summary([clear, clear])[0].value == Estimate(1.0)  # two that agree are no certainty
 
 
 def test_rows_that_ended_are_left_out() -> None:
@@ -276,6 +321,8 @@ def test_every_row_says_something_beside_its_rivals(result: dict) -> None:
     assert all(name in text for name in METRICS)
     assert "not played in the dream: ppo" in text
     assert any("test and validation" in note for note in result["notes"])
+    assert any("Ends are fitted to the validation split" in note for note in result["notes"])
+    assert any("of 5 comparisons that count, reality decided" in note for note in result["notes"])
     # what is certain of this world
     (nats,) = told["nats"]["figures"]
     assert 0 < nats["value"]["mean"] < nats["beside"]["unigram"]["mean"]
@@ -341,6 +388,9 @@ def test_lives_are_what_was_recorded_and_end_when_dreams_end(world: WorldModel, 
     assert not lives.reward[~lives.taken].any()
     assert not lives.shown[lives.ended].any()  # this world's ends have no picture
     assert trial.once(play_all) is trial.once(play_all)
+    counted = {c.of for c in trial.once(comparisons) if c.counts}
+    measures = ("life", "hit_rate", "bright_share", "bright_frames", "motion")
+    assert counted == {f"{measure}: random - sticky, 12 steps" for measure in measures}
 
 
 def test_fewer_rows_go_on_as_they_would_have(world: WorldModel, data: Dataset) -> None:

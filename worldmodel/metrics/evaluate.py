@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from worldmodel.data import Dataset
-from worldmodel.metrics import freerun
+from worldmodel.metrics import freerun, orders
 from worldmodel.metrics.frames import SMALL
 from worldmodel.metrics.registry import chosen
 from worldmodel.metrics.trial import Player, Progress, Settings, Trial
@@ -74,17 +74,30 @@ def _notes(trial: Trial, sections: Mapping[str, Any]) -> list[str]:
     if freerun.SECTION in sections:
         played = freerun.sources(trial)
         notes += [f"Free run of {name}: real figures from {source}." for name, source in played.items()]
+        if data.fingerprint == world.spec.dataset and any("validation" in source for source in played.values()):
+            notes.append(
+                "Ends are fitted to the validation split after training, and validation episodes are among these real "
+                "figures: rates of ends and lives are not wholly held out."
+            )
         absent = [name for name in data.header.policy_names if name not in played]
         if absent:
             notes.append(f"Recorded, but not played in the dream: {', '.join(absent)}.")
         if len(played) < 2:
             notes.append("Fewer than two policies can be compared, so no order is judged.")
+        elif "orders" in sections[freerun.SECTION]:
+            found = [c for c in trial.once(orders.comparisons) if c.counts]
+            notes.append(
+                f"Orders: of {len(found)} comparisons that count, reality decided "
+                f"{sum(bool(c.figure.verdict) for c in found)}, at 5 % each: about {0.05 * len(found):.1f} would be "
+                "decided by chance were there no difference at all. The interval of the share takes them for "
+                "independent; none is told where all agree."
+            )
     return notes
 
 
 def table(result: Mapping[str, Any]) -> str:
     """The result of `evaluate` as text: one line a figure, its rivals beside it, intervals in brackets."""
-    lines = [f"{result['environment']}, {result['split']} split; 95 % intervals over clips, episodes and dreams"]
+    lines = [f"{result['environment']}, {result['split']} split; 95 % intervals over episodes and dreams"]
     lines += result["notes"]
     arrows = {"higher": "higher is better", "lower": "lower is better", "real": "nearer to real is better"}
     for section, metrics in result["sections"].items():

@@ -96,6 +96,27 @@ def bright_found(real: Tensor, made: Tensor, threshold: int) -> tuple[Tensor, Te
         Found and all, (N,) int64 each; their ratio is the recall.
     """
     wanted = small_bright(real, threshold)  # (N, H, W)
-    there = (brightness(made) > threshold).float()[:, None]
-    near = F.max_pool2d(there, 2 * NEAR + 1, 1, NEAR)[:, 0] > 0
-    return (wanted & near).sum((1, 2)), wanted.sum((1, 2))
+    return (wanted & _near(brightness(made) > threshold)).sum((1, 2)), wanted.sum((1, 2))
+
+
+def bright_right(real: Tensor, made: Tensor, threshold: int) -> tuple[Tensor, Tensor]:
+    """Bright pixels of each made frame that have a bright real pixel at most `NEAR` away, and all of them.
+
+    Frames whose real picture flashes count for nothing; a made flash where nothing flashes counts in full.
+
+    Args:
+        real, made: (N, H, W, 3) uint8.
+        threshold: brighter than this is bright.
+
+    Returns:
+        Right and all, (N,) int64 each; their ratio is the precision.
+    """
+    there = brightness(real) > threshold  # (N, H, W)
+    calm = there.float().mean((1, 2)) <= SMALL
+    told = (brightness(made) > threshold) & calm[:, None, None]
+    return (told & _near(there)).sum((1, 2)), told.sum((1, 2))
+
+
+def _near(bright: Tensor) -> Tensor:
+    """Pixels with a bright one at most `NEAR` away in rows and in columns: (N, H, W) bool, both."""
+    return F.max_pool2d(bright.float()[:, None], 2 * NEAR + 1, 1, NEAR)[:, 0] > 0

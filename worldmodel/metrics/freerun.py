@@ -1,7 +1,6 @@
 """The free run: policies live in the dream, and what befalls them is held against the recordings.
 
-A world is judged by this first: likelihood alone does not tell which dream a policy can learn in. What
-counts is that the dream keeps the order in which reality puts the policies.
+A world is judged by this first: likelihood alone does not tell which dream a policy can learn in.
 
 Shapes: R rows (dreams) or episodes, S steps, H W pixels.
 """
@@ -10,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import partial
-from itertools import combinations
 
 import numpy as np
 import torch
@@ -19,7 +17,7 @@ from torch import Tensor
 from worldmodel.metrics.dreams import begin, narrowed
 from worldmodel.metrics.figures import Figure, Metric
 from worldmodel.metrics.frames import small_bright
-from worldmodel.metrics.statistics import Estimate, difference, ratio
+from worldmodel.metrics.statistics import ratio
 from worldmodel.metrics.trial import Player, Trial
 
 ENOUGH = 30  # recorded episodes of a policy; with fewer in the split, the other held-out one is used too
@@ -86,8 +84,8 @@ class Played:
 
 def horizons(trial: Trial) -> list[int]:
     """Steps over which rates are told: an eighth of the free run, a half, all of it."""
-    cap = _cap(trial)
-    return sorted({max(1, cap // 8), max(1, cap // 2), cap})
+    steps = cap(trial)
+    return sorted({max(1, steps // 8), max(1, steps // 2), steps})
 
 
 def play_all(trial: Trial) -> dict[str, Played]:
@@ -102,7 +100,7 @@ def play_all(trial: Trial) -> dict[str, Played]:
 
 def recorded(trial: Trial, episodes: np.ndarray) -> Lives:
     """The first steps of recorded episodes: (R,) numbers."""
-    data, steps = trial.data, _cap(trial)
+    data, steps = trial.data, cap(trial)
     lives = Lives.blank(len(episodes), steps)
     for row, number in enumerate(episodes):
         count = min(steps, int(data.lengths[number]))
@@ -122,7 +120,7 @@ def recorded(trial: Trial, episodes: np.ndarray) -> Lives:
 @torch.no_grad()
 def dreamed(trial: Trial, player: Player, number: int, name: str) -> Lives:
     """The same policy in the dream, from true starts of the split's episodes."""
-    settings, world, steps = trial.settings, trial.world, _cap(trial)
+    settings, world, steps = trial.settings, trial.world, cap(trial)
     starts = np.random.default_rng(settings.seed).permutation(trial.data.episodes_of(settings.split))
     starts = np.resize(starts, settings.rows)  # the same for every policy
     rows = torch.arange(settings.rows)
@@ -162,48 +160,11 @@ def dreamed(trial: Trial, player: Player, number: int, name: str) -> Lives:
 def rates(trial: Trial, measure: str) -> list[Figure]:
     """A measure of each policy over each horizon, the recordings' beside it."""
     figures = []
-    for name, played in _measured(trial, measure).items():
-        for steps in [_cap(trial)] if measure == "life" else horizons(trial):
+    for name, played in measured(trial, measure).items():
+        for steps in [cap(trial)] if measure == "life" else horizons(trial):
             real, dream = (ratio(*lives.of(measure, steps), trial.settings.seed) for lives in _both(played))
             figures.append(Figure(f"{name}, {steps} steps", dream, {"real": real}))
     return figures
-
-
-def orders(trial: Trial) -> list[Figure]:
-    """Which pairs of policies reality tells apart, and whether the dream puts them in the same order."""
-    decided = []
-    for measure in (*MEASURES, "life"):
-        played = _measured(trial, measure)
-        for steps in [_cap(trial)] if measure == "life" else horizons(trial):
-            for a, b in combinations(played, 2):
-                figure = judge_order(played[a], played[b], measure, steps, trial.settings.seed)
-                if figure.verdict:
-                    decided.append((f"{measure}: {a} - {b}, {steps} steps", figure))
-    if not decided:
-        return []
-    kept = sum(figure.verdict.startswith("kept") for _, figure in decided)
-    clear = sum(figure.verdict == "kept, clearly" for _, figure in decided)
-    coin, same = {"a coin": Estimate(0.5)}, {"no difference": Estimate(0.025)}  # what a dream without orders gets
-    summary = [
-        Figure("all", Estimate(kept / len(decided)), coin, f"{kept} of {len(decided)}"),
-        Figure("all, clearly", Estimate(clear / len(decided)), same, f"{clear} of {len(decided)}"),
-    ]
-    return summary + [Figure(of, figure.value, figure.beside, figure.verdict) for of, figure in decided]
-
-
-def judge_order(first: Played, second: Played, measure: str, steps: int, seed: int = 0) -> Figure:
-    """The dreamed difference of two policies beside the real one.
-
-    The verdict is empty where the real difference's interval holds 0, else "kept", "kept, clearly" (the
-    dream's interval lies on the same side of 0) or "lost".
-    """
-    real = difference(first.real.of(measure, steps), second.real.of(measure, steps), seed)
-    dream = difference(first.dreamed.of(measure, steps), second.dreamed.of(measure, steps), seed)
-    verdict = ""
-    if real.sign:
-        same = dream.mean * real.sign > 0
-        verdict = "lost" if not same else "kept, clearly" if dream.sign == real.sign else "kept"
-    return Figure("", dream, {"real": real}, verdict)
 
 
 def sources(trial: Trial) -> dict[str, str]:
@@ -211,7 +172,7 @@ def sources(trial: Trial) -> dict[str, str]:
     return {name: played.source for name, played in trial.once(play_all).items()}
 
 
-def _measured(trial: Trial, measure: str) -> dict[str, Played]:
+def measured(trial: Trial, measure: str) -> dict[str, Played]:
     """The policies' lives; none for hits in a world that learns no status."""
     if measure == "hit_rate" and not trial.world.prior.status_config.variable:
         return {}
@@ -222,7 +183,8 @@ def _both(played: Played) -> tuple[Lives, Lives]:
     return played.real, played.dreamed
 
 
-def _cap(trial: Trial) -> int:
+def cap(trial: Trial) -> int:
+    """Steps of the longest free run: the horizon, or the episodes' own limit where that is less."""
     limits = [limit for limit in (trial.settings.horizon, trial.data.header.max_steps) if limit]
     return min(limits)
 
@@ -251,14 +213,6 @@ def _look(
 
 SECTION = "free run"
 ROWS = (
-    Metric(
-        "orders",
-        SECTION,
-        "differences between policies that reality is sure of: share whose sign the dream keeps",
-        "share",
-        "higher",
-        orders,
-    ),
     *(
         Metric(name, SECTION, says, unit, "real", partial(rates, measure=name))
         for name, says, unit in (

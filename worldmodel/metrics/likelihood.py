@@ -72,9 +72,9 @@ def count_models(
 
 
 def per_code(trial: Trial) -> list[Figure]:
-    """Nats a code of the world and of its rivals."""
-    nats = trial.once(nats_of_clips)
-    found = {name: ratio(nats[name], nats["codes"], trial.settings.seed) for name in nats if name != "codes"}
+    """Nats a code of the world and of its rivals, resampled by episode."""
+    nats, seed, units = trial.once(nats_of_clips), trial.settings.seed, trial.clips.episodes
+    found = {name: ratio(nats[name], nats["codes"], seed, units) for name in nats if name != "codes"}
     return [Figure("true actions", found.pop("true"), found)]
 
 
@@ -87,9 +87,9 @@ def bits(trial: Trial) -> list[Figure]:
 
 
 def control_gap(trial: Trial) -> list[Figure]:
-    """What the true actions are worth, in nats a code, paired by clip."""
+    """What the true actions are worth, in nats a code, paired by clip and resampled by episode."""
     nats = trial.once(nats_of_clips)
-    gap = ratio(nats["other actions"] - nats["true"], nats["codes"], trial.settings.seed)
+    gap = ratio(nats["other actions"] - nats["true"], nats["codes"], trial.settings.seed, trial.clips.episodes)
     return [Figure("other actions - true", gap, {"actions ignored": Estimate(0.0)})]
 
 

@@ -14,9 +14,9 @@ import numpy as np
 from worldmodel.metrics.figures import Figure, Metric
 from worldmodel.metrics.statistics import (
     AveragePrecision,
+    CalibrationError,
     Estimate,
     bootstrap,
-    calibration_error,
     ratio,
 )
 from worldmodel.metrics.trial import CHUNK, Trial
@@ -177,12 +177,12 @@ def _events(trial: Trial, which: str) -> Events | None:
 
 def precision(trial: Trial, which: str) -> list[Figure]:
     """Average precision; knowing nothing reaches the base rate."""
-    return _figures(trial, which, lambda scores, truth: AveragePrecision(scores, truth), chance=True)
+    return _figures(trial, which, AveragePrecision, chance=True)
 
 
 def calibration(trial: Trial, which: str) -> list[Figure]:
-    """Expected calibration error."""
-    return _figures(trial, which, lambda scores, truth: partial(calibration_error, scores, truth), chance=False)
+    """Expected calibration error; the resampled ones, and so the interval, lean upward."""
+    return _figures(trial, which, CalibrationError, chance=False)
 
 
 def _figures(

@@ -41,7 +41,7 @@ def free_run_bars(result: Mapping[str, Any]) -> bytes:
 
 
 def prediction_curves(result: Mapping[str, Any]) -> bytes:
-    """PSNR, SSIM and recall by horizon, the dream among its rivals, as a PNG.
+    """PSNR, SSIM, recall and precision by horizon, the dream among its rivals, as a PNG.
 
     Args:
         result: what `evaluate` returned, with metrics of prediction by horizon.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from worldmodel.metrics.dreams import predict
 from worldmodel.metrics.figures import Figure, Metric
-from worldmodel.metrics.frames import WINDOW, bright_found, changed, psnr, ssim
+from worldmodel.metrics.frames import WINDOW, bright_found, bright_right, changed, psnr, ssim
 from worldmodel.metrics.statistics import Estimate, ratio
 from worldmodel.metrics.trial import Trial
 from worldmodel.prior.interface import CodeClip
@@ -66,13 +66,13 @@ def compare(real: Tensor, made: Tensor, last: Tensor, bright: int) -> dict[str, 
     shape = real.shape[:2]
     x, y = real.flatten(0, 1), made.flatten(0, 1)
     moved = changed(last.expand_as(real).flatten(0, 1), x)
-    found, wanted = bright_found(x, y, bright)
     one = torch.ones(len(x))
     some = moved.flatten(1).any(1)
     pairs = {
         "psnr": (psnr(x, y), one),
         "psnr_changed": (torch.where(some, psnr(x, y, moved), 0.0), some),
-        "bright_recall": (found, wanted),
+        "bright_recall": bright_found(x, y, bright),
+        "bright_precision": bright_right(x, y, bright),
     }
     if min(real.shape[2:4]) >= WINDOW:
         pairs["ssim"] = (ssim(x, y), one)
@@ -84,24 +84,27 @@ def compare(real: Tensor, made: Tensor, last: Tensor, bright: int) -> dict[str, 
 
 
 def by_horizon(trial: Trial, measure: str) -> list[Figure]:
-    """A measure of the dream at each horizon, its rivals and its ceiling, the reconstruction, beside it."""
-    table = trial.once(scores)
+    """A measure of the dream at each horizon, its rivals and its ceiling, the reconstruction, beside it.
+
+    Intervals are by episode.
+    """
+    table, seed, units = trial.once(scores), trial.settings.seed, trial.clips.episodes
     figures = []
     for i, ahead in enumerate(horizons(trial) if measure in table["dream"] else []):
         columns = {name: tuple(x[:, i] for x in measures[measure]) for name, measures in table.items()}
-        found = {name: ratio(amounts, sizes, trial.settings.seed) for name, (amounts, sizes) in columns.items()}
+        found = {name: ratio(amounts, sizes, seed, units) for name, (amounts, sizes) in columns.items()}
         figures.append(Figure(f"{ahead} ahead", found.pop("dream"), found))
     return figures
 
 
 def control_psnr(trial: Trial) -> list[Figure]:
-    """PSNR with the true actions minus PSNR with another clip's, paired by clip."""
+    """PSNR with the true actions minus PSNR with another clip's, paired by clip and resampled by episode."""
     table = trial.once(scores)
     (true, sizes), (other, _) = table["dream"]["psnr"], table[OTHER]["psnr"]
     return [
         Figure(
             f"{ahead} ahead",
-            ratio(true[:, i] - other[:, i], sizes[:, i], trial.settings.seed),
+            ratio(true[:, i] - other[:, i], sizes[:, i], trial.settings.seed, trial.clips.episodes),
             {"actions ignored": Estimate(0.0)},
         )
         for i, ahead in enumerate(horizons(trial))
@@ -117,6 +120,7 @@ ROWS = (
             ("ssim", "the same by structure (Wang et al. 2004)", "of 1"),
             ("psnr_changed", "PSNR over pixels that changed since the context's last frame", "dB"),
             ("bright_recall", "small bright things with a dreamed bright pixel at most 2 pixels away", "share"),
+            ("bright_precision", "dreamed bright pixels with a real one at most 2 pixels away", "share"),
         )
     ),
     Metric(

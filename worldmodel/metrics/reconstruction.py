@@ -37,14 +37,14 @@ def scores(trial: Trial) -> Scores:
 
 
 def survival(trial: Trial, measure: str) -> list[Figure]:
-    """A measure of the reconstructions, the mean frame's beside it."""
+    """A measure of the reconstructions, the mean frame's beside it, resampled by episode."""
     table = trial.once(scores)
     if measure not in table["world"]:
         return []
     found = {}
     for name, measures in table.items():
         amounts, sizes = measures[measure]
-        found[name] = ratio(amounts.sum(1), sizes.sum(1), trial.settings.seed)
+        found[name] = ratio(amounts.sum(1), sizes.sum(1), trial.settings.seed, trial.clips.episodes)
     return [Figure("", found.pop("world"), found)]
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from worldmodel.errors import UserError, unknown_name
-from worldmodel.metrics import freerun, likelihood, outcomes, prediction, reconstruction
+from worldmodel.metrics import freerun, likelihood, orders, outcomes, prediction, reconstruction
 from worldmodel.metrics.figures import Metric
 
 METRICS: dict[str, Metric] = {
-    row.name: row for row in (*freerun.ROWS, *likelihood.ROWS, *prediction.ROWS, *outcomes.ROWS, *reconstruction.ROWS)
+    row.name: row
+    for section in (orders, freerun, likelihood, prediction, outcomes, reconstruction)
+    for row in section.ROWS
 }
 
 

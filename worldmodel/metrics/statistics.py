@@ -1,7 +1,8 @@
 """Figures with intervals: the bootstrap, average precision, calibration.
 
-A figure is a statistic of N units, clips or episodes, drawn again and again with their multiplicity as weight.
-What belongs to one unit, two ways of predicting the same clip say, is drawn together: differences are paired.
+A figure is a statistic of N units, episodes or dreams, drawn again and again with their multiplicity as weight.
+What belongs to one unit, the clips of an episode or two ways of predicting the same clip, is drawn together: the
+clips of an episode are alike and do not count as independent, and differences are paired.
 
 Shapes: N units, S samples (steps) of all of them, R resamples.
 """
@@ -52,23 +53,27 @@ def weights(count: int, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray
     return often
 
 
-def ratio(amounts: np.ndarray, sizes: np.ndarray, seed: int = 0) -> Estimate:
+def ratio(amounts: np.ndarray, sizes: np.ndarray, seed: int = 0, units: np.ndarray | None = None) -> Estimate:
     """Sum of amounts over sum of sizes: a mean over samples whose units are drawn whole.
 
     The difference of two ways of doing the same is `ratio(a - b, sizes)`, paired by unit.
 
     Args:
-        amounts: (N,), e.g. the hits of each episode.
-        sizes: (N,), e.g. its steps. Units of size 0 count for nothing.
+        amounts: (n,), e.g. the hits of each episode.
+        sizes: (n,), e.g. its steps. Units of size 0 count for nothing.
         seed: of the resampling.
+        units: (n,) int64, which unit each belongs to, e.g. the episodes of n clips; each its own if not given.
 
     Returns:
-        The estimate; NaN without interval where all sizes are 0.
+        The estimate; without interval where fewer than two units have a size, NaN where none has.
     """
     amounts, sizes = np.asarray(amounts, np.float64), np.asarray(sizes, np.float64)
+    if units is not None:
+        _, units = np.unique(units, return_inverse=True)
+        amounts, sizes = np.bincount(units, amounts), np.bincount(units, sizes)
     amounts, sizes = amounts[sizes > 0], sizes[sizes > 0]
-    if not len(sizes):
-        return Estimate(float("nan"))
+    if len(sizes) < 2:
+        return Estimate(float(amounts[0] / sizes[0]) if len(sizes) else float("nan"))
     return _estimate(amounts.sum() / sizes.sum(), _drawn(amounts, sizes, seed))
 
 
@@ -140,18 +145,32 @@ def calibration_error(
 ) -> float:
     """Expected calibration error: |mean score - share of true samples|, averaged over bins of equal mass.
 
+    Samples of equal score share a bin, that of their middle, so that the order in which they come says nothing:
+    a constant that is the share of true samples scores 0. No error is below 0 and resampling adds noise to every
+    bin, so that a bootstrap of it is biased upward; its interval may lie above a small error altogether.
+
     Args:
         scores: (S,) probabilities.
         truth: (S,) bool.
         weight: (S,), 1 each if not given; the bins are cut without it.
-        bins: number of bins; fewer samples make fewer bins.
+        bins: number of bins; fewer different scores make fewer bins.
     """
-    order = np.argsort(scores, kind="stable")
-    weight = np.ones(len(scores)) if weight is None else weight
-    bins = min(bins, len(scores))
-    bin_of = np.arange(len(scores)) * bins // max(1, len(scores))  # (S,), ascending with the score
-    gap = (weight * (np.asarray(scores, np.float64) - np.asarray(truth, np.float64)))[order]
-    return float(np.abs(np.bincount(bin_of, gap)).sum() / weight.sum())
+    return CalibrationError(scores, truth, bins)(np.ones(len(scores)) if weight is None else weight)
+
+
+class CalibrationError:
+    """`calibration_error` of many weightings of the same samples, which are binned once: see there."""
+
+    def __init__(self, scores: np.ndarray, truth: np.ndarray, bins: int = BINS) -> None:
+        _, which, count = np.unique(scores, return_inverse=True, return_counts=True)
+        end = np.cumsum(count)  # of each run of equal scores among all, in ascending order
+        bins = min(bins, len(which))
+        self._bin = ((2 * end - count - 1) * bins // (2 * max(1, len(which))))[which]  # (S,)
+        self._gap = np.asarray(scores, np.float64) - np.asarray(truth, np.float64)
+
+    def __call__(self, weight: np.ndarray) -> float:
+        """Calibration error under weights (S,)."""
+        return float(np.abs(np.bincount(self._bin, weight * self._gap)).sum() / weight.sum())
 
 
 def _drawn(amounts: np.ndarray, sizes: np.ndarray, seed: int) -> np.ndarray:

@@ -23,7 +23,7 @@ from worldmodel.prior.interface import CodeClip
 from worldmodel.prior.sampling import Sampling
 
 CHUNK = 32  # clips encoded or judged at once, to bound memory
-TRAIN_CLIPS, TRAIN_LENGTH = 128, 32  # of the training split, for what the rivals know
+TRAIN_CLIPS, TRAIN_LENGTH = 288, 32  # of the training split, for what the rivals know: 5 s of a core at 32x64
 BRIGHT_SHARE = 0.005  # of the training split's pixels are bright
 
 # (seed, R) -> a function from the frames shown now, (R, H, W, 3) uint8, to actions (R,) or (R, A)
