@@ -70,6 +70,8 @@ def test_equal_scores_share_a_bin() -> None:
         assert calibration_error(scores, truth, bins=8) == pytest.approx((0.4 + 0.3 + 0.2 + 0.1) / 8)
         mixed = np.random.default_rng(0).permutation(8)
         assert calibration_error(scores[mixed], truth[mixed], bins=8) == pytest.approx(1 / 8)
+    truth = np.array([True, True] + [False] * 6)  # too low by 1 among the tied, too high by 3 among the others
+    assert calibration_error(scores, truth, bins=2) == pytest.approx((1 + 3) / 8)
 
 
 def naive_ssim(x: np.ndarray, y: np.ndarray) -> float:
@@ -156,6 +158,7 @@ def test_clips_of_an_episode_are_drawn_together() -> None:
     clips = ratio(episodes.repeat(10), np.ones(200), units=np.arange(50, 70).repeat(10))  # ten alike of each
     assert (clips.mean, clips.low, clips.high) == pytest.approx((once.mean, once.low, once.high))
     assert ratio(np.arange(3.0), np.ones(3), units=np.zeros(3, int)) == Estimate(1.0)  # one unit tells no interval
+    assert difference((np.ones(1), np.ones(1)), (np.arange(3.0), np.ones(3))) == Estimate(0.0)
 
 
 def test_a_unit_without_samples_counts_for_nothing() -> None:
@@ -346,6 +349,16 @@ def test_same_seed_same_figures(world: WorldModel, data: Dataset, result: dict) 
     other = evaluate(world, data, players_of(data), replace(SMALL, seed=5, metrics=names))
     assert [list(section) for section in other["sections"].values()] == [["life"], ["control_psnr"]]
     assert other["sections"]["prediction"] != {"control_psnr": result["sections"]["prediction"]["control_psnr"]}
+
+
+def test_clips_of_one_episode_tell_no_interval(world: WorldModel, data: Dataset) -> None:
+    trial = Trial(world, data, {}, replace(SMALL, clips=3, ahead=1))
+    trial.clips = replace(trial.clips, episodes=np.zeros(3, np.int64))  # as if all were of one
+    for name in ("nats", "control_gap", "psnr", "bright_recall", "control_psnr", "reconstruction_psnr"):
+        for figure in METRICS[name].function(trial):
+            assert [figure.value.low, *(rival.low for rival in figure.beside.values())] == [None] * (
+                1 + len(figure.beside)
+            ), name
 
 
 def test_a_new_row_is_judged_and_shown(world: WorldModel, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,15 +83,20 @@ def difference(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, n
     Args:
         first, second: amounts and sizes, as in `ratio`.
         seed: of the resampling; the second is drawn with the next one.
+
+    Returns:
+        The estimate; without interval where either has fewer than two units with a size, NaN where one has none.
     """
-    parts = []
+    parts, few = [], False
     for i, (amounts, sizes) in enumerate((first, second)):
         amounts, sizes = np.asarray(amounts, np.float64), np.asarray(sizes, np.float64)
         amounts, sizes = amounts[sizes > 0], sizes[sizes > 0]
         if not len(sizes):
             return Estimate(float("nan"))
+        few |= len(sizes) < 2
         parts.append((amounts.sum() / sizes.sum(), _drawn(amounts, sizes, seed + i)))
-    return _estimate(parts[0][0] - parts[1][0], parts[0][1] - parts[1][1])
+    mean, drawn = parts[0][0] - parts[1][0], parts[0][1] - parts[1][1]
+    return Estimate(float(mean)) if few else _estimate(mean, drawn)
 
 
 def bootstrap(statistic: Callable[[np.ndarray], float], units: np.ndarray, seed: int = 0) -> Estimate:
