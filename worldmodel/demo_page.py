@@ -61,7 +61,7 @@ def glance(dreamt: dict[str, Any], judged: dict[str, Any], tested: list[dict[str
     def compare(metric: str, says: str, rivals: tuple[str, ...], of: str = "", lower: bool = False) -> None:
         for figure in figures_of(judged, metric):
             if figure["of"].startswith(of):
-                for rival in rivals:
+                for rival in (name for name in rivals if name in figure["beside"]):
                     other = figure["beside"][rival]
                     add(says, figure["value"], rival, other, _so(figure["value"], other, lower))
 
