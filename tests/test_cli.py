@@ -73,6 +73,9 @@ def test_every_verb_has_a_config_with_an_example_and_a_function(verb: str) -> No
         (["data", "info", "missing.h5"], ["missing.h5"]),
         (["data", "verify", "missing.h5"], ["missing.h5"]),
         (["collect", "--config", "missing.json"], ["no saved config"]),
+        (["train", "world", "--data", "x", "--out", "y", "--train-prior.validations", "-1"], ["validations=-1"]),
+        (["train", "prior", "--tokenizer", "t", "--data", "x", "--out", "y", "--num-starts", "0"], ["num_starts=0"]),
+        (["sample", "--world", "w", "--num", "0", "--out", "x.png"], ["num"]),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(

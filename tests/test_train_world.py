@@ -206,6 +206,15 @@ def test_one_batch_again_and_again(data: Dataset, tmp_path: Path, monkeypatch: p
     assert seen[2] != shown[0]
 
 
+def test_episodes_shorter_than_a_clip_are_told(data: Dataset, tmp_path: Path) -> None:
+    short_ones = int((data.lengths[data.episodes_of("train")] + 1 < 9).sum())
+    assert short_ones
+    world = train_world(data, tmp_path / "world", short(num_steps=4, clip_length=9), device="cpu")
+    told = f"{short_ones} of {len(data.episodes_of('train'))} episodes"
+    assert told in world.report["not learned"]
+    assert told in (tmp_path / "world" / "README.md").read_text()
+
+
 def test_validation_is_logged_and_drawn(data: Dataset, tmp_path: Path) -> None:
     train_world(data, tmp_path / "w", short(10, validations=2, log_every=5))
     for stage, height in (("tokenizer", 2), ("prior", 4)):

@@ -6,8 +6,10 @@ the row below names the function.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
+import io
 import os
 import signal
 import sys
@@ -206,23 +208,51 @@ def parse(arguments: list[str]) -> tuple[str, Any]:
     elif hasattr(config_class, "defaults"):
         default = config_class.defaults(rest)
 
-    import tyro
-
-    arguments_of_tyro: dict[str, Any] = {} if default is None else {"default": default}
     description = config_class.__doc__
     if presets:
         description += "\n\nPresets (--preset NAME): " + ", ".join(presets)
-    config = tyro.cli(
-        config_class,
-        prog=f"worldmodel {name}",
-        description=description,
-        args=rest,
-        config=(tyro.conf.AvoidSubcommands,),  # which of two configs it is, the preset decides; its fields are flags
-        **arguments_of_tyro,
-    )
+    config = _configure(config_class, f"worldmodel {name}", description, rest, default)
     if preset is not None and any(f.name == "preset" for f in dataclasses.fields(config)):
         config = dataclasses.replace(config, preset=preset)
     return name, config
+
+
+class _Held(io.StringIO):
+    """Takes what is said on stderr, and is as colourful."""
+
+    def isatty(self) -> bool:
+        return sys.__stderr__ is not None and sys.__stderr__.isatty()
+
+
+def _configure(config_class: Any, prog: str, description: str, arguments: list[str], default: Any) -> Any:
+    """An instance of a config dataclass from flags.
+
+    Raises:
+        UserError: a config refuses its own values: the sentence alone. tyro, which catches it, would frame it.
+    """
+    import tyro
+
+    held, arguments_of_tyro = _Held(), {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(held):
+            return tyro.cli(
+                config_class,
+                prog=prog,
+                description=description,
+                args=arguments,
+                config=(tyro.conf.AvoidSubcommands,),  # which of two configs it is, the preset decides
+                **arguments_of_tyro,
+            )
+    except SystemExit as end:
+        cause: BaseException | None = end
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__context__
+        if cause is not None:
+            raise UserError(str(cause)) from None
+        raise
+    finally:
+        if not isinstance(sys.exception(), UserError):
+            sys.stderr.write(held.getvalue())
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

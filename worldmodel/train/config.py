@@ -58,7 +58,9 @@ class LoopConfig:
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"ema_decay={self.ema_decay}: wanted 0 (no average) or more, below 1, such as 0.999.")
         if self.validations < 0 or self.log_every < 1:
-            raise UserError("validations: wanted 0 or more; log_every: wanted 1 or more.")
+            raise UserError(
+                f"validations={self.validations}, log_every={self.log_every}: wanted 0 or more, and 1 or more."
+            )
         if self.num_steps < 0 or (not self.num_steps and self.minutes <= 0):
             raise UserError(
                 f"num_steps={self.num_steps}, minutes={self.minutes}: wanted a number of steps, or 0 and minutes "

@@ -133,7 +133,7 @@ def train_tokenizer(
         learn_tokenizer(tokenizer, data, config, folder, runtime, progress, init_from is not None)
         figures, _ = check_tokenizer(tokenizer, data, length, config.seed, runtime)()
         report = {"split": split_for(data, length), **{name: round(x, 4) for name, x in figures.items()}}
-        report |= _overfit(config)
+        report |= _left_out(data, length) | _overfit(config)
         made = SavedTokenizer(tokenizer, header.env, header.pixels, data.fingerprint, report)
         with runtime.main_first() as main:
             if main:
@@ -223,7 +223,8 @@ def _second_half(
     with runtime.main_first() as main:
         if main:
             calibrate_ends(world, cache)
-            world.report = {**evaluate_world(world, data, cache, config.seed), **_overfit(config)}
+            figures = evaluate_world(world, data, cache, config.seed)
+            world.report = {**figures, **_left_out(data, config.train_prior.clip_length), **_overfit(config)}
             finish(out, folder, is_world, world.save_pretrained, force)
 
 
@@ -247,6 +248,13 @@ def _identity(config: Any, data: Dataset, init_from: str | Path | None) -> dict[
 
 def _overfit(config: TokenizerTraining | PriorTraining) -> dict[str, str]:
     return {"trained on": "one batch, again and again"} if config.overfit_one_batch else {}
+
+
+def _left_out(data: Dataset, clip_length: int) -> dict[str, str]:
+    """How many training episodes no clip was cut from, if there were any."""
+    lengths = data.lengths[data.episodes_of("train")] + 1  # frames
+    short = int((lengths < clip_length).sum())
+    return {"not learned": f"{short} of {len(lengths)} episodes, shorter than a clip of {clip_length}"} if short else {}
 
 
 def _refuse_clips(time: str) -> None:
