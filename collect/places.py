@@ -14,6 +14,7 @@ from typing import Any
 from worldmodel.collect.config import Learner, TrainPolicy
 from worldmodel.errors import UserError
 from worldmodel.runinfo import save_run_info
+from worldmodel.shipped import find_world
 from worldmodel.spaces import Box, Discrete, Space, from_gymnasium
 
 
@@ -52,8 +53,9 @@ def check_world(world: Path, out: Path) -> None:
     Raises:
         UserError: so it is.
     """
+    world = find_world(world)
     if not (world / "config.json").is_file():
-        raise UserError(f"there is no world directory {world}; give what `train world --out` made.")
+        raise UserError(f"{world} is not a world directory: it has no config.json.")
     if out.resolve() in (world.resolve(), *world.resolve().parents):
         raise UserError(f"--out {out} holds the world {world} that the policy is to learn in; give another one.")
 

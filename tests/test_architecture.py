@@ -16,6 +16,7 @@ LEAVES = {
     "worldmodel.memory",
     "worldmodel.directory",
     "worldmodel.processes",
+    "worldmodel.shipped",
 }
 MODELS = (
     "worldmodel.tokenizer",

@@ -26,6 +26,7 @@ from worldmodel.prior import PriorConfig, build_prior
 from worldmodel.prior.interface import CodeClip, Context
 from worldmodel.prior.starts import Starts
 from worldmodel.runinfo import told_apart_by_kind
+from worldmodel.shipped import find_world
 from worldmodel.tokenizer import FrameTokenizer, Tokenizer, TokenizerConfig
 
 WORLD = Kind(
@@ -198,7 +199,7 @@ class WorldModel(nn.Module):
         """Read a world directory; nothing is unpickled.
 
         Args:
-            directory: what `save_pretrained` or training made.
+            directory: what `save_pretrained` or training made, or the name of a world that comes with the package.
             device: where to put it.
 
         Returns:
@@ -207,7 +208,7 @@ class WorldModel(nn.Module):
         Raises:
             UserError: not a world, another version, damaged, or a prior beside the wrong tokenizer.
         """
-        path = Path(directory)
+        path = find_world(directory)
         config = read_directory(path, WORLD)
         try:
             spec = WorldSpec.from_json(config["spec"])
