@@ -31,10 +31,10 @@ class Demo:
     out: Path = Path("runs/demo")
     """Where everything goes: dataset, world, judgement, policy, page."""
     env: str = "doom/take-cover"
-    episodes: int = 480
+    episodes: int = 640
     policy: str = "periodic"
-    mix: str = "random=0.35,sticky=0.25"
-    """Shares of the episodes that other policies play."""
+    mix: str = "random=0.3,sticky=0.2,sticky:0.98=0.2"
+    """Shares of the episodes that other policies play; the last runs into walls and stays, as a learner will."""
     world_preset: str = "doom-take-cover-demo"
     world_minutes: float = 5.5
     """Training of tokenizer and prior."""
