@@ -41,7 +41,7 @@ def test_a_directory_is_taken_before_a_name(tmp_path: Path, monkeypatch: pytest.
     assert find_world("toy") == Path("toy")
     with pytest.raises(UserError, match=r"no world directory nowhere.*comes with the package: .*toy"):
         find_world("nowhere")
-    with pytest.raises(UserError, match="has no config.json"):
+    with pytest.raises(UserError, match=r"has no config\.json"):
         DreamVecEnv("toy", 2)
 
 
