@@ -96,7 +96,7 @@ def test_the_sb3_face_is_dummy_vec_env_over_single_dreams(world: Any) -> None:
     theirs = DummyVecEnv([lambda: DreamEnv(world, horizon=HORIZON)] * N)
     for face in (ours, theirs):
         face.seed(3)
-    np.testing.assert_array_equal(ours.reset(), theirs.reset())
+    same(ours.reset(), theirs.reset())
     same(ours.reset_infos, theirs.reset_infos)
     rng, ends = np.random.default_rng(0), 0
     for _ in range(60):
@@ -119,7 +119,7 @@ def test_the_learners_face_is_its_view_over_single_dreams(world: Any) -> None:
     theirs = DummyVecEnv([lambda: LearnerView(DreamEnv(world, horizon=HORIZON), learner)] * N)
     theirs.seed(3)
     assert ours.observation_space == theirs.observation_space
-    np.testing.assert_array_equal(ours.reset(), theirs.reset())
+    same(ours.reset(), theirs.reset())
     rng, ends, cuts = np.random.default_rng(0), 0, 0
     for _ in range(40):
         actions = rng.integers(0, 5, N)
