@@ -68,8 +68,8 @@ def same(ours: Any, theirs: Any) -> None:
 
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 def test_the_vector_face_is_gymnasiums_loop_over_single_dreams(mode: AutoresetMode, world: Any) -> None:
-    ours = DreamVectorEnv(N, world=world, horizon=HORIZON, autoreset_mode=mode)
-    make: Callable[[], DreamEnv] = lambda: DreamEnv(world, horizon=HORIZON)  # noqa: E731
+    ours = DreamVectorEnv(N, world=world, horizon=HORIZON, info=["codes"], autoreset_mode=mode)
+    make: Callable[[], DreamEnv] = lambda: DreamEnv(world, horizon=HORIZON, info=["codes"])  # noqa: E731
     theirs = SyncVectorEnv([make] * N, autoreset_mode=mode)
     assert ours.metadata["autoreset_mode"] == theirs.metadata["autoreset_mode"] == mode
     assert ours.observation_space == theirs.observation_space
@@ -92,8 +92,8 @@ def test_the_vector_face_is_gymnasiums_loop_over_single_dreams(mode: AutoresetMo
 
 
 def test_the_sb3_face_is_dummy_vec_env_over_single_dreams(world: Any) -> None:
-    ours = DreamVecEnv(world, N, horizon=HORIZON)
-    theirs = DummyVecEnv([lambda: DreamEnv(world, horizon=HORIZON)] * N)
+    ours = DreamVecEnv(world, N, horizon=HORIZON, info=["codes"])
+    theirs = DummyVecEnv([lambda: DreamEnv(world, horizon=HORIZON, info=["codes"])] * N)
     for face in (ours, theirs):
         face.seed(3)
     same(ours.reset(), theirs.reset())
