@@ -138,7 +138,7 @@ def main() -> None:
             toy = replace(toy, **loops)
         train_world(data, folder / "world", toy)
     world = WorldModel.from_pretrained(folder / "world", "cuda" if torch.cuda.is_available() else "cpu")
-    policy, speed = learn(world, *((512, 8, 16) if quick else (60_000, 32, 64)))
+    policy, speed = learn(world, *((512, 8, 16) if quick else (41_000, 32, 64)))
     print(f"in the dream: {speed:.0f} decisions a second, learning included")
     env = envs.make("toy", size=16)
     returns = np.asarray([play(policy, env, 1_000_000 + i, world.device) for i in range(5 if quick else 100)])
