@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import fields
 
+import pretend
 import pytest
 import torch
 from untrained import CODES, SIDE, SPACES, make_world, some_actions
 
-from worldmodel.dream import DreamEnv, DreamVecEnv, DreamVectorEnv, Rollout, Simulator
+from worldmodel.dream import CrossEntropy, DreamEnv, DreamVecEnv, DreamVectorEnv, Rollout, Simulator
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
 
@@ -187,3 +189,34 @@ def test_starts_are_true_ones_any_or_given(world: WorldModel) -> None:
     assert set(true.state.starts.tolist()) == set(range(5))
     assert set(every.state.starts.tolist()) == set(range(10))
     assert every.reset(starts=torch.full((64,), 7)).unique(dim=0).shape[0] == 1
+
+
+def test_what_is_given_on_another_device_is_moved_to_the_worlds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+    for name in ("tensor", "as_tensor"):
+        monkeypatch.setattr(torch, name, pretend.made_there(getattr(torch, name)))
+    monkeypatch.setattr(torch.__future__, "_swap_module_params_on_conversion", True)
+    here, there = make_world(), make_world()
+    frames = torch.randint(0, 256, (1, 2, SIDE, SIDE, 3), dtype=torch.uint8)
+    acted, plans = torch.tensor([[1]]), some_actions(here.spec.action_space, 12).reshape(6, 2)
+    near = Simulator(here, 6)
+    near.rollout(plans, here.context(frames, acted))
+    near.clone(ROWS[0], ROWS[1])
+    plan = CrossEntropy(horizon=1, rounds=2).plan(near)
+    with pretend.Pretend():
+        there.to(pretend.DEVICE)
+        assert there.starts is not None
+        there.starts = there.starts.to(pretend.DEVICE)
+        far = Simulator(there, 6)
+        assert far.rollout(plans, here.context(frames, acted)).frames.device == pretend.DEVICE
+        far.clone(ROWS[0], ROWS[1])
+        torch.testing.assert_close(far.state.frames.cpu(), near.state.frames)
+        assert far.state.codes.device == pretend.DEVICE
+        assert far.step(plans[:, 0]).codes.device == pretend.DEVICE
+        assert there.log_prob(frames, acted).device == pretend.DEVICE
+        far.restore(far.save())
+        again = Simulator(there, 6)
+        again.rollout(plans, there.context(frames, acted))
+        again.clone(ROWS[0], ROWS[1])
+        found = CrossEntropy(horizon=1, rounds=2).plan(again).actions.cpu()
+    assert torch.equal(found, plan.actions)

@@ -19,6 +19,7 @@ from torch import Tensor
 from worldmodel import spaces
 from worldmodel.dream.simulator import Simulator, SimulatorStep
 from worldmodel.errors import UserError
+from worldmodel.prior.sampling import inverse_cdf
 
 Score = Callable[[SimulatorStep], Tensor]
 """What a step of each row is worth, (N,) float32; a plan's score is the sum over its steps."""
@@ -117,8 +118,8 @@ class CrossEntropy:
             )
         if bool(simulator.state.ended[0]):
             raise UserError("row 0 of the simulator has ended or was never reset; there is nothing to plan.")
-        generator = torch.Generator(device).manual_seed(seed)
-        luck = torch.randint(2**62, (self.dreams,), generator=generator, device=device).repeat(count)  # (N,)
+        generator = torch.Generator().manual_seed(seed)  # on the CPU, so that a plan does not depend on the device
+        luck = torch.randint(2**62, (self.dreams,), generator=generator).to(device).repeat(count)  # (N,)
         everywhere, first = torch.arange(rows, device=device), torch.zeros(1, dtype=torch.int64, device=device)
         proposal = propose(simulator.world.spec.action_space, self.horizon, device)
         elite, before, means = max(1, round(self.best * count)), simulator.save(), []
@@ -158,8 +159,9 @@ class Choices:
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """(count, L, *shape) int64."""
-        drawn = torch.multinomial(self.shares.flatten(0, 1), count, replacement=True, generator=generator)  # (L*A, M)
-        return drawn.T.reshape(count, len(self.shares), *self.shape)
+        length, numbers, _ = self.shares.shape
+        noise = torch.rand((count, length, numbers), generator=generator).to(self.shares.device)
+        return inverse_cdf(self.shares.log(), noise).reshape(count, length, *self.shape)
 
     def centre(self) -> Tensor:
         """The likeliest plan, (L, *shape)."""
@@ -188,7 +190,7 @@ class Numbers:
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """(count, L, A) float32."""
-        noise = torch.randn((count, *self.mean.shape), generator=generator, device=self.mean.device)
+        noise = torch.randn((count, *self.mean.shape), generator=generator).to(self.mean.device)
         return (self.mean + noise * self.deviation).clamp(self.low, self.high)
 
     def centre(self) -> Tensor:
