@@ -58,6 +58,8 @@ def make_world(
         for parameter in world.prior.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
         world.prior.heads.end.bias.fill_(hazard)
+        world.tokenizer.codebook.embeddings.copy_(20 * torch.randn_like(world.tokenizer.codebook.embeddings))
+        world.tokenizer.codebook.initialised.fill_(True)
     rng = np.random.default_rng(0)
     count, length = 10, world.prior.window
     actions = np.stack([[space.sample(rng) for _ in range(length - 1)] for _ in range(count)])
