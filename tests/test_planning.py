@@ -122,6 +122,8 @@ def test_misuse_is_answered_in_a_sentence() -> None:
     for search in (CrossEntropy(dreams=4), CrossEntropy(dreams=6)):
         with pytest.raises(UserError, match="got a simulator of 6 rows"):
             search.plan(simulator)
+    with pytest.raises(UserError, match=r"score: got shape \(\), wanted \(6,\)"):
+        CrossEntropy().plan(simulator, lambda step: step.rewards.sum())
     for bad in ({"horizon": 0}, {"rounds": 0}, {"dreams": 0}, {"best": 0.0}, {"best": 1.0}, {"keep": 1.0}):
         with pytest.raises(UserError, match=f"{next(iter(bad))}="):
             CrossEntropy(**bad)  # type: ignore[arg-type]

@@ -107,7 +107,7 @@ class CrossEntropy:
             seed: of the plans drawn and of the luck of their dreams: the same seed finds the same plan.
 
         Raises:
-            UserError: row 0 has ended, or too few rows to sort.
+            UserError: row 0 has ended, too few rows to sort, or a score that is not one number a row.
         """
         rows, device = simulator.num_rows, simulator.world.device
         count = rows // self.dreams  # M
@@ -132,7 +132,10 @@ class CrossEntropy:
                 simulator.clone(first, everywhere, luck)
                 total = torch.zeros(rows, device=device)
                 for t in range(self.horizon):
-                    total += score(simulator.step(plans[:, t].repeat_interleave(self.dreams, 0)))
+                    worth = score(simulator.step(plans[:, t].repeat_interleave(self.dreams, 0)))
+                    if worth.shape != total.shape:
+                        raise UserError(f"score: got shape {tuple(worth.shape)}, wanted ({rows},), one a row.")
+                    total += worth
                 scores = total.reshape(count, self.dreams).mean(1)  # (M,)
                 order = scores.argsort(descending=True, stable=True)
                 means.append(scores.mean())
