@@ -68,8 +68,8 @@ def same(ours: Any, theirs: Any) -> None:
 
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 def test_the_vector_face_is_gymnasiums_loop_over_single_dreams(mode: AutoresetMode, world: Any) -> None:
-    ours = DreamVectorEnv(N, world=world, horizon=HORIZON, autoreset_mode=mode)
-    make: Callable[[], DreamEnv] = lambda: DreamEnv(world, horizon=HORIZON)  # noqa: E731
+    ours = DreamVectorEnv(N, world=world, horizon=HORIZON, info=["codes"], autoreset_mode=mode)
+    make: Callable[[], DreamEnv] = lambda: DreamEnv(world, horizon=HORIZON, info=["codes"])  # noqa: E731
     theirs = SyncVectorEnv([make] * N, autoreset_mode=mode)
     assert ours.metadata["autoreset_mode"] == theirs.metadata["autoreset_mode"] == mode
     assert ours.observation_space == theirs.observation_space
@@ -92,11 +92,11 @@ def test_the_vector_face_is_gymnasiums_loop_over_single_dreams(mode: AutoresetMo
 
 
 def test_the_sb3_face_is_dummy_vec_env_over_single_dreams(world: Any) -> None:
-    ours = DreamVecEnv(world, N, horizon=HORIZON)
-    theirs = DummyVecEnv([lambda: DreamEnv(world, horizon=HORIZON)] * N)
+    ours = DreamVecEnv(world, N, horizon=HORIZON, info=["codes"])
+    theirs = DummyVecEnv([lambda: DreamEnv(world, horizon=HORIZON, info=["codes"])] * N)
     for face in (ours, theirs):
         face.seed(3)
-    np.testing.assert_array_equal(ours.reset(), theirs.reset())
+    same(ours.reset(), theirs.reset())
     same(ours.reset_infos, theirs.reset_infos)
     rng, ends = np.random.default_rng(0), 0
     for _ in range(60):
@@ -119,7 +119,7 @@ def test_the_learners_face_is_its_view_over_single_dreams(world: Any) -> None:
     theirs = DummyVecEnv([lambda: LearnerView(DreamEnv(world, horizon=HORIZON), learner)] * N)
     theirs.seed(3)
     assert ours.observation_space == theirs.observation_space
-    np.testing.assert_array_equal(ours.reset(), theirs.reset())
+    same(ours.reset(), theirs.reset())
     rng, ends, cuts = np.random.default_rng(0), 0, 0
     for _ in range(40):
         actions = rng.integers(0, 5, N)

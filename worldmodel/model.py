@@ -123,9 +123,13 @@ class WorldModel(nn.Module):
             actions: (B, T-1) or (B, T-1, A).
 
         Returns:
-            (B, T) float32, nats a frame; frame 0 is given nothing.
+            (B, T) float32 on the world's device, nats a frame; frame 0 is given nothing.
+
+        Raises:
+            UserError: frames of another size, or actions that do not fit between them.
         """
-        shape = frames.shape[:2]
+        self._check_clip("log_prob", frames, actions)
+        frames, actions, shape = frames.to(self.device), actions.to(self.device), frames.shape[:2]
         steps = torch.zeros((shape[0], shape[1] - 1), device=frames.device)
         clip = CodeClip(
             codes=self.tokenizer.encode(frames),
@@ -157,11 +161,7 @@ class WorldModel(nn.Module):
         Raises:
             UserError: frames of another size, or actions that do not fit between them.
         """
-        if actions.shape[:2] != (frames.shape[0], frames.shape[1] - 1):
-            raise UserError(
-                f"context of {tuple(frames.shape[:2])} frames and {tuple(actions.shape[:2])} actions: wanted one "
-                "action fewer than frames in each row."
-            )
+        self._check_clip("context", frames, actions)
         window, device = self.prior.window, self.device
         frames, actions = frames[:, -window:].to(device), actions[:, max(0, actions.shape[1] - window + 1) :].to(device)
         codes = self.tokenizer.encode(frames)
@@ -170,6 +170,22 @@ class WorldModel(nn.Module):
         if status is None:
             status = torch.full((len(codes),), self.prior.status_config.num_bins)
         return self.prior.context(codes, frame_valid[:, -window:].to(device), actions, status.to(device))
+
+    def _check_clip(self, what: str, frames: Tensor, actions: Tensor) -> None:
+        """Refuse frames that are not (B, T, H, W, 3) uint8, T >= 1, and actions that do not lie between them."""
+        size, space = self.tokenizer.frame_shape, self.spec.action_space
+        if frames.ndim != 5 or frames.shape[2:] != size or frames.dtype != torch.uint8:
+            wanted = f"(B, T, {size[0]}, {size[1]}, 3) uint8"
+            raise UserError(f"{what}: got frames {tuple(frames.shape)} {frames.dtype}, wanted {wanted}.")
+        if not frames.shape[1]:
+            raise UserError(f"{what}: got no frame; wanted at least one in each row.")
+        if actions.shape != (frames.shape[0], frames.shape[1] - 1, *space.shape):
+            raise UserError(
+                f"{what} of {tuple(frames.shape[:2])} frames and actions of shape {tuple(actions.shape)}: wanted one "
+                f"action fewer than frames in each row, each of shape {space.shape} for {space}."
+            )
+        if actions.device.type == "cpu":
+            spaces.check_actions(space, actions.detach().numpy(), f"{what}: actions")
 
     # -- on disk -------------------------------------------------------------------------------------------
 

@@ -6,13 +6,17 @@ from typing import Any
 
 DREAM_ID = "worldmodel/Dream-v0"
 _NAMES = {
+    "CrossEntropy": "planning",
     "DreamEnv": "env",
     "DreamLearnerEnv": "learner",
     "DreamVecEnv": "sb3",
     "DreamVectorEnv": "vector",
+    "Plan": "planning",
     "Rollout": "simulator",
     "Simulator": "simulator",
     "SimulatorState": "simulator",
+    "nearness": "planning",
+    "paid": "planning",
 }
 
 

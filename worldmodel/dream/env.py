@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,15 @@ import numpy as np
 import torch
 
 from worldmodel import spaces
-from worldmodel.dream.simulator import Simulator, SimulatorStep
-from worldmodel.errors import UserError
+from worldmodel.dream.simulator import Simulator, SimulatorState, SimulatorStep
+from worldmodel.errors import UserError, unknown_name
 from worldmodel.model import WorldModel
 from worldmodel.prior.interface import Context
 from worldmodel.prior.sampling import Sampling
 from worldmodel.window import Window
 
 DEFAULT_HORIZON = "recorded"
+FRAME_INFO = ("codes",)  # what `info` tells of a frame when it is asked for
 
 
 def load(world: str | Path | WorldModel, device: str | torch.device) -> WorldModel:
@@ -58,6 +60,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         horizon: steps until truncation; "recorded" takes the recorded environment's, None has none.
         temperature, top_k, top_p: how the frames' codes are drawn, see `Sampling`.
         starts, batch_invariant: see `Simulator`.
+        info: what `info` holds besides, after resets too: "codes", (h, w) int64 of the frame shown.
         render_mode: None, "rgb_array", or "human": a window that follows every step.
         device: where a world given as a directory is loaded.
 
@@ -76,6 +79,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         top_p: float = 1.0,
         starts: str = "episode",
         batch_invariant: bool = False,
+        info: Sequence[str] = (),
         render_mode: str | None = None,
         device: str = "cpu",
     ) -> None:
@@ -85,7 +89,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         self.horizon = horizon_of(self.world, horizon)
         self.observation_space = observation_space_of(self.world)
         self.action_space = spaces.to_gymnasium(self.world.spec.action_space)
-        self.render_mode = render_mode
+        self.render_mode, self.info = render_mode, checked_info(info)
         self.simulator = Simulator(
             self.world, 1, sampling=Sampling(temperature, top_k, top_p), starts=starts, batch_invariant=batch_invariant
         )
@@ -115,7 +119,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
             context = context_of(self.world, options["frames"], options.get("actions", ()))
         frames = self.simulator.reset(starts=None if start is None else torch.tensor([int(start)]), context=context)
         self._show()
-        return frames[0].cpu().numpy().copy(), {"start": int(self.simulator.state.starts[0])}
+        return frames[0].cpu().numpy().copy(), {"start": int(self.simulator.state.starts[0]), **self._asked()}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Take a step; as gymnasium's."""
@@ -126,7 +130,13 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         truncated = not terminated and self.horizon is not None and steps >= self.horizon
         self._show()
         info = {name: float(values[0]) for name, values in step_info(self.world, out).items()}
-        return out.frames[0].cpu().numpy().copy(), float(out.rewards[0]), terminated, truncated, info
+        return (
+            out.frames[0].cpu().numpy().copy(), float(out.rewards[0]), terminated, truncated, {**info, **self._asked()}
+        )  # fmt: skip
+
+    def _asked(self) -> dict[str, np.ndarray]:
+        """What `info` was asked to hold besides."""
+        return {name: rows[0].copy() for name, rows in frame_info(self.simulator.state, self.info).items()}
 
     def render(self) -> np.ndarray | None:
         """The frame last shown, (H, W, 3) uint8, in mode "rgb_array"; "human" shows it by itself."""
@@ -150,10 +160,8 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
 
 def context_of(world: WorldModel, frames: Any, actions: Any) -> Context:
     """One row of context from frames (T, H, W, 3) uint8 and the T-1 actions between them."""
-    frames = np.asarray(frames)
-    taken = np.asarray(actions, world.spec.action_space.dtype).reshape(-1, *world.spec.action_space.shape)
-    if len(taken):
-        taken = spaces.check_actions(world.spec.action_space, taken)
+    space, frames, taken = world.spec.action_space, np.asarray(frames), np.asarray(actions)
+    taken = spaces.check_actions(space, taken) if taken.size else np.zeros((0, *space.shape), space.dtype)
     return world.context(torch.as_tensor(frames)[None], torch.as_tensor(taken)[None])
 
 
@@ -162,3 +170,17 @@ def step_info(world: WorldModel, out: SimulatorStep) -> dict[str, torch.Tensor]:
     h, w = world.tokenizer.grid
     told = {"status": out.status_values} if world.prior.status_config.num_bins else {}
     return told | {"log_prob": out.log_probs, "surprise": -out.log_probs / (h * w), "hazard": out.hazards}
+
+
+def frame_info(state: SimulatorState, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """What is told of the frames shown where it was asked for, a row each."""
+    return {name: getattr(state, name).cpu().numpy() for name in names}
+
+
+def checked_info(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of `FRAME_INFO`, or a sentence that says which there are."""
+    names = (names,) if isinstance(names, str) else tuple(names)
+    for name in names:
+        if name not in FRAME_INFO:
+            raise unknown_name("info", str(name), FRAME_INFO)
+    return names

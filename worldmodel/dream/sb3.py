@@ -53,7 +53,8 @@ class DreamVecEnv(BatchVecEnv):
     Args:
         world: a world directory, or a loaded `WorldModel`.
         num_envs: N.
-        **options: horizon, temperature, top_k, top_p, starts, batch_invariant, render_mode, device: as for `DreamEnv`.
+        **options: horizon, temperature, top_k, top_p, starts, batch_invariant, info, render_mode, device: as for
+            `DreamEnv`.
 
     Raises:
         UserError: not a world directory, or an argument out of range.
@@ -88,7 +89,7 @@ class DreamVecEnv(BatchVecEnv):
         if dones.any():
             last = self._split(info["final_info"])
             for i in np.flatnonzero(dones):
-                self.reset_infos[i] = {"start": infos[i]["start"]}
+                self.reset_infos[i] = {name: infos[i][name] for name in ("start", *self.dreams.info)}
                 infos[i] = {**last[i], "terminal_observation": info["final_obs"][i]}
         for row, truncated in zip(infos, truncations, strict=True):
             row["TimeLimit.truncated"] = bool(truncated)
@@ -97,7 +98,8 @@ class DreamVecEnv(BatchVecEnv):
     def _split(self, info: dict[str, Any]) -> list[dict[str, Any]]:
         """Gymnasium's arrays as one dict a row."""
         names = [name for name in info if not name.startswith(("_", "final_"))]
-        return [{name: info[name][i].item() for name in names if info[f"_{name}"][i]} for i in range(self.num_envs)]
+        rows = [{name: info[name][i] for name in names if info[f"_{name}"][i]} for i in range(self.num_envs)]
+        return [{name: x if x.ndim else x.item() for name, x in row.items()} for row in rows]
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         """The frames last shown."""

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from worldmodel import spaces
 from worldmodel.dream.tiles import tiled
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
@@ -30,6 +31,7 @@ class SimulatorState:
     Attributes:
         prior: N rows of the prior's state.
         frames: (N, H, W, 3) uint8, the last frames shown.
+        codes: (N, h, w) int64, what those frames were decoded from.
         seeds: (N,) int64, one a row.
         episodes: (N,) int64, resets of the row since it was seeded.
         steps: (N,) int64 since the last reset.
@@ -39,6 +41,7 @@ class SimulatorState:
 
     prior: Rows
     frames: Tensor
+    codes: Tensor
     seeds: Tensor
     episodes: Tensor
     steps: Tensor
@@ -52,6 +55,7 @@ class SimulatorStep:
 
     Attributes:
         frames: (N, H, W, 3) uint8.
+        codes: (N, h, w) int64, what those frames were decoded from.
         rewards: (N,) float32.
         terminations: (N,) bool.
         hazards: (N,) float32, the probability of the end that was drawn from.
@@ -62,6 +66,7 @@ class SimulatorStep:
     """
 
     frames: Tensor
+    codes: Tensor
     rewards: Tensor
     terminations: Tensor
     hazards: Tensor
@@ -129,6 +134,7 @@ class Simulator:
         self._state = SimulatorState(
             prior=world.prior.init_state(world.starts.context.rows(zeros)),
             frames=torch.zeros((num_rows, *world.tokenizer.frame_shape), dtype=torch.uint8, device=world.device),
+            codes=torch.zeros((num_rows, *world.tokenizer.grid), dtype=torch.int64, device=world.device),
             seeds=zeros,
             episodes=zeros,
             steps=zeros,
@@ -151,6 +157,8 @@ class Simulator:
     def seed(self, seeds: Tensor, rows: Tensor | None = None) -> None:
         """Seed rows anew: (n,) int64. Their next reset is the first episode of that seed."""
         index = self._rows(rows)
+        if seeds.shape != index.shape:
+            raise UserError(f"seeds: got shape {tuple(seeds.shape)} for {len(index)} rows.")
         episodes = self._state.episodes.index_fill(0, index, -1)
         mixed = self._state.seeds.index_copy(0, index, seeds.to(index.device, torch.int64))
         self._state = replace(self._state, seeds=mixed, episodes=episodes)
@@ -168,7 +176,7 @@ class Simulator:
             (N, H, W, 3) uint8: all rows' frames, the reset ones showing the reconstruction of their start.
 
         Raises:
-            UserError: a start that the world does not have, or a context of another number of rows.
+            UserError: a start that the world does not have, or a context of other rows or of another world's size.
         """
         index, state = self._rows(rows), self._state
         episodes = state.episodes.index_add(0, index, torch.ones_like(index))
@@ -178,12 +186,19 @@ class Simulator:
             chosen = self._choices[(draw * len(self._choices)).long()]
         else:
             chosen = starts.to(index.device, torch.int64)
+            if chosen.shape != index.shape:
+                raise UserError(f"starts: got shape {tuple(chosen.shape)} for {len(index)} rows to reset.")
             if bool(((chosen < 0) | (chosen >= len(self._starts))).any()):
                 raise UserError(f"start {chosen.tolist()}: this world has starts 0 to {len(self._starts) - 1}.")
         if context is None:
             context = self._starts.context.rows(chosen)
         elif len(context.status) != len(index):
             raise UserError(f"context: got {len(context.status)} rows to reset {len(index)}.")
+        elif context.codes.shape[1:] != (wanted := self._starts.context.codes.shape[1:]):
+            raise UserError(
+                f"context: got frames of codes {tuple(context.codes.shape[1:])}, this world remembers {tuple(wanted)}; "
+                "make it with this world's own `context`."
+            )
         elif bool((context.codes[:, -1] == self.world.prior.num_codes).any()):
             raise UserError("context: its last frame must be a picture; cut off what comes after the last valid frame.")
         else:
@@ -196,6 +211,7 @@ class Simulator:
         self._state = SimulatorState(
             prior=state.prior.where(mask, fresh.rows(place)),
             frames=state.frames.index_copy(0, index, frames),
+            codes=state.codes.index_copy(0, index, context.codes[:, -1]),
             seeds=state.seeds,
             episodes=episodes,
             steps=state.steps.index_fill(0, index, 0),
@@ -213,24 +229,33 @@ class Simulator:
 
         Returns:
             What happened; rows that had ended before keep still.
+
+        Raises:
+            UserError: actions of another shape or kind than the space's; on a CPU also those outside the space. On a
+                GPU their numbers are not looked at, which would make it wait.
         """
+        self._check_actions(actions, (self.num_rows,))
         state, prior = self._state, self.world.prior
         draws = uniforms(state.seeds, state.episodes.clamp_min(0), state.steps, prior.num_draws)
-        taken = actions.to(self.world.device)
+        whole = self.world.spec.action_space.dtype.kind != "f"
+        taken = actions.to(self.world.device, torch.int64 if whole else torch.float32)
         out: PriorStep[Any] = self._tiled(partial(prior.step, sampling=self.sampling), state.prior, taken, draws)
         shown = out.has_picture & ~state.ended
         frames = self._decode(out.codes)  # (N, H, W, 3)
         frames = torch.where(shown[:, None, None, None], frames, state.frames)
+        codes = torch.where(shown[:, None, None], out.codes, state.codes)
         self._state = replace(
             state,
             prior=out.state.where(state.ended, state.prior),
             frames=frames,
+            codes=codes,
             steps=state.steps + 1,
             ended=state.ended | out.terminations,
         )
         status = self._state.prior.status
         return SimulatorStep(
             frames=frames,
+            codes=codes,
             rewards=out.rewards.masked_fill(state.ended, 0.0),
             terminations=self._state.ended,
             hazards=out.hazards,
@@ -240,15 +265,24 @@ class Simulator:
             log_probs=out.log_probs.masked_fill(state.ended, 0.0),
         )
 
-    def rollout(self, actions: Tensor) -> Rollout:
-        """Step every row through a sequence of actions from where it stands.
+    def rollout(self, actions: Tensor, context: Context | None = None) -> Rollout:
+        """Step every row through a sequence of actions.
 
         Args:
             actions: (N, L) or (N, L, A).
+            context: N rows to begin from, see `WorldModel.context`, or one that all rows begin from; None goes on
+                from where each row stands.
 
         Returns:
             What happened; a row that ends keeps still from then on.
+
+        Raises:
+            UserError: as `step` and `reset`.
         """
+        self._check_actions(actions, (self.num_rows, actions.shape[1] if actions.ndim > 1 else 0))
+        if context is not None:
+            spread = torch.zeros(self.num_rows, dtype=torch.int64, device=context.status.device)
+            self.reset(context=context.rows(spread) if context.num_rows == 1 else context)
         frames, steps = [self._state.frames], []
         for t in range(actions.shape[1]):
             steps.append(self.step(actions[:, t]))
@@ -281,7 +315,51 @@ class Simulator:
             raise UserError(f"restore: got {len(state.seeds)} rows, this simulator has {self.num_rows}.")
         self._state = state
 
+    def clone(self, source_rows: Tensor, target_rows: Tensor, seeds: Tensor | None = None) -> None:
+        """Branch dreams: rows become what other rows are.
+
+        A branch keeps its source's seed, and with it what will happen: the same actions bring the same future, to the
+        next episodes' starts. Given another seed, it is where its source is and goes on differently, by chance alone.
+
+        Args:
+            source_rows: (n,) int64, or (1,) for all targets.
+            target_rows: (n,) int64, each once. A row may be source and target.
+            seeds: (n,) int64, one a target; None keeps the sources'.
+
+        Raises:
+            UserError: rows that this simulator does not have, or numbers of them that do not fit.
+        """
+        source, target = self._rows(source_rows), self._rows(target_rows)
+        if len(source) not in (1, len(target)) or (seeds is not None and len(seeds) != len(target)):
+            given = "no" if seeds is None else len(seeds)
+            raise UserError(
+                f"clone: got {len(source)} sources and {given} seeds for {len(target)} targets; wanted one of each "
+                "a target."
+            )
+        if target_rows.device.type == "cpu" and len(target_rows.unique()) != len(target):
+            raise UserError(f"clone: got targets {target.tolist()}; wanted each row once.")
+        order = torch.arange(self.num_rows, device=target.device).index_copy(0, target, source.expand(len(target)))
+        tensors = {name: rows[order] for name, rows in vars(self._state).items() if name != "prior"}
+        if seeds is not None:
+            tensors["seeds"] = tensors["seeds"].index_copy(0, target, seeds.to(target.device, torch.int64))
+        self._state = SimulatorState(prior=self._state.prior.rows(order), **tensors)
+
+    def _check_actions(self, actions: Tensor, leading: tuple[int, ...]) -> None:
+        """Refuse actions that are not (*leading, *space.shape) of the space's kind."""
+        space = self.world.spec.action_space
+        if actions.shape != (*leading, *space.shape):
+            raise UserError(
+                f"actions: got shape {tuple(actions.shape)}, wanted {(*leading, *space.shape)} for {space}."
+            )
+        if actions.is_floating_point() != (space.dtype.kind == "f"):
+            raise UserError(f"actions: got {actions.dtype}, wanted {space.dtype} for {space}.")
+        if actions.device.type == "cpu":
+            spaces.check_actions(space, actions.detach().numpy())
+
     def _rows(self, rows: Tensor | None) -> Tensor:
+        """Rows as indices on the world's device; all of them for None."""
         if rows is None:
             return torch.arange(self.num_rows, device=self._state.seeds.device)
+        if rows.device.type == "cpu" and bool(((rows < 0) | (rows >= self.num_rows)).any()):
+            raise UserError(f"rows {rows.tolist()}: this simulator has rows 0 to {self.num_rows - 1}.")
         return rows.to(self._state.seeds.device, torch.int64)

@@ -16,7 +16,16 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from worldmodel import spaces
-from worldmodel.dream.env import DEFAULT_HORIZON, horizon_of, load, observation_space_of, row_seed, step_info
+from worldmodel.dream.env import (
+    DEFAULT_HORIZON,
+    checked_info,
+    frame_info,
+    horizon_of,
+    load,
+    observation_space_of,
+    row_seed,
+    step_info,
+)
 from worldmodel.dream.simulator import Simulator
 from worldmodel.errors import UserError, unknown_name
 from worldmodel.model import WorldModel
@@ -33,7 +42,8 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     Args:
         num_envs: N.
-        world, horizon, temperature, top_k, top_p, starts, batch_invariant, render_mode, device: as for `DreamEnv`.
+        world, horizon, temperature, top_k, top_p, starts, batch_invariant, info, render_mode, device: as for
+            `DreamEnv`.
         autoreset_mode: NEXT_STEP: the step after an end resets that row and ignores its action. SAME_STEP: the
             step of an end returns the next episode's first frame, the last one is in info["final_obs"]. DISABLED:
             call `reset(options={"reset_mask": rows})`.
@@ -56,6 +66,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         top_p: float = 1.0,
         starts: str = "episode",
         batch_invariant: bool = False,
+        info: Sequence[str] = (),
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
         device: str = "cpu",
@@ -72,7 +83,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.metadata = {**type(self).metadata, "autoreset_mode": self.mode}
         self.world = load(world, device)
         self.horizon = horizon_of(self.world, horizon if max_episode_steps is None else max_episode_steps)
-        self.num_envs, self.render_mode = num_envs, render_mode
+        self.num_envs, self.render_mode, self.info = num_envs, render_mode, checked_info(info)
         self.single_observation_space = observation_space_of(self.world)
         self.single_action_space = spaces.to_gymnasium(self.world.spec.action_space)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -126,7 +137,8 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Reset the rows of a mask."""
         self.simulator.reset(torch.as_tensor(np.flatnonzero(mask)), starts)
         self._finished[mask] = False
-        return _masked({"start": self.simulator.state.starts.cpu().numpy()}, mask)
+        state = self.simulator.state
+        return _masked({"start": state.starts.cpu().numpy(), **frame_info(state, self.info)}, mask)
 
     def _frames(self) -> np.ndarray:
         return self.simulator.state.frames.cpu().numpy().copy()
@@ -155,6 +167,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         rewards = out.rewards.cpu().numpy().astype(np.float64)
         terminations = out.terminations.cpu().numpy().copy()
         told = {name: v.cpu().numpy() for name, v in step_info(self.world, out).items()}
+        told |= frame_info(self.simulator.state, self.info)
         info = _masked(told, ~again)
         if again.any():  # NEXT_STEP
             info |= self._begin(again)
@@ -171,6 +184,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             info = _masked(told, ~done) | ended | {f"_{name}": done.copy() for name in ended} | self._begin(done)
         else:
             self._finished = done.copy()
+        info |= _masked(frame_info(self.simulator.state, self.info), np.ones(self.num_envs, bool))
         return self._frames(), rewards, terminations, truncations, info
 
     def render(self) -> tuple[np.ndarray, ...] | None:
@@ -183,5 +197,5 @@ def _masked(values: dict[str, np.ndarray], mask: np.ndarray) -> Info:
     if not mask.any():
         return {}
     wide = {name: value.astype(np.float64 if value.dtype.kind == "f" else np.int64) for name, value in values.items()}
-    info: Info = {name: np.where(mask, value, 0) for name, value in wide.items()}
+    info: Info = {name: np.where(mask.reshape(-1, *[1] * (v.ndim - 1)), v, 0) for name, v in wide.items()}
     return info | {f"_{name}": mask.copy() for name in values}

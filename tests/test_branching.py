@@ -1,0 +1,222 @@
+"""Branches, rollouts and codes of a simulator, and the sentence that each misuse is answered with."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import fields
+
+import pretend
+import pytest
+import torch
+from untrained import CODES, SIDE, SPACES, make_world, some_actions
+
+from worldmodel.dream import CrossEntropy, DreamEnv, DreamVecEnv, DreamVectorEnv, Rollout, Simulator
+from worldmodel.errors import UserError
+from worldmodel.model import WorldModel
+
+ROWS = (torch.tensor([0]), torch.tensor([0, 1, 2, 3]))
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["factored", "flat"])
+def world(request: pytest.FixtureRequest) -> WorldModel:
+    return make_world(flat=request.param, hazard=-1.5)
+
+
+def simulator_of(world: WorldModel, rows: int = 6, steps: int = 4, **options: object) -> Simulator:
+    """A simulator whose rows have lived a little, each by itself."""
+    simulator = Simulator(world, rows, seed=5, batch_invariant=True, **options)  # type: ignore[arg-type]
+    simulator.reset()
+    for t in range(steps):
+        simulator.step(some_actions(world.spec.action_space, rows, seed=t))
+    return simulator
+
+
+def equal_rows(a: object, b: object, rows_of_a: list[int], rows_of_b: list[int]) -> bool:
+    """Whether some rows of two dataclasses of tensors are the same to the bit."""
+    same = [getattr(a, f.name) for f in fields(a)], [getattr(b, f.name) for f in fields(b)]  # type: ignore[arg-type]
+    return all(
+        torch.equal(x[rows_of_a], y[rows_of_b])
+        if isinstance(x, torch.Tensor)
+        else equal_rows(x, y, rows_of_a, rows_of_b)
+        for x, y in zip(*same, strict=True)
+    )
+
+
+def test_a_clone_has_its_sources_future_and_another_seed_another(world: WorldModel) -> None:
+    simulator = simulator_of(world, starts="any")
+    simulator.reset(torch.tensor([0, 1]))
+    before = simulator.state
+    simulator.clone(torch.tensor([0, 1]), torch.tensor([3, 0]))  # a row may be source and target
+    assert equal_rows(simulator.state, before, [0, 1, 2, 3, 4, 5], [1, 1, 2, 0, 4, 5])
+    ours, theirs = Simulator(world, 6, batch_invariant=True), simulator_of(world)
+    simulator.clone(torch.tensor([1]), torch.arange(6), torch.tensor([7, 7, 8, 9, 9, 9]))  # one source for all
+    assert simulator.state.seeds.tolist() == [7, 7, 8, 9, 9, 9]
+    shared = some_actions(world.spec.action_space, 12).reshape(1, 12).repeat(6, 1)
+    rollout = simulator.rollout(shared)
+    assert equal_rows(rollout, rollout, [0, 3, 3], [1, 4, 5])
+    assert not torch.equal(rollout.log_probs[0], rollout.log_probs[2])
+    assert not torch.equal(rollout.log_probs[0], rollout.log_probs[3])
+    first = simulator.reset()
+    assert torch.equal(first[0], first[1])  # to the next episode's start
+    assert simulator.state.starts[0] == simulator.state.starts[1]
+    ours.restore(theirs.save())
+    theirs.clone(torch.tensor([2]), torch.tensor([4]))
+    for t in range(3):  # others are left alone, to the bit
+        actions = some_actions(world.spec.action_space, 6, seed=t)
+        assert equal_rows(ours.step(actions), theirs.step(actions), [0, 1, 2, 3, 5], [0, 1, 2, 3, 5])
+
+
+def test_a_rollout_from_a_context_is_a_reset_to_it(world: WorldModel) -> None:
+    frames = torch.randint(0, 256, (1, 2, SIDE, SIDE, 3), dtype=torch.uint8)
+    context = world.context(frames, torch.tensor([[1]]))
+    plans = some_actions(world.spec.action_space, 24).reshape(6, 4)
+    ours, theirs = (Simulator(world, 6, batch_invariant=True) for _ in range(2))
+    theirs.reset(context=context.rows(torch.zeros(6, dtype=torch.int64)))
+    wanted = theirs.rollout(plans)
+    assert wanted.frames.shape == (6, 5, SIDE, SIDE, 3)
+    assert equal_rows(ours.rollout(plans, context), wanted, list(range(6)), list(range(6)))
+    assert isinstance(ours.rollout(plans, context.rows(torch.zeros(6, dtype=torch.int64))), Rollout)
+    assert ours.rollout(plans[:, :0]).rewards.shape == (6, 0)
+    with pytest.raises(UserError, match="got 2 rows to reset 6"):
+        ours.rollout(plans, context.rows(torch.zeros(2, dtype=torch.int64)))
+
+
+def test_codes_are_those_of_the_frames_shown(world: WorldModel) -> None:
+    simulator = simulator_of(world, steps=0)
+    for t in range(12):
+        out = simulator.step(some_actions(world.spec.action_space, 6, seed=t))
+        assert torch.equal(out.codes, simulator.state.codes)
+        shown = world.tokenizer.decode(out.codes[:, None])[:, 0].int() - out.frames.int()
+        assert shown.abs().max() <= 1  # after an end too
+    assert out.terminations.any()
+    env = DreamEnv(world, info=["codes"], horizon=None)
+    frame, info = env.reset(seed=3)
+    for told, shown in [(info, frame), *((out[4], out[0]) for out in map(env.step, (1, 2, 0)))]:
+        assert told["codes"].shape == world.tokenizer.grid
+        again = world.tokenizer.decode(torch.from_numpy(told["codes"])[None, None])[0, 0].numpy()
+        assert abs(again.astype(int) - shown.astype(int)).max() <= 1
+    assert "codes" not in DreamEnv(world).reset(seed=0)[1]
+    for face in (DreamEnv, DreamVectorEnv, DreamVecEnv):
+        with pytest.raises(UserError, match="Did you mean 'codes'"):
+            face(world=world, info=["code"])  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_wrong_actions_are_answered_in_a_sentence(name: str) -> None:
+    space = SPACES[name]
+    simulator = Simulator(make_world(space), 4)
+    simulator.reset()
+    good = some_actions(space, 4)
+    simulator.step(good)
+    wrong_kind = good.round().long() if good.is_floating_point() else good.float()
+    for bad, says in (
+        (good[:3], r"got shape \(3.*wanted \(4"),
+        (good[:, None], r"got shape \(4, 1"),
+        (good[0], "got shape"),
+        (wrong_kind, r"got torch\.(int64|float32), wanted (float32|int64)"),
+        (good + 100, "lies outside"),
+    ):
+        with pytest.raises(UserError, match=says):
+            simulator.step(bad)
+    with pytest.raises(UserError, match="got shape"):
+        simulator.rollout(good)
+    with pytest.raises(UserError, match="lies outside"):
+        simulator.rollout(good[:, None] + 100)
+
+
+def test_wrong_contexts_rows_and_worlds_are_answered_in_a_sentence(world: WorldModel) -> None:
+    frames = torch.zeros((2, 3, SIDE, SIDE, 3), dtype=torch.uint8)
+    acted = torch.zeros((2, 2), dtype=torch.int64)
+    for what in (world.context, world.log_prob):
+        for a, b, says in (
+            (frames[:, :0], acted[:, :0], "got no frame; wanted at least one"),
+            (frames, acted[:, :1], "one action fewer than frames"),
+            (frames, acted[..., None], "one action fewer than frames in each row, each of shape"),
+            (frames[..., :1], acted, r"wanted \(B, T, 16, 16, 3\) uint8"),
+            (frames.float(), acted, "uint8"),
+            (frames[0], acted[0], "got frames"),
+            (frames, acted + 9, "lies outside"),
+            (frames, acted.float(), "wanted integers"),
+        ):
+            with pytest.raises(UserError, match=says):
+                what(a, b)
+    simulator = simulator_of(world, rows=2)
+    long = torch.randint(0, 256, (2, 9, SIDE, SIDE, 3), dtype=torch.uint8)
+    actions = some_actions(world.spec.action_space, 16).reshape(2, 8)
+    window = world.prior.window  # a long context is cut to what is remembered
+    whole, cut = world.context(long, actions), world.context(long[:, -window:], actions[:, -window + 1 :])
+    assert torch.equal(whole.codes, cut.codes)
+    simulator.reset(context=whole)
+    other = make_world(window=4).context(frames, acted)
+    for call, says in (
+        (lambda: simulator.reset(context=other), "this world remembers"),
+        (lambda: simulator.reset(torch.tensor([2])), "has rows 0 to 1"),
+        (lambda: simulator.reset(starts=torch.tensor([99, 0])), "starts 0 to 9"),
+        (lambda: simulator.reset(starts=torch.tensor([1])), r"starts: got shape \(1,\) for 2 rows"),
+        (lambda: simulator.seed(torch.tensor([1, 2, 3])), r"seeds: got shape \(3,\) for 2 rows"),
+        (lambda: simulator.clone(torch.tensor([0]), torch.tensor([5])), "has rows 0 to 1"),
+        (lambda: simulator.clone(torch.tensor([0]), torch.tensor([1, 1])), "each row once"),
+        (lambda: simulator.clone(torch.tensor([0, 1]), torch.tensor([1])), "got 2 sources"),
+        (lambda: simulator.clone(torch.tensor([0]), torch.tensor([1]), torch.tensor([1, 2])), "2 seeds for 1"),
+        (lambda: simulator.restore(simulator_of(world, rows=3).save()), "got 3 rows, this simulator has 2"),
+        (lambda: Simulator(world, 0), "num_rows=0"),
+        (lambda: Simulator(world, 1, starts="episodes"), "wanted 'episode' or 'any'"),
+    ):
+        with pytest.raises(UserError, match=says):
+            call()
+    env = DreamEnv(world)
+    picture = frames[0].numpy()
+    for options, says in (
+        ({"frames": picture[:0]}, "got no frame"),
+        ({"frames": picture, "actions": [0.5, 1.0]}, "wanted integers"),
+        ({"frames": picture, "actions": [[0], [1]]}, "one action fewer"),
+        ({"frames": picture, "actions": [0, 9]}, "lies outside"),
+        ({"frames": picture[0], "actions": []}, "got frames"),
+        ({"start": -1}, "starts 0 to 9"),
+    ):
+        with pytest.raises(UserError, match=says):
+            env.reset(options=options)
+    no_picture = world.context(frames[:1], acted[:1], frame_valid=torch.tensor([[True, True, False]]))
+    assert int(no_picture.codes[0, -1, 0, 0]) == CODES
+    with pytest.raises(UserError, match="last frame must be a picture"):
+        Simulator(world, 1).reset(context=no_picture)
+
+
+def test_starts_are_true_ones_any_or_given(world: WorldModel) -> None:
+    true, every = (Simulator(world, 64, starts=kind) for kind in ("episode", "any"))
+    true.reset()
+    every.reset()
+    assert set(true.state.starts.tolist()) == set(range(5))
+    assert set(every.state.starts.tolist()) == set(range(10))
+    assert every.reset(starts=torch.full((64,), 7)).unique(dim=0).shape[0] == 1
+
+
+def test_what_is_given_on_another_device_is_moved_to_the_worlds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+    for name in ("tensor", "as_tensor"):
+        monkeypatch.setattr(torch, name, pretend.made_there(getattr(torch, name)))
+    monkeypatch.setattr(torch.__future__, "_swap_module_params_on_conversion", True)
+    here, there = make_world(), make_world()
+    frames = torch.randint(0, 256, (1, 2, SIDE, SIDE, 3), dtype=torch.uint8)
+    acted, plans = torch.tensor([[1]]), some_actions(here.spec.action_space, 12).reshape(6, 2)
+    near = Simulator(here, 6)
+    near.rollout(plans, here.context(frames, acted))
+    near.clone(ROWS[0], ROWS[1])
+    plan = CrossEntropy(horizon=1, rounds=2).plan(near)
+    with pretend.Pretend():
+        there.to(pretend.DEVICE)
+        assert there.starts is not None
+        there.starts = there.starts.to(pretend.DEVICE)
+        far = Simulator(there, 6)
+        assert far.rollout(plans, here.context(frames, acted)).frames.device == pretend.DEVICE
+        far.clone(ROWS[0], ROWS[1])
+        torch.testing.assert_close(far.state.frames.cpu(), near.state.frames)
+        assert far.state.codes.device == pretend.DEVICE
+        assert far.step(plans[:, 0]).codes.device == pretend.DEVICE
+        assert there.log_prob(frames, acted).device == pretend.DEVICE
+        far.restore(far.save())
+        again = Simulator(there, 6)
+        again.rollout(plans, there.context(frames, acted))
+        again.clone(ROWS[0], ROWS[1])
+        found = CrossEntropy(horizon=1, rounds=2).plan(again).actions.cpu()
+    assert torch.equal(found, plan.actions)

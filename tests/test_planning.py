@@ -1,0 +1,129 @@
+"""The cross-entropy planner: it finds what a scripted dream pays for, alike for the same seed, in all four spaces."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from untrained import SIDE, SPACES, make_world, some_actions
+
+from worldmodel import spaces
+from worldmodel.dream import CrossEntropy, Simulator, nearness, paid
+from worldmodel.dream.planning import propose
+from worldmodel.dream.simulator import SimulatorStep
+from worldmodel.errors import UserError
+
+TARGETS = {  # an action that pays the most, in each space
+    "Discrete": torch.tensor(2),
+    "MultiDiscrete": torch.tensor([1, 0]),
+    "MultiBinary": torch.tensor([1, 0, 1]),
+    "Box": torch.tensor([0.5, 4.0]),
+}
+
+
+class Scripted(Simulator):
+    """A dream that pays for actions near the target, in frames that are the brighter the farther they were."""
+
+    target: torch.Tensor
+
+    def step(self, actions: torch.Tensor) -> SimulatorStep:
+        out = super().step(actions)
+        error = (actions.float() - self.target.float()).abs().reshape(len(actions), -1).sum(1)
+        shade = (50 * error).clamp_max(255).byte()[:, None, None, None]
+        return replace(out, rewards=-error, frames=shade.expand_as(out.frames))
+
+
+def scripted(name: str, rows: int) -> Scripted:
+    simulator = Scripted(make_world(SPACES[name], hazard=-30.0), rows)
+    simulator.target = TARGETS[name]
+    simulator.reset()
+    return simulator
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_the_best_actions_of_each_space_are_found_alike_for_the_same_seed(name: str) -> None:
+    simulator = scripted(name, 100)
+    search = CrossEntropy(horizon=2, rounds=4)
+    state = simulator.state
+    plan = search.plan(simulator, seed=1)
+    for name_of, rows in vars(simulator.state.prior).items():  # it is left as it was
+        assert torch.equal(rows, vars(state.prior)[name_of])
+    assert torch.equal(simulator.state.seeds, state.seeds)
+    assert plan.actions.shape == (2, *SPACES[name].shape)
+    assert plan.actions.dtype == (torch.float32 if name == "Box" else torch.int64)
+    torch.testing.assert_close(
+        plan.actions.float(), TARGETS[name].float().expand(2, *plan.actions.shape[1:]), atol=0.15, rtol=0
+    )
+    assert plan.score > -0.5
+    assert plan.rounds.shape == (4,)
+    assert plan.rounds[-1] > plan.rounds[0] + 0.5
+    simulator.step(some_actions(SPACES[name], 100))
+    simulator.restore(state)
+    again, other = search.plan(simulator, seed=1), search.plan(simulator, seed=2)
+    assert torch.equal(plan.actions, again.actions)
+    assert torch.equal(plan.rounds, again.rounds)
+    assert not torch.equal(plan.rounds, other.rounds)
+
+
+def test_a_goal_picture_is_approached() -> None:
+    simulator = scripted("MultiDiscrete", 64)
+    plan = CrossEntropy(horizon=2, rounds=4).plan(simulator, nearness(torch.zeros(SIDE, SIDE, 3, dtype=torch.uint8)))
+    assert plan.actions.tolist() == [[1, 0], [1, 0]]
+    assert plan.score == 0
+    with pytest.raises(UserError, match="goal: got a picture"):
+        CrossEntropy(horizon=1).plan(simulator, nearness(torch.zeros(3, 3, 3)))
+
+
+def test_dreams_of_a_plan_share_their_luck_and_are_averaged() -> None:
+    world = make_world(hazard=-1.0)
+    simulator = Simulator(world, 60, batch_invariant=True)
+    simulator.reset()
+    seen: list[tuple[list[int], torch.Tensor]] = []
+
+    def watch(step: SimulatorStep) -> torch.Tensor:
+        seen.append((simulator.state.seeds.tolist(), simulator.state.starts))
+        return paid(step)
+
+    plan = CrossEntropy(horizon=2, rounds=2, dreams=3).plan(simulator, watch)
+    assert len(seen) == 4
+    for seeds, starts in seen:
+        assert seeds == seeds[:3] * 20, "dream i of every plan has one luck"
+        assert len(set(seeds)) == 3
+        assert len(set(starts.tolist())) == 1, "all begin where row 0 stands"
+    simulator.clone(torch.tensor([0]), torch.arange(60), torch.tensor(seen[0][0]))
+    again = simulator.rollout(plan.actions.expand(60, -1)).rewards[:3].sum(1)
+    assert len(again.unique()) > 1
+    assert float(again.mean()) == pytest.approx(plan.score, abs=1e-5)
+
+
+def test_numbers_stay_within_their_bounds_and_choices_among_theirs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    box = propose(spaces.Box((-1.0, None, 0.0, None), (1.0, None, None, -3.0)), 5, torch.device("cpu"))
+    drawn = box.draw(500, generator)
+    assert drawn.shape == (500, 5, 4)
+    assert drawn[..., 0].abs().max() == 1
+    assert drawn[..., 1].std() > 0.9
+    assert drawn[..., 2].min() == 0
+    assert drawn[..., 3].max() == -3
+    choices = propose(spaces.MultiDiscrete((2, 5)), 4, torch.device("cpu"))
+    drawn = choices.draw(500, generator)
+    assert drawn.amax((0, 1)).tolist() == [1, 4]
+    fitted = choices.fitted(torch.ones(3, 4, 2, dtype=torch.int64), keep=0.0)
+    assert (fitted.draw(20, generator) == 1).all()
+
+
+def test_misuse_is_answered_in_a_sentence() -> None:
+    simulator: Any = Simulator(make_world(), 6)
+    with pytest.raises(UserError, match="has ended or was never reset"):
+        CrossEntropy().plan(simulator)
+    simulator.reset()
+    for search in (CrossEntropy(dreams=4), CrossEntropy(dreams=6)):
+        with pytest.raises(UserError, match="got a simulator of 6 rows"):
+            search.plan(simulator)
+    with pytest.raises(UserError, match=r"score: got shape \(\), wanted \(6,\)"):
+        CrossEntropy().plan(simulator, lambda step: step.rewards.sum())
+    for bad in ({"horizon": 0}, {"rounds": 0}, {"dreams": 0}, {"best": 0.0}, {"best": 1.0}, {"keep": 1.0}):
+        with pytest.raises(UserError, match=f"{next(iter(bad))}="):
+            CrossEntropy(**bad)  # type: ignore[arg-type]

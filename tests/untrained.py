@@ -1,0 +1,87 @@
+"""Worlds that learned nothing: random weights, any action space, made in an instant.
+
+Everything in them varies with everything it could depend on, which is all that tests of the machinery need.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from worldmodel import spaces
+from worldmodel.model import WorldModel, WorldSpec
+from worldmodel.pixels import PixelSpec
+from worldmodel.prior import FactoredConfig, FlatConfig, StatusConfig
+from worldmodel.prior.starts import KIND_EPISODE, KIND_INSIDE, Starts
+from worldmodel.tokenizer import TokenizerConfig
+
+SPACES: dict[str, spaces.Space] = {
+    "Discrete": spaces.Discrete(3),
+    "MultiDiscrete": spaces.MultiDiscrete((2, 3)),
+    "MultiBinary": spaces.MultiBinary(3),
+    "Box": spaces.Box((-1.0, 0.0), (1.0, 4.0)),
+}
+SIDE, CODES = 16, 8  # pixels each way; codes in the book, on a grid of 2 x 2
+
+
+def make_world(
+    space: spaces.Space = SPACES["Discrete"],
+    flat: bool = False,
+    hazard: float = -3.0,
+    max_steps: int | None = 20,
+    **sizes: Any,
+) -> WorldModel:
+    """A world with starts: 5 true ones and 5 moments inside episodes.
+
+    Args:
+        space: its actions.
+        flat: whether its prior is the flat one.
+        hazard: log-odds of an end, on average.
+        max_steps: the recorded environment's truncation.
+        **sizes: fields of the prior's config.
+    """
+    torch.manual_seed(0)
+    shared: dict[str, Any] = {
+        "window": 3, "width": 16, "num_heads": 2, "action_dim": 4, "status": StatusConfig("lives", (0.5, 1.5)),
+    }  # fmt: skip
+    if flat:
+        prior: Any = FlatConfig(**{**shared, "num_layers": 1, **sizes})
+    else:
+        prior = FactoredConfig(**{**shared, "trunk_layers": 1, "decoder_layers": 1, "embed_dim": 8, **sizes})
+    tokenizer = TokenizerConfig(space_stride=8, width=8, code_width=8, num_codes=CODES, code_dim=4)
+    world = WorldModel(
+        tokenizer, prior, WorldSpec("test/Untrained-v0", PixelSpec((SIDE, SIDE)), space, max_steps=max_steps)
+    )
+    with torch.no_grad():  # no zeros: everything that could matter does
+        for parameter in world.prior.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        world.prior.heads.end.bias.fill_(hazard)
+        world.tokenizer.codebook.embeddings.copy_(20 * torch.randn_like(world.tokenizer.codebook.embeddings))
+        world.tokenizer.codebook.initialised.fill_(True)
+    rng = np.random.default_rng(0)
+    count, length = 10, world.prior.window
+    actions = np.stack([[space.sample(rng) for _ in range(length - 1)] for _ in range(count)])
+    inside = torch.arange(count) >= 5
+    context = world.prior.context(
+        torch.from_numpy(rng.integers(0, CODES, (count, length, *world.tokenizer.grid))),
+        torch.ones(count, length, dtype=torch.bool),
+        torch.from_numpy(actions),
+        torch.from_numpy(rng.integers(0, 3, count)),
+    )
+    seen = inside[:, None] | (torch.arange(length) == length - 1)  # a true start has no frame before it
+    context = type(context)(
+        codes=torch.where(seen[:, :, None, None], context.codes, CODES),
+        actions=context.actions,
+        has_action=context.has_action & inside[:, None],
+        status=context.status,
+    )
+    world.starts = Starts(context, torch.where(inside, KIND_INSIDE, KIND_EPISODE))
+    return world.eval()
+
+
+def some_actions(space: spaces.Space, count: int, seed: int = 0) -> torch.Tensor:
+    """Uniform actions: (count,) or (count, A)."""
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy(np.stack([space.sample(rng) for _ in range(count)]))
