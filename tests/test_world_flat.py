@@ -19,7 +19,7 @@ from worldmodel.dream import DreamEnv, Simulator
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
 from worldmodel.presets import PRESETS
-from worldmodel.prior import CodeClip, FactoredConfig, FlatConfig, FlatPrior, StatusConfig
+from worldmodel.prior import CodeClip, FactoredConfig, FlatConfig, FlatPrior, StatusConfig, drawing
 from worldmodel.prior.attention import attend, sight
 from worldmodel.prior.flat import FlatState
 from worldmodel.prior.rotary import Rotary
@@ -33,6 +33,7 @@ KINDS: dict[str, dict[str, object]] = {
     "window": {},
     "window-paper": {"positions": "paper", "num_frames": 12, "previous_frame": False},
     "full": {"attention": "full", "num_frames": 12},
+    "shared-keys": {"num_heads": 2, "num_kv_heads": 1},
 }
 
 
@@ -88,15 +89,18 @@ def test_stepping_is_the_full_forward_since_each_rows_reset(kind: str) -> None:
                 valid, acted = clip.frame_valid[:, seen], clip.actions[:, reset : reset + frames - 1]
                 fresh = prior.init_state(prior.context(clip.codes[:, seen], valid, acted, clip.status[:, t]))
                 codes[row, seen], status[row, seen] = clip.codes[row, seen], clip.status[row, seen]
-                state = state.where(torch.arange(3) == row, fresh)
+                state = state.put(torch.tensor([row]), fresh.rows(torch.tensor([row])))
         draws = uniforms(torch.arange(3), torch.zeros(3).long(), torch.full((3,), t), prior.num_draws)
         draws[:, 0] = 0.999999
         if t + 1 == missing[1]:
             draws[missing[0], 0] = 0.0
         sampling = Recorder()
-        held = state.cache.clone()
+        before = state.copy()
+        held = [before.keys.clone(), before.values.clone()]
         out = prior.step(state, clip.actions[:, t], draws, sampling)
-        assert torch.equal(state.cache, held)  # nothing that a state holds is written to
+        assert out.state.keys.data_ptr() == state.keys.data_ptr()  # written in place, and the branch is not
+        assert torch.equal(before.keys, held[0])
+        assert torch.equal(before.values, held[1])
         assert all(vars(out.state)[k].shape == v.shape for k, v in vars(state).items())
         state = out.state
         codes[:, t + 1], status[:, t + 1] = out.codes, out.status
@@ -238,12 +242,55 @@ def test_rows_are_independent() -> None:
     prior, clip = make_prior(), make_clip(batch=5, length=4)
     state = begin(prior, clip, 2)
     draws = uniforms(torch.arange(5), torch.zeros(5).long(), torch.zeros(5).long(), prior.num_draws)
-    out = prior.step(state, clip.actions[:, 1], draws, Sampling())
+    out = prior.step(state.copy(), clip.actions[:, 1], draws, Sampling())
     for i in range(5):
         row = torch.tensor([i])
         alone = prior.step(state.rows(row), clip.actions[row, 1], draws[row], Sampling())
         assert torch.equal(alone.codes[0], out.codes[i])
-        torch.testing.assert_close(alone.state.cache[0], out.state.cache[i], atol=1e-5, rtol=1e-5)
+        for name in out.state.written:
+            torch.testing.assert_close(getattr(alone.state, name)[0], getattr(out.state, name)[i], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_drawing_ahead_draws_the_same_frames(kind: str) -> None:
+    """Whatever is guessed: the first frame's guess is codes of chance, the later ones' the frame before."""
+    prior, clip = make_prior(**KINDS[kind]), make_clip(batch=4, length=9)
+    sampling, plain = Sampling(temperature=0.7, top_p=0.95), begin(prior, clip)
+    ahead = {count: plain.copy() for count in (2, 4, 99)}
+    for t in range(7):
+        draws = uniforms(torch.arange(4), torch.zeros(4).long(), torch.full((4,), t), prior.num_draws)
+        prior.ahead = 1
+        wanted = prior.step(plain, clip.actions[:, t], draws, sampling)
+        plain = wanted.state
+        for count in ahead:
+            prior.ahead = count
+            got = prior.step(ahead[count], clip.actions[:, t], draws, sampling)
+            ahead[count] = got.state
+            assert torch.equal(got.codes, wanted.codes)
+            torch.testing.assert_close(got.log_probs, wanted.log_probs, atol=1e-4, rtol=1e-5)
+            for name in ("summary", "seen"):
+                torch.testing.assert_close(getattr(got.state, name), getattr(plain, name), atol=1e-5, rtol=1e-5)
+            kept = slice(0, prior.memory * prior.network.size)
+            for a, b in (
+                (got.state.keys[..., kept], plain.keys[..., kept]),
+                (got.state.values[:, :, :, kept], plain.values[:, :, :, kept]),
+            ):
+                torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_good_guesses_save_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    prior, clip = make_prior(), make_clip(batch=4, length=4)
+    with torch.no_grad():  # a world that stands still
+        clip = replace(clip, codes=torch.full_like(clip.codes, 2), frame_valid=torch.ones_like(clip.frame_valid))
+        prior.network.prejudice[:, 2] = 200.0
+    passes, compute = [], drawing.Frame.compute
+    monkeypatch.setattr(drawing.Frame, "compute", lambda *given: (passes.append(0), compute(*given))[1])
+    for prior.ahead, wanted in ((1, 7), (3, 3), (99, 1)):  # of a start and six codes
+        passes.clear()
+        state = begin(prior, clip, 2)
+        out = prior.step(state, clip.actions[:, 1], torch.full((4, prior.num_draws), 0.5), Sampling())
+        assert (out.codes == 2).all()
+        assert len(passes) == wanted
 
 
 def test_dropout_and_spoilt_codes_are_seeded_and_of_training_alone() -> None:
@@ -288,10 +335,10 @@ def test_rotary_positions_are_exact_forever() -> None:
     prior, clip = make_prior(), make_clip(batch=3, length=4)
     state = begin(prior, clip, 2)
     assert prior.network.rotary is not None
-    late = replace(state, times=state.times + prior.network.rotary.period * 600)
+    late = replace(state.copy(), times=state.times + prior.network.rotary.period * 600)
     draws = torch.full((3, prior.num_draws), 0.5)
     a, b = (prior.step(s, clip.actions[:, 1], draws, Sampling()) for s in (state, late))
-    assert torch.equal(a.state.cache, b.state.cache)
+    assert torch.equal(a.state.keys, b.state.keys)
 
 
 @pytest.mark.parametrize("kind", ["window-paper", "full"])
@@ -332,6 +379,7 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
         ({"width": 18, "num_heads": 4}, "multiple of num_heads"),
         ({"window": 0}, "window=0"),
         ({"width": 8}, "6 or more"),
+        ({"num_kv_heads": 3}, "divisor of num_heads=2"),
     ):
         with pytest.raises(UserError, match=words):
             make_prior(**sizes)
@@ -382,26 +430,47 @@ def test_a_tiny_flat_world_learns_and_is_dreamt(world_dir: Path) -> None:
     assert right == total
 
 
-def test_flat_dreams_are_the_same_in_any_batch_and_branch(world_dir: Path) -> None:
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_flat_dreams_are_the_same_in_any_batch(world_dir: Path, ahead: int) -> None:
     world = WorldModel.from_pretrained(world_dir)
+    assert isinstance(world.prior, FlatPrior)
+    world.prior.ahead = ahead
 
-    def run(rows: int, first: int) -> list[torch.Tensor]:
+    def run(rows: int, first: int, resets: tuple[int, ...]) -> list[torch.Tensor]:
         simulator = Simulator(world, rows, seed=first, starts="any", batch_invariant=True)
         simulator.reset()
         out = []
-        for t in range(6):
-            if t == 3:
-                simulator.reset(torch.tensor([0]))
+        for t in range(8):
+            again = [row for row in range(rows) if row + first in resets]
+            if again and t in (3, 6):  # rows are reset at any moment, by themselves
+                simulator.reset(torch.tensor(again))
             out.append(simulator.step(torch.full((rows,), t % 2)))
         return [torch.stack([getattr(step, name) for step in out], 1) for name in ("frames", "rewards", "log_probs")]
 
-    for few, many in zip(run(3, 0), run(11, 0), strict=True):
-        assert torch.equal(few, many[:3])
-    simulator = Simulator(world, 3)
+    sixteen, resets = run(16, 0, (2, 9, 11)), (2, 11)
+    others = [row for row in range(16) if row != 9]
+    for a, b in zip(run(16, 0, resets), sixteen, strict=True):
+        assert torch.equal(a[others], b[others])
+    for rows, first in ((1, 0), (1, 11), (5, 3), (7, 2)):
+        for few, many in zip(run(rows, first, resets), sixteen, strict=True):
+            assert torch.equal(few, many[first : first + rows])
+
+
+def test_a_flat_dream_branches_as_often_as_wanted(world_dir: Path) -> None:
+    simulator = Simulator(WorldModel.from_pretrained(world_dir), 3)
     simulator.reset()
-    mark = simulator.save()
-    first = simulator.step(torch.tensor([1, 0, 1]))
-    simulator.restore(mark)
-    again = simulator.step(torch.tensor([1, 0, 1]))
-    for name, value in dataclasses.asdict(first).items():
-        assert torch.equal(value.nan_to_num(), getattr(again, name).nan_to_num())
+    for t in range(4):
+        simulator.step(torch.full((3,), t % 2))
+    ring = simulator.state.prior.keys.data_ptr()
+    mark, seen = simulator.save(), []
+    for actions in ([1, 0, 1], [0, 0, 0], [1, 0, 1]):
+        simulator.restore(mark)
+        steps = [simulator.step(torch.tensor(actions)) for _ in range(4)]
+        seen.append({n: torch.stack([getattr(s, n) for s in steps]).nan_to_num() for n in dataclasses.asdict(steps[0])})
+        simulator.reset(torch.tensor([1]))  # another life of a row reaches no mark
+    assert all(torch.equal(seen[0][name], seen[2][name]) for name in seen[0])
+    assert not all(torch.equal(seen[0][name], seen[1][name]) for name in seen[0])
+    assert simulator.state.prior.keys.data_ptr() != ring
+    ring = simulator.state.prior.keys.data_ptr()
+    simulator.step(torch.tensor([1, 0, 1]))
+    assert simulator.state.prior.keys.data_ptr() == ring  # steps and resets stay in one ring

@@ -4,20 +4,19 @@ All three are given the same weights, codes, conditions and uniform numbers, and
 and reward cost each of them the same.
 
 Shapes: B rows, T frames, h w code grid, K = h*w codes a frame, S = K+1 positions, M frames of memory, L layers,
-H heads, d numbers a head, C condition width.
+G heads of keys and values, d numbers a head, C condition width.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldmodel.prior.attention import FrameBlock
 from worldmodel.prior.raster import RasterNetwork
+from worldmodel.prior.ring import as_read, keep_frame, make_ring
 from worldmodel.prior.sampling import Sampling
 
 SAMPLING = Sampling()
@@ -60,26 +59,35 @@ class Script:
 
 
 class Cached:
-    """Ours: `RasterNetwork.write`, a ring of keys and values of the last M frames."""
+    """Ours: `RasterNetwork.write` and a ring of keys and values of the last M frames.
 
-    def __init__(self, network: RasterNetwork, script: Script) -> None:
-        self.network, self.script, self.time = network, script, script.pictures.shape[1]
+    Args:
+        network: whose frames.
+        script: what is given.
+        ahead: positions of a pass.
+    """
+
+    def __init__(self, network: RasterNetwork, script: Script, ahead: int = 1) -> None:
+        self.network, self.script, self.time, self.ahead = network, script, script.pictures.shape[1], ahead
         seen = script.pictures[:, -network.memory :]
-        missing = network.memory - seen.shape[1]
         begin = slice(self.time - seen.shape[1], self.time)
-        valid = torch.ones(seen.shape[:2], dtype=torch.bool)
-        cache = network.read(seen, valid, script.conditions[:, begin], script.times[:, begin])[2]
-        self.cache = F.pad(cache, (0, 0, missing * network.size, 0))  # (B, L, 2, H, M*S, d)
-        self.seen, self.last = F.pad(valid, (missing, 0)), seen[:, -1]
+        valid, times = torch.ones(seen.shape[:2], dtype=torch.bool), script.times[:, begin]
+        pairs = network.read(seen, valid, script.conditions[:, begin], times)[2]
+        self.keys, self.values = make_ring(pairs, network.rotary is not None, times, network.memory)
+        blank = torch.zeros(len(seen), network.memory, dtype=torch.bool)
+        self.seen, self.last = blank.scatter(1, times % network.memory, valid), seen[:, -1]
 
     @torch.no_grad()
     def frame(self) -> Tensor:
         """Draw the next frame: (B, h, w)."""
-        script, at = self.script, self.time % self.script.length
+        script, network, at = self.script, self.network, self.time % self.script.length
         times = torch.full((len(self.seen),), self.time)
+        past = (self.keys, self.values, self.seen, self.last)
         told, draws = script.conditions[:, at], script.draws[:, at]
-        self.last, _, _, self.cache = self.network.write(self.cache, self.seen, self.last, times, told, draws, SAMPLING)
-        self.seen = F.pad(self.seen[:, 1:], (0, 1), value=True)
+        self.last = network.write(*past, times, told, draws, SAMPLING, self.ahead)[0]
+        slots = times % network.memory
+        keep_frame(self.keys, self.values, slots, network.size)
+        self.seen.scatter_(1, slots[:, None], True)
         self.time += 1
         return self.last
 
@@ -122,52 +130,37 @@ class Flushed:
 
     def __init__(self, network: RasterNetwork, script: Script) -> None:
         self.network, self.script, self.time = network, script, script.pictures.shape[1]
-        memory, heads = network.memory, cast(FrameBlock, network.blocks[0]).num_heads
+        memory = network.memory
         self.half = max(1, memory // 2)
         self.cycle = memory + 1 - self.half  # frames from one refill to the next
         self.pictures = script.pictures[:, -memory - 1 :]
-        width = network.start.shape[0] // heads
-        shape = (len(self.pictures), len(network.blocks), 2, heads, (memory + 1) * network.size, width)
-        self.cache = torch.zeros(shape)
-        self.filled = 0
+        self.filled = 0  # frames
         self._fill(min(memory, self.pictures.shape[1]))
 
     def _fill(self, frames: int) -> None:
-        """Read the last frames into the empty cache."""
-        self.pictures = self.pictures[:, -frames:]
+        """Read the last frames into an empty cache."""
+        network, self.pictures = self.network, self.pictures[:, -frames:]
         times = torch.arange(self.time - frames, self.time).expand(len(self.pictures), -1)
         valid = torch.ones(times.shape, dtype=torch.bool)
         told = self.script.conditions[:, times[0] % self.script.length]
-        self.filled = frames * self.network.size
-        self.cache[..., : self.filled, :] = self.network.read(self.pictures, valid, told, times)[2]
+        pairs = network.read(self.pictures, valid, told, times)[2]
+        keys, values = as_read(pairs, network.rotary is not None)
+        room = (network.memory + 1 - frames) * network.size
+        self.keys, self.values, self.filled = F.pad(keys, (0, room)), F.pad(values, (0, 0, 0, room)), frames
 
     @torch.no_grad()
     def frame(self) -> Tensor:
         """Draw the next frame: (B, h, w)."""
-        if self.filled == self.cache.shape[-2]:
+        network, memory = self.network, self.network.memory
+        if self.filled == memory + 1:
             self._fill(self.half)
-        network, at = self.network, self.time % self.script.length
-        told, draws = self.script.conditions[:, at], self.script.draws[:, at]
-        times = torch.full((len(told), 1), self.time)
-        given = network._given(self.pictures[:, -1:], times)[:, 0]  # (B, S, D)
-        turns = None if network.rotary is None else network.rotary.turns(times)[:, :, :, 0]  # (2, 2, B, S, E)
-        mask = torch.ones(1, 1, 1, self.cache.shape[-2], dtype=torch.bool)
-        blocks, (gain, bias) = [cast(FrameBlock, block) for block in network.blocks], network.norm.affine_of(told)
-        affines = [block.affines(told) for block in blocks]
-        x, codes = network.start.expand(len(told), -1), []
-        for n in range(network.size):
-            x = x + given[:, n]
-            turned = None if turns is None else turns[:, :, :, n].permute(1, 2, 0, 3)[:, :, :, None]  # (2, B, 2, 1, E)
-            for i, block in enumerate(blocks):
-                x = block.append(x, affines[i], mask, turned, self.cache[:, i], self.filled + n)
-            if n < network.size - 1:
-                normal = torch.addcmul(bias, F.layer_norm(x, x.shape[-1:]), gain)
-                logits = network.logits(normal) + network.prejudice[n]
-                codes.append(SAMPLING.draw(logits.float(), draws[:, n]))
-                x = network.embed(codes[-1])
-        drawn = torch.stack(codes, 1).unflatten(1, network.grid)
+        at, end = self.time % self.script.length, (self.filled + 1) * network.size
+        seen = torch.ones(len(self.pictures), self.filled, dtype=torch.bool)
+        filled = (self.keys[..., :end], self.values[..., :end, :], seen, self.pictures[:, -1])
+        times, told = torch.full((len(seen),), self.time), self.script.conditions[:, at]
+        drawn = network.write(*filled, times, told, self.script.draws[:, at], SAMPLING)[0]
         self.pictures = torch.cat([self.pictures, drawn[:, None]], 1)
-        self.filled += network.size
+        self.filled += 1
         self.time += 1
         return drawn
 

@@ -26,7 +26,7 @@ NO_START = -1
 
 @dataclass(frozen=True)
 class SimulatorState:
-    """Everything a simulator remembers; keeping it is branching, since no tensor is ever written to.
+    """Everything a simulator remembers. Its steps may write to the prior's part of it: to branch, keep a `copy`.
 
     Attributes:
         prior: N rows of the prior's state.
@@ -47,6 +47,10 @@ class SimulatorState:
     steps: Tensor
     ended: Tensor
     starts: Tensor
+
+    def copy(self) -> SimulatorState:
+        """The same, out of reach of later steps."""
+        return replace(self, prior=self.prior.copy())
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,7 @@ class Simulator:
 
     @property
     def state(self) -> SimulatorState:
-        """What is remembered now."""
+        """What is remembered now; the next step uses it up."""
         return self._state
 
     def seed(self, seeds: Tensor, rows: Tensor | None = None) -> None:
@@ -203,13 +207,10 @@ class Simulator:
             raise UserError("context: its last frame must be a picture; cut off what comes after the last valid frame.")
         else:
             context, chosen = context.to(index.device), torch.full_like(index, NO_START)
-        everywhere = torch.zeros(self.num_rows, dtype=torch.int64, device=index.device)
-        place = everywhere.index_copy(0, index, torch.arange(len(index), device=index.device))
-        mask = state.ended.new_zeros(self.num_rows).index_fill(0, index, True)
         fresh = self._tiled(self.world.prior.init_state, context)
         frames = self._decode(context.codes[:, -1])  # (n, H, W, 3)
         self._state = SimulatorState(
-            prior=state.prior.where(mask, fresh.rows(place)),
+            prior=state.prior.put(index, fresh),
             frames=state.frames.index_copy(0, index, frames),
             codes=state.codes.index_copy(0, index, context.codes[:, -1]),
             seeds=state.seeds,
@@ -246,7 +247,7 @@ class Simulator:
         codes = torch.where(shown[:, None, None], out.codes, state.codes)
         self._state = replace(
             state,
-            prior=out.state.where(state.ended, state.prior),
+            prior=out.state.held(state.ended, state.prior),
             frames=frames,
             codes=codes,
             steps=state.steps + 1,
@@ -306,14 +307,14 @@ class Simulator:
             return tiled(function, *inputs) if self.batch_invariant else function(*inputs)
 
     def save(self) -> SimulatorState:
-        """A mark to come back to."""
-        return self._state
+        """A mark to come back to, as often as wanted."""
+        return self._state.copy()
 
     def restore(self, state: SimulatorState) -> None:
         """Go back to a mark; the same actions then bring the same dream."""
         if len(state.seeds) != self.num_rows:
             raise UserError(f"restore: got {len(state.seeds)} rows, this simulator has {self.num_rows}.")
-        self._state = state
+        self._state = state.copy()
 
     def clone(self, source_rows: Tensor, target_rows: Tensor, seeds: Tensor | None = None) -> None:
         """Branch dreams: rows become what other rows are.

@@ -1,7 +1,7 @@
-"""The layers of the flat prior: attention of positions over the frames before them, in one pass or one by one.
+"""The layers of the flat prior: attention of positions over the frames before them, of whole clips in one pass.
 
-Shapes: B rows, T frames, S positions a frame, M frames of memory, H heads, d numbers a head, D = H*d width,
-C condition width.
+Shapes: B rows, T frames, S positions a frame, M frames of memory, H heads, G heads of keys and values, d numbers a
+head, D = H*d width, C condition width.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 from worldmodel.prior.conditioning import ConditionalLayerNorm
 from worldmodel.prior.rotary import turn
-
-Affines = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]  # (B, D) each
 
 
 def sight(valid: Tensor, size: int, memory: int) -> Tensor | None:
@@ -49,7 +47,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, length: int, me
     """Attention of a whole clip, linear in its length beyond the memory.
 
     Args:
-        q, k, v: (B, H, T*S, d).
+        q: (B, H, T*S, d).
+        k, v: (B, G, T*S, d); each of their heads is asked by H/G heads.
         mask: from `sight`.
         length: T.
         memory: M.
@@ -57,8 +56,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, length: int, me
     Returns:
         (B, H, T*S, d).
     """
+    grouped = k.shape[1] < q.shape[1]
     if length <= memory + 1:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
 
     def windows(x: Tensor) -> Tensor:
         frames = rearrange(x, "b h (t s) d -> b h t s d", t=length)
@@ -66,7 +66,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, length: int, me
         return rearrange(frames, "b h t s d m -> (b t) h (m s) d")
 
     asked = rearrange(q, "b h (t s) d -> (b t) h s d", t=length)
-    y = F.scaled_dot_product_attention(asked, windows(k), windows(v), attn_mask=mask)
+    y = F.scaled_dot_product_attention(asked, windows(k), windows(v), attn_mask=mask, enable_gqa=grouped)
     return rearrange(y, "(b t) h s d -> b h (t s) d", t=length)
 
 
@@ -76,6 +76,7 @@ class FrameBlock(nn.Module):
     Args:
         width: D.
         num_heads: H.
+        num_kv_heads: G, divides H.
         condition_dim: C.
         feedforward: width of the hidden layer, in D.
         dropout: share of what is added to the stream that is dropped while training (paper table 9).
@@ -83,12 +84,19 @@ class FrameBlock(nn.Module):
     """
 
     def __init__(
-        self, width: int, num_heads: int, condition_dim: int, feedforward: int, dropout: float, num_layers: int
+        self,
+        width: int,
+        num_heads: int,
+        num_kv_heads: int,
+        condition_dim: int,
+        feedforward: int,
+        dropout: float,
+        num_layers: int,
     ) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
         self.norm_attention = ConditionalLayerNorm(width, condition_dim)
-        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv = nn.Linear(width, width + 2 * num_kv_heads * (width // num_heads))  # H, G and G heads
         self.out = nn.Linear(width, width)
         self.norm_feedforward = ConditionalLayerNorm(width, condition_dim)
         self.widen = nn.Linear(width, feedforward * width)
@@ -101,7 +109,7 @@ class FrameBlock(nn.Module):
 
     def forward(
         self, x: Tensor, condition: Tensor, mask: Tensor | None, turns: Tensor | None, memory: int
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """A whole clip.
 
         Args:
@@ -112,59 +120,23 @@ class FrameBlock(nn.Module):
             memory: M.
 
         Returns:
-            (B, T, S, D), and the keys and values (2, B, H, T*S, d).
+            (B, T, S, D), and the keys and values, (B, G, T*S, d) each.
         """
         batch, length = x.shape[:2]
         told = condition.flatten(0, 1)  # (B*T, C)
         stream = x.flatten(0, 1)  # (B*T, S, D)
         qkv = self.qkv(self.norm_attention(stream, told))
-        qkv = rearrange(qkv, "(b t) s (a h d) -> a b h (t s) d", b=batch, a=3, h=self.num_heads)
-        q, k, v = _turned(qkv, None if turns is None else turns.flatten(3, 4))
+        heads = self.num_heads + 2 * self.num_kv_heads
+        parts = rearrange(qkv, "(b t) s (a d) -> a b (t s) d", b=batch, a=heads)
+        split = [self.num_heads, self.num_kv_heads, self.num_kv_heads]
+        q, k, v = (rearrange(part, "h b n d -> b h n d") for part in parts.split(split))
+        if turns is not None:
+            of_query, of_key = turns.flatten(3, 4)[:, :, :, None]  # (2, B, 1, n, E) each
+            q, k = turn(q, of_query), turn(k, of_key)
         y = attend(q, k, v, mask, length, memory)
         stream = stream + self.dropout(self.out(rearrange(y, "b h (t s) d -> (b t) s (h d)", t=length)))
         stream = stream + self.dropout(self._widen(self.norm_feedforward(stream, told)))
-        return stream.unflatten(0, (batch, length)), torch.stack([k, v])
-
-    def affines(self, condition: Tensor) -> Affines:
-        """Gains and biases of both LayerNorms for a frame told (B, C)."""
-        return self.norm_attention.affine_of(condition), self.norm_feedforward.affine_of(condition)
-
-    def append(self, x: Tensor, affines: Affines, mask: Tensor, turns: Tensor | None, cache: Tensor, at: int) -> Tensor:
-        """One position more, given those before it.
-
-        Args:
-            x: (B, D).
-            affines: from `affines`, the same for all positions of a frame.
-            mask: (B, 1, 1, n) bool, n > `at`; which of the positions cached are seen.
-            turns: (2, B, 2, 1, E), cosines and sines of query and key, or None.
-            cache: (B, 2, H, n, d) keys and values; this position's are written into it.
-            at: where; what stands behind is not looked at.
-
-        Returns:
-            (B, D).
-        """
-        (gain, bias), (gain_of_feed, bias_of_feed) = affines
-        normal = F.layer_norm(x, x.shape[-1:])
-        qkv = self.qkv(torch.addcmul(bias, normal, gain)).unflatten(1, (3, self.num_heads, -1))  # (B, 3, H, d)
-        if turns is None:
-            q, cache[:, :, :, at] = qkv[:, 0], qkv[:, 1:]
-        else:
-            q, k = turn(qkv[:, :2], turns).unbind(1)
-            cache[:, 0, :, at], cache[:, 1, :, at] = k, qkv[:, 2]
-        keys, values = cache[:, :, :, : at + 1].unbind(1)
-        y = F.scaled_dot_product_attention(q[:, :, None], keys, values, attn_mask=mask[..., : at + 1])
-        x = x + self.dropout(self.out(y.flatten(1)))
-        return x + self.dropout(self._widen(torch.addcmul(bias_of_feed, F.layer_norm(x, x.shape[-1:]), gain_of_feed)))
+        return stream.unflatten(0, (batch, length)), (k, v)
 
     def _widen(self, x: Tensor) -> Tensor:
         return self.narrow(F.gelu(self.widen(x), approximate="tanh"))
-
-
-def _turned(qkv: Tensor, turns: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values of (3, B, H, n, d), the first two turned by (2, 2, B, n, E)."""
-    if turns is None:
-        q, k, v = qkv
-    else:
-        cosine_and_sine = turns.transpose(0, 1)[:, :, :, None]  # (2, 2, B, 1, n, E)
-        (q, k), v = turn(qkv[:2], cosine_and_sine), qkv[2]
-    return q, k, v

@@ -6,7 +6,8 @@ status, before any code of the next frame; all positions of that frame are told 
 the status through their LayerNorms; the reward is read last, from z_t, the action, the end and the new codes.
 
 Shapes: B clips or rows, T frames, h w code grid, K = h*w codes a frame, S = K+1 positions, M frames of
-memory, L layers, H heads, d numbers a head, D width, C condition width, V codes in the book (V: no frame).
+memory, L layers, H heads, G heads of keys and values, d numbers a head, D width, C condition width, V codes in the
+book (V: no frame).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from worldmodel.prior.flat_config import FlatConfig
 from worldmodel.prior.interface import CodeClip, Context, Outcomes, Prior, PriorStep, Rows
 from worldmodel.prior.losses import Predictions, prior_losses
 from worldmodel.prior.raster import RasterNetwork
+from worldmodel.prior.ring import keep_frame, make_ring
 from worldmodel.prior.sampling import Sampling, inverse_cdf
 from worldmodel.prior.windows import Targets, cut_targets
 from worldmodel.processes import draw_apart, process_rows
@@ -35,15 +37,19 @@ class FlatState(Rows):
     """What a flat prior remembers of each row, of the same size after any number of steps.
 
     Attributes:
-        cache: (B, L, 2, H, M*S, d) keys and values of the last M frames, oldest first.
-        seen: (B, M) bool, which of those frames are there to be seen.
+        keys: (B, G, L, d, (M+1)*S) float32, of the last M frames in a ring (`worldmodel.prior.ring`); steps write
+            to it.
+        values: (B, G, L, (M+1)*S, d) float32, likewise.
+        seen: (B, M) bool, which slots hold a frame that is there to be seen.
         codes: (B, h, w) int64 of the last frame, V where there was none.
         summary: (B, D), z of the last frame that was there.
         status: (B,) int64.
         times: (B,) int64, frames since the beginning.
     """
 
-    cache: Tensor
+    written = ("keys", "values")
+    keys: Tensor
+    values: Tensor
     seen: Tensor
     codes: Tensor
     summary: Tensor
@@ -79,6 +85,11 @@ class FlatPrior(Prior[FlatState]):
         full, clip = config.attention == "full", config.scope == "clip"
         if config.width < 1 or config.num_heads < 1 or config.width % config.num_heads:
             raise UserError(f"prior width={config.width}: wanted a positive multiple of num_heads={config.num_heads}.")
+        if config.num_heads % (config.num_kv_heads or config.num_heads):
+            raise UserError(
+                f"prior num_kv_heads={config.num_kv_heads}: wanted a divisor of num_heads={config.num_heads}, or 0 for "
+                "as many."
+            )
         if config.window < 1:
             raise UserError(f"prior window={config.window}: wanted at least 1 frame.")
         if config.bounded and config.num_frames <= config.window:
@@ -89,6 +100,7 @@ class FlatPrior(Prior[FlatState]):
         self.config, self.grid, self.num_codes = config, grid, num_codes
         self.action_space, self.end_has_frame = action_space, end_has_frame
         self.status_config, self.window, self.num_draws = config.status, config.window, 2 + grid[0] * grid[1]
+        self.ahead = 1
         self.max_frames, self.can_step = config.num_frames if config.bounded else None, not clip
         self.memory = config.num_frames - 1 if full else config.window  # M
         condition_dim = (config.num_frames - 1) * num_features(action_space) if clip else config.action_dim  # C
@@ -224,11 +236,12 @@ class FlatPrior(Prior[FlatState]):
         status[:, -1] = context.status
         outcome = self.heads.condition(torch.zeros_like(times, dtype=torch.bool).flatten(), status.flatten())
         condition = self.actions(context.actions[:, -self.memory :], has_action) + outcome.unflatten(0, (rows, count))
-        _, z, cache = self.network.read(pictures, seen, condition, times)  # (B, L, 2, H, n*S, d)
-        missing = self.memory - count
+        _, z, pairs = self.network.read(pictures, seen, condition, times)
+        keys, values = make_ring(pairs, self.network.rotary is not None, times, self.memory)
         return FlatState(
-            cache=F.pad(cache, (0, 0, missing * self.network.size, 0)),
-            seen=F.pad(seen, (missing, 0)),
+            keys=keys,
+            values=values,
+            seen=seen.new_zeros(rows, self.memory).scatter(1, times % self.memory, seen),
             codes=pictures[:, -1],
             summary=self._last_real(z, seen)[:, -1],
             status=context.status,
@@ -258,14 +271,16 @@ class FlatPrior(Prior[FlatState]):
             status, status_probs = inverse_cdf(logits, draws[:, 1]), logits.softmax(-1)
         has_picture = torch.ones_like(terminations) if self.end_has_frame else ~terminations
         told = taken + self.heads.condition(terminations, status)
-        codes, log_probs, z, cache = self.network.write(
-            state.cache, state.seen, state.codes, state.times, told, draws[:, 2:], sampling
-        )
+        keys, values, network, slots = state.keys, state.values, self.network, state.times % self.memory
+        past = (keys, values, state.seen, state.codes)
+        codes, log_probs, z = network.write(*past, state.times, told, draws[:, 2:], sampling, self.ahead)
+        keep_frame(keys, values, slots, network.size)
         seen = torch.where(has_picture[:, None, None], codes, self.num_codes)
         rewards = self.heads.unscale(self.heads.rewards(summary, terminations, seen).float())
         after = FlatState(
-            cache=cache,
-            seen=torch.cat([state.seen[:, 1:], has_picture[:, None]], 1),
+            keys=keys,
+            values=values,
+            seen=state.seen.scatter(1, slots[:, None], has_picture[:, None]),
             codes=seen,
             summary=torch.where(has_picture[:, None], z, state.summary),
             status=status,

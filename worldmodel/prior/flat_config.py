@@ -25,6 +25,8 @@ class FlatConfig:
         num_frames: longest clip where attention, positions or scope has an end.
         width: D.
         num_heads: H; divides the width.
+        num_kv_heads: heads of keys and values, divides num_heads; 0 is as many. With fewer, several queries share
+            them, and the cache is so many times smaller (Ainslie et al. 2023, "GQA").
         num_layers: L.
         feedforward: width of the feed-forward layers, in D.
         dropout: after attention and feed-forward.
@@ -49,6 +51,7 @@ class FlatConfig:
     num_frames: int = 16
     width: int = 128
     num_heads: int = 4
+    num_kv_heads: int = 0
     num_layers: int = 4
     feedforward: int = 4
     dropout: float = 0.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -86,11 +86,12 @@ class StatusConfig:
 
 
 class Rows:
-    """Base of frozen dataclasses of tensors, each with one row a dream; none is ever written to.
+    """Base of frozen dataclasses of tensors, each with one row a dream. Every one of them has `status`, (B,) int64.
 
-    Keeping one is therefore branching. Every one of them has `status`, (B,) int64.
+    A branch is a `copy`: steps and `put` may write to the tensors that `written` names.
     """
 
+    written: ClassVar[tuple[str, ...]] = ()
     status: Tensor
 
     @property
@@ -106,12 +107,28 @@ class Rows:
         """Some rows: (n,) int64 -> n rows."""
         return type(self)(**{name: tensor[index] for name, tensor in vars(self).items()})
 
-    def where(self, mask: Tensor, other: Self) -> Self:
-        """`other`'s rows where the mask (B,) is True, these rows elsewhere."""
+    def copy(self) -> Self:
+        """The same, out of reach of whatever is done to these."""
+        copied = {name: tensor.clone() for name, tensor in vars(self).items() if name in self.written}
+        return type(self)(**{**vars(self), **copied})
+
+    def put(self, index: Tensor, other: Self) -> Self:
+        """`other`'s n rows at places `index`, (n,) int64; these rows elsewhere. It uses these up."""
         mixed = {}
         for name, tensor in vars(self).items():
-            chosen = mask.reshape(-1, *[1] * (tensor.ndim - 1))
-            mixed[name] = torch.where(chosen, getattr(other, name), tensor)
+            put = tensor.index_copy_ if name in self.written else tensor.index_copy
+            mixed[name] = put(0, index, getattr(other, name))
+        return type(self)(**mixed)
+
+    def held(self, mask: Tensor, before: Self) -> Self:
+        """What was `before` where the mask (B,) is True: rows that ended; these rows elsewhere.
+
+        What steps write to is not held: of a row that has ended no step reads it.
+        """
+        mixed = dict(vars(self))
+        for name in mixed.keys() - set(self.written):
+            chosen = mask.reshape(-1, *[1] * (mixed[name].ndim - 1))
+            mixed[name] = torch.where(chosen, getattr(before, name), mixed[name])
         return type(self)(**mixed)
 
 
@@ -300,7 +317,7 @@ class Prior(nn.Module, ABC, Generic[State]):
         """Take one step in every row: end, status, codes, reward, in this order.
 
         Args:
-            state: what is remembered.
+            state: what is remembered; the step may write to it and uses it up: to branch, give it a `copy`.
             actions: (B,) or (B, A).
             draws: (B, num_draws) float32 in [0, 1): all the randomness there is.
             sampling: how the codes are drawn; the end and the status are drawn as they are predicted.

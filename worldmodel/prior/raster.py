@@ -1,13 +1,13 @@
 """The network of the flat prior: a transformer over frames in raster order, read whole or written code by code.
 
 Shapes: B clips or rows, T frames, h w code grid, K = h*w codes a frame, S = K+1 positions, M frames of
-memory, L layers, H heads, d numbers a head, D width, C condition width, V codes in the book (V: no frame).
+memory, L layers, H heads, G heads of keys and values, d numbers a head, D width, C condition width, V codes in the
+book (V: no frame).
 """
 
 from __future__ import annotations
 
 import math
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from worldmodel.prior.attention import FrameBlock, sight
 from worldmodel.prior.conditioning import ConditionalLayerNorm
+from worldmodel.prior.drawing import Frame, draw_ahead, draw_in_turn
 from worldmodel.prior.flat_config import FlatConfig
 from worldmodel.prior.layers import like_codes
 from worldmodel.prior.rotary import Rotary
@@ -38,7 +39,7 @@ class RasterNetwork(nn.Module):
         super().__init__()
         (h, w), width, paper = grid, config.width, config.positions == "paper"
         self.grid, self.num_codes, self.memory, self.size = grid, num_codes, memory, h * w + 1
-        self.condition_dim = condition_dim
+        self.condition_dim, self.num_heads = condition_dim, config.num_heads
         self.start = nn.Parameter(0.3 * torch.randn(width))
         self.embed = nn.Embedding(num_codes + 1, width)  # the last: no frame
         self.previous = nn.Embedding(num_codes + 1, width) if config.previous_frame else None
@@ -46,7 +47,16 @@ class RasterNetwork(nn.Module):
         self.columns = nn.Parameter(0.02 * torch.randn(w, width))
         self.times = nn.Parameter(0.02 * torch.randn(config.num_frames, width)) if paper else None
         self.rotary = None if paper else Rotary(width // config.num_heads, grid, memory)
-        sizes = (width, config.num_heads, condition_dim, config.feedforward, config.dropout, config.num_layers)
+        kv_heads = config.num_kv_heads or config.num_heads
+        sizes = (
+            width,
+            config.num_heads,
+            kv_heads,
+            condition_dim,
+            config.feedforward,
+            config.dropout,
+            config.num_layers,
+        )
         self.blocks = nn.ModuleList(FrameBlock(*sizes) for _ in range(config.num_layers))
         self.norm = ConditionalLayerNorm(width, condition_dim)
         self.logits = nn.Linear(width, num_codes)
@@ -90,7 +100,9 @@ class RasterNetwork(nn.Module):
             given = given + F.pad(self.previous(previous.flatten(2)), (0, 0, 0, 1))
         return given
 
-    def read(self, pictures: Tensor, valid: Tensor, condition: Tensor, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def read(
+        self, pictures: Tensor, valid: Tensor, condition: Tensor, times: Tensor
+    ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
         """Whole clips in one pass.
 
         Args:
@@ -100,65 +112,51 @@ class RasterNetwork(nn.Module):
             times: (B, T) int64, frames since the beginning; below 0 only where no frame is valid yet.
 
         Returns:
-            Logits (B, T, K, V); z (B, T, D), what stands at each frame's last position; keys and values
-            (B, L, 2, H, T*S, d).
+            Logits (B, T, K, V); z (B, T, D), what stands at each frame's last position; keys and values of each
+            layer, (B, G, T*S, d), see `worldmodel.prior.ring`.
         """
         before = torch.cat([torch.full_like(pictures[:, :1], self.num_codes), pictures[:, :-1]], 1)
         codes = self.embed(pictures.flatten(2))  # (B, T, K, D)
         x = torch.cat([self.start.expand_as(codes[:, :, :1]), codes], 2) + self._given(before, times)  # (B, T, S, D)
         turns = None if self.rotary is None else self.rotary.turns(times)
-        mask, caches = sight(valid, self.size, self.memory), []
+        mask, pairs = sight(valid, self.size, self.memory), []
         for block in self.blocks:
-            x, cache = block(x, condition, mask, turns, self.memory)
-            caches.append(cache)
+            x, keys_and_values = block(x, condition, mask, turns, self.memory)
+            pairs.append(keys_and_values)
         x = self.norm(x.flatten(0, 1), condition.flatten(0, 1)).unflatten(0, valid.shape)
         logits = self.logits(x[:, :, :-1]) + self.prejudice  # (B, T, K, V)
-        return logits, x[:, :, -1], torch.stack(caches).movedim(2, 0)
+        return logits, x[:, :, -1], pairs
 
     def write(
         self,
-        cache: Tensor,
+        keys: Tensor,
+        values: Tensor,
         seen: Tensor,
         previous: Tensor,
         times: Tensor,
         condition: Tensor,
         draws: Tensor,
         sampling: Sampling,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Draw a frame code by code, into a copy of the cache.
+        ahead: int = 1,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw a frame code by code; its keys and values become the cache's last frame, in place.
 
         Args:
-            cache: (B, L, 2, H, M*S, d), keys and values of the M frames before.
-            seen: (B, M) bool, which of those are there to be seen.
+            keys: (B, G, L, d, (n+1)*S), of n frames before, in any order, and room for one.
+            values: (B, G, L, (n+1)*S, d), likewise.
+            seen: (B, n) bool, which of those frames are there to be seen.
             previous: (B, h, w) int64, codes of the last frame, V where there was none.
             times: (B,) int64, of the new frame.
             condition: (B, C), of the new frame.
             draws: (B, K) float32 in [0, 1).
             sampling: how the codes are drawn.
+            ahead: P, positions of a pass, see `worldmodel.prior.drawing`.
 
         Returns:
-            Codes (B, h, w); their log-probability (B,) as predicted; z (B, D); the cache with the new frame at
-            its end and without its oldest.
+            Codes (B, h, w); their log-probability (B,) as predicted; z (B, D).
         """
-        rows, past = len(times), self.memory * self.size
-        cache = F.pad(cache, (0, 0, 0, self.size))  # a copy, (B, L, 2, H, (M+1)*S, d)
-        mask = F.pad(seen.repeat_interleave(self.size, 1), (0, self.size), value=True)[:, None, None]
         given = self._given(previous[:, None], times[:, None])[:, 0]  # (B, S, D)
-        turns = None
-        if self.rotary is not None:
-            turns = self.rotary.turns(times[:, None])[:, :, :, 0].permute(3, 1, 2, 0, 4)[:, :, :, :, None]
-        blocks = cast(list[FrameBlock], list(self.blocks))
-        affines, (gain, bias) = [block.affines(condition) for block in blocks], self.norm.affine_of(condition)
-        x, log_probs, codes = self.start.expand(rows, -1), torch.zeros(rows, device=times.device), []
-        for n in range(self.size):
-            x = x + given[:, n]  # (B, D)
-            turned = None if turns is None else turns[n]  # (2, B, 2, 1, E)
-            for i, block in enumerate(blocks):
-                x = block.append(x, affines[i], mask, turned, cache[:, i], past + n)
-            x = torch.addcmul(bias, F.layer_norm(x, x.shape[-1:]), gain)
-            if n < self.size - 1:
-                logits = (self.logits(x) + self.prejudice[n]).float()  # (B, V)
-                codes.append(sampling.draw(logits, draws[:, n]))
-                log_probs = log_probs + logits.log_softmax(-1).gather(-1, codes[-1][:, None])[:, 0]
-                x = self.embed(codes[-1])
-        return torch.stack(codes, 1).unflatten(1, self.grid), log_probs, x, cache[..., self.size :, :]
+        frame = Frame(self, keys, values, seen, given, times, condition, min(ahead, self.size))
+        draw = draw_in_turn if ahead == 1 else draw_ahead
+        codes, nats, z = draw(frame, previous.flatten(1), draws, sampling)
+        return codes.unflatten(1, self.grid), nats, z

@@ -106,7 +106,9 @@ class Sampling:
         """
         if self.temperature == 0 or self.top_k == 1:
             return logits.argmax(-1)
-        logits = logits.float() / self.temperature
+        logits = logits.float()
+        if self.temperature != 1:
+            logits = logits / self.temperature
         if 0 < self.top_k < logits.shape[-1]:
             least = logits.topk(self.top_k, dim=-1).values[..., -1:]
             logits = logits.masked_fill(logits < least, float("-inf"))
@@ -130,6 +132,5 @@ def inverse_cdf(logits: Tensor, draws: Tensor) -> Tensor:
     """
     cumulated = logits.float().softmax(-1).cumsum(-1)
     # a number that rounding carries to the total itself would fall behind the last category that can be drawn
-    total = cumulated[..., -1:]
-    at = torch.minimum(draws[..., None] * total, total * (1 - 2.0**-23))
-    return (cumulated <= at).sum(-1).clamp_max(logits.shape[-1] - 1)
+    at = cumulated[..., -1] * draws.clamp_max(1 - 2.0**-23)
+    return torch.searchsorted(cumulated, at[..., None], right=True)[..., 0]  # how many are not above it

@@ -1,0 +1,193 @@
+"""A frame written by the flat prior: a pass of all layers over some positions of it, in few calls and in place.
+
+What the passes of a frame share is prepared once a frame: gains and biases of the LayerNorms, turns, weights in the
+order in which they are read. Nothing in a pass allocates anything of the cache's size. Queries and keys are turned as
+complex numbers, by one product: the two numbers of a pair stand beside each other here (`beside`), where `Rotary` has
+them half a head apart; products of queries and keys are the same.
+
+Shapes: B rows, P positions of a pass, S positions a frame, N positions in the cache, the frame's own the last S of
+them, L layers, H heads, G heads of keys and values, each asked by R = H/G heads, d numbers a head, E = d/2 pairs,
+D = H*d width, C condition.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from worldmodel.prior.attention import FrameBlock
+    from worldmodel.prior.conditioning import ConditionalLayerNorm
+
+
+def beside(x: Tensor, dim: int) -> Tensor:
+    """Pairs half a head apart -> pairs beside each other: d numbers along an axis, counted from the front."""
+    return x.unflatten(dim, (2, -1)).transpose(dim, dim + 1).flatten(dim, dim + 1)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the positions of a pass stand.
+
+    Attributes:
+        at: (B, P) int64, which of the frame's positions they are; or the one that all rows are at, P = 1.
+        mask: (B*G, 1 or P*R, n) float32: 0 where one of the cache's first n positions is seen, else -inf.
+        turns: (B, P, 1, R+1, E) complex64, of their queries and their key, or None.
+    """
+
+    at: Tensor | int
+    mask: Tensor
+    turns: Tensor | None
+
+
+def turns_of_group(turns: Tensor, asking: int) -> Tensor:
+    """Turns of the positions of one frame, as complex numbers.
+
+    Args:
+        turns: (2, 2, B, 1, S, E), from `Rotary.turns`.
+        asking: R.
+
+    Returns:
+        (B, S, 1, R+1, E) complex64: of a group's queries, and of its key.
+    """
+    of_query, of_key = torch.complex(*turns[:, :, :, 0].unbind(1))[:, :, :, None].unbind(0)  # (B, S, 1, E) each
+    return torch.cat([of_query.expand(-1, -1, asking, -1), of_key], 2)[:, :, None]
+
+
+class Normal:
+    """A conditional LayerNorm under the condition of one frame.
+
+    Args:
+        norm: the layer.
+        condition: (B, C).
+        positions: P.
+        dtype: of what it returns.
+    """
+
+    def __init__(self, norm: ConditionalLayerNorm, condition: Tensor, positions: int, dtype: torch.dtype) -> None:
+        self.gain, self.bias = (x.float()[:, None] for x in norm.affine_of(condition))  # (B, 1, D)
+        self.shape = (norm.width,)
+        self.out = condition.new_empty(len(condition), positions, norm.width, dtype=dtype)
+        self.flat = self.out.flatten(0, 1)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(B, P, D) -> (B*P, D), overwritten by the next call."""
+        torch.addcmul(self.bias, F.layer_norm(x, self.shape), self.gain, out=self.out)
+        return self.flat
+
+
+class LayerWriter:
+    """A layer of a frame that is being written, without dropout.
+
+    Args:
+        block: the layer.
+        condition: (B, C), of the frame.
+        keys: (B, G, d, N) float32; the frame's own are written into it.
+        values: (B, G, N, d) float32, likewise.
+        size: S.
+        positions: P.
+        turned: whether queries and keys are turned.
+        dtype: of the products with weights; the stream and what attends are float32.
+    """
+
+    def __init__(
+        self,
+        block: FrameBlock,
+        condition: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        size: int,
+        positions: int,
+        turned: bool,
+        dtype: torch.dtype,
+    ) -> None:
+        rows, groups, d, _ = keys.shape
+        asking, count = block.num_heads // groups, len(condition) * positions
+        self.size, self.shape, self.scale = size, (rows, positions, groups, asking, d), 1 / math.sqrt(d)
+        self.norm_attention = Normal(block.norm_attention, condition, positions, dtype)
+        self.norm_feedforward = Normal(block.norm_feedforward, condition, positions, dtype)
+        bias, weight = read_weights(block.qkv, dtype)
+        self.qkv = _by_group(bias, groups, d, turned), _by_group(weight, groups, d, turned)
+        self.out, self.widen, self.narrow = (
+            read_weights(layer, dtype) for layer in (block.out, block.widen, block.narrow)
+        )
+        self.made = weight.new_empty(count, weight.shape[1])
+        self.asked = self.made if dtype == torch.float32 else self.made.float()
+        parts = self.asked.view(rows, positions, groups, asking + 2, d)  # queries, key, value
+        self.turned = torch.view_as_complex(parts[..., :-1, :].unflatten(4, (-1, 2)))  # (B, P, G, R+1, E)
+        self.query, self.key, self.value = parts[..., :-2, :].transpose(1, 2), parts[..., -2, :], parts[..., -1, :]
+        self.keys, self.values = keys, values
+        self.rows = torch.arange(rows, device=keys.device)[:, None]
+        self.own = list(zip(keys[..., -size:].unbind(3), values[..., -size:, :].unbind(2), strict=True))  # (B, G, d)
+        self.wide = weight.new_empty(count, block.widen.out_features)
+        self.reach(keys.shape[3])
+
+    def reach(self, end: int) -> None:
+        """Attend to the cache's first positions, so many, from now on."""
+        rows, positions, groups, asking, d = self.shape
+        self.some_keys = self.keys.flatten(0, 1)[..., :end]  # (B*G, d, n)
+        self.some_values = self.values.flatten(0, 1)[:, :end]  # (B*G, n, d)
+        self.scores = self.keys.new_empty(rows * groups, positions * asking, end)
+        self.shares = torch.empty_like(self.scores)
+        self.attended = self.keys.new_empty(rows * groups, positions * asking, d)
+
+    def __call__(self, x: Tensor, place: Place) -> None:
+        """A pass over some positions.
+
+        Args:
+            x: (B, P, D) float32, the stream, changed in place.
+            place: where they stand.
+        """
+        rows, positions, groups, asking, d = self.shape
+        torch.addmm(self.qkv[0], self.norm_attention(x), self.qkv[1], out=self.made)
+        if self.asked is not self.made:
+            self.asked.copy_(self.made)
+        if place.turns is not None:
+            self.turned.mul_(place.turns)
+        if isinstance(place.at, int):
+            key, value = self.own[place.at]
+            key.copy_(self.key[:, 0])
+            value.copy_(self.value[:, 0])
+        else:
+            columns = place.at + (self.keys.shape[3] - self.size)
+            self.keys[self.rows, :, :, columns] = self.key
+            self.values[self.rows, :, columns] = self.value
+        query = self.query.reshape(rows * groups, positions * asking, d)
+        torch.baddbmm(place.mask, query, self.some_keys, alpha=self.scale, out=self.scores)
+        torch.softmax(self.scores, -1, out=self.shares)
+        torch.bmm(self.shares, self.some_values, out=self.attended)
+        answer = self.attended.view(rows, groups, positions, asking * d).transpose(1, 2)  # (B, P, G, R*d)
+        flat = x.view(rows * positions, -1)
+        _add(flat, answer.reshape(flat.shape), self.out)
+        torch.addmm(self.widen[0], self.norm_feedforward(x), self.widen[1], out=self.wide)
+        _add(flat, F.gelu(self.wide, approximate="tanh"), self.narrow)
+
+
+def _add(x: Tensor, y: Tensor, layer: tuple[Tensor, Tensor]) -> None:
+    """Add a linear layer's answer to the stream: both (B*P, D) or wider."""
+    bias, weight = layer
+    x.add_(bias)
+    if weight.dtype == torch.float32:
+        torch.addmm(x, y, weight, out=x)
+    else:
+        x.add_(y.to(weight.dtype) @ weight)
+
+
+def read_weights(layer: nn.Linear, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Bias and weight of a linear layer as `addmm` reads them fastest: (n,) and (m, n)."""
+    return layer.bias.to(dtype), layer.weight.to(dtype).t().contiguous()
+
+
+def _by_group(x: Tensor, groups: int, d: int, turned: bool) -> Tensor:
+    """Queries, keys and values (..., (H+2G)*d) so that those of a group stand together: (..., G*(R+2)*d)."""
+    count = x.shape[-1] // d - 2 * groups
+    parts = x.unflatten(-1, (-1, d)).split([count, groups, groups], -2)  # (..., H or G, d)
+    q, k, v = (part.unflatten(-2, (groups, -1)) for part in parts)  # (..., G, R or 1, d)
+    if turned:
+        q, k = (beside(part, part.ndim - 1) for part in (q, k))
+    return torch.cat([q, k, v], -2).flatten(-3)
