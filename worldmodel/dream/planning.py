@@ -164,7 +164,8 @@ class Choices:
         """(count, L, *shape) int64."""
         length, numbers, _ = self.shares.shape
         noise = torch.rand((count, length, numbers), generator=generator).to(self.shares.device)
-        return inverse_cdf(self.shares.log(), noise).reshape(count, length, *self.shape)
+        logits = self.shares.log().expand(count, -1, -1, -1)
+        return inverse_cdf(logits, noise).reshape(count, length, *self.shape)
 
     def centre(self) -> Tensor:
         """The likeliest plan, (L, *shape)."""
