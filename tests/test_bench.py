@@ -21,7 +21,7 @@ from worldmodel.presets import PRESETS, TINY_FLAT
 from worldmodel.prior import FlatPrior
 
 TINY = ("--preset", "tiny", "tiny-flat", "--size", "16", "--seconds", "0.001", "--rounds", "1")
-PRIORS = ("columns", "raster", "frame", "flat")
+PRIORS = ("columns", "raster", "frame", "groups", "flat")
 
 
 @pytest.fixture(autouse=True)

@@ -33,7 +33,7 @@ class BenchWorld:
 
     Attributes:
         source: the preset or the directory it is from.
-        prior: how its prior writes a frame: "columns", "raster", "frame", or "flat".
+        prior: how its prior writes a frame: "columns", "raster", "frame", "groups", or "flat".
         world: the world, in evaluation mode.
         loop: batch size and clip length of its prior's training.
     """
@@ -48,7 +48,7 @@ def bench_worlds(presets: Sequence[str], directory: Path | None, size: int) -> l
     """The worlds that a benchmark is about.
 
     Args:
-        presets: names; a factored preset makes three worlds, one for each order of writing, its own first.
+        presets: names; a factored preset makes a world for each order of writing, its own first.
         directory: a world's, which is then the only one. A world does not keep its training's sizes: its
             batch is the loop's usual one, its clips a window and the frame that follows.
         size: H and W of a random world's frames, pixels.
