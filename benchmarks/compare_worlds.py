@@ -44,7 +44,9 @@ def with_prior(**changes: Any) -> WorldConfig:
 ROWS: dict[str, WorldConfig] = {
     "columns": BASE,
     "raster": with_prior(order="raster"),
+    "groups of 4": with_prior(order="groups", num_groups=4),
     "frame at once": with_prior(order="frame"),
+    "frame at once, mixture of 8": with_prior(order="frame", mixture=8),
     "flat": replace(BASE, prior=DOOM_TAKE_COVER_FLAT.prior, train_prior=DOOM_TAKE_COVER_FLAT.train_prior),
     "columns, whole frame": WHOLE,
     "columns, no history noise": with_prior(history_noise=0.0),

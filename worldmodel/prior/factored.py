@@ -2,7 +2,7 @@
 
 p(frame t+1 | past) = product over groups of p(group | groups before it, trunk), and the codes of one group
 are independent given those: the product is the exact likelihood. A group is a column, a single place
-(raster order), the whole frame, or places that lie apart (`writing`). A mixture of K such products, whose
+(raster order), the whole frame, or places that lie apart (`order`). A mixture of K such products, whose
 component is drawn first, has an exact likelihood too (`mixture`).
 
 Shapes: B clips or rows, T frames in a clip, N = targets, W frames of memory, h w code grid, P = h*w places,
@@ -29,9 +29,9 @@ from worldmodel.prior.interface import CodeClip, Context, Outcomes, Prior, Prior
 from worldmodel.prior.layers import Affines, Block, GroupCache, LocalMix, like_codes
 from worldmodel.prior.losses import Predictions, code_nats, prior_losses
 from worldmodel.prior.mixture import Mixture, log_likelihood, shared_nats
+from worldmodel.prior.order import WritingOrder, groups_of
 from worldmodel.prior.sampling import Sampling, inverse_cdf
 from worldmodel.prior.windows import Targets, cut_targets
-from worldmodel.prior.writing import Writing, groups_of
 from worldmodel.processes import process_rows
 
 
@@ -71,14 +71,14 @@ class FactoredPrior(Prior[Context]):
         self.status_config, self.window = config.status, config.window
         (h, w), width, depth = grid, config.width, config.trunk_layers + config.decoder_layers
         self.num_draws = 2 + h * w + (config.mixture > 1)  # end, status, codes; the last: the component
-        self.writing = Writing(groups_of(config.order, grid, config.num_groups), grid)
+        self.order = WritingOrder(groups_of(config.order, grid, config.num_groups), grid)
         condition_dim = config.window * config.action_dim
         self.actions = ActionEncoder(action_space, config.action_dim)
         self.embed = nn.Embedding(num_codes + 1, config.embed_dim)
         self.stem = nn.Conv2d(config.window * config.embed_dim, width, 3, padding=1)
         self.positions = nn.Parameter(0.02 * torch.randn(h * w + 1, width))  # the last: the summary
         self.status = nn.Embedding(config.status.num_bins + 1, width)
-        self.mixes = nn.ModuleList(LocalMix(width, self.writing) for _ in range(config.trunk_layers))
+        self.mixes = nn.ModuleList(LocalMix(width, self.order) for _ in range(config.trunk_layers))
 
         def blocks(count: int) -> nn.ModuleList:
             return nn.ModuleList(Block(width, config.num_heads, condition_dim, depth) for _ in range(count))
@@ -105,7 +105,7 @@ class FactoredPrior(Prior[Context]):
             table[:-1, :d] = book
         self.logits.weight.mul_(0.3)
         self.logits.weight[:, :d] += book / math.sqrt(d) * 0.3
-        share = self.writing.in_turn(counts[None])[0].double() + 0.1  # (P, V)
+        share = self.order.in_turn(counts[None])[0].double() + 0.1  # (P, V)
         share /= share.sum(1, keepdim=True)
         self.logits.bias.zero_()
         self.prejudice.copy_(share.log())
@@ -114,7 +114,7 @@ class FactoredPrior(Prior[Context]):
     @torch.no_grad()
     def mark_rare(self, counts: Tensor) -> None:
         """As `Prior.mark_rare`: at each place the codes that together make `rare_share` of what it shows."""
-        share = self.writing.in_turn(counts[None])[0].double() + 0.1  # (P, V)
+        share = self.order.in_turn(counts[None])[0].double() + 0.1  # (P, V)
         ascending, order = (share / share.sum(1, keepdim=True)).sort(dim=1)
         self.rare.zero_()
         self.rare[:, :-1].scatter_(1, order, ascending.cumsum(1) <= self.config.rare_share)
@@ -133,7 +133,7 @@ class FactoredPrior(Prior[Context]):
         """
         condition = self.actions(state.actions, state.has_action).flatten(1)  # (N, W*action_dim) = (N, C)
         history = rearrange(self.embed(state.codes), "n k h w e -> n (k e) h w")
-        places = self.writing.in_turn(rearrange(self.stem(history), "n d h w -> n h w d"))  # (N, P, D)
+        places = self.order.in_turn(rearrange(self.stem(history), "n d h w -> n h w d"))  # (N, P, D)
         tokens = torch.cat([places, self.status(state.status)[:, None]], 1) + self.positions  # (N, P+1, D)
         for mix, block in zip(self.mixes, self.trunk_blocks, strict=True):
             tokens = block(mix(tokens), cast(Block, block).affines(condition))
@@ -155,13 +155,13 @@ class FactoredPrior(Prior[Context]):
         """Logits (N, n, V) of n places, from the trunk's (N, n, D) and the codes (N, n) given of the group before."""
         tokens = base + self.written(before)
         for i, block in enumerate(self.decoder_blocks):
-            tokens = block(tokens, affines[i], None if caches else self.writing.mask, caches[i] if caches else None)
+            tokens = block(tokens, affines[i], None if caches else self.order.mask, caches[i] if caches else None)
         return self.logits(F.layer_norm(tokens, tokens.shape[-1:])) + self.prejudice[span]
 
     def _whole(self, base: Tensor, told: Tensor, codes: Tensor) -> Tensor:
         """Logits (N, K, P, V) of whole frames whose codes (N, P) are known, under every component."""
         num = self.config.mixture
-        before = F.pad(codes, (0, 1), value=self.num_codes).index_select(1, self.writing.given)
+        before = F.pad(codes, (0, 1), value=self.num_codes).index_select(1, self.order.given)
         before, told = (x.repeat_interleave(num, 0) for x in (before, told)) if num > 1 else (before, told)
         logits = self._write(slice(None), self.mixture.every(base), before, self._affines(told))
         return logits.unflatten(0, (-1, num))
@@ -175,7 +175,7 @@ class FactoredPrior(Prior[Context]):
         """
         places, summary, condition = self._trunk(targets.state)
         told = condition + self.heads.condition(targets.terminations, told)
-        codes = self.writing.in_turn(targets.codes)
+        codes = self.order.in_turn(targets.codes)
         logits = self._whole(self.bridge(places) + self.places, told, codes)
         rewards = self.heads.rewards(summary, targets.terminations, targets.pictures)
         said = Predictions(logits, self.heads.end_logits(summary), self.heads.status_logits(summary), rewards)
@@ -227,7 +227,7 @@ class FactoredPrior(Prior[Context]):
 
     def _truth(self, targets: Targets) -> Tensor:
         """The targets' codes (N, K, P), the same for every component."""
-        return self.writing.in_turn(targets.codes)[:, None].expand(-1, self.config.mixture, -1)
+        return self.order.in_turn(targets.codes)[:, None].expand(-1, self.config.mixture, -1)
 
     def _targets(self, clip: CodeClip) -> Targets:
         return cut_targets(clip, self.config.window, self.num_codes, self.config.status.num_bins)
@@ -272,7 +272,7 @@ class FactoredPrior(Prior[Context]):
 
         Of a mixture the component is drawn first, as a code is.
         """
-        spans, given, rows, num_places = self.writing.spans, self.writing.given, len(places), places.shape[1]
+        spans, given, rows, num_places = self.order.spans, self.order.given, len(places), places.shape[1]
         base, affines = self.bridge(places) + self.places, self._affines(told)
         tokens = base
         if self.config.mixture > 1:
@@ -290,11 +290,11 @@ class FactoredPrior(Prior[Context]):
         codes = codes[:, :-1]
         logits = torch.cat(written, 1)[:, None] if self.config.mixture == 1 else self._whole(base, told, codes)
         nats = code_nats(logits, codes[:, None].expand(logits.shape[:-1]))  # (B, K, P)
-        return self.writing.on_grid(codes), log_likelihood(log_chances, nats)
+        return self.order.on_grid(codes), log_likelihood(log_chances, nats)
 
     def _near_rare(self, context: Context) -> Tensor:
         """Places (N, P) whose last frame shows, there or beside them, a code that is rare where it stands."""
-        last = self.writing.in_turn(context.codes[:, -1])
+        last = self.order.in_turn(context.codes[:, -1])
         rare = self.rare[torch.arange(last.shape[1], device=last.device), last]  # (N, P)
-        near = F.max_pool2d(self.writing.on_grid(rare.float())[:, None], 3, 1, 1)  # (N, 1, h, w)
-        return self.writing.in_turn(near[:, 0]) > 0
+        near = F.max_pool2d(self.order.on_grid(rare.float())[:, None], 3, 1, 1)  # (N, 1, h, w)
+        return self.order.in_turn(near[:, 0]) > 0

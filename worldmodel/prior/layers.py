@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodel.prior.conditioning import ConditionalLayerNorm
-from worldmodel.prior.writing import Writing
+from worldmodel.prior.order import WritingOrder
 
 Affines = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]  # (B, 1, D) each
 
@@ -110,12 +110,12 @@ class LocalMix(nn.Module):
 
     Args:
         width: D.
-        writing: where the tokens stand on the grid.
+        order: where the tokens stand on the grid.
     """
 
-    def __init__(self, width: int, writing: Writing) -> None:
+    def __init__(self, width: int, order: WritingOrder) -> None:
         super().__init__()
-        self.writing = writing
+        self.order = order
         self.conv = nn.Conv2d(width, width, 3, padding=1, groups=width)
         nn.init.zeros_(self.conv.weight)
         assert self.conv.bias is not None
@@ -123,9 +123,9 @@ class LocalMix(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, P + extra, D) -> the same shape."""
-        places = len(self.writing.places)
-        picture = self.writing.on_grid(x[:, :places]).permute(0, 3, 1, 2)  # (B, D, h, w)
-        mixed = self.writing.in_turn(self.conv(picture).permute(0, 2, 3, 1))  # (B, P, D)
+        places = len(self.order.places)
+        picture = self.order.on_grid(x[:, :places]).permute(0, 3, 1, 2)  # (B, D, h, w)
+        mixed = self.order.in_turn(self.conv(picture).permute(0, 2, 3, 1))  # (B, P, D)
         return x + F.pad(mixed, (0, 0, 0, x.shape[1] - places))
 
 

@@ -71,7 +71,7 @@ def _bayer(row: int, column: int, bits: int = 16) -> int:
     return rank
 
 
-class Writing(nn.Module):
+class WritingOrder(nn.Module):
     """An order of writing, with what a decoder needs to follow it. It has no weights and is not saved.
 
     Each place is given one code of the group before, by its index in the group; as no group is smaller than the one
