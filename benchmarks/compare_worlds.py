@@ -28,6 +28,7 @@ from worldmodel.memory import keep_freed_memory
 from worldmodel.metrics import Settings, evaluate
 from worldmodel.model import WorldModel
 from worldmodel.presets import DOOM_TAKE_COVER_DEMO, DOOM_TAKE_COVER_FLAT
+from worldmodel.prior import Sampling
 from worldmodel.runinfo import code_version, machine
 from worldmodel.train.config import PriorTraining, TokenizerTraining, WorldConfig, half
 from worldmodel.train.world import train_prior, train_tokenizer
@@ -77,7 +78,7 @@ def train_row(name: str, config: WorldConfig, seed: int, args: argparse.Namespac
 
 def speed(world: WorldModel, rows: int, seconds: float = 4.0) -> float:
     """Whole steps a second of one thread's processor time."""
-    simulator = Simulator(world, rows)
+    simulator = Simulator(world, rows, sampling=Sampling(exact=False))
     simulator.reset()
     actions = torch.from_numpy(np.stack([world.spec.action_space.sample(np.random.default_rng(0))] * rows))
     simulator.step(actions)

@@ -190,6 +190,13 @@ def test_every_ways_likelihood_sums_to_one_and_frames_are_drawn_as_often_as_it_s
     distance = ((number.bincount(minlength=81) - expected).square() / expected).sum()
     assert distance < 80 + 5 * (2 * 80) ** 0.5  # chi-square of 80 degrees of freedom
     torch.testing.assert_close(step.log_probs.exp(), chances[number], atol=1e-5, rtol=1e-4)
+    quick = prior.step(state, torch.zeros(rows, dtype=torch.int64), draws, Sampling(exact=False))
+    assert torch.equal(quick.codes, step.codes)
+    missed = step.log_probs - quick.log_probs
+    if prior.config.mixture == 1:
+        assert torch.equal(quick.log_probs, step.log_probs)
+    else:
+        assert missed.min() > 0 < missed.mean() < math.log(prior.config.mixture)
     some = torch.arange(50)
     likeliest = prior.step(state.rows(some), some * 0, draws[:50], Sampling(temperature=0)).codes
     assert torch.equal(likeliest, likeliest[:1].expand_as(likeliest))  # no draw matters

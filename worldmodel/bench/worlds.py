@@ -69,26 +69,26 @@ def bench_worlds(presets: Sequence[str], directory: Path | None, size: int) -> l
         config = PRESETS[name]
         own = config.prior
         if not isinstance(own, FactoredConfig):
-            found.append(BenchWorld(name, "flat", random_world(config, size), config.train_prior))
+            found.append(BenchWorld(name, "flat", random_world(config, (size, size)), config.train_prior))
             continue
         orders = get_args(get_type_hints(FactoredConfig)["order"])
         for order in sorted(orders, key=lambda order: order != own.order):
-            world = random_world(replace(config, prior=replace(own, order=order)), size)
+            world = random_world(replace(config, prior=replace(own, order=order)), (size, size))
             found.append(BenchWorld(name, order, world, config.train_prior))
     return found
 
 
-def random_world(config: WorldConfig, size: int) -> WorldModel:
+def random_world(config: WorldConfig, size: tuple[int, int]) -> WorldModel:
     """A world of a config's sizes that learned nothing, like take-cover's: three actions, no picture of an end.
 
     Its rewards and codes are noise, its episodes never end, and it begins from random codes.
 
     Args:
-        config: sizes.
-        size: H and W of its frames, pixels.
+        config: sizes; its crop is not looked at.
+        size: (H, W) of its frames, pixels.
     """
     torch.manual_seed(0)
-    spec = WorldSpec("worldmodel/Bench-v0", PixelSpec((size, size)), spaces.Discrete(3), end_has_frame=False)
+    spec = WorldSpec("worldmodel/Bench-v0", PixelSpec(size), spaces.Discrete(3), end_has_frame=False)
     world = WorldModel(config.tokenizer, config.prior, spec)
     heads = world.prior.heads
     with torch.no_grad():

@@ -274,9 +274,10 @@ class FactoredPrior(Prior[Context]):
         """
         spans, given, rows, num_places = self.order.spans, self.order.given, len(places), places.shape[1]
         base, affines = self.bridge(places) + self.places, self._affines(told)
-        tokens = base
+        components = torch.zeros(rows, dtype=torch.int64, device=places.device)
         if self.config.mixture > 1:
-            tokens = self.mixture.one(base, sampling.draw(log_chances, draws[:, -1]))
+            components = sampling.draw(log_chances, draws[:, -1])
+        tokens = self.mixture.one(base, components)
         caches = None
         if len(spans) > 1:
             shape = (rows, self.config.num_heads, num_places, self.config.width // self.config.num_heads)
@@ -288,8 +289,11 @@ class FactoredPrior(Prior[Context]):
             written.append(self._write(span, tokens[:, span], before, affines, caches).float())  # (B, n, V)
             codes[:, span] = sampling.draw(written[-1], draws[:, span])
         codes = codes[:, :-1]
-        logits = torch.cat(written, 1)[:, None] if self.config.mixture == 1 else self._whole(base, told, codes)
-        nats = code_nats(logits, codes[:, None].expand(logits.shape[:-1]))  # (B, K, P)
+        if self.config.mixture > 1 and sampling.exact:
+            logits = self._whole(base, told, codes)
+        else:
+            logits, log_chances = torch.cat(written, 1)[:, None], log_chances.gather(1, components[:, None])
+        nats = code_nats(logits, codes[:, None].expand(logits.shape[:-1]))  # (B, K or 1, P)
         return self.order.on_grid(codes), log_likelihood(log_chances, nats)
 
     def _near_rare(self, context: Context) -> Tensor:
