@@ -370,3 +370,37 @@ def test_what_is_near_something_rare_counts_more() -> None:
     plain, heavy = total(1.0), total(3.0)
     assert plain[1] == pytest.approx(heavy[1])  # what is told is not weighted
     assert heavy[0] > plain[0] + heavy[1]  # 4 of 5 frames have a rare frame before them and count for three
+
+
+@pytest.mark.parametrize(
+    ("way", "torn"),
+    [({"order": "frame"}, True), *((way, False) for way in ({"order": "raster"}, {"order": "groups"}, {"order": "frame", "mixture": 4}))],
+    ids=["frame", "raster", "groups", "a mixture of frames"],
+)  # fmt: skip
+def test_what_goes_one_of_three_ways_is_learned_whole_or_torn(way: dict[str, object], torn: bool) -> None:
+    """The next frame shows one code in all four places, and the past does not say which of three."""
+    prior = tiny(way).train()
+    optimiser = torch.optim.Adam(prior.parameters(), lr=3e-3)
+    steps, generator = torch.zeros(32, 1), torch.Generator().manual_seed(0)
+    for _ in range(120):
+        codes = torch.randint(3, (32, 2, 1, 1), generator=generator).expand(-1, -1, 2, 2)
+        clip = CodeClip(
+            codes=codes,
+            frame_valid=torch.ones(32, 2, dtype=torch.bool),
+            actions=steps.long(),
+            rewards=steps,
+            terminations=steps.bool(),
+            truncations=steps.bool(),
+            status=torch.zeros(32, 2, dtype=torch.int64),
+            weights=torch.tensor([0.0, 1.0]).expand(32, -1),
+        )
+        optimiser.zero_grad()
+        prior.loss(clip)["loss"].backward()
+        optimiser.step()
+    whole = (EVERY == EVERY[:, :1, :1]).flatten(1).all(1)
+    chances = log_prob_of_every_frame(prior.eval()).exp()[whole]
+    if torn:
+        assert chances.sum() < 0.1
+    else:
+        assert chances.sum() > 0.9
+        assert chances.min() > 0.2
