@@ -146,14 +146,14 @@ def test_a_cut_off_step_teaches_nothing_about_the_end() -> None:
 EVERY = torch.tensor(list(itertools.product(range(3), repeat=4))).unflatten(1, (2, 2))  # 81 frames of 3 codes
 
 
-def tiny(way: dict[str, object]) -> FactoredPrior:
+def tiny(way: dict[str, object], spread: float) -> FactoredPrior:
     torch.manual_seed(0)
     config = FactoredConfig(
         **{"window": 2, "width": 16, "num_heads": 2, "trunk_layers": 1, "decoder_layers": 1, "embed_dim": 8, **way}  # type: ignore[arg-type]
     )
     prior = FactoredPrior(config, (2, 2), 3, spaces.Discrete(2)).eval()
     for parameter in prior.parameters():
-        parameter.data.add_(0.3 * torch.randn_like(parameter))
+        parameter.data.add_(spread * torch.randn_like(parameter))
     return prior
 
 
@@ -176,7 +176,7 @@ def log_prob_of_every_frame(prior: FactoredPrior) -> torch.Tensor:
 
 @every_way
 def test_every_ways_likelihood_sums_to_one_and_frames_are_drawn_as_often_as_it_says(way: dict[str, object]) -> None:
-    prior, rows = tiny(way), 5000
+    prior, rows = tiny(way, 0.3), 5000
     chances = log_prob_of_every_frame(prior).exp()
     torch.testing.assert_close(chances.sum(), torch.tensor(1.0), atol=1e-5, rtol=0)
     first = torch.tensor([[[0, 2], [1, 1]]]).expand(rows, 1, 2, 2)
@@ -372,35 +372,30 @@ def test_what_is_near_something_rare_counts_more() -> None:
     assert heavy[0] > plain[0] + heavy[1]  # 4 of 5 frames have a rare frame before them and count for three
 
 
-@pytest.mark.parametrize(
-    ("way", "torn"),
-    [({"order": "frame"}, True), *((way, False) for way in ({"order": "raster"}, {"order": "groups"}, {"order": "frame", "mixture": 4}))],
-    ids=["frame", "raster", "groups", "a mixture of frames"],
-)  # fmt: skip
-def test_what_goes_one_of_three_ways_is_learned_whole_or_torn(way: dict[str, object], torn: bool) -> None:
+@pytest.mark.parametrize("way", ["frame", "raster", "a mixture of frames"])
+def test_what_goes_one_of_three_ways_is_learned_whole_or_torn(way: str) -> None:
     """The next frame shows one code in all four places, and the past does not say which of three."""
-    prior = tiny(way).train()
-    optimiser = torch.optim.Adam(prior.parameters(), lr=3e-3)
-    steps, generator = torch.zeros(32, 1), torch.Generator().manual_seed(0)
-    for _ in range(120):
-        codes = torch.randint(3, (32, 2, 1, 1), generator=generator).expand(-1, -1, 2, 2)
+    prior = tiny(WAYS[way], 0.0).train()
+    optimiser = torch.optim.Adam(prior.parameters(), lr=1e-2)
+    steps, generator = torch.zeros(48, 1), torch.Generator().manual_seed(0)
+    for _ in range(60):
+        optimiser.zero_grad()
         clip = CodeClip(
-            codes=codes,
-            frame_valid=torch.ones(32, 2, dtype=torch.bool),
+            codes=torch.randint(3, (48, 2, 1, 1), generator=generator).expand(-1, -1, 2, 2),
+            frame_valid=torch.ones(48, 2, dtype=torch.bool),
             actions=steps.long(),
             rewards=steps,
             terminations=steps.bool(),
             truncations=steps.bool(),
-            status=torch.zeros(32, 2, dtype=torch.int64),
-            weights=torch.tensor([0.0, 1.0]).expand(32, -1),
+            status=torch.zeros(48, 2, dtype=torch.int64),
+            weights=torch.tensor([0.0, 1.0]).expand(48, -1),
         )
-        optimiser.zero_grad()
         prior.loss(clip)["loss"].backward()
         optimiser.step()
-    whole = (EVERY == EVERY[:, :1, :1]).flatten(1).all(1)
+    whole = (EVERY[:, :1, :1] == EVERY).flatten(1).all(1)
     chances = log_prob_of_every_frame(prior.eval()).exp()[whole]
-    if torn:
-        assert chances.sum() < 0.1
+    if way == "frame":
+        assert chances.sum() < 0.1  # 1 in 27 is the best that independent places can do
     else:
         assert chances.sum() > 0.9
         assert chances.min() > 0.2
