@@ -28,6 +28,7 @@ from worldmodel.memory import keep_freed_memory
 from worldmodel.metrics import Settings, evaluate
 from worldmodel.model import WorldModel
 from worldmodel.presets import DOOM_TAKE_COVER_DEMO, DOOM_TAKE_COVER_FLAT
+from worldmodel.prior import Sampling
 from worldmodel.runinfo import code_version, machine
 from worldmodel.train.config import PriorTraining, TokenizerTraining, WorldConfig, half
 from worldmodel.train.world import train_prior, train_tokenizer
@@ -44,7 +45,9 @@ def with_prior(**changes: Any) -> WorldConfig:
 ROWS: dict[str, WorldConfig] = {
     "columns": BASE,
     "raster": with_prior(order="raster"),
+    "groups of 4": with_prior(order="groups", num_groups=4),
     "frame at once": with_prior(order="frame"),
+    "frame at once, mixture of 8": with_prior(order="frame", mixture=8),
     "flat": replace(BASE, prior=DOOM_TAKE_COVER_FLAT.prior, train_prior=DOOM_TAKE_COVER_FLAT.train_prior),
     "columns, whole frame": WHOLE,
     "columns, no history noise": with_prior(history_noise=0.0),
@@ -75,7 +78,7 @@ def train_row(name: str, config: WorldConfig, seed: int, args: argparse.Namespac
 
 def speed(world: WorldModel, rows: int, seconds: float = 4.0) -> float:
     """Whole steps a second of one thread's processor time."""
-    simulator = Simulator(world, rows)
+    simulator = Simulator(world, rows, sampling=Sampling(exact=False))
     simulator.reset()
     actions = torch.from_numpy(np.stack([world.spec.action_space.sample(np.random.default_rng(0))] * rows))
     simulator.step(actions)

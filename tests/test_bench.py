@@ -21,7 +21,7 @@ from worldmodel.presets import PRESETS, TINY_FLAT
 from worldmodel.prior import FlatPrior
 
 TINY = ("--preset", "tiny", "tiny-flat", "--size", "16", "--seconds", "0.001", "--rounds", "1")
-PRIORS = ("columns", "raster", "frame", "flat")
+PRIORS = ("columns", "raster", "frame", "groups", "flat")
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +81,7 @@ def test_dreams_are_measured(tmp_path: Path) -> None:
 
 
 def test_a_world_of_ones_own_is_measured_as_it_is(tmp_path: Path) -> None:
-    random_world(PRESETS["tiny"], 16).save_pretrained(tmp_path / "w")
+    random_world(PRESETS["tiny"], (16, 16)).save_pretrained(tmp_path / "w")
     worlds = bench_worlds((), tmp_path / "w", 64)
     assert [(world.prior, world.world.tokenizer.frame_shape) for world in worlds] == [("columns", (16, 16, 3))]
     rows = bench_dream(worlds, (2,), (1,), 0.0, 1)["rows"]
@@ -91,7 +91,7 @@ def test_a_world_of_ones_own_is_measured_as_it_is(tmp_path: Path) -> None:
 def test_multiply_adds_of_a_layer_are_those_written_down() -> None:
     prior = TINY_FLAT.prior
     deeper = replace(TINY_FLAT, prior=replace(prior, num_layers=prior.num_layers + 1))
-    more = multiply_adds(random_world(deeper, 16)) - multiply_adds(random_world(TINY_FLAT, 16))
+    more = multiply_adds(random_world(deeper, (16, 16))) - multiply_adds(random_world(TINY_FLAT, (16, 16)))
     width, positions, past = prior.width, 5, prior.window * 5
     seen = positions * (past + positions)  # so few positions read all of the cache, what is hidden too
     affines = 2 * prior.action_dim * 2 * width  # once a frame
@@ -100,7 +100,7 @@ def test_multiply_adds_of_a_layer_are_those_written_down() -> None:
 
 def eager_prior(window: int) -> FlatPrior:
     """A tiny flat prior whose codes depend on all that they may."""
-    world = random_world(replace(TINY_FLAT, prior=replace(TINY_FLAT.prior, window=window)), 16)
+    world = random_world(replace(TINY_FLAT, prior=replace(TINY_FLAT.prior, window=window)), (16, 16))
     assert isinstance(world.prior, FlatPrior)
     for parameter in world.prior.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from worldmodel.prior.factored import FactoredConfig
+from worldmodel.prior.factored_config import FactoredConfig
 from worldmodel.prior.flat_config import FlatConfig
 from worldmodel.prior.interface import StatusConfig
 from worldmodel.tokenizer.vqvae import TokenizerConfig

@@ -33,7 +33,7 @@ class BenchWorld:
 
     Attributes:
         source: the preset or the directory it is from.
-        prior: how its prior writes a frame: "columns", "raster", "frame", or "flat".
+        prior: how its prior writes a frame: "columns", "raster", "frame", "groups", or "flat".
         world: the world, in evaluation mode.
         loop: batch size and clip length of its prior's training.
     """
@@ -48,7 +48,7 @@ def bench_worlds(presets: Sequence[str], directory: Path | None, size: int) -> l
     """The worlds that a benchmark is about.
 
     Args:
-        presets: names; a factored preset makes three worlds, one for each order of writing, its own first.
+        presets: names; a factored preset makes a world for each order of writing, its own first.
         directory: a world's, which is then the only one. A world does not keep its training's sizes: its
             batch is the loop's usual one, its clips a window and the frame that follows.
         size: H and W of a random world's frames, pixels.
@@ -69,26 +69,26 @@ def bench_worlds(presets: Sequence[str], directory: Path | None, size: int) -> l
         config = PRESETS[name]
         own = config.prior
         if not isinstance(own, FactoredConfig):
-            found.append(BenchWorld(name, "flat", random_world(config, size), config.train_prior))
+            found.append(BenchWorld(name, "flat", random_world(config, (size, size)), config.train_prior))
             continue
         orders = get_args(get_type_hints(FactoredConfig)["order"])
         for order in sorted(orders, key=lambda order: order != own.order):
-            world = random_world(replace(config, prior=replace(own, order=order)), size)
+            world = random_world(replace(config, prior=replace(own, order=order)), (size, size))
             found.append(BenchWorld(name, order, world, config.train_prior))
     return found
 
 
-def random_world(config: WorldConfig, size: int) -> WorldModel:
+def random_world(config: WorldConfig, size: tuple[int, int]) -> WorldModel:
     """A world of a config's sizes that learned nothing, like take-cover's: three actions, no picture of an end.
 
     Its rewards and codes are noise, its episodes never end, and it begins from random codes.
 
     Args:
-        config: sizes.
-        size: H and W of its frames, pixels.
+        config: sizes; its crop is not looked at.
+        size: (H, W) of its frames, pixels.
     """
     torch.manual_seed(0)
-    spec = WorldSpec("worldmodel/Bench-v0", PixelSpec((size, size)), spaces.Discrete(3), end_has_frame=False)
+    spec = WorldSpec("worldmodel/Bench-v0", PixelSpec(size), spaces.Discrete(3), end_has_frame=False)
     world = WorldModel(config.tokenizer, config.prior, spec)
     heads = world.prior.heads
     with torch.no_grad():

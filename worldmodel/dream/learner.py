@@ -80,7 +80,7 @@ class DreamLearnerEnv(BatchVecEnv):
         action_space = spaces.to_gymnasium(loaded.spec.action_space)
         super().__init__(num_envs, gymnasium.spaces.Box(0, 255, shape, np.uint8), action_space)
         self.hold, self.reward, self.reward_scale = hold, reward, reward_scale
-        self.simulator = Simulator(loaded, num_envs, seed, Sampling(temperature), dtype=runtime.dtype)
+        self.simulator = Simulator(loaded, num_envs, seed, Sampling(temperature, exact=False), dtype=runtime.dtype)
         self.stack = np.zeros((num_envs, *shape), np.uint8)  # (N, h, w, 3*D), oldest first
         self.returns, self.lengths = np.zeros(num_envs), np.zeros(num_envs, np.int64)
         self.begun = time.monotonic()

@@ -1,7 +1,8 @@
 """Priors over codes: what comes next, given the past and the actions."""
 
 from worldmodel.prior.build import PriorConfig, build_prior
-from worldmodel.prior.factored import FactoredConfig, FactoredPrior
+from worldmodel.prior.factored import FactoredPrior
+from worldmodel.prior.factored_config import FactoredConfig
 from worldmodel.prior.flat import FlatPrior
 from worldmodel.prior.flat_config import FlatConfig
 from worldmodel.prior.interface import CodeClip, Context, Outcomes, Prior, PriorStep, StatusConfig

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from worldmodel import spaces
-from worldmodel.prior.factored import FactoredConfig, FactoredPrior
+from worldmodel.prior.factored import FactoredPrior
+from worldmodel.prior.factored_config import FactoredConfig
 from worldmodel.prior.flat import FlatPrior
 from worldmodel.prior.flat_config import FlatConfig
 from worldmodel.prior.interface import Prior

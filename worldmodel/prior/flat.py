@@ -24,7 +24,7 @@ from worldmodel.heads import OutcomeHeads
 from worldmodel.prior.conditioning import ActionEncoder, action_features, num_features
 from worldmodel.prior.flat_config import FlatConfig
 from worldmodel.prior.interface import CodeClip, Context, Outcomes, Prior, PriorStep, Rows
-from worldmodel.prior.losses import Predictions, prior_losses
+from worldmodel.prior.losses import Predictions, code_nats, prior_losses
 from worldmodel.prior.raster import RasterNetwork
 from worldmodel.prior.ring import keep_frame, make_ring
 from worldmodel.prior.sampling import Sampling, inverse_cdf
@@ -177,8 +177,8 @@ class FlatPrior(Prior[FlatState]):
         said, learned = self._forward(clip, targets, pictures, told), clip.weights > 0
         said = Predictions(**{name: value[learned] for name, value in vars(said).items()})
         targets = targets.take(learned)
-        codes, rewards = targets.codes.flatten(1), self.heads.scale(targets.rewards)
-        return prior_losses(self.config, said, targets, codes, rewards, clip.weights[learned])
+        nats, rewards = code_nats(said.codes, targets.codes.flatten(1)), self.heads.scale(targets.rewards)
+        return prior_losses(self.config, said, targets, nats, rewards, clip.weights[learned])
 
     def _spoilt(self, pictures: Tensor) -> Tensor:
         """Replace up to `history_noise` of the codes by the same place's of another clip; never "no frame"."""

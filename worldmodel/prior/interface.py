@@ -188,7 +188,8 @@ class PriorStep(Generic[State]):
         rewards: (B,) float32.
         status: (B,) int64.
         status_probs: (B, bins) float32, given that the row goes on.
-        log_probs: (B,) float32, nats of the drawn frame's codes at temperature 1; 0 without a picture.
+        log_probs: (B,) float32, nats of the drawn frame's codes at temperature 1, of a mixture as `Sampling.exact`
+            says; 0 without a picture.
     """
 
     state: State

@@ -8,11 +8,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from worldmodel.prior.conditioning import ConditionalLayerNorm
+from worldmodel.prior.order import WritingOrder
+
+Affines = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]  # (B, 1, D) each
 
 
 @dataclass
@@ -49,7 +52,7 @@ class Attention(nn.Module):
         Returns:
             (B, N, D).
         """
-        q, k, v = rearrange(self.qkv(x), "b n (s h d) -> s b h n d", s=3, h=self.num_heads)
+        q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, N, D/H) each
         if cache is not None:
             end = cache.length + x.shape[1]
             cache.keys[:, :, cache.length : end] = k
@@ -57,7 +60,7 @@ class Attention(nn.Module):
             cache.length = end
             k, v = cache.keys[:, :, :end], cache.values[:, :, :end]
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out(rearrange(y, "b h n d -> b n (h d)"))
+        return self.out(y.transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
@@ -82,13 +85,24 @@ class Block(nn.Module):
         for layer in (self.attention.out, self.narrow):
             nn.init.normal_(layer.weight, std=0.02 / math.sqrt(2 * num_layers))
 
+    def affines(self, condition: Tensor) -> Affines:
+        """Gains and biases of both LayerNorms under a condition (B, C), the same for all tokens of a frame."""
+        (gain, bias), (gain_of_feed, bias_of_feed) = (
+            norm.affine_of(condition) for norm in (self.norm_attention, self.norm_feedforward)
+        )
+        return (gain[:, None], bias[:, None]), (gain_of_feed[:, None], bias_of_feed[:, None])
+
     def forward(
-        self, x: Tensor, condition: Tensor, mask: Tensor | None = None, cache: GroupCache | None = None
+        self, x: Tensor, affines: Affines, mask: Tensor | None = None, cache: GroupCache | None = None
     ) -> Tensor:
-        """(B, N, D) and (B, C) -> (B, N, D); `mask` and `cache` as in `Attention`."""
-        x = x + self.attention(self.norm_attention(x, condition), mask, cache)
-        hidden = F.gelu(self.widen(self.norm_feedforward(x, condition)), approximate="tanh")
-        return x + self.narrow(hidden)
+        """(B, N, D) -> (B, N, D); `affines` from the method, `mask` and `cache` as in `Attention`."""
+        x = x + self.attention(_normed(x, affines[0]), mask, cache)
+        return x + self.narrow(F.gelu(self.widen(_normed(x, affines[1])), approximate="tanh"))
+
+
+def _normed(x: Tensor, affine: tuple[Tensor, Tensor]) -> Tensor:
+    gain, bias = affine
+    return torch.addcmul(bias, F.layer_norm(x, x.shape[-1:]), gain)
 
 
 class LocalMix(nn.Module):
@@ -96,14 +110,12 @@ class LocalMix(nn.Module):
 
     Args:
         width: D.
-        grid: (h, w).
-        layout: order of the places among the tokens: "h w", row by row, or "w h", column by column.
+        order: where the tokens stand on the grid.
     """
 
-    def __init__(self, width: int, grid: tuple[int, int], layout: str) -> None:
+    def __init__(self, width: int, order: WritingOrder) -> None:
         super().__init__()
-        self.layout = layout
-        self.h, self.w = grid
+        self.order = order
         self.conv = nn.Conv2d(width, width, 3, padding=1, groups=width)
         nn.init.zeros_(self.conv.weight)
         assert self.conv.bias is not None
@@ -111,9 +123,9 @@ class LocalMix(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, P + extra, D) -> the same shape."""
-        places = self.h * self.w
-        picture = rearrange(x[:, :places], f"b ({self.layout}) d -> b d h w", h=self.h, w=self.w)
-        mixed = rearrange(self.conv(picture), f"b d h w -> b ({self.layout}) d")
+        places = len(self.order.places)
+        picture = self.order.on_grid(x[:, :places]).permute(0, 3, 1, 2)  # (B, D, h, w)
+        mixed = self.order.in_turn(self.conv(picture).permute(0, 2, 3, 1))  # (B, P, D)
         return x + F.pad(mixed, (0, 0, 0, x.shape[1] - places))
 
 

@@ -35,7 +35,7 @@ class Predictions:
     """What a prior says of N targets.
 
     Attributes:
-        codes: (N, P, V) logits.
+        codes: logits, (N, P, V) or (N, K, P, V) where K components say something else each.
         end: (N,) logits.
         status: (N, bins) logits.
         rewards: (N,), standardised.
@@ -47,14 +47,20 @@ class Predictions:
     rewards: Tensor
 
 
+def code_nats(logits: Tensor, codes: Tensor) -> Tensor:
+    """Nats of codes: (..., V) and (...) int64 -> (...) float32."""
+    nats = F.cross_entropy(logits.float().flatten(0, -2), codes.flatten(), reduction="none")
+    return nats.reshape(codes.shape)
+
+
 def prior_losses(
     config: Weights,
     said: Predictions,
     targets: Targets,
-    codes: Tensor,
+    nats: Tensor,
     rewards: Tensor,
     weights: Tensor,
-    code_weights: Tensor | None = None,
+    learned: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The losses of `Prior.loss`.
 
@@ -62,13 +68,12 @@ def prior_losses(
         config: the weights.
         said: the predictions.
         targets: what happened, (N,).
-        codes: (N, P), the targets' codes in the order of the logits.
+        nats: (N, P), of the targets' codes.
         rewards: (N,), the targets' rewards, standardised.
         weights: (N,), how much each target counts.
-        code_weights: (N, P), how much each code counts; None counts all alike.
+        learned: (N, P), what is learned in their place if not all codes count alike.
     """
-    nats = F.cross_entropy(said.codes.float().flatten(0, 1), codes.flatten(), reduction="none").reshape(codes.shape)
-    shown = targets.frame_valid[:, None].expand_as(codes)
+    shown = targets.frame_valid[:, None].expand_as(nats)
     ended = targets.terminations.float()
     hazard = F.binary_cross_entropy_with_logits(said.end.float(), ended, reduction="none")
     error = (said.rewards.float() - rewards).square()
@@ -77,10 +82,8 @@ def prior_losses(
         "end": _mean(hazard, targets.has_end, weights),
         "reward": _mean(error, targets.has_step, weights),
     }
-    weighted = nats if code_weights is None else nats * code_weights
-    total = (
-        _mean(weighted, shown, weights) + config.end_weight * losses["end"] + config.reward_weight * losses["reward"]
-    )
+    codes = losses["codes"] if learned is None else _mean(learned, shown, weights)
+    total = codes + config.end_weight * losses["end"] + config.reward_weight * losses["reward"]
     bins = config.status.num_bins
     if bins:
         known = targets.has_step & ~targets.terminations & (targets.status < bins)

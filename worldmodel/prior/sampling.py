@@ -77,6 +77,9 @@ class Sampling:
         temperature: logits are divided by it; 0 takes the most likely code.
         top_k: only the k most likely codes; 0 keeps all.
         top_p: only the most likely codes that together hold this probability; 1 keeps all.
+        exact: of a frame drawn from a mixture of K, whether its log-probability is the mixture's, which takes K more
+            passes of the decoder, or that of the frame and the component drawn together: never more, and on average
+            at most ln K nats less. Where there is no mixture the two are one.
 
     Raises:
         UserError: a number out of its range.
@@ -85,6 +88,7 @@ class Sampling:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    exact: bool = True
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0:

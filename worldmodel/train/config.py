@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 from worldmodel.errors import UserError
 from worldmodel.pixels import Crop
 from worldmodel.prior.build import PriorConfig
-from worldmodel.prior.factored import FactoredConfig
+from worldmodel.prior.factored_config import FactoredConfig
 from worldmodel.tokenizer.vqvae import TokenizerConfig
 
 
