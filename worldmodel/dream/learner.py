@@ -107,13 +107,12 @@ class DreamLearnerEnv(BatchVecEnv):
         rewards, terminated, truncated = np.zeros(count), np.zeros(count, bool), np.zeros(count, bool)
         for _ in range(self.hold):
             alive = ~(terminated | truncated)
-            before = simulator.state
+            had = simulator.values_of(simulator.state.prior.status)
             out = simulator.step(actions)
             paid = out.rewards.cpu().numpy()
             self.returns += np.where(alive, paid, 0.0)
             if self.reward == "status":
                 # dead is nothing at all, whatever the last bin said
-                had = simulator.values_of(before.prior.status)
                 kept = (out.status_probs @ simulator.status_values) * (1 - out.hazards)
                 paid = ((kept - had).clamp_max(0.0) / 100).nan_to_num().cpu().numpy()
             rewards += np.where(alive, paid, 0.0)

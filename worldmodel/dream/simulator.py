@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldmodel import spaces
+from worldmodel.dream.captured import CapturedStep, cuda_graph, mapped
 from worldmodel.dream.tiles import tiled
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
@@ -26,7 +27,7 @@ NO_START = -1
 
 @dataclass(frozen=True)
 class SimulatorState:
-    """Everything a simulator remembers. Its steps may write to the prior's part of it: to branch, keep a `copy`.
+    """Everything a simulator remembers. A step uses it up and may write to it: to branch, keep a `copy`.
 
     Attributes:
         prior: N rows of the prior's state.
@@ -50,7 +51,7 @@ class SimulatorState:
 
     def copy(self) -> SimulatorState:
         """The same, out of reach of later steps."""
-        return replace(self, prior=self.prior.copy())
+        return mapped(torch.clone, self)
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,8 @@ class Simulator:
             to the bit in any number of rows. Without it, numbers agree to rounding and a dream can part
             from its twin where a draw falls on the border between two codes.
         dtype: of matrix products; in bfloat16 (fast on a GPU) a dream agrees with its float32 twin to rounding.
+        captured: record the step at its first call and replay it as one launch (`dream.captured`), which brings the
+            same dream; None does so on a GPU, where starting kernels one by one costs more than they compute.
     """
 
     def __init__(
@@ -124,6 +127,7 @@ class Simulator:
         starts: str = "episode",
         batch_invariant: bool = False,
         dtype: torch.dtype = torch.float32,
+        captured: bool | None = None,
     ) -> None:
         if num_rows < 1:
             raise UserError(f"num_rows={num_rows}: wanted at least 1.")
@@ -131,6 +135,14 @@ class Simulator:
             raise UserError("this world has no starts to dream from; load it with WorldModel.from_pretrained.")
         self.world, self.num_rows, self.sampling, self.batch_invariant = world, num_rows, sampling, batch_invariant
         self.dtype = dtype
+        bounded = world.prior.max_frames is not None  # asks the device at every step whether a row has reached its end
+        if captured and (world.device.type != "cuda" or bounded):
+            raise UserError(
+                f"captured=True records CUDA graphs of dreams without end; this world is on {world.device} and its "
+                f"prior knows {world.prior.max_frames or 'any number of'} frames. Leave it out."
+            )
+        self._record = cuda_graph if world.device.type == "cuda" and captured is not False and not bounded else None
+        self._captured: CapturedStep[SimulatorState, SimulatorStep] | None = None
         self._starts = world.starts
         self._choices = world.starts.choices(starts)
         self.status_values = torch.tensor(world.prior.status_config.values, device=world.device)
@@ -236,16 +248,23 @@ class Simulator:
                 GPU their numbers are not looked at, which would make it wait.
         """
         self._check_actions(actions, (self.num_rows,))
-        state, prior = self._state, self.world.prior
-        draws = uniforms(state.seeds, state.episodes.clamp_min(0), state.steps, prior.num_draws)
         whole = self.world.spec.action_space.dtype.kind != "f"
         taken = actions.to(self.world.device, torch.int64 if whole else torch.float32)
+        if self._record is not None and self._captured is None:
+            self._captured = CapturedStep(self._advance, self._state, taken, self._record)
+        self._state, out = (self._captured or self._advance)(self._state, taken)
+        return out
+
+    def _advance(self, state: SimulatorState, taken: Tensor) -> tuple[SimulatorState, SimulatorStep]:
+        """The state after a step, and what it brought."""
+        prior = self.world.prior
+        draws = uniforms(state.seeds, state.episodes.clamp_min(0), state.steps, prior.num_draws)
         out: PriorStep[Any] = self._tiled(partial(prior.step, sampling=self.sampling), state.prior, taken, draws)
         shown = out.has_picture & ~state.ended
         frames = self._decode(out.codes)  # (N, H, W, 3)
         frames = torch.where(shown[:, None, None, None], frames, state.frames)
         codes = torch.where(shown[:, None, None], out.codes, state.codes)
-        self._state = replace(
+        after = replace(
             state,
             prior=out.state.held(state.ended, state.prior),
             frames=frames,
@@ -253,12 +272,12 @@ class Simulator:
             steps=state.steps + 1,
             ended=state.ended | out.terminations,
         )
-        status = self._state.prior.status
-        return SimulatorStep(
+        status = after.prior.status
+        return after, SimulatorStep(
             frames=frames,
             codes=codes,
             rewards=out.rewards.masked_fill(state.ended, 0.0),
-            terminations=self._state.ended,
+            terminations=after.ended,
             hazards=out.hazards,
             status=status,
             status_values=self.values_of(status),
@@ -284,7 +303,7 @@ class Simulator:
         if context is not None:
             spread = torch.zeros(self.num_rows, dtype=torch.int64, device=context.status.device)
             self.reset(context=context.rows(spread) if context.num_rows == 1 else context)
-        frames, steps = [self._state.frames], []
+        frames, steps = [self._state.frames.clone()], []
         for t in range(actions.shape[1]):
             steps.append(self.step(actions[:, t]))
             frames.append(steps[-1].frames)
@@ -344,6 +363,10 @@ class Simulator:
         if seeds is not None:
             tensors["seeds"] = tensors["seeds"].index_copy(0, target, seeds.to(target.device, torch.int64))
         self._state = SimulatorState(prior=self._state.prior.rows(order), **tensors)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but a recording, which is made anew where it is needed."""
+        return {**self.__dict__, "_captured": None}
 
     def _check_actions(self, actions: Tensor, leading: tuple[int, ...]) -> None:
         """Refuse actions that are not (*leading, *space.shape) of the space's kind."""
