@@ -90,6 +90,24 @@ def test_the_rehearsal_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     assert result["versions"]["torch"] == torch.__version__
 
 
+@pytest.mark.slow
+def test_the_engines_rehearsal_measures_every_stage(tmp_path: Path) -> None:
+    command = ["sh", str(BENCHMARKS / "gpu_dream_engine.sh"), "--tiny", "--device", "cpu"]
+    command += ["--work", str(tmp_path / "work")]
+    environment = {**os.environ, "OUT": str(tmp_path / "out"), "PYTHON": sys.executable}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout
+    stages = json.loads((tmp_path / "out" / "result.json").read_text())["stages"]
+    assert tuple(stages) == ("machine", "orders", "learner", "flat", "contracts")
+    assert set(stages["orders"]["figures"]) == {"columns", "raster", "groups", "frame"}
+    for rows in (*stages["orders"]["figures"].values(), *stages["flat"]["figures"].values()):
+        assert rows
+        assert all(row["steps_per_second"] > 0 and row["state_bytes"] > 0 for row in rows)
+    several, one = (rows[0]["state_bytes"] for rows in stages["flat"]["figures"].values())
+    assert one < several, "one head of keys and values is less to remember"
+    assert stages["learner"]["figures"]["decisions/s"] > 0
+
+
 @pytest.fixture
 def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))

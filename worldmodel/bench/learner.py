@@ -14,6 +14,7 @@ from worldmodel.dream import DreamVecEnv
 from worldmodel.model import WorldModel
 
 ROLLOUT = 32  # decisions of each row between two updates
+SMALLEST = 36  # pixels that SB3's convolutions need each way
 
 
 class Stopwatch:
@@ -42,7 +43,7 @@ class Stopwatch:
 
 
 def bench_learner(world: WorldModel, rows: int, seconds: float, rounds: int, **dream: Any) -> dict[str, Any]:
-    """Let PPO with SB3's own settings for pictures learn in a world, with one thread.
+    """Let PPO with SB3's own network for pictures learn in a world, with one thread on a CPU.
 
     Args:
         world: the world.
@@ -52,7 +53,7 @@ def bench_learner(world: WorldModel, rows: int, seconds: float, rounds: int, **d
         dream: more arguments of `DreamVecEnv`.
 
     Returns:
-        "rows"; "decisions/s" of all rows together, learning included; "dream alone, steps/s" of the same face
+        "rows"; "policy", SB3's network, "MlpPolicy" where the frames are too small for its convolutions; "decisions/s" of all rows together, learning included; "dream alone, steps/s" of the same face
         without a learner, in turn with it; the shares of the time that go into dreaming, into updates, and
         into everything else (the policy's choices, the buffer).
     """
@@ -62,7 +63,8 @@ def bench_learner(world: WorldModel, rows: int, seconds: float, rounds: int, **d
     torch.set_num_threads(1)
     try:
         envs = DreamVecEnv(world, rows, **dream)
-        ppo = PPO("CnnPolicy", envs, n_steps=ROLLOUT, batch_size=min(256, ROLLOUT * rows), n_epochs=4, seed=0)
+        policy = "CnnPolicy" if min(world.spec.pixels.frame_shape[:2]) >= SMALLEST else "MlpPolicy"
+        ppo = PPO(policy, envs, n_steps=ROLLOUT, batch_size=min(256, ROLLOUT * rows), n_epochs=4, seed=0)
         watch = Stopwatch()
         watch.watch(envs, "step_wait", "dream")
         watch.watch(ppo, "train", "update")
@@ -86,7 +88,7 @@ def bench_learner(world: WorldModel, rows: int, seconds: float, rounds: int, **d
             )
     finally:
         torch.set_num_threads(threads)
-    return {"rows": rows, **{name: median(turn[name] for turn in found) for name in found[0]}}
+    return {"rows": rows, "policy": policy, **{name: median(turn[name] for turn in found) for name in found[0]}}
 
 
 def _alone(envs: DreamVecEnv, rows: int, seconds: float) -> float:

@@ -1,0 +1,236 @@
+"""How fast dreams step on one GPU: recorded as one launch and not, both priors, every order; `gpu_dream_engine.sh`.
+
+Worlds of the presets' sizes with random weights, since speed does not ask what was learned. Every figure is in
+OUT/result.json; the same command goes on where a killed one stopped.
+
+Shapes: N rows (dreams side by side).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gpu_first_dream import head, lacking
+
+NEEDED = ("torch", "numpy", "PIL", "h5py", "safetensors", "einops", "tqdm", "cattrs", "tyro", "gymnasium")
+LEARNING = ("stable_baselines3", "cloudpickle")
+TESTS = Path(__file__).parent.parent / "tests"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What differs between the run and its rehearsal.
+
+    Attributes:
+        small: the preset of a factored world, stepped in each of its orders; also on take-cover's crop.
+        flat: the preset of a flat prior.
+        size: rows and columns of a frame.
+        crop: of the frame that the small world shows.
+        batches: N.
+        seconds: that each is timed for.
+        rounds: how often PPO is timed, and how many dreams it learns in.
+        learner_rows: dreams that PPO learns in.
+    """
+
+    small: str = "doom-take-cover-small"
+    flat: str = "doom-take-cover-gpu-flat"
+    size: int = 64
+    crop: tuple[int, int] = (32, 64)
+    batches: tuple[int, ...] = (1, 16, 64, 256, 1024, 4096, 16384)
+    seconds: float = 1.5
+    rounds: int = 3
+    learner_rows: int = 256
+
+
+TINY = Sizes("tiny", "tiny-flat", 16, (16, 16), (1, 4), 0.05, 1, 4)
+
+
+@dataclass
+class Run:
+    """One run: where it computes and how large."""
+
+    sizes: Sizes
+    device: Any
+    say: Callable[[str], None]
+    left: Callable[[], float]
+
+    def world(self, preset: str, shape: tuple[int, int], **prior: Any) -> Any:
+        """A world of a preset's sizes on the device."""
+        from worldmodel.bench.worlds import random_world
+        from worldmodel.presets import PRESETS
+
+        config = PRESETS[preset]
+        world = random_world(replace(config, prior=replace(config.prior, **prior)), shape)
+        assert world.starts is not None
+        world.starts = world.starts.to(self.device)
+        return world.to(self.device)
+
+    def wait(self) -> None:
+        """Until the device has done what it was given."""
+        import torch
+
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def machine(self) -> dict[str, float]:
+        """What binds: bytes copied and multiply-adds a second."""
+        import torch
+
+        numbers = 2**28 if self.device.type == "cuda" else 2**22
+        a = torch.empty(numbers, dtype=torch.uint8, device=self.device)
+        b = torch.empty_like(a)
+        found = {"copy_bytes_per_second": 2 * numbers / self.seconds_of(lambda: b.copy_(a))}
+        n = 8192 if self.device.type == "cuda" else 256
+        for dtype in (torch.float32, torch.bfloat16):
+            if dtype == torch.bfloat16 and self.device.type == "cpu":
+                continue
+            square = torch.randn(n, n, device=self.device).to(dtype)
+            name = str(dtype).removeprefix("torch.")
+            found[f"{name}_multiply_adds_per_second"] = n**3 / self.seconds_of(lambda: square @ square)  # noqa: B023
+        return found
+
+    def seconds_of(self, work: Callable[[], Any]) -> float:
+        """Seconds a call takes when many follow each other."""
+        for _ in range(3):
+            work()
+        self.wait()
+        begun, calls = time.perf_counter(), 0
+        while time.perf_counter() - begun < self.sizes.seconds or calls < 3:
+            work()
+            calls += 1
+            if calls % 8 == 0:
+                self.wait()
+        self.wait()
+        return (time.perf_counter() - begun) / calls
+
+    def laps_of(self, work: Callable[[], Any]) -> list[float]:
+        """Seconds of single calls, each waited for."""
+        laps: list[float] = []
+        while sum(laps) < self.sizes.seconds or len(laps) < 10:
+            begun = time.perf_counter()
+            work()
+            self.wait()
+            laps.append(time.perf_counter() - begun)
+        return laps
+
+    def steps(self, world: Any, batches: tuple[int, ...] | None = None, eager: bool = True) -> list[dict[str, Any]]:
+        """Whole steps a second by rows, number format, recorded or not; the state's bytes and the memory's peak."""
+        import numpy as np
+        import torch
+
+        from worldmodel.dream import Simulator
+        from worldmodel.dream.captured import leaves
+
+        cuda, rows = self.device.type == "cuda", []
+        weights = sum(p.numel() * p.element_size() for p in world.parameters())
+        for batch in batches or self.sizes.batches:
+            for dtype in (torch.bfloat16, torch.float32) if cuda else (torch.float32,):
+                for captured in (True, False) if cuda else (False,):
+                    if self.left() < 10 * self.sizes.seconds or (
+                        cuda and not captured and not (eager and batch <= 256)
+                    ):
+                        continue
+                    name = str(dtype).removeprefix("torch.")
+                    row: dict[str, Any] = {"rows": batch, "dtype": name, "captured": captured}
+                    try:
+                        if cuda:
+                            torch.cuda.reset_peak_memory_stats()
+                        simulator = Simulator(world, batch, starts="any", dtype=dtype, captured=captured)
+                        simulator.reset()
+                        actions = torch.randint(world.prior.action_space.n, (batch,), device=self.device)
+                        seconds = self.seconds_of(lambda: simulator.step(actions))  # noqa: B023 (called at once)
+                        state = sum(x.numel() * x.element_size() for x in leaves(simulator.state.prior))
+                        row |= {"step_ms": 1000 * seconds, "steps_per_second": batch / seconds}
+                        row |= {"state_bytes": state, "weight_bytes": weights}
+                        if batch == 1:
+                            laps = 1000 * np.asarray(self.laps_of(lambda: simulator.step(actions)))  # noqa: B023
+                            row |= {f"ms_{p}_percent": float(np.percentile(laps, p)) for p in (50, 95, 99)}
+                        if cuda:
+                            row["peak_gb"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+                        del simulator
+                    except (torch.OutOfMemoryError, RuntimeError) as error:
+                        row["error"] = str(error).splitlines()[0]
+                    rows.append(row)
+                    self.say(f"  {row}")
+        return rows
+
+    def orders(self) -> dict[str, Any]:
+        """The factored world on take-cover's crop in each order."""
+        found = {}
+        for order in ("columns", "raster", "groups", "frame"):
+            batches = self.sizes.batches if order == "columns" else self.sizes.batches[::2]
+            found[order] = self.steps(self.world(self.sizes.small, self.sizes.crop, order=order), batches)
+        return found
+
+    def flat(self) -> dict[str, Any]:
+        """The flat prior, and with one head of keys and values."""
+        whole = (self.sizes.size, self.sizes.size)
+        batches = tuple(n for n in self.sizes.batches if n <= 1024)
+        return {
+            "all heads": self.steps(self.world(self.sizes.flat, whole), batches),
+            "one key-value head": self.steps(self.world(self.sizes.flat, whole, num_kv_heads=1), batches, eager=False),
+        }
+
+    def learner(self) -> dict[str, Any]:
+        """PPO of Stable-Baselines3 in the dream, end to end."""
+        missing = lacking(LEARNING)
+        if missing:
+            return {"left out": f"these packages are missing: {', '.join(missing)}"}
+        from worldmodel.bench.learner import bench_learner
+
+        world = self.world(self.sizes.small, (self.sizes.size, self.sizes.size))
+        return bench_learner(world, self.sizes.learner_rows, self.sizes.seconds, self.sizes.rounds)
+
+    def contracts(self) -> dict[str, Any]:
+        """The tests that need a GPU; none where there is none."""
+        if self.device.type != "cuda":
+            return {"left out": "no GPU"}
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", str(TESTS)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=max(10.0, self.left()))
+        return {"code": done.returncode, "said": done.stdout[-4000:]}
+
+
+def main() -> int:
+    """Do what the command line asks; 0 where every stage was done or left out for want of time."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=9.0, help="budget of the whole command")
+    parser.add_argument("--out", type=Path, default=os.environ.get("OUT") or "runs/gpu-dream-engine/out")
+    parser.add_argument("--work", type=Path, default="runs/gpu-dream-engine/work", help="where it goes on")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--tiny", action="store_true", help="rehearse every stage within a minute")
+    given = parser.parse_args()
+    missing = lacking(NEEDED)
+    if missing:
+        print("These packages are missing; put their unpacked wheels into the folder WHEELS:", *missing, sep="\n  ")
+        return 3
+    from gpu_books import Books
+
+    from worldmodel.errors import UserError
+    from worldmodel.train.runtime import choose_runtime
+
+    device = choose_runtime(given.device).device
+    try:
+        books = Books(given.work, given.out, {"tiny": given.tiny}, head(device), 60 * given.minutes)
+    except UserError as error:
+        print(error)
+        return 2
+    run = Run(TINY if given.tiny else Sizes(), device, books.say, lambda: books.left)
+    books.stage("machine", run.machine)
+    books.stage("orders", run.orders)
+    books.stage("learner", run.learner, least=20.0 if not given.tiny else 0.0)
+    books.stage("flat", run.flat)
+    books.stage("contracts", run.contracts)
+    books.say(f"{given.out}: failed: {', '.join(books.failed) or 'nothing'}")
+    return 1 if books.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
