@@ -121,46 +121,53 @@ class Run:
             laps.append(time.perf_counter() - begun)
         return laps
 
-    def steps(self, world: Any, batches: tuple[int, ...] | None = None, eager: bool = True) -> list[dict[str, Any]]:
-        """Whole steps a second by rows, number format, recorded or not; the state's bytes and the memory's peak."""
+    def steps(self, world: Any, batches: tuple[int, ...], eager: bool = True) -> list[dict[str, Any]]:
+        """Whole steps a second by rows, number format, recorded or not; few rows only are also stepped unrecorded."""
+        import torch
+
+        cuda, rows = self.device.type == "cuda", []
+        for batch in batches:
+            for dtype in (torch.bfloat16, torch.float32) if cuda else (torch.float32,):
+                for captured in (True, False) if cuda else (False,):
+                    if self.left() < 10 * self.sizes.seconds or (cuda and not captured and (batch > 256 or not eager)):
+                        continue
+                    row: dict[str, Any] = {
+                        "rows": batch,
+                        "dtype": str(dtype).removeprefix("torch."),
+                        "captured": captured,
+                    }
+                    try:
+                        row |= self.row(world, batch, dtype, captured)
+                    except RuntimeError as error:  # memory, too
+                        row["error"] = str(error).splitlines()[0]
+                    rows.append(row)
+                    self.say(f"  {row}")
+        return rows
+
+    def row(self, world: Any, batch: int, dtype: Any, captured: bool) -> dict[str, Any]:
+        """One way to step: its speed, the state's and the weights' bytes, the memory's peak."""
         import numpy as np
         import torch
 
         from worldmodel.dream import Simulator
         from worldmodel.dream.captured import leaves
 
-        cuda, rows = self.device.type == "cuda", []
-        weights = sum(p.numel() * p.element_size() for p in world.parameters())
-        for batch in batches or self.sizes.batches:
-            for dtype in (torch.bfloat16, torch.float32) if cuda else (torch.float32,):
-                for captured in (True, False) if cuda else (False,):
-                    if self.left() < 10 * self.sizes.seconds or (
-                        cuda and not captured and not (eager and batch <= 256)
-                    ):
-                        continue
-                    name = str(dtype).removeprefix("torch.")
-                    row: dict[str, Any] = {"rows": batch, "dtype": name, "captured": captured}
-                    try:
-                        if cuda:
-                            torch.cuda.reset_peak_memory_stats()
-                        simulator = Simulator(world, batch, starts="any", dtype=dtype, captured=captured)
-                        simulator.reset()
-                        actions = torch.randint(world.prior.action_space.n, (batch,), device=self.device)
-                        seconds = self.seconds_of(lambda: simulator.step(actions))  # noqa: B023 (called at once)
-                        state = sum(x.numel() * x.element_size() for x in leaves(simulator.state.prior))
-                        row |= {"step_ms": 1000 * seconds, "steps_per_second": batch / seconds}
-                        row |= {"state_bytes": state, "weight_bytes": weights}
-                        if batch == 1:
-                            laps = 1000 * np.asarray(self.laps_of(lambda: simulator.step(actions)))  # noqa: B023
-                            row |= {f"ms_{p}_percent": float(np.percentile(laps, p)) for p in (50, 95, 99)}
-                        if cuda:
-                            row["peak_gb"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
-                        del simulator
-                    except (torch.OutOfMemoryError, RuntimeError) as error:
-                        row["error"] = str(error).splitlines()[0]
-                    rows.append(row)
-                    self.say(f"  {row}")
-        return rows
+        cuda = self.device.type == "cuda"
+        if cuda:
+            torch.cuda.reset_peak_memory_stats()
+        simulator = Simulator(world, batch, starts="any", dtype=dtype, captured=captured and cuda)
+        simulator.reset()
+        actions = torch.randint(world.prior.action_space.n, (batch,), device=self.device)
+        seconds = self.seconds_of(lambda: simulator.step(actions))
+        found: dict[str, Any] = {"step_ms": 1000 * seconds, "steps_per_second": batch / seconds}
+        found["state_bytes"] = sum(x.numel() * x.element_size() for x in leaves(simulator.state.prior))
+        found["weight_bytes"] = sum(p.numel() * p.element_size() for p in world.parameters())
+        if batch == 1:
+            laps = 1000 * np.asarray(self.laps_of(lambda: simulator.step(actions)))
+            found |= {f"ms_{p}_percent": float(np.percentile(laps, p)) for p in (50, 95, 99)}
+        if cuda:
+            found["peak_gb"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+        return found
 
     def orders(self) -> dict[str, Any]:
         """The factored world on take-cover's crop in each order."""

@@ -53,9 +53,10 @@ def bench_learner(world: WorldModel, rows: int, seconds: float, rounds: int, **d
         dream: more arguments of `DreamVecEnv`.
 
     Returns:
-        "rows"; "policy", SB3's network, "MlpPolicy" where the frames are too small for its convolutions; "decisions/s" of all rows together, learning included; "dream alone, steps/s" of the same face
-        without a learner, in turn with it; the shares of the time that go into dreaming, into updates, and
-        into everything else (the policy's choices, the buffer).
+        "rows"; "policy", SB3's network, "MlpPolicy" where the frames are too small for its convolutions;
+        "decisions/s" of all rows together, learning included; "dream alone, steps/s" of the same face without a
+        learner, in turn with it; the shares of the time that go into dreaming, into updates, and into everything
+        else (the policy's choices, the buffer).
     """
     from stable_baselines3 import PPO
 
