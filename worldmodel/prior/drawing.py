@@ -76,7 +76,7 @@ class Frame:
             for i, block in enumerate(blocks)
         ]
         self.norm = Normal(network.norm, condition, positions, dtype)
-        bias, self.weight = read_weights(network.logits, dtype)
+        bias, self.weight = read_weights(network.logits, self.rows * positions, dtype)
         self.biases = bias + network.prejudice.to(dtype)  # (K, V)
         visible = F.pad(seen.repeat_interleave(self.size, 1), (0, self.size))  # (B, N), none of its own yet
         self.mask = torch.zeros(visible.shape, device=device).masked_fill_(~visible, -torch.inf)

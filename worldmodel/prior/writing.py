@@ -108,19 +108,23 @@ class LayerWriter:
     ) -> None:
         rows, groups, d, _ = keys.shape
         asking, count = block.num_heads // groups, len(condition) * positions
-        self.size, self.shape, self.scale = size, (rows, positions, groups, asking, d), 1 / math.sqrt(d)
+        self.size, self.scale = size, 1 / math.sqrt(d)
         self.norm_attention = Normal(block.norm_attention, condition, positions, dtype)
         self.norm_feedforward = Normal(block.norm_feedforward, condition, positions, dtype)
-        bias, weight = read_weights(block.qkv, dtype)
+        bias, weight = read_weights(block.qkv, 1, dtype)
         self.qkv = _by_group(bias, groups, d, turned), _by_group(weight, groups, d, turned)
         self.out, self.widen, self.narrow = (
-            read_weights(layer, dtype) for layer in (block.out, block.widen, block.narrow)
+            read_weights(layer, count, dtype) for layer in (block.out, block.widen, block.narrow)
         )
         self.made = weight.new_empty(count, weight.shape[1])
         self.asked = self.made if dtype == torch.float32 else self.made.float()
         parts = self.asked.view(rows, positions, groups, asking + 2, d)  # queries, key, value
         self.turned = torch.view_as_complex(parts[..., :-1, :].unflatten(4, (-1, 2)))  # (B, P, G, R+1, E)
         self.query, self.key, self.value = parts[..., :-2, :].transpose(1, 2), parts[..., -2, :], parts[..., -1, :]
+        self.attended = keys.new_empty(rows * groups, positions * asking, d)
+        self.answer = self.attended.view(rows, groups, positions, asking * d).transpose(1, 2)  # (B, P, G, R*d)
+        if positions == 1:  # no copy is needed, and views are not to be made again and again
+            self.query, self.answer = self.query.view(self.attended.shape), self.answer.view(rows, -1)
         self.keys, self.values = keys, values
         self.rows = torch.arange(rows, device=keys.device)[:, None]
         self.own = list(zip(keys[..., -size:].unbind(3), values[..., -size:, :].unbind(2), strict=True))  # (B, G, d)
@@ -129,12 +133,10 @@ class LayerWriter:
 
     def reach(self, end: int) -> None:
         """Attend to the cache's first positions, so many, from now on."""
-        rows, positions, groups, asking, d = self.shape
         self.some_keys = self.keys.flatten(0, 1)[..., :end]  # (B*G, d, n)
         self.some_values = self.values.flatten(0, 1)[:, :end]  # (B*G, n, d)
-        self.scores = self.keys.new_empty(rows * groups, positions * asking, end)
+        self.scores = self.attended.new_empty(*self.attended.shape[:2], end)
         self.shares = torch.empty_like(self.scores)
-        self.attended = self.keys.new_empty(rows * groups, positions * asking, d)
 
     def __call__(self, x: Tensor, place: Place) -> None:
         """A pass over some positions.
@@ -143,7 +145,6 @@ class LayerWriter:
             x: (B, P, D) float32, the stream, changed in place.
             place: where they stand.
         """
-        rows, positions, groups, asking, d = self.shape
         torch.addmm(self.qkv[0], self.norm_attention(x), self.qkv[1], out=self.made)
         if self.asked is not self.made:
             self.asked.copy_(self.made)
@@ -157,13 +158,12 @@ class LayerWriter:
             columns = place.at + (self.keys.shape[3] - self.size)
             self.keys[self.rows, :, :, columns] = self.key
             self.values[self.rows, :, columns] = self.value
-        query = self.query.reshape(rows * groups, positions * asking, d)
+        query = self.query.reshape(self.attended.shape)  # (B*G, P*R, d)
         torch.baddbmm(place.mask, query, self.some_keys, alpha=self.scale, out=self.scores)
         torch.softmax(self.scores, -1, out=self.shares)
         torch.bmm(self.shares, self.some_values, out=self.attended)
-        answer = self.attended.view(rows, groups, positions, asking * d).transpose(1, 2)  # (B, P, G, R*d)
-        flat = x.view(rows * positions, -1)
-        _add(flat, answer.reshape(flat.shape), self.out)
+        flat = x.flatten(0, 1)
+        _add(flat, self.answer.reshape(flat.shape), self.out)
         torch.addmm(self.widen[0], self.norm_feedforward(x), self.widen[1], out=self.wide)
         _add(flat, F.gelu(self.wide, approximate="tanh"), self.narrow)
 
@@ -178,9 +178,13 @@ def _add(x: Tensor, y: Tensor, layer: tuple[Tensor, Tensor]) -> None:
         x.add_(y.to(weight.dtype) @ weight)
 
 
-def read_weights(layer: nn.Linear, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Bias and weight of a linear layer as `addmm` reads them fastest: (n,) and (m, n)."""
-    return layer.bias.to(dtype), layer.weight.to(dtype).t().contiguous()
+def read_weights(layer: nn.Linear, count: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Bias and weight of a linear layer as `addmm` reads them fastest: (n,) and (m, n).
+
+    A product with one row reads its weights once, in either order; with more, in this one twice as fast.
+    """
+    weight = layer.weight.to(dtype).t()
+    return layer.bias.to(dtype), weight if count == 1 else weight.contiguous()
 
 
 def _by_group(x: Tensor, groups: int, d: int, turned: bool) -> Tensor:
