@@ -19,7 +19,7 @@ from worldmodel.dream import DreamEnv, Simulator
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
 from worldmodel.presets import PRESETS
-from worldmodel.prior import CodeClip, FactoredConfig, FlatConfig, FlatPrior, StatusConfig, drawing
+from worldmodel.prior import CodeClip, FactoredConfig, FlatConfig, FlatPrior, StatusConfig
 from worldmodel.prior.attention import attend, sight
 from worldmodel.prior.flat import FlatState
 from worldmodel.prior.rotary import Rotary
@@ -251,48 +251,6 @@ def test_rows_are_independent() -> None:
             torch.testing.assert_close(getattr(alone.state, name)[0], getattr(out.state, name)[i], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_drawing_ahead_draws_the_same_frames(kind: str) -> None:
-    """Whatever is guessed: the first frame's guess is codes of chance, the later ones' the frame before."""
-    prior, clip = make_prior(**KINDS[kind]), make_clip(batch=4, length=9)
-    sampling, plain = Sampling(temperature=0.7, top_p=0.95), begin(prior, clip)
-    ahead = {count: plain.copy() for count in (2, 4, 99)}
-    for t in range(7):
-        draws = uniforms(torch.arange(4), torch.zeros(4).long(), torch.full((4,), t), prior.num_draws)
-        prior.ahead = 1
-        wanted = prior.step(plain, clip.actions[:, t], draws, sampling)
-        plain = wanted.state
-        for count in ahead:
-            prior.ahead = count
-            got = prior.step(ahead[count], clip.actions[:, t], draws, sampling)
-            ahead[count] = got.state
-            assert torch.equal(got.codes, wanted.codes)
-            torch.testing.assert_close(got.log_probs, wanted.log_probs, atol=1e-4, rtol=1e-5)
-            for name in ("summary", "seen"):
-                torch.testing.assert_close(getattr(got.state, name), getattr(plain, name), atol=1e-5, rtol=1e-5)
-            kept = slice(0, prior.memory * prior.network.size)
-            for a, b in (
-                (got.state.keys[..., kept], plain.keys[..., kept]),
-                (got.state.values[:, :, :, kept], plain.values[:, :, :, kept]),
-            ):
-                torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
-
-
-def test_good_guesses_save_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    prior, clip = make_prior(), make_clip(batch=4, length=4)
-    with torch.no_grad():  # a world that stands still
-        clip = replace(clip, codes=torch.full_like(clip.codes, 2), frame_valid=torch.ones_like(clip.frame_valid))
-        prior.network.prejudice[:, 2] = 200.0
-    passes, compute = [], drawing.Frame.compute
-    monkeypatch.setattr(drawing.Frame, "compute", lambda *given: (passes.append(0), compute(*given))[1])
-    for prior.ahead, wanted in ((1, 7), (3, 3), (99, 1)):  # of a start and six codes
-        passes.clear()
-        state = begin(prior, clip, 2)
-        out = prior.step(state, clip.actions[:, 1], torch.full((4, prior.num_draws), 0.5), Sampling())
-        assert (out.codes == 2).all()
-        assert len(passes) == wanted
-
-
 def test_dropout_and_spoilt_codes_are_seeded_and_of_training_alone() -> None:
     for sizes in ({"dropout": 0.3, "history_noise": 0.0}, {"dropout": 0.0, "history_noise": 0.9}):
         prior, clip = make_prior(history_loss=0.0, **sizes), make_clip(batch=8)
@@ -430,11 +388,8 @@ def test_a_tiny_flat_world_learns_and_is_dreamt(world_dir: Path) -> None:
     assert right == total
 
 
-@pytest.mark.parametrize("ahead", [1, 3])
-def test_flat_dreams_are_the_same_in_any_batch(world_dir: Path, ahead: int) -> None:
+def test_flat_dreams_are_the_same_in_any_batch(world_dir: Path) -> None:
     world = WorldModel.from_pretrained(world_dir)
-    assert isinstance(world.prior, FlatPrior)
-    world.prior.ahead = ahead
 
     def run(rows: int, first: int, resets: tuple[int, ...]) -> list[torch.Tensor]:
         simulator = Simulator(world, rows, seed=first, starts="any", batch_invariant=True)

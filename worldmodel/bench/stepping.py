@@ -59,16 +59,10 @@ class Script:
 
 
 class Cached:
-    """Ours: `RasterNetwork.write` and a ring of keys and values of the last M frames.
+    """Ours: `RasterNetwork.write` and a ring of keys and values of the last M frames."""
 
-    Args:
-        network: whose frames.
-        script: what is given.
-        ahead: positions of a pass.
-    """
-
-    def __init__(self, network: RasterNetwork, script: Script, ahead: int = 1) -> None:
-        self.network, self.script, self.time, self.ahead = network, script, script.pictures.shape[1], ahead
+    def __init__(self, network: RasterNetwork, script: Script) -> None:
+        self.network, self.script, self.time = network, script, script.pictures.shape[1]
         seen = script.pictures[:, -network.memory :]
         begin = slice(self.time - seen.shape[1], self.time)
         valid, times = torch.ones(seen.shape[:2], dtype=torch.bool), script.times[:, begin]
@@ -84,7 +78,7 @@ class Cached:
         times = torch.full((len(self.seen),), self.time)
         past = (self.keys, self.values, self.seen, self.last)
         told, draws = script.conditions[:, at], script.draws[:, at]
-        self.last = network.write(*past, times, told, draws, SAMPLING, self.ahead)[0]
+        self.last = network.write(*past, times, told, draws, SAMPLING)[0]
         slots = times % network.memory
         keep_frame(self.keys, self.values, slots, network.size)
         self.seen.scatter_(1, slots[:, None], True)

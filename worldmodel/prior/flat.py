@@ -100,7 +100,6 @@ class FlatPrior(Prior[FlatState]):
         self.config, self.grid, self.num_codes = config, grid, num_codes
         self.action_space, self.end_has_frame = action_space, end_has_frame
         self.status_config, self.window, self.num_draws = config.status, config.window, 2 + grid[0] * grid[1]
-        self.ahead = 1
         self.max_frames, self.can_step = config.num_frames if config.bounded else None, not clip
         self.memory = config.num_frames - 1 if full else config.window  # M
         condition_dim = (config.num_frames - 1) * num_features(action_space) if clip else config.action_dim  # C
@@ -273,7 +272,7 @@ class FlatPrior(Prior[FlatState]):
         told = taken + self.heads.condition(terminations, status)
         keys, values, network, slots = state.keys, state.values, self.network, state.times % self.memory
         past = (keys, values, state.seen, state.codes)
-        codes, log_probs, z = network.write(*past, state.times, told, draws[:, 2:], sampling, self.ahead)
+        codes, log_probs, z = network.write(*past, state.times, told, draws[:, 2:], sampling)
         keep_frame(keys, values, slots, network.size)
         seen = torch.where(has_picture[:, None, None], codes, self.num_codes)
         rewards = self.heads.unscale(self.heads.rewards(summary, terminations, seen).float())

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from worldmodel.prior.attention import FrameBlock, sight
 from worldmodel.prior.conditioning import ConditionalLayerNorm
-from worldmodel.prior.drawing import Frame, draw_ahead, draw_in_turn
+from worldmodel.prior.drawing import draw_frame
 from worldmodel.prior.flat_config import FlatConfig
 from worldmodel.prior.layers import like_codes
 from worldmodel.prior.rotary import Rotary
@@ -39,7 +39,7 @@ class RasterNetwork(nn.Module):
         super().__init__()
         (h, w), width, paper = grid, config.width, config.positions == "paper"
         self.grid, self.num_codes, self.memory, self.size = grid, num_codes, memory, h * w + 1
-        self.condition_dim, self.num_heads = condition_dim, config.num_heads
+        self.condition_dim = condition_dim
         self.start = nn.Parameter(0.3 * torch.randn(width))
         self.embed = nn.Embedding(num_codes + 1, width)  # the last: no frame
         self.previous = nn.Embedding(num_codes + 1, width) if config.previous_frame else None
@@ -137,7 +137,6 @@ class RasterNetwork(nn.Module):
         condition: Tensor,
         draws: Tensor,
         sampling: Sampling,
-        ahead: int = 1,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Draw a frame code by code; its keys and values become the cache's last frame, in place.
 
@@ -150,13 +149,10 @@ class RasterNetwork(nn.Module):
             condition: (B, C), of the new frame.
             draws: (B, K) float32 in [0, 1).
             sampling: how the codes are drawn.
-            ahead: P, positions of a pass, see `worldmodel.prior.drawing`.
 
         Returns:
             Codes (B, h, w); their log-probability (B,) as predicted; z (B, D).
         """
         given = self._given(previous[:, None], times[:, None])[:, 0]  # (B, S, D)
-        frame = Frame(self, keys, values, seen, given, times, condition, min(ahead, self.size))
-        draw = draw_in_turn if ahead == 1 else draw_ahead
-        codes, nats, z = draw(frame, previous.flatten(1), draws, sampling)
+        codes, nats, z = draw_frame(self, keys, values, seen, given, times, condition, draws, sampling)
         return codes.unflatten(1, self.grid), nats, z

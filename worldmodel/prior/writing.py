@@ -1,11 +1,11 @@
-"""A frame written by the flat prior: a pass of all layers over some positions of it, in few calls and in place.
+"""A frame written by the flat prior: what a layer does for one position of it, in few calls and in place.
 
-What the passes of a frame share is prepared once a frame: gains and biases of the LayerNorms, turns, weights in the
-order in which they are read. Nothing in a pass allocates anything of the cache's size. Queries and keys are turned as
+What the positions of a frame share is prepared once a frame: gains and biases of the LayerNorms, turns, weights in the
+order in which they are read. Nothing that a position allocates is of the cache's size. Queries and keys are turned as
 complex numbers, by one product: the two numbers of a pair stand beside each other here (`beside`), where `Rotary` has
 them half a head apart; products of queries and keys are the same.
 
-Shapes: B rows, P positions of a pass, S positions a frame, N positions in the cache, the frame's own the last S of
+Shapes: B rows, S positions a frame, N positions in the cache, the frame's own the last S of
 them, L layers, H heads, G heads of keys and values, each asked by R = H/G heads, d numbers a head, E = d/2 pairs,
 D = H*d width, C condition.
 """
@@ -13,7 +13,6 @@ D = H*d width, C condition.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,22 +29,7 @@ def beside(x: Tensor, dim: int) -> Tensor:
     return x.unflatten(dim, (2, -1)).transpose(dim, dim + 1).flatten(dim, dim + 1)
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where the positions of a pass stand.
-
-    Attributes:
-        at: (B, P) int64, which of the frame's positions they are; or the one that all rows are at, P = 1.
-        mask: (B*G, 1 or P*R, n) float32: 0 where one of the cache's first n positions is seen, else -inf.
-        turns: (B, P, 1, R+1, E) complex64, of their queries and their key, or None.
-    """
-
-    at: Tensor | int
-    mask: Tensor
-    turns: Tensor | None
-
-
-def turns_of_group(turns: Tensor, asking: int) -> Tensor:
+def turns_of_group(turns: Tensor, asking: int) -> tuple[Tensor, ...]:
     """Turns of the positions of one frame, as complex numbers.
 
     Args:
@@ -53,10 +37,10 @@ def turns_of_group(turns: Tensor, asking: int) -> Tensor:
         asking: R.
 
     Returns:
-        (B, S, 1, R+1, E) complex64: of a group's queries, and of its key.
+        S of (B, 1, R+1, E) complex64: of a group's queries, and of its key.
     """
     of_query, of_key = torch.complex(*turns[:, :, :, 0].unbind(1))[:, :, :, None].unbind(0)  # (B, S, 1, E) each
-    return torch.cat([of_query.expand(-1, -1, asking, -1), of_key], 2)[:, :, None]
+    return torch.cat([of_query.expand(-1, -1, asking, -1), of_key], 2)[:, :, None].unbind(1)
 
 
 class Normal:
@@ -65,20 +49,16 @@ class Normal:
     Args:
         norm: the layer.
         condition: (B, C).
-        positions: P.
         dtype: of what it returns.
     """
 
-    def __init__(self, norm: ConditionalLayerNorm, condition: Tensor, positions: int, dtype: torch.dtype) -> None:
-        self.gain, self.bias = (x.float()[:, None] for x in norm.affine_of(condition))  # (B, 1, D)
-        self.shape = (norm.width,)
-        self.out = condition.new_empty(len(condition), positions, norm.width, dtype=dtype)
-        self.flat = self.out.flatten(0, 1)
+    def __init__(self, norm: ConditionalLayerNorm, condition: Tensor, dtype: torch.dtype) -> None:
+        self.gain, self.bias = (x.float() for x in norm.affine_of(condition))  # (B, D)
+        self.shape, self.out = (norm.width,), torch.empty_like(self.gain, dtype=dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(B, P, D) -> (B*P, D), overwritten by the next call."""
-        torch.addcmul(self.bias, F.layer_norm(x, self.shape), self.gain, out=self.out)
-        return self.flat
+        """(B, D) -> (B, D), overwritten by the next call."""
+        return torch.addcmul(self.bias, F.layer_norm(x, self.shape), self.gain, out=self.out)
 
 
 class LayerWriter:
@@ -90,7 +70,6 @@ class LayerWriter:
         keys: (B, G, d, N) float32; the frame's own are written into it.
         values: (B, G, N, d) float32, likewise.
         size: S.
-        positions: P.
         turned: whether queries and keys are turned.
         dtype: of the products with weights; the stream and what attends are float32.
     """
@@ -102,74 +81,65 @@ class LayerWriter:
         keys: Tensor,
         values: Tensor,
         size: int,
-        positions: int,
         turned: bool,
         dtype: torch.dtype,
     ) -> None:
         rows, groups, d, _ = keys.shape
-        asking, count = block.num_heads // groups, len(condition) * positions
-        self.size, self.shape, self.scale = size, (rows, positions, groups, asking, d), 1 / math.sqrt(d)
-        self.norm_attention = Normal(block.norm_attention, condition, positions, dtype)
-        self.norm_feedforward = Normal(block.norm_feedforward, condition, positions, dtype)
-        bias, weight = read_weights(block.qkv, dtype)
+        asking = block.num_heads // groups  # R
+        self.scale = 1 / math.sqrt(d)
+        self.norm_attention = Normal(block.norm_attention, condition, dtype)
+        self.norm_feedforward = Normal(block.norm_feedforward, condition, dtype)
+        bias, weight = read_weights(block.qkv, 1, dtype)
         self.qkv = _by_group(bias, groups, d, turned), _by_group(weight, groups, d, turned)
         self.out, self.widen, self.narrow = (
-            read_weights(layer, dtype) for layer in (block.out, block.widen, block.narrow)
+            read_weights(layer, rows, dtype) for layer in (block.out, block.widen, block.narrow)
         )
-        self.made = weight.new_empty(count, weight.shape[1])
+        self.made = weight.new_empty(rows, weight.shape[1])
         self.asked = self.made if dtype == torch.float32 else self.made.float()
-        parts = self.asked.view(rows, positions, groups, asking + 2, d)  # queries, key, value
-        self.turned = torch.view_as_complex(parts[..., :-1, :].unflatten(4, (-1, 2)))  # (B, P, G, R+1, E)
-        self.query, self.key, self.value = parts[..., :-2, :].transpose(1, 2), parts[..., -2, :], parts[..., -1, :]
-        self.keys, self.values = keys, values
-        self.rows = torch.arange(rows, device=keys.device)[:, None]
-        self.own = list(zip(keys[..., -size:].unbind(3), values[..., -size:, :].unbind(2), strict=True))  # (B, G, d)
-        self.wide = weight.new_empty(count, block.widen.out_features)
+        parts = self.asked.view(rows, groups, asking + 2, d)  # queries, key, value
+        self.turned = torch.view_as_complex(parts[:, :, :-1].unflatten(3, (-1, 2)))  # (B, G, R+1, E)
+        self.query = parts[:, :, :-2].view(rows * groups, asking, d)
+        self.key, self.value = parts[:, :, -2], parts[:, :, -1]  # (B, G, d)
+        self.keys, self.values = keys.flatten(0, 1), values.flatten(0, 1)
+        self.own = list(zip(keys[..., -size:].unbind(3), values[:, :, -size:].unbind(2), strict=True))  # S of (B, G, d)
+        self.attended = keys.new_empty(rows * groups, asking, d)
+        self.answer = self.attended.view(rows, -1)  # (B, D)
+        self.wide = weight.new_empty(rows, block.widen.out_features)
         self.reach(keys.shape[3])
 
     def reach(self, end: int) -> None:
         """Attend to the cache's first positions, so many, from now on."""
-        rows, positions, groups, asking, d = self.shape
-        self.some_keys = self.keys.flatten(0, 1)[..., :end]  # (B*G, d, n)
-        self.some_values = self.values.flatten(0, 1)[:, :end]  # (B*G, n, d)
-        self.scores = self.keys.new_empty(rows * groups, positions * asking, end)
+        self.some_keys, self.some_values = self.keys[..., :end], self.values[:, :end]  # (B*G, d, n), (B*G, n, d)
+        self.scores = self.attended.new_empty(*self.attended.shape[:2], end)
         self.shares = torch.empty_like(self.scores)
-        self.attended = self.keys.new_empty(rows * groups, positions * asking, d)
 
-    def __call__(self, x: Tensor, place: Place) -> None:
-        """A pass over some positions.
+    def __call__(self, x: Tensor, n: int, mask: Tensor, turns: Tensor | None) -> None:
+        """One position more.
 
         Args:
-            x: (B, P, D) float32, the stream, changed in place.
-            place: where they stand.
+            x: (B, D) float32, the stream, changed in place.
+            n: which of the frame's positions it is.
+            mask: (B*G, 1, end) float32: 0 where a position of the cache is seen, else -inf.
+            turns: (B, 1, R+1, E) complex64, from `turns_of_group`, or None.
         """
-        rows, positions, groups, asking, d = self.shape
         torch.addmm(self.qkv[0], self.norm_attention(x), self.qkv[1], out=self.made)
         if self.asked is not self.made:
             self.asked.copy_(self.made)
-        if place.turns is not None:
-            self.turned.mul_(place.turns)
-        if isinstance(place.at, int):
-            key, value = self.own[place.at]
-            key.copy_(self.key[:, 0])
-            value.copy_(self.value[:, 0])
-        else:
-            columns = place.at + (self.keys.shape[3] - self.size)
-            self.keys[self.rows, :, :, columns] = self.key
-            self.values[self.rows, :, columns] = self.value
-        query = self.query.reshape(rows * groups, positions * asking, d)
-        torch.baddbmm(place.mask, query, self.some_keys, alpha=self.scale, out=self.scores)
+        if turns is not None:
+            self.turned.mul_(turns)
+        key, value = self.own[n]
+        key.copy_(self.key)
+        value.copy_(self.value)
+        torch.baddbmm(mask, self.query, self.some_keys, alpha=self.scale, out=self.scores)
         torch.softmax(self.scores, -1, out=self.shares)
         torch.bmm(self.shares, self.some_values, out=self.attended)
-        answer = self.attended.view(rows, groups, positions, asking * d).transpose(1, 2)  # (B, P, G, R*d)
-        flat = x.view(rows * positions, -1)
-        _add(flat, answer.reshape(flat.shape), self.out)
+        _add(x, self.answer, self.out)
         torch.addmm(self.widen[0], self.norm_feedforward(x), self.widen[1], out=self.wide)
-        _add(flat, F.gelu(self.wide, approximate="tanh"), self.narrow)
+        _add(x, F.gelu(self.wide, approximate="tanh"), self.narrow)
 
 
 def _add(x: Tensor, y: Tensor, layer: tuple[Tensor, Tensor]) -> None:
-    """Add a linear layer's answer to the stream: both (B*P, D) or wider."""
+    """Add a linear layer's answer to the stream: (B, D), and (B, D) or wider."""
     bias, weight = layer
     x.add_(bias)
     if weight.dtype == torch.float32:
@@ -178,9 +148,13 @@ def _add(x: Tensor, y: Tensor, layer: tuple[Tensor, Tensor]) -> None:
         x.add_(y.to(weight.dtype) @ weight)
 
 
-def read_weights(layer: nn.Linear, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Bias and weight of a linear layer as `addmm` reads them fastest: (n,) and (m, n)."""
-    return layer.bias.to(dtype), layer.weight.to(dtype).t().contiguous()
+def read_weights(layer: nn.Linear, rows: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Bias and weight of a linear layer as `addmm` reads them fastest: (n,) and (m, n).
+
+    A product with one row reads its weights once, in either order; with more, in this one twice as fast.
+    """
+    weight = layer.weight.to(dtype).t()
+    return layer.bias.to(dtype), weight if rows == 1 else weight.contiguous()
 
 
 def _by_group(x: Tensor, groups: int, d: int, turned: bool) -> Tensor:
