@@ -287,6 +287,17 @@ def test_a_dream_of_the_toy_is_exact_and_a_policy_learned_in_it_plays_the_toy(tm
     assert found["outside"]["low"] > 3 * found["rivals"]["best fixed sequence"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("mixture", "least", "most"), [(1, 0.0, 0.1), (4, 0.85, 1.0)])
+def test_a_flash_is_torn_by_a_frame_at_once_and_whole_in_a_mixture(
+    mixture: int, least: float, most: float, tmp_path: Path
+) -> None:
+    config = replace(PRESETS["toy"], prior=replace(PRESETS["toy"].prior, order="frame", mixture=mixture))
+    said = one_step(*make_world(tmp_path, EPISODES, config))
+    assert said.frames >= 0.995
+    assert least <= said.flashes <= most
+
+
 def test_the_example_runs(tmp_path: Path) -> None:
     script = Path(__file__).parent.parent / "examples" / "dream_policy.py"
     result = subprocess.run(

@@ -199,12 +199,12 @@ class FactoredPrior(Prior[Context]):
         said, log_chances = self._forward(targets, told)
         nats, choice = shared_nats(log_chances, code_nats(said.codes, self._truth(targets)))
         choice = choice[:, None] / nats.shape[1]  # (N, 1), a place's share
-        learned_nats = nats + choice
+        weighted = nats + choice
         if self.config.rare_weight != 1:
             near = torch.where(self._near_rare(targets.state), self.config.rare_weight, 1.0)
-            learned_nats = nats * near + choice
+            weighted = nats * near + choice
         rewards = self.heads.scale(targets.rewards)
-        return prior_losses(self.config, said, targets, nats + choice, rewards, weights, learned_nats)
+        return prior_losses(self.config, said, targets, nats + choice, rewards, weights, weighted)
 
     @torch.no_grad()
     def log_prob(self, clip: CodeClip) -> Tensor:
