@@ -46,6 +46,16 @@ class Kind:
             return False
 
 
+def check_place(out: Path, kind: Kind) -> None:
+    """Refuse to write where something else stands.
+
+    Raises:
+        UserError: neither nothing, nor an empty folder, nor one of this kind.
+    """
+    if out.exists() and not kind.holds(out) and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{out} exists and is not a {kind.noun} directory; give another one or remove it.")
+
+
 def write_directory(
     out: Path,
     kind: Kind,
@@ -69,8 +79,7 @@ def write_directory(
     """
     from safetensors.torch import save_file
 
-    if out.exists() and not kind.holds(out) and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out} exists and is not a {kind.noun} directory; give another one or remove it.")
+    check_place(out, kind)
     out.parent.mkdir(parents=True, exist_ok=True)
     fresh = out.with_name(f".{out.name}.new-{os.getpid()}")
     old = out.with_name(f".{out.name}.old-{os.getpid()}")

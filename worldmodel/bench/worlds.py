@@ -16,7 +16,7 @@ import torch
 from worldmodel import spaces
 from worldmodel.errors import UserError, unknown_name
 from worldmodel.model import WorldModel, WorldSpec
-from worldmodel.pixels import PixelSpec
+from worldmodel.pixels import Crop, PixelSpec
 from worldmodel.presets import PRESETS
 from worldmodel.prior import CodeClip, FactoredConfig, Starts
 from worldmodel.prior.starts import KIND_EPISODE
@@ -78,17 +78,18 @@ def bench_worlds(presets: Sequence[str], directory: Path | None, size: int) -> l
     return found
 
 
-def random_world(config: WorldConfig, size: int) -> WorldModel:
+def random_world(config: WorldConfig, size: int, crop: Crop | None = None) -> WorldModel:
     """A world of a config's sizes that learned nothing, like take-cover's: three actions, no picture of an end.
 
     Its rewards and codes are noise, its episodes never end, and it begins from random codes.
 
     Args:
         config: sizes.
-        size: H and W of its frames, pixels.
+        size: H and W of its pictures, pixels.
+        crop: what its frames are of them, see `PixelSpec`; None for all.
     """
     torch.manual_seed(0)
-    spec = WorldSpec("worldmodel/Bench-v0", PixelSpec((size, size)), spaces.Discrete(3), end_has_frame=False)
+    spec = WorldSpec("worldmodel/Bench-v0", PixelSpec((size, size), crop), spaces.Discrete(3), end_has_frame=False)
     world = WorldModel(config.tokenizer, config.prior, spec)
     heads = world.prior.heads
     with torch.no_grad():

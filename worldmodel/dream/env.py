@@ -57,7 +57,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         world: a world directory, or a loaded `WorldModel`.
         horizon: steps until truncation; "recorded" takes the recorded environment's, None has none.
         temperature, top_k, top_p: how the frames' codes are drawn, see `Sampling`.
-        starts, batch_invariant: see `Simulator`.
+        starts, batch_invariant, backend: see `Simulator`.
         render_mode: None, "rgb_array", or "human": a window that follows every step.
         device: where a world given as a directory is loaded.
 
@@ -76,6 +76,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         top_p: float = 1.0,
         starts: str = "episode",
         batch_invariant: bool = False,
+        backend: str = "auto",
         render_mode: str | None = None,
         device: str = "cpu",
     ) -> None:
@@ -87,7 +88,12 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         self.action_space = spaces.to_gymnasium(self.world.spec.action_space)
         self.render_mode = render_mode
         self.simulator = Simulator(
-            self.world, 1, sampling=Sampling(temperature, top_k, top_p), starts=starts, batch_invariant=batch_invariant
+            self.world,
+            1,
+            sampling=Sampling(temperature, top_k, top_p),
+            starts=starts,
+            batch_invariant=batch_invariant,
+            backend=backend,
         )
         self._seeded = False
         self._window: Window | None = None

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from worldmodel.dream.engine import choose_engine
 from worldmodel.dream.tiles import tiled
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
@@ -104,6 +105,8 @@ class Simulator:
             to the bit in any number of rows. Without it, numbers agree to rounding and a dream can part
             from its twin where a draw falls on the border between two codes.
         dtype: of matrix products; in bfloat16 (fast on a GPU) a dream agrees with its float32 twin to rounding.
+        backend: "torch", "onnx" or "auto": what steps the world, see `dream.engine.choose_engine`. Backends agree
+            to rounding; a dream that is to be the same to the bit names its backend.
     """
 
     def __init__(
@@ -115,6 +118,7 @@ class Simulator:
         starts: str = "episode",
         batch_invariant: bool = False,
         dtype: torch.dtype = torch.float32,
+        backend: str = "auto",
     ) -> None:
         if num_rows < 1:
             raise UserError(f"num_rows={num_rows}: wanted at least 1.")
@@ -122,12 +126,13 @@ class Simulator:
             raise UserError("this world has no starts to dream from; load it with WorldModel.from_pretrained.")
         self.world, self.num_rows, self.sampling, self.batch_invariant = world, num_rows, sampling, batch_invariant
         self.dtype = dtype
+        self.engine = choose_engine(world, backend, dtype, batch_invariant)
         self._starts = world.starts
         self._choices = world.starts.choices(starts)
         self.status_values = torch.tensor(world.prior.status_config.values, device=world.device)
         zeros = torch.zeros(num_rows, dtype=torch.int64, device=world.device)
         self._state = SimulatorState(
-            prior=world.prior.init_state(world.starts.context.rows(zeros)),
+            prior=self.engine.init_state(world.starts.context.rows(zeros)),
             frames=torch.zeros((num_rows, *world.tokenizer.frame_shape), dtype=torch.uint8, device=world.device),
             seeds=zeros,
             episodes=zeros,
@@ -191,7 +196,7 @@ class Simulator:
         everywhere = torch.zeros(self.num_rows, dtype=torch.int64, device=index.device)
         place = everywhere.index_copy(0, index, torch.arange(len(index), device=index.device))
         mask = state.ended.new_zeros(self.num_rows).index_fill(0, index, True)
-        fresh = self._tiled(self.world.prior.init_state, context)
+        fresh = self._tiled(self.engine.init_state, context)
         frames = self._decode(context.codes[:, -1])  # (n, H, W, 3)
         self._state = SimulatorState(
             prior=state.prior.where(mask, fresh.rows(place)),
@@ -217,7 +222,7 @@ class Simulator:
         state, prior = self._state, self.world.prior
         draws = uniforms(state.seeds, state.episodes.clamp_min(0), state.steps, prior.num_draws)
         taken = actions.to(self.world.device)
-        out: PriorStep[Any] = self._tiled(partial(prior.step, sampling=self.sampling), state.prior, taken, draws)
+        out: PriorStep[Any] = self._tiled(partial(self.engine.step, sampling=self.sampling), state.prior, taken, draws)
         shown = out.has_picture & ~state.ended
         frames = self._decode(out.codes)  # (N, H, W, 3)
         frames = torch.where(shown[:, None, None, None], frames, state.frames)
@@ -264,7 +269,7 @@ class Simulator:
 
     def _decode(self, codes: Tensor) -> Tensor:
         """Frames of codes: (n, h, w) -> (n, H, W, 3) uint8."""
-        return self._tiled(lambda tile: self.world.tokenizer.decode(tile[:, None])[:, 0], codes)
+        return self._tiled(self.engine.decode, codes)
 
     def _tiled(self, function: Callable[..., Any], *inputs: Any) -> Any:
         """What a function of rows returns, computed in tiles if dreams must not depend on their number."""

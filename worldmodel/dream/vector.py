@@ -33,7 +33,8 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     Args:
         num_envs: N.
-        world, horizon, temperature, top_k, top_p, starts, batch_invariant, render_mode, device: as for `DreamEnv`.
+        world, horizon, temperature, top_k, top_p, starts, batch_invariant, backend, render_mode,
+            device: as for `DreamEnv`.
         autoreset_mode: NEXT_STEP: the step after an end resets that row and ignores its action. SAME_STEP: the
             step of an end returns the next episode's first frame, the last one is in info["final_obs"]. DISABLED:
             call `reset(options={"reset_mask": rows})`.
@@ -56,6 +57,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         top_p: float = 1.0,
         starts: str = "episode",
         batch_invariant: bool = False,
+        backend: str = "auto",
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
         device: str = "cpu",
@@ -83,6 +85,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             sampling=Sampling(temperature, top_k, top_p),
             starts=starts,
             batch_invariant=batch_invariant,
+            backend=backend,
         )
         self._seeded = np.zeros(num_envs, bool)
         self._finished = np.zeros(num_envs, bool)

@@ -2,7 +2,7 @@
 
 Shapes: B rows, W frames of a context, h w code grid, P = h*w places, n groups of G places, V codes in the book, D
 width, C condition width, L layers that write, H heads, d numbers a head, N slots of the cache, M frames of memory,
-S = P + 1 positions of a frame, E = d/2.
+S = P + 1 positions of a frame.
 """
 
 from __future__ import annotations
@@ -115,20 +115,28 @@ def graphs_of(world: WorldModel) -> dict[str, Graph]:
     actions = one.expand(ROWS, window, *one.shape).clone()  # (B, W) or (B, W, A)
     ended = rows.bool()
     has_action = ended[:, None].expand(-1, window).clone()
-    context = (Input("codes", pictures), Input("actions", actions), Input("has_action", has_action), Input("status", rows))
+    context = (
+        Input("codes", pictures),
+        Input("actions", actions),
+        Input("has_action", has_action),
+        Input("status", rows),
+    )
     picture, summary = Input("codes", pictures[:, 0].clone()), Input("summary", torch.zeros(ROWS, width))
     found = {}
+    outcome: nn.Module
+    tell: nn.Module
+    now: tuple[Input, ...]
     if isinstance(prior, FlatPrior):
         found["begin"] = Graph(FlatBegin(prior), context, ("keys", "values", "summary"))
         now = (Input("before", summary.example), Input("actions", actions[:, 0].clone()))
         outcome, tell, condition_dim = FlatOutcome(prior), FlatTell(prior), prior.config.action_dim
         said: tuple[str, ...] = ()
         of_frame: tuple[Input, ...] = (picture, Input("times", rows))
-        told: tuple[str, ...] = ("affines", "last", "base")
-        own = [Input("last", torch.zeros(2, ROWS, 1, width), 1)]
+        told: tuple[str, ...] = ("affines", "base")
+        own = []
         if prior.network.rotary is not None:
             told = (*told, "turns")
-            own.append(Input("turns", torch.zeros(2, 2, ROWS, 1, 1, facts["head_dim"] // 2), 2))
+            own.append(Input("turns", torch.zeros(2, ROWS, 1, 2 * width), 1))
         written: tuple[str, ...] = ("logits", "z")
     else:
         assert isinstance(prior, FactoredPrior)
@@ -153,11 +161,11 @@ def _write(prior: Prior[Any], facts: dict[str, Any], own: list[Input], written: 
         Input("at", torch.zeros((), dtype=torch.int64), None),
         Input("before", torch.zeros(ROWS, group, dtype=torch.int64)),
         Input("base", torch.zeros(ROWS, group, width)),
-        Input("affines", torch.zeros(layers, 4, ROWS, 1, width), 2),
+        Input("affines", torch.zeros(ROWS, 1, (4 * layers + (2 if facts["kind"] == "flat" else 0)) * width)),
         *own,
     ]
     if slots:
-        given.append(Input("bias", torch.zeros(ROWS, 1, 1, slots)))
+        given.append(Input("unseen", torch.zeros(ROWS, 1, 1, slots)))
         for i in range(layers):
             given.append(Input(f"keys_{i}", torch.zeros(ROWS, heads, d, slots)))
             given.append(Input(f"values_{i}", torch.zeros(ROWS, heads, slots, d)))

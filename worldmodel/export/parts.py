@@ -23,7 +23,6 @@ from worldmodel.prior.factored import FactoredPrior
 from worldmodel.prior.flat import FlatPrior
 from worldmodel.prior.interface import Context, Prior
 from worldmodel.prior.layers import Block
-from worldmodel.prior.rotary import turn
 from worldmodel.tokenizer import FrameTokenizer
 
 
@@ -59,13 +58,8 @@ class FactoredTell(nn.Module):
         self.blocks = prior.decoder_blocks
 
     def forward(self, condition: Tensor, terminations: Tensor, status: Tensor) -> Tensor:
-        """(B, C), (B,) bool, (B,) int64 -> affines (L, 4, B, 1, D)."""
-        told = condition + self.heads.condition(terminations, status)
-        affines = []
-        for block in (cast(Block, block) for block in self.blocks):
-            for norm in (block.norm_attention, block.norm_feedforward):
-                affines += norm.affine_of(told)
-        return torch.stack(affines).unflatten(0, (-1, 4))[:, :, :, None]
+        """(B, C), (B,) bool, (B,) int64 -> affines (B, 1, 4*L*D)."""
+        return _affines(self.blocks, condition + self.heads.condition(terminations, status))
 
 
 class FlatBegin(nn.Module):
@@ -115,7 +109,7 @@ class FlatTell(nn.Module):
 
     def __init__(self, prior: FlatPrior) -> None:
         super().__init__()
-        self.heads, self.network = prior.heads, prior.network
+        self.heads, self.network, self.num_heads = prior.heads, prior.network, prior.config.num_heads
 
     def forward(
         self, condition: Tensor, terminations: Tensor, status: Tensor, codes: Tensor, times: Tensor
@@ -123,23 +117,103 @@ class FlatTell(nn.Module):
         """The condition (B, C), the outcome (B,), the codes of the frame before (B, h, w), the frame's time (B,).
 
         Returns:
-            affines (L, 4, B, 1, D), last (2, B, 1, D), base (S, B, 1, D); with rotary positions turns
-            (S, 2, 2, B, 1, 1, E), of query and key, cosines and sines.
+            affines (B, 1, (4*L + 2)*D), those of the last LayerNorm at the end; base (S, B, 1, D); with rotary
+            positions turns (S, 2, B, 1, 2*D), cosines and sines for every number of all queries and keys.
         """
         network, told = self.network, condition + self.heads.condition(terminations, status)
-        affines = []
-        for block in (cast(FrameBlock, block) for block in network.blocks):
-            for pair in block.affines(told):
-                affines += pair
-        found = [
-            torch.stack(affines).unflatten(0, (-1, 4))[:, :, :, None],
-            torch.stack(network.norm.affine_of(told))[:, :, None],
-            network._given(codes[:, None], times[:, None])[:, 0].transpose(0, 1)[:, :, None],
-        ]
-        if network.rotary is not None:
-            turns = network.rotary.turns(times[:, None])[:, :, :, 0]  # (2, 2, B, S, E)
-            found.append(rearrange(turns, "a c b s e -> s a c b 1 1 e"))
-        return tuple(found)
+        last = torch.cat(network.norm.affine_of(told), -1)[:, None]
+        affines = torch.cat([_affines(network.blocks, told), last], -1)
+        base = network._given(codes[:, None], times[:, None])[:, 0].transpose(0, 1)[:, :, None]
+        if network.rotary is None:
+            return affines, base
+        turns = network.rotary.turns(times[:, None])[:, :, :, 0]  # (2, 2, B, S, E)
+        turns = turns.repeat(1, 1, 1, 1, 2 * self.num_heads)  # both numbers of a pair, every head: (2, 2, B, S, D)
+        return affines, base, rearrange(turns, "a c b s d -> s c b 1 (a d)")
+
+
+def _affines(blocks: nn.ModuleList, told: Tensor) -> Tensor:
+    """Gain and bias of both LayerNorms of each layer under what rows are told: (B, C) -> (B, 1, 4*L*D)."""
+    found: list[Tensor] = []
+    for block in blocks:
+        assert isinstance(block, Block | FrameBlock)
+        for norm in (block.norm_attention, block.norm_feedforward):
+            found += norm.affine_of(told)
+    return torch.cat(found, -1)[:, None]
+
+
+class WriteLayer(nn.Module):
+    """A layer that writes, its weights laid out for few operations.
+
+    One product gives queries (scaled), keys and values, and with rotary positions the queries and keys that stand a
+    quarter turn further on: a turn is then a sum of two products.
+
+    Args:
+        block: whose weights.
+        num_heads: H.
+        rotary: whether queries and keys are turned.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, block: Block | FrameBlock, num_heads: int, rotary: bool) -> None:
+        super().__init__()
+        attention = block if isinstance(block, FrameBlock) else block.attention
+        self.num_heads, self.rotary = num_heads, rotary
+        self.out, self.widen, self.narrow = attention.out, block.widen, block.narrow
+        width = attention.out.in_features
+        self.d = width // num_heads
+        rows = torch.cat([attention.qkv.weight, attention.qkv.bias[:, None]], 1).detach().clone()  # (3*D, D+1)
+        rows[:width] /= math.sqrt(self.d)
+        if rotary:
+            halves = rearrange(rows[: 2 * width], "(x two e) c -> two x e c", two=2, e=self.d // 2)
+            quarter = rearrange(torch.stack([-halves[1], halves[0]]), "two x e c -> (x two e) c")
+            rows = torch.cat([rows[: 2 * width], quarter, rows[2 * width :]])  # (5*D, D+1)
+        self.register_buffer("weight", rows[:, :-1].contiguous())
+        self.register_buffer("bias", rows[:, -1].contiguous())
+
+    def forward(
+        self, x: Tensor, affines: list[Tensor], turns: Tensor | None, unseen: Tensor | None, cache: list[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One layer over G places.
+
+        Args:
+            x: (B, G, D).
+            affines: four of (B, 1, D): gain, bias, gain, bias.
+            turns: (2, B, 1, 2*D), or None.
+            unseen: (B, 1, 1, N), or None where there are no slots.
+            cache: keys (B, H, d, N) and values (B, H, N, d), or nothing.
+
+        Returns:
+            (B, G, D), and the new keys (B, H, d, G) and values (B, H, G, d).
+        """
+        group, width = x.shape[1], x.shape[2]
+        qkv = F.linear(F.layer_norm(x, (width,)) * affines[0] + affines[1], self.weight, self.bias)
+        if turns is not None:
+            straight, quarter, v = qkv.split([2 * width, 2 * width, width], -1)
+            q, k = (straight * turns[0] + quarter * turns[1]).split(width, -1)
+        else:
+            q, k, v = qkv.split(width, -1)
+        if group == 1:
+            q, k, v = (
+                y.reshape(-1, self.num_heads, *s) for y, s in ((q, (1, self.d)), (k, (self.d, 1)), (v, (1, self.d)))
+            )
+        else:
+            q, k, v = (y.reshape(-1, group, self.num_heads, self.d) for y in (q, k, v))
+            q, k, v = q.transpose(1, 2), k.permute(0, 2, 3, 1), v.transpose(1, 2)
+        scores = torch.matmul(q, k)  # (B, H, G, G)
+        if unseen is None:
+            y = torch.matmul(scores.softmax(-1), v)
+        else:
+            keys, values = cache
+            slots = keys.shape[-1]
+            shares = torch.cat([torch.matmul(q, keys) + unseen, scores], -1).softmax(-1)  # (B, H, G, N + G)
+            old, new = shares.split([slots, group], -1)
+            y = torch.matmul(old, values) + torch.matmul(new, v)
+        y = y.reshape(-1, 1, width) if group == 1 else rearrange(y, "b h g d -> b g (h d)")
+        x = x + self.out(y)
+        normal = F.layer_norm(x, (width,)) * affines[2] + affines[3]
+        return x + self.narrow(F.gelu(self.widen(normal), approximate="tanh")), k, v
 
 
 class Write(nn.Module):
@@ -149,82 +223,56 @@ class Write(nn.Module):
         prior: either prior. The flat one writes its S positions one by one, the last predicting nothing.
     """
 
+    table: Tensor
+    prejudice: Tensor
+
     def __init__(self, prior: Prior) -> None:
         super().__init__()
+        self.rotary = False
         if isinstance(prior, FlatPrior):
             network = prior.network
-            self.blocks, self.logits = network.blocks, network.logits
-            table, prejudice = torch.cat([network.embed.weight[:-1], network.start[None]]), network.prejudice
-            self.group, self.num_heads, self.rotary = 1, prior.config.num_heads, network.rotary is not None
-            prejudice = F.pad(prejudice, (0, 0, 0, 1))
+            blocks, self.logits, group = network.blocks, network.logits, 1
+            table = torch.cat([network.embed.weight[:-1], network.start[None]])
+            prejudice, self.rotary = F.pad(network.prejudice, (0, 0, 0, 1)), network.rotary is not None
         else:
             assert isinstance(prior, FactoredPrior)
-            self.blocks, self.logits = prior.decoder_blocks, prior.logits
-            table, prejudice = prior.written.weight, prior.prejudice
-            self.group, self.num_heads, self.rotary = prior.group, prior.config.num_heads, False
+            blocks, self.logits, group = prior.decoder_blocks, prior.logits, prior.group
+            table, prejudice = prior.written.weight.data, prior.prejudice.data
         self.is_flat = isinstance(prior, FlatPrior)
+        heads = prior.config.num_heads
+        self.layers = nn.ModuleList(WriteLayer(cast(Block | FrameBlock, b), heads, self.rotary) for b in blocks)
         self.register_buffer("table", table.detach().clone())
-        self.register_buffer("prejudice", prejudice.detach().unflatten(0, (-1, self.group)))  # (n, G, V)
+        self.register_buffer("prejudice", prejudice.detach().unflatten(0, (-1, group)).clone())  # (n, G, V)
 
-    def forward(
-        self, at: Tensor, before: Tensor, base: Tensor, affines: Tensor, *more: Tensor
-    ) -> tuple[Tensor, ...]:
+    def forward(self, at: Tensor, before: Tensor, base: Tensor, affines: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
         """Write a group.
 
         Args:
             at: () int64, which one.
             before: (B, G) int64, the codes of the group before; V for the first.
             base: (B, G, D), what its places are given.
-            affines: (L, 4, B, 1, D), gain and bias of both LayerNorms of each layer.
-            more: of the flat prior first last (2, B, 1, D) and, with rotary positions, turns (2, 2, B, 1, 1, E); then,
-                if there are slots, bias (B, 1, 1, N), 0 where a slot is seen and far below 0 where not, and of
-                each layer keys (B, H, d, N) and values (B, H, N, d).
+            affines: (B, 1, 4*L*D), gain and bias of both LayerNorms of each layer, and of the flat prior's last.
+            more: with rotary positions turns (2, B, 1, 2*D); then, if there are slots, unseen (B, 1, 1, N), 0 where a
+                slot is seen and far below 0 where not, and of each layer keys (B, H, d, N) and values (B, H, N, d).
 
         Returns:
-            logits (B, G, V); z (B, D) of the flat prior; of each layer the new keys (B, H, d, G) and values (B, H, G, d).
+            logits (B, G, V); z (B, D) of the flat prior; of each layer the new keys (B, H, d, G) and values
+            (B, H, G, d).
         """
-        given, caches = list(more), []
-        last = given.pop(0) if self.is_flat else None
+        given, news = list(more), []
         turns = given.pop(0) if self.rotary else None
-        bias = given.pop(0) if given else None
+        unseen = given.pop(0) if given else None
         x = F.embedding(before, self.table) + base  # (B, G, D)
-        for i, block in enumerate(self.blocks):
-            cache = given[2 * i : 2 * i + 2]
-            x, k, v = self._layer(block, x, affines[i], turns, bias, cache)
-            caches += [k, v]
-        x = F.layer_norm(x, x.shape[-1:])
-        if last is not None:
-            x = x * last[0] + last[1]
+        width = x.shape[-1]
+        told = affines.split(width, -1)
+        for i, layer in enumerate(self.layers):
+            x, k, v = layer(x, told[4 * i : 4 * i + 4], turns, unseen, given[2 * i : 2 * i + 2])
+            news += [k, v]
+        x = F.layer_norm(x, (width,))
+        if self.is_flat:
+            x = x * told[-2] + told[-1]
         logits = self.logits(x) + self.prejudice[at]
-        return (logits, *((x[:, 0],) if self.is_flat else ()), *caches)
-
-    def _layer(
-        self, block: nn.Module, x: Tensor, affines: Tensor, turns: Tensor | None, bias: Tensor | None, cache: list[Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """One layer; new keys are returned with their numbers in rows, as the cache has them."""
-        if isinstance(block, FrameBlock):
-            qkv_layer, out = block.qkv, block.out
-        else:
-            assert isinstance(block, Block)
-            qkv_layer, out = block.attention.qkv, block.attention.out
-        normal = F.layer_norm(x, x.shape[-1:]) * affines[0] + affines[1]
-        q, k, v = rearrange(qkv_layer(normal), "b g (s h d) -> s b h g d", s=3, h=self.num_heads).unbind(0)
-        if turns is not None:
-            q, k = turn(q, turns[0]), turn(k, turns[1])
-        k = k.transpose(-1, -2)  # (B, H, d, G)
-        scale = 1 / math.sqrt(q.shape[-1])
-        scores = torch.matmul(q, k) * scale  # (B, H, G, G)
-        if bias is None:
-            y = torch.matmul(scores.softmax(-1), v)
-        else:
-            keys, values = cache
-            scores = torch.cat([torch.matmul(q, keys) * scale + bias, scores], -1)
-            slots = keys.shape[-1]
-            shares = scores.softmax(-1)  # (B, H, G, N + G)
-            y = torch.matmul(shares[..., :slots], values) + torch.matmul(shares[..., slots:], v)
-        x = x + out(rearrange(y, "b h g d -> b g (h d)"))
-        normal = F.layer_norm(x, x.shape[-1:]) * affines[2] + affines[3]
-        return x + block.narrow(F.gelu(block.widen(normal), approximate="tanh")), k, v
+        return (logits, *((x[:, 0],) if self.is_flat else ()), *news)
 
 
 class Reward(nn.Module):

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from worldmodel.directory import write_directory
+from worldmodel.directory import check_place, write_directory
 from worldmodel.export.graphs import facts_of, graphs_of, to_onnx
 from worldmodel.model import WorldModel
 from worldmodel.plain.world import EXPORT, STARTS
@@ -45,6 +45,7 @@ def export_world(world: WorldModel, out: str | Path, tell: Callable[[str], None]
         UserError: a prior that cannot be stepped, packages that are not installed, or something else at `out`.
     """
     assert world.starts is not None, "a world is exported with its starts"
+    check_place(Path(out), EXPORT)
     facts = {
         "world": world_hash(world),
         "spec": world.spec.to_json(),

@@ -47,11 +47,12 @@ def draw(restrictions: Restrictions, logits: np.ndarray, draws: np.ndarray) -> t
         (...) int64 in [0, V), and its log-probability as predicted (at temperature 1, unrestricted), float32.
     """
     shifted = logits - logits.max(-1, keepdims=True)
-    weights = np.exp(shifted)
+    cumulated = np.exp(shifted).cumsum(-1, dtype=np.float64)
     plain = restrictions.temperature == 1 and not restrictions.top_k and restrictions.top_p == 1
-    codes = _pick(weights, draws) if plain else _restricted(restrictions, shifted, draws)
-    chosen = np.take_along_axis(shifted, codes[..., None], -1)[..., 0]
-    return codes, chosen - np.log(weights.sum(-1))
+    codes = _pick(cumulated, draws) if plain else _restricted(restrictions, shifted, draws)
+    flat = shifted.reshape(-1, shifted.shape[-1])
+    chosen = flat[np.arange(len(flat)), codes.ravel()].reshape(codes.shape)
+    return codes, (chosen - np.log(cumulated[..., -1])).astype(np.float32)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -70,15 +71,14 @@ def inverse_cdf(logits: np.ndarray, draws: np.ndarray) -> np.ndarray:
     Returns:
         (...) int64 in [0, V), never one of probability 0.
     """
-    return _pick(softmax(logits), draws)
+    return _pick(softmax(logits).cumsum(-1, dtype=np.float64), draws)
 
 
-def _pick(weights: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """`inverse_cdf` of weights that need not sum to 1; summed in float64, as torch does."""
-    cumulated = weights.cumsum(-1, dtype=np.float64)
+def _pick(cumulated: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Where draws (...) fall in cumulated weights (..., V) float64 (as torch sums), which need not end at 1."""
     # a number that rounding carries to the total itself would fall behind the last category that can be drawn
-    at = np.minimum(draws, np.float32(1 - 2.0**-23))[..., None] * cumulated[..., -1:]
-    return (cumulated > at).argmax(-1)
+    at = np.minimum(draws, np.float32(1 - 2.0**-23)) * cumulated[..., -1]
+    return (cumulated > at[..., None]).argmax(-1)
 
 
 def _restricted(restrictions: Restrictions, logits: np.ndarray, draws: np.ndarray) -> np.ndarray:

@@ -39,38 +39,59 @@ class Said:
     base: np.ndarray | None = None
 
 
-class Cache:
-    """Keys and values of each layer in slots, as `write` is handed them: whole, never copied.
+class Writer:
+    """The part that writes a group, for B rows: what it is given and what it says lie in arrays that stay in place.
+
+    So a turn costs no copy of the cache, which is among what is given.
 
     Args:
-        facts: of the export's config.
+        session: of onnxruntime.
         rows: B.
+        layers: L.
+
+    Attributes:
+        rows: B.
+        given, said: inputs and outputs by name.
+        keys, values: of each layer, (B, H, d, N) and (B, H, N, d); nothing where there are no slots.
     """
 
-    def __init__(self, facts: dict[str, Any], rows: int) -> None:
-        heads, d, self.slots = facts["heads"], facts["head_dim"], facts["slots"]
-        self.layers: int = facts["layers"]
-        self.bias = np.full((rows, 1, 1, self.slots), FAR, np.float32)
-        self.keys = np.zeros((self.layers, rows, heads, d, self.slots), np.float32)
-        self.values = np.zeros((self.layers, rows, heads, self.slots, d), np.float32)
+    def __init__(self, session: Any, rows: int, layers: int) -> None:
+        from onnxruntime import OrtValue
 
-    def given(self) -> dict[str, np.ndarray]:
-        """Inputs of `write`; nothing where there are no slots."""
-        if not self.slots:
-            return {}
-        found = {"bias": self.bias}
-        for i in range(self.layers):
-            found |= {f"keys_{i}": self.keys[i], f"values_{i}": self.values[i]}
-        return found
+        self.rows, self._session, self._binding = rows, session, session.io_binding()
+        self.given, self.said = ({node.name: _room(node, rows) for node in nodes} for nodes in _nodes(session))
+        self._held = []  # they lie in the arrays' memory
+        for arrays, bind in (
+            (self.given, self._binding.bind_ortvalue_input),
+            (self.said, self._binding.bind_ortvalue_output),
+        ):
+            for name, array in arrays.items():
+                self._held.append(OrtValue.ortvalue_from_numpy(array))
+                bind(name, self._held[-1])
+        known = range(layers if "unseen" in self.given else 0)
+        self.keys, self.values = ([self.given[f"{kind}_{i}"] for i in known] for kind in ("keys", "values"))
+        self._news = [(self.said[f"new_keys_{i}"], self.said[f"new_values_{i}"]) for i in known]
 
-    def append(self, at: int, news: list[np.ndarray]) -> None:
-        """Fill slots from `at` on with new keys and values (B, H, d, G) and (B, H, G, d) of each layer, if they fit."""
-        end = at + news[0].shape[-1]
-        if end <= self.slots:
-            for i in range(self.layers):
-                self.keys[i, ..., at:end] = news[2 * i]
-                self.values[i, ..., at:end, :] = news[2 * i + 1]
-            self.bias[..., at:end] = 0
+    def turn(self, at: int, slot: int) -> np.ndarray:
+        """Write the group `at`; its keys and values go into the slots from `slot` on, if there are that many."""
+        self.given["at"][...] = at
+        self._session.run_with_iobinding(self._binding)
+        for keys, values, (new_keys, new_values) in zip(self.keys, self.values, self._news, strict=True):
+            end = slot + new_keys.shape[-1]
+            if end <= keys.shape[-1]:
+                keys[..., slot:end], values[..., slot:end, :] = new_keys, new_values
+                self.given["unseen"][..., slot:end] = 0
+        return self.said["logits"]
+
+
+def _nodes(session: Any) -> tuple[list[Any], list[Any]]:
+    return session.get_inputs(), session.get_outputs()
+
+
+def _room(node: Any, rows: int) -> np.ndarray:
+    """Zeros for an input or output; the one size that is not a number is the rows."""
+    shape = [size if isinstance(size, int) else rows for size in node.shape]
+    return np.zeros(shape, {"tensor(float)": np.float32, "tensor(int64)": np.int64}[node.type])
 
 
 class Steps(ABC):
@@ -86,6 +107,7 @@ class Steps(ABC):
         self._names = {name: [given.name for given in part.get_inputs()] for name, part in parts.items()}
         self.grid, self.num_codes, self.group = tuple(facts["grid"]), facts["num_codes"], facts["group"]
         self.places = np.asarray(facts["places"])  # in the order of writing
+        self._last: Writer | None = None
 
     def run(self, name: str, *inputs: np.ndarray) -> list[Any]:
         """What a part says, its inputs in their order."""
@@ -127,48 +149,52 @@ class Steps(ABC):
         """(B,) float32."""
         return self.run("reward", said.summary, terminations, seen)[0]
 
+    def _writer(self, rows: int, affines: np.ndarray) -> Writer:
+        """The writer for B rows, told of a frame and with no slot seen."""
+        if self._last is None or self._last.rows != rows:
+            self._last = Writer(self._parts["write"], rows, self.facts["layers"])
+        self._last.given["affines"][...] = affines
+        if "unseen" in self._last.given:
+            self._last.given["unseen"].fill(FAR)
+        return self._last
+
     def _groups(
         self,
-        given: dict[str, np.ndarray],
-        by_group: dict[str, np.ndarray],
-        cache: Cache,
-        at: int,
+        writer: Writer,
+        by_turn: dict[str, np.ndarray],
+        slot: int,
         draws: np.ndarray,
         restrictions: Restrictions,
-    ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Write all groups, and what stands behind the last code if there is a turn more.
 
         Args:
-            given: inputs of `write` that are the same for all groups.
-            by_group: those that differ, the groups first.
-            cache: filled on the way, from slot `at` on.
-            at: a slot.
+            writer: told of the frame.
+            by_turn: what differs from turn to turn, the turns first.
+            slot: where the first group's keys and values go.
             draws: (B, P) float32.
             restrictions: how codes are drawn.
 
         Returns:
-            Codes (B, h, w), their log-probability (B,), and what the last turn said.
+            Codes (B, h, w) and their log-probability (B,).
         """
-        rows, group = len(draws), self.group
-        turns = len(by_group["base"])
-        drawn, log_probs = np.empty((rows, len(self.places)), np.int64), np.zeros(rows, np.float32)
-        feed = {**given, **cache.given(), "before": np.full((rows, group), self.num_codes)}
-        session, told = self._parts["write"], 2 * cache.layers
-        for turn in range(turns):
-            feed["at"] = np.asarray(turn)
-            for name, values in by_group.items():
-                feed[name] = values[turn]
-            said = session.run(None, feed)
+        rows, group, count = len(draws), self.group, len(self.places)
+        drawn, log_probs = np.empty((rows, count), np.int64), np.zeros(rows, np.float32)
+        before = writer.given["before"]
+        before.fill(self.num_codes)
+        for turn in range(len(by_turn["base"])):
+            for name, values in by_turn.items():
+                writer.given[name][...] = values[turn]
             begin = turn * group
-            cache.append(at + begin, said[-told:])
-            if begin < len(self.places):
+            logits = writer.turn(turn, slot + begin)
+            if begin < count:
                 span = slice(begin, begin + group)
-                codes, nats = draw(restrictions, said[0], draws[:, span])
-                drawn[:, span] = feed["before"] = codes
+                codes, nats = draw(restrictions, logits, draws[:, span])
+                drawn[:, span] = before[...] = codes
                 log_probs += nats.sum(1)
         picture = np.empty_like(drawn)
         picture[:, self.places] = drawn
-        return picture.reshape(rows, *self.grid), log_probs, said
+        return picture.reshape(rows, *self.grid), log_probs
 
 
 class FactoredSteps(Steps):
@@ -196,9 +222,8 @@ class FactoredSteps(Steps):
         """As `Steps.write`."""
         assert said.base is not None
         (affines,) = self.run("tell", said.condition, terminations, status)
-        cache = Cache(self.facts, len(draws))
-        codes, log_probs, _ = self._groups({"affines": affines}, {"base": said.base}, cache, 0, draws, restrictions)
-        return codes, log_probs, None
+        writer = self._writer(len(draws), affines)
+        return *self._groups(writer, {"base": said.base}, 0, draws, restrictions), None
 
     def after(
         self,
@@ -264,18 +289,16 @@ class FlatSteps(Steps):
         status: np.ndarray,
         draws: np.ndarray,
         restrictions: Restrictions,
-    ) -> tuple[np.ndarray, np.ndarray, tuple[Cache, np.ndarray]]:
-        """As `Steps.write`; the cache is a copy, so that keeping a state is branching."""
-        affines, last, base, *turns = self.run("tell", said.condition, terminations, status, state.codes, state.times)
+    ) -> tuple[np.ndarray, np.ndarray, Writer]:
+        """As `Steps.write`; the cache is copied in and out, so that keeping a state is branching."""
+        affines, base, *turns = self.run("tell", said.condition, terminations, status, state.codes, state.times)
         size, past = len(base), state.keys.shape[-1]
-        cache = Cache(self.facts, len(draws))
-        cache.keys[..., :past] = state.keys.swapaxes(0, 1)
-        cache.values[..., :past, :] = state.values.swapaxes(0, 1)
-        cache.bias[..., :past] = np.where(state.seen.repeat(size, 1), np.float32(0), FAR)[:, None, None]
-        by_group = {"base": base} | ({"turns": turns[0]} if turns else {})
-        given = {"affines": affines, "last": last}
-        codes, log_probs, said_last = self._groups(given, by_group, cache, past, draws, restrictions)
-        return codes, log_probs, (cache, said_last[1])
+        writer = self._writer(len(draws), affines)
+        for i, (keys, values) in enumerate(zip(writer.keys, writer.values, strict=True)):
+            keys[..., :past], values[..., :past, :] = state.keys[:, i], state.values[:, i]
+        writer.given["unseen"][:, 0, 0, :past] = np.where(state.seen.repeat(size, 1), np.float32(0), FAR)
+        by_turn = {"base": base} | ({"turns": turns[0]} if turns else {})
+        return *self._groups(writer, by_turn, past, draws, restrictions), writer
 
     def after(
         self,
@@ -284,17 +307,16 @@ class FlatSteps(Steps):
         seen: np.ndarray,
         status: np.ndarray,
         has_picture: np.ndarray,
-        written: tuple[Cache, np.ndarray],
+        written: Writer,
     ) -> PlainFlat:
         """As `Steps.after`."""
-        cache, z = written
         size = len(self.places) + 1
         return PlainFlat(
-            keys=cache.keys[..., size:].swapaxes(0, 1),
-            values=cache.values[..., size:, :].swapaxes(0, 1),
+            keys=np.stack([keys[..., size:] for keys in written.keys], 1),
+            values=np.stack([values[..., size:, :] for values in written.values], 1),
             seen=np.concatenate([state.seen[:, 1:], has_picture[:, None]], 1),
             codes=seen,
-            summary=np.where(has_picture[:, None], z, state.summary),
+            summary=np.where(has_picture[:, None], written.said["z"], state.summary),
             status=status,
             times=state.times + 1,
         )

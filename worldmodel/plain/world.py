@@ -6,7 +6,6 @@ A action size, S starts, V codes in the book (V: no frame).
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ EXTRA = "pip install 'worldmodel[onnx]'"
 STARTS = "starts.safetensors"
 PARTS = ("outcome", "tell", "write", "reward", "pixels")  # and "begin" of a flat prior
 EXPORT = Kind(
-    "exported world",
+    "portable world",
     "worldmodel.onnx",
     1,
     (*(f"{part}.onnx" for part in PARTS), STARTS),
