@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,7 +18,7 @@ from worldmodel.bench.worlds import random_world
 from worldmodel.dream import DreamEnv, DreamVecEnv, Simulator
 from worldmodel.dream.engine import OnnxEngine, TorchEngine
 from worldmodel.errors import UserError
-from worldmodel.export import graphs
+from worldmodel.export import graphs, write
 from worldmodel.export.write import export_world, exported
 from worldmodel.model import WorldModel
 from worldmodel.plain import PlainSimulator, PlainWorld
@@ -185,6 +186,25 @@ def test_auto_takes_the_carried_export_where_it_holds(world: WorldModel, world_d
         Simulator(world, 1, backend="onxx")
     with pytest.raises(UserError, match="bfloat16"):
         Simulator(world, 1, backend="onnx", dtype=torch.bfloat16)
+
+
+def test_an_export_made_by_itself_is_kept(world_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Path] = []
+
+    def copied(world: WorldModel, out: Path) -> Path:
+        made.append(out)
+        return Path(shutil.copytree(world_dir / "onnx", out))
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(write, "export_world", copied)
+    for change, count in ((0, 1), (0, 1), (1, 2)):
+        loaded = WorldModel.from_pretrained(world_dir)
+        loaded.directory = None
+        loaded.prior.heads.end.bias.data += change
+        engine = Simulator(loaded, 1, backend="onnx").engine
+        assert isinstance(engine, OnnxEngine)
+        assert engine.plain.directory == made[-1]
+        assert len(made) == count
 
 
 def test_both_backends_dream_alike(world: WorldModel) -> None:

@@ -18,10 +18,9 @@ from worldmodel.dream.engine import choose_engine
 from worldmodel.dream.tiles import tiled
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
+from worldmodel.plain.rows import NO_START
 from worldmodel.prior.interface import Context, PriorStep, Rows
 from worldmodel.prior.sampling import STREAM_START, Sampling, uniforms
-
-NO_START = -1
 
 
 @dataclass(frozen=True)

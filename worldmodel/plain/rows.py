@@ -7,6 +7,10 @@ from typing import Self
 
 import numpy as np
 
+NO_START = -1  # of a dream that began from a given context
+KIND_EPISODE = 0  # a start that is the first frame of an episode
+KIND_INSIDE = 1  # a moment inside one, with the frames before it
+
 
 class PlainRows:
     """As `prior.interface.Rows`: keeping one is branching. Every one of them has `status`, (B,) int64."""

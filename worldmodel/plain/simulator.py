@@ -13,12 +13,9 @@ import numpy as np
 from worldmodel import spaces
 from worldmodel.errors import UserError
 from worldmodel.plain.philox import STREAM_START, uniforms
-from worldmodel.plain.rows import PlainContext, PlainRows
+from worldmodel.plain.rows import KIND_EPISODE, NO_START, PlainContext, PlainRows
 from worldmodel.plain.sampling import Restrictions
 from worldmodel.plain.world import PlainWorld
-
-NO_START = -1
-KIND_EPISODE = 0  # as prior.starts
 
 
 @dataclass(frozen=True)
