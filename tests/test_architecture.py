@@ -16,6 +16,7 @@ LEAVES = {
     "worldmodel.memory",
     "worldmodel.directory",
     "worldmodel.processes",
+    "worldmodel.plain",
     "worldmodel.shipped",
 }
 MODELS = (
@@ -45,6 +46,11 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
         ),
     ),
     "worldmodel.dream": ("vizdoom", "worldmodel.envs", "worldmodel.collect"),
+    "worldmodel.export": (
+        *("gymnasium", "stable_baselines3", "vizdoom"),
+        *("worldmodel.envs", "worldmodel.collect", "worldmodel.dream"),
+    ),
+    "worldmodel.plain": ("torch", "worldmodel.export", *MODELS, "gymnasium"),
     "worldmodel.metrics": (
         *("gymnasium", "stable_baselines3", "vizdoom"),
         *("worldmodel.envs", "worldmodel.collect"),

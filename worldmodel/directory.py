@@ -1,4 +1,7 @@
-"""A directory of ours: config.json, weights whose sha256 it notes, a card; whole or not there at all, no pickle."""
+"""A directory of ours: config.json, weights whose sha256 it notes, a card; whole or not there at all, no pickle.
+
+Reading one loads no torch.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,15 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from worldmodel.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,23 @@ class Kind:
             return False
 
 
+def check_place(out: Path, kind: Kind) -> None:
+    """Refuse to write where something else stands.
+
+    Raises:
+        UserError: neither nothing, nor an empty folder, nor one of this kind.
+    """
+    if out.exists() and not kind.holds(out) and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{out} exists and is not a {kind.noun} directory; give another one or remove it.")
+
+
 def write_directory(
-    out: Path, kind: Kind, facts: dict[str, Any], weights: dict[str, dict[str, Tensor]], card: str, extras: Path | None
+    out: Path,
+    kind: Kind,
+    facts: dict[str, Any],
+    weights: Mapping[str, dict[str, Tensor] | bytes],
+    card: str,
+    extras: Path | None,
 ) -> None:
     """Write a directory beside its place, then move it there.
 
@@ -51,23 +70,27 @@ def write_directory(
         out: made, or replaced if it holds one of this kind already.
         kind: what it is.
         facts: JSON for config.json, beside format, version and the files' sha256.
-        weights: file name -> tensors.
+        weights: file name -> tensors, or the file's bytes.
         card: README.md.
         extras: a folder copied in under its own name (the training's log).
 
     Raises:
         UserError: something else stands at `out`.
     """
-    if out.exists() and not kind.holds(out) and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out} exists and is not a {kind.noun} directory; give another one or remove it.")
+    from safetensors.torch import save_file
+
+    check_place(out, kind)
     out.parent.mkdir(parents=True, exist_ok=True)
     fresh = out.with_name(f".{out.name}.new-{os.getpid()}")
     old = out.with_name(f".{out.name}.old-{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
     try:
-        for name, tensors in weights.items():
-            save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, fresh / name)
+        for name, content in weights.items():
+            if isinstance(content, bytes):
+                (fresh / name).write_bytes(content)
+            else:
+                save_file({key: tensor.detach().cpu().contiguous() for key, tensor in content.items()}, fresh / name)
         hashes = {name: _sha256((fresh / name).read_bytes()) for name in weights}
         config = {"format": kind.format, "version": kind.version, **facts, "files": hashes}
         (fresh / "config.json").write_text(json.dumps(config, indent=1))
@@ -109,10 +132,11 @@ def read_directory(path: Path, kind: Kind) -> dict[str, Any]:
             f"worldmodel that wrote it, or make it again with `{kind.maker}`."
         )
     hashes = config.get("files")
-    for name in kind.files:
+    hashes = hashes if isinstance(hashes, dict) else {}
+    for name in dict.fromkeys((*kind.files, *hashes)):
         if not (path / name).is_file():
             raise UserError(f"{path} has no {name}; the copy is not whole, copy the directory again.")
-        if not isinstance(hashes, dict) or _sha256((path / name).read_bytes()) != hashes.get(name):
+        if _sha256((path / name).read_bytes()) != hashes.get(name):
             raise UserError(
                 f"{path}/{name} is damaged or of another {kind.noun}: its sha256 is not the one noted in config.json."
             )

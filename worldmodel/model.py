@@ -94,6 +94,7 @@ class WorldModel(nn.Module):
         prior: what comes next; its heads say ends, status and rewards.
         starts: moments to begin from; None until training has gathered them.
         report: figures measured after training, JSON, shown on the card.
+        directory: where it was read from, if it was.
     """
 
     def __init__(self, tokenizer_config: TokenizerConfig, prior_config: PriorConfig, spec: WorldSpec) -> None:
@@ -109,6 +110,7 @@ class WorldModel(nn.Module):
         )
         self.starts: Starts | None = None
         self.report: dict[str, Any] = {}
+        self.directory: Path | None = None
 
     @property
     def device(self) -> torch.device:
@@ -247,7 +249,7 @@ class WorldModel(nn.Module):
                 f"{path}: the prior was trained on another tokenizer's codes; put its own tokenizer back or "
                 "train the prior again."
             )
-        world.report = dict(config.get("report", {}))
+        world.report, world.directory = dict(config.get("report", {})), path
         world.starts = world.starts.to(device)
         return world.to(device).eval()
 

@@ -59,7 +59,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         world: a world directory, or a loaded `WorldModel`.
         horizon: steps until truncation; "recorded" takes the recorded environment's, None has none.
         temperature, top_k, top_p: how the frames' codes are drawn, see `Sampling`.
-        starts, batch_invariant: see `Simulator`.
+        starts, batch_invariant, backend: see `Simulator`.
         info: what `info` holds besides, after resets too: "codes", (h, w) int64 of the frame shown.
         render_mode: None, "rgb_array", or "human": a window that follows every step.
         device: where a world given as a directory is loaded.
@@ -80,6 +80,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         starts: str = "episode",
         batch_invariant: bool = False,
         info: Sequence[str] = (),
+        backend: str = "auto",
         render_mode: str | None = None,
         device: str = "cpu",
     ) -> None:
@@ -91,7 +92,12 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         self.action_space = spaces.to_gymnasium(self.world.spec.action_space)
         self.render_mode, self.info = render_mode, checked_info(info)
         self.simulator = Simulator(
-            self.world, 1, sampling=Sampling(temperature, top_k, top_p), starts=starts, batch_invariant=batch_invariant
+            self.world,
+            1,
+            sampling=Sampling(temperature, top_k, top_p),
+            starts=starts,
+            batch_invariant=batch_invariant,
+            backend=backend,
         )
         self._seeded = False
         self._window: Window | None = None

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from worldmodel import spaces
 from worldmodel.dream.captured import CapturedStep, cuda_graph, mapped
+from worldmodel.dream.engine import choose_engine
 from worldmodel.dream.tiles import tiled
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
+from worldmodel.plain.rows import NO_START
 from worldmodel.prior.interface import Context, PriorStep, Rows
 from worldmodel.prior.sampling import STREAM_START, Sampling, uniforms
-
-NO_START = -1
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,8 @@ class Simulator:
             to the bit in any number of rows. Without it, numbers agree to rounding and a dream can part
             from its twin where a draw falls on the border between two codes.
         dtype: of matrix products; in bfloat16 (fast on a GPU) a dream agrees with its float32 twin to rounding.
+        backend: "torch", "onnx" or "auto": what steps the world, see `dream.engine.choose_engine`. Backends agree
+            to rounding; a dream that is to be the same to the bit names its backend.
         captured: record the step at its first call and replay it as one launch (`dream.captured`), which brings the
             same dream; None does so on a GPU, where starting kernels one by one costs more than they compute.
     """
@@ -127,6 +129,7 @@ class Simulator:
         starts: str = "episode",
         batch_invariant: bool = False,
         dtype: torch.dtype = torch.float32,
+        backend: str = "auto",
         captured: bool | None = None,
     ) -> None:
         if num_rows < 1:
@@ -135,6 +138,7 @@ class Simulator:
             raise UserError("this world has no starts to dream from; load it with WorldModel.from_pretrained.")
         self.world, self.num_rows, self.sampling, self.batch_invariant = world, num_rows, sampling, batch_invariant
         self.dtype = dtype
+        self.engine = choose_engine(world, backend, dtype, batch_invariant)
         bounded = world.prior.max_frames is not None  # asks the device at every step whether a row has reached its end
         if captured and (world.device.type != "cuda" or bounded):
             raise UserError(
@@ -148,7 +152,7 @@ class Simulator:
         self.status_values = torch.tensor(world.prior.status_config.values, device=world.device)
         zeros = torch.zeros(num_rows, dtype=torch.int64, device=world.device)
         self._state = SimulatorState(
-            prior=world.prior.init_state(world.starts.context.rows(zeros)),
+            prior=self.engine.init_state(world.starts.context.rows(zeros)),
             frames=torch.zeros((num_rows, *world.tokenizer.frame_shape), dtype=torch.uint8, device=world.device),
             codes=torch.zeros((num_rows, *world.tokenizer.grid), dtype=torch.int64, device=world.device),
             seeds=zeros,
@@ -219,7 +223,7 @@ class Simulator:
             raise UserError("context: its last frame must be a picture; cut off what comes after the last valid frame.")
         else:
             context, chosen = context.to(index.device), torch.full_like(index, NO_START)
-        fresh = self._tiled(self.world.prior.init_state, context)
+        fresh = self._tiled(self.engine.init_state, context)
         frames = self._decode(context.codes[:, -1])  # (n, H, W, 3)
         self._state = SimulatorState(
             prior=state.prior.put(index, fresh),
@@ -259,7 +263,7 @@ class Simulator:
         """The state after a step, and what it brought."""
         prior = self.world.prior
         draws = uniforms(state.seeds, state.episodes.clamp_min(0), state.steps, prior.num_draws)
-        out: PriorStep[Any] = self._tiled(partial(prior.step, sampling=self.sampling), state.prior, taken, draws)
+        out: PriorStep[Any] = self._tiled(partial(self.engine.step, sampling=self.sampling), state.prior, taken, draws)
         shown = out.has_picture & ~state.ended
         frames = self._decode(out.codes)  # (N, H, W, 3)
         frames = torch.where(shown[:, None, None, None], frames, state.frames)
@@ -318,7 +322,7 @@ class Simulator:
 
     def _decode(self, codes: Tensor) -> Tensor:
         """Frames of codes: (n, h, w) -> (n, H, W, 3) uint8."""
-        return self._tiled(lambda tile: self.world.tokenizer.decode(tile[:, None])[:, 0], codes)
+        return self._tiled(self.engine.decode, codes)
 
     def _tiled(self, function: Callable[..., Any], *inputs: Any) -> Any:
         """What a function of rows returns, computed in tiles if dreams must not depend on their number."""

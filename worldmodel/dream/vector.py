@@ -42,7 +42,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     Args:
         num_envs: N.
-        world, horizon, temperature, top_k, top_p, starts, batch_invariant, info, render_mode, device: as for
+        world, horizon, temperature, top_k, top_p, starts, batch_invariant, backend, info, render_mode, device: as for
             `DreamEnv`.
         autoreset_mode: NEXT_STEP: the step after an end resets that row and ignores its action. SAME_STEP: the
             step of an end returns the next episode's first frame, the last one is in info["final_obs"]. DISABLED:
@@ -67,6 +67,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         starts: str = "episode",
         batch_invariant: bool = False,
         info: Sequence[str] = (),
+        backend: str = "auto",
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
         device: str = "cpu",
@@ -94,6 +95,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             sampling=Sampling(temperature, top_k, top_p),
             starts=starts,
             batch_invariant=batch_invariant,
+            backend=backend,
         )
         self._seeded = np.zeros(num_envs, bool)
         self._finished = np.zeros(num_envs, bool)

@@ -32,7 +32,7 @@ def sight(valid: Tensor, size: int, memory: int) -> Tensor | None:
     batch, length = valid.shape
     before = torch.ones(size, size, dtype=torch.bool, device=valid.device).tril()
     if length <= memory + 1:
-        if bool(valid.all()):
+        if not torch.compiler.is_exporting() and bool(valid.all()):  # a graph holds for any rows
             return None
         order = torch.arange(length, device=valid.device)
         earlier = (order[:, None] > order[None]) & valid[:, None]  # (B, T, T)

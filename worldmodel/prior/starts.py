@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from worldmodel.errors import UserError
+from worldmodel.plain.rows import KIND_EPISODE, KIND_INSIDE
 from worldmodel.prior.interface import Context
 
-KIND_EPISODE = 0  # the first frame of an episode
-KIND_INSIDE = 1  # a moment inside one, with the frames before it
+__all__ = ["KIND_EPISODE", "KIND_INSIDE", "Starts"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,289 @@
+"""Worlds written for onnxruntime: without torch they dream what torch dreams, and the simulator takes either."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from worldmodel import cli
+from worldmodel.bench.worlds import random_world
+from worldmodel.dream import DreamEnv, DreamVecEnv, Simulator
+from worldmodel.dream.engine import OnnxEngine, TorchEngine
+from worldmodel.errors import UserError
+from worldmodel.export import graphs, write
+from worldmodel.export.write import export_world, exported
+from worldmodel.model import WorldModel
+from worldmodel.plain import PlainSimulator, PlainWorld
+from worldmodel.plain import philox as plain_philox
+from worldmodel.plain import sampling as plain_sampling
+from worldmodel.presets import PRESETS
+from worldmodel.prior.interface import StatusConfig
+from worldmodel.prior.sampling import Sampling, philox
+
+ROWS, STEPS, AGAIN = 3, 40, 17  # rows, steps, and after how many of them one row is reset
+
+DREAM_WITHOUT_TORCH = f"""
+import sys
+class Refused:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "torch":
+            raise ImportError("torch is not to be had here")
+sys.meta_path.insert(0, Refused())
+import numpy as np
+from worldmodel.plain import PlainSimulator
+dreams = PlainSimulator(sys.argv[1], {ROWS}, seed=5)
+found = {{"first": dreams.reset()}}
+steps, mark = [], None
+for t, actions in enumerate(np.load(sys.argv[2])):
+    if t == {AGAIN}:
+        dreams.reset(np.array([1]))
+    if t == {STEPS} - 4:
+        mark = dreams.save()
+    steps.append(dreams.step(actions))
+for name in ("frames", "codes", "rewards", "terminations", "hazards", "status", "log_probs"):
+    found[name] = np.stack([getattr(step, name) for step in steps])
+dreams.restore(mark)
+found["again"] = np.stack([dreams.step(actions).codes for actions in np.load(sys.argv[2])[-4:]])
+assert "torch" not in sys.modules
+np.savez(sys.argv[3], **found)
+"""
+
+
+def a_world(preset: str) -> WorldModel:
+    """A small world of random weights with a hidden variable, whose episodes end now and then without a picture."""
+    config = PRESETS[preset]
+    world = random_world(
+        replace(config, prior=replace(config.prior, status=StatusConfig("health", (1.0, 2.0)))), (32, 32)
+    )
+    with torch.no_grad():
+        world.prior.heads.end.weight.normal_(std=0.3)
+        world.prior.heads.end.bias.fill_(-2.5)
+    return world
+
+
+@pytest.fixture(scope="module")
+def world_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A world that carries its export, made by the command."""
+    folder = tmp_path_factory.mktemp("onnx") / "w"
+    a_world("tiny").save_pretrained(folder)
+    cli.main(["export", str(folder)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def world(world_dir: Path) -> WorldModel:
+    return WorldModel.from_pretrained(world_dir)
+
+
+def the_actions() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 3, (STEPS, ROWS))
+
+
+def torchs_dream(world: WorldModel) -> tuple[dict[str, np.ndarray], torch.Tensor]:
+    """The same dream by torch: arrays by name, (STEPS, ROWS, ...), and the codes each step ended with."""
+    dreams = Simulator(world, ROWS, seed=5, backend="torch")
+    found, steps, seen = {"first": dreams.reset().numpy()}, [], []
+    for t, actions in enumerate(torch.from_numpy(the_actions())):
+        if t == AGAIN:
+            dreams.reset(torch.tensor([1]))
+        steps.append(dreams.step(actions))
+        codes = dreams.state.prior.codes  # type: ignore[attr-defined]
+        seen.append(codes if codes.ndim == 3 else codes[:, -1])
+    for name in ("frames", "rewards", "terminations", "hazards", "status", "log_probs"):
+        found[name] = torch.stack([getattr(step, name) for step in steps]).numpy()
+    return found, torch.stack(seen)
+
+
+def check_dream_without_torch(world: WorldModel, export: Path, folder: Path) -> None:
+    np.save(folder / "actions.npy", the_actions())
+    command = [
+        sys.executable,
+        "-c",
+        DREAM_WITHOUT_TORCH,
+        str(export),
+        str(folder / "actions.npy"),
+        str(folder / "d.npz"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    plain = np.load(folder / "d.npz")
+    ours, seen = torchs_dream(world)
+    assert ours["terminations"][AGAIN - 1].any(), "some row is to end before another is reset"
+    assert not ours["terminations"].all()
+    shown = (seen != world.prior.num_codes).numpy()
+    np.testing.assert_array_equal(np.where(shown, plain["codes"], 0), np.where(shown, seen.numpy(), 0))
+    for name in ("terminations", "status"):
+        np.testing.assert_array_equal(plain[name], ours[name])
+    for name in ("rewards", "hazards", "log_probs"):
+        np.testing.assert_allclose(plain[name], ours[name], rtol=1e-4, atol=1e-4)
+    for name in ("first", "frames"):
+        assert np.abs(plain[name].astype(int) - ours[name]).max() <= 1
+    np.testing.assert_array_equal(plain["again"], plain["codes"][-4:])
+
+
+def test_without_torch_an_exported_world_dreams_the_same(world: WorldModel, world_dir: Path, tmp_path: Path) -> None:
+    check_dream_without_torch(world, world_dir / "onnx", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["tiny-flat", "raster", "frame", "paper"])
+def test_every_prior_dreams_the_same_without_torch(preset: str, tmp_path: Path) -> None:
+    if preset in ("raster", "frame"):
+        tiny = PRESETS["tiny"]
+        PRESETS["x"] = replace(tiny, prior=replace(tiny.prior, order=preset))
+    elif preset == "paper":
+        flat = PRESETS["tiny-flat"]
+        bounded = {"attention": "full", "positions": "paper", "num_frames": STEPS + 2, "previous_frame": False}
+        PRESETS["x"] = replace(flat, prior=replace(flat.prior, **bounded))
+    try:
+        world = a_world("x" if "x" in PRESETS else preset)
+    finally:
+        PRESETS.pop("x", None)
+    check_dream_without_torch(world, export_world(world, tmp_path / "w"), tmp_path)
+
+
+def test_numpy_draws_the_numbers_that_torch_draws() -> None:
+    rng = np.random.default_rng(0)
+    seeds, episodes, steps = rng.integers(-(2**63), 2**63, 5), rng.integers(0, 2**32, 5), rng.integers(0, 2**32, 5)
+    ours = plain_philox.uniforms(seeds, episodes, steps, 11, stream=1)
+    blocks = torch.arange(3)[None]
+    counter = (blocks, torch.from_numpy(steps)[:, None], torch.from_numpy(episodes)[:, None], torch.ones_like(blocks))
+    low, high = torch.from_numpy(seeds) & 0xFFFFFFFF, (torch.from_numpy(seeds) >> 32) & 0xFFFFFFFF
+    words = philox(counter, (low[:, None], high[:, None])).flatten(1)[:, :11]
+    np.testing.assert_array_equal(ours, ((words >> 8).float() * 2.0**-24).numpy())
+
+
+@pytest.mark.parametrize(
+    "limits", [(1.0, 0, 1.0), (0.7, 0, 1.0), (1.3, 5, 1.0), (1.0, 0, 0.6), (0.9, 9, 0.8), (0, 0, 1.0)]
+)
+def test_numpy_draws_the_codes_that_torch_draws(limits: tuple[float, int, float]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, draws = 3 * torch.randn(4000, 23, generator=generator), torch.rand(4000, generator=generator)
+    draws[0], draws[1] = 0.0, 1 - 2.0**-24
+    codes, nats = plain_sampling.draw(Sampling(*limits), logits.numpy(), draws.numpy())
+    theirs = Sampling(*limits).draw(logits, draws)
+    np.testing.assert_array_equal(codes, theirs.numpy())
+    np.testing.assert_allclose(nats, logits.log_softmax(-1).gather(1, theirs[:, None])[:, 0], rtol=1e-5, atol=1e-5)
+
+
+def test_auto_takes_the_carried_export_where_it_holds(world: WorldModel, world_dir: Path) -> None:
+    engine = Simulator(world, 1).engine
+    assert isinstance(engine, OnnxEngine)
+    assert engine.plain.directory == world_dir / "onnx" == exported(world)
+    assert isinstance(Simulator(world, 1, backend="torch").engine, TorchEngine)
+    assert isinstance(Simulator(world, 1, batch_invariant=True).engine, TorchEngine)
+    assert isinstance(Simulator(world, 1, dtype=torch.bfloat16).engine, TorchEngine)
+    changed = WorldModel.from_pretrained(world_dir)
+    changed.prior.heads.end.bias.data += 1
+    assert isinstance(Simulator(changed, 1).engine, TorchEngine)
+    with pytest.raises(UserError, match="Did you mean 'onnx'"):
+        Simulator(world, 1, backend="onxx")
+    with pytest.raises(UserError, match="bfloat16"):
+        Simulator(world, 1, backend="onnx", dtype=torch.bfloat16)
+
+
+def test_an_export_made_by_itself_is_kept(world_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Path] = []
+
+    def copied(world: WorldModel, out: Path) -> Path:
+        made.append(out)
+        return Path(shutil.copytree(world_dir / "onnx", out))
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(write, "export_world", copied)
+    for change, count in ((0, 1), (0, 1), (1, 2)):
+        loaded = WorldModel.from_pretrained(world_dir)
+        loaded.directory = None
+        loaded.prior.heads.end.bias.data += change
+        engine = Simulator(loaded, 1, backend="onnx").engine
+        assert isinstance(engine, OnnxEngine)
+        assert engine.plain.directory == made[-1]
+        assert len(made) == count
+
+
+def test_both_backends_dream_alike(world: WorldModel) -> None:
+    theirs, seen = torchs_dream(world)
+    dreams = Simulator(world, ROWS, seed=5, backend="onnx")
+    assert np.abs(dreams.reset().numpy().astype(int) - theirs["first"]).max() <= 1
+    for t, actions in enumerate(torch.from_numpy(the_actions())):
+        if t == AGAIN:
+            dreams.reset(torch.tensor([1]))
+        step = dreams.step(actions)
+        assert torch.equal(dreams.state.prior.codes[:, -1], seen[t])  # type: ignore[attr-defined]
+        for name in ("rewards", "hazards", "log_probs"):
+            np.testing.assert_allclose(getattr(step, name), theirs[name][t], rtol=1e-4, atol=1e-4)
+
+
+def test_in_tiles_a_row_is_the_same_to_the_bit(world: WorldModel) -> None:
+    def dream(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+        dreams = Simulator(world, rows, seed=9, batch_invariant=True, backend="onnx")
+        dreams.reset()
+        steps = [dreams.step(torch.full((rows,), t % 3)) for t in range(6)]
+        return torch.stack([s.log_probs[0] for s in steps]), torch.stack([s.hazards[0] for s in steps])
+
+    alone = dream(1)
+    for rows in (5, 7, 16):
+        assert all(torch.equal(a, b) for a, b in zip(alone, dream(rows), strict=True))
+
+
+def test_faces_take_a_backend_and_survive_pickling(world_dir: Path) -> None:
+    env = DreamEnv(world_dir, backend="onnx")
+    env.reset(seed=1)
+    twin = pickle.loads(pickle.dumps(env))
+    mine, theirs = env.step(2), twin.step(2)
+    np.testing.assert_array_equal(mine[0], theirs[0])
+    assert mine[1:4] == theirs[1:4]
+    assert isinstance(env.simulator.engine, OnnxEngine)
+    assert isinstance(DreamVecEnv(world_dir, 2, backend="torch").target.simulator.engine, TorchEngine)
+
+
+def test_mistakes_are_one_sentence(
+    world: WorldModel,
+    world_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for arguments, told in (
+        (["export", str(world_dir)], "--force"),
+        (["export", str(tmp_path / "none")], "there is no world directory"),
+        (["export", str(world_dir), "--onnx", str(world_dir.parent), "--force"], "is not a portable world"),
+    ):
+        with pytest.raises(SystemExit) as done:
+            cli.main(arguments)
+        assert done.value.code == 2
+        assert told in capsys.readouterr().err
+    with pytest.raises(UserError, match="there is no portable world"):
+        PlainWorld(tmp_path / "none")
+    with pytest.raises(UserError, match=r"one a row"):
+        PlainSimulator(world_dir / "onnx", 2).step(np.zeros(3, np.int64))
+    clip = PRESETS["tiny-flat"]
+    with pytest.raises(UserError, match="scope clip"):
+        graphs.graphs_of(random_world(replace(clip, prior=replace(clip.prior, scope="clip")), (32, 32)))
+    monkeypatch.setattr(graphs, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"onnx and onnxscript.*worldmodel\[onnx\]"):
+        export_world(world, tmp_path / "half")
+    assert not any(tmp_path.iterdir()), "nothing half written"
+
+
+def test_a_damaged_export_is_refused(world_dir: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in (world_dir / "onnx").iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    PlainWorld(copy)
+    with open(copy / "write.onnx", "ab") as file:
+        file.write(b"x")
+    with pytest.raises(UserError, match=r"write\.onnx is damaged"):
+        PlainWorld(copy)
+    (copy / "write.onnx").unlink()
+    with pytest.raises(UserError, match=r"has no write\.onnx"):
+        PlainWorld(copy)

@@ -1,0 +1,224 @@
+"""Many dreams at once in numpy: `dream.Simulator` for an exported world, without torch.
+
+Shapes: N rows, n some of them, H W pixels, h w code grid, A action size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from worldmodel import spaces
+from worldmodel.errors import UserError
+from worldmodel.plain.philox import STREAM_START, uniforms
+from worldmodel.plain.rows import KIND_EPISODE, NO_START, PlainContext, PlainRows
+from worldmodel.plain.sampling import Restrictions
+from worldmodel.plain.world import PlainWorld
+
+
+@dataclass(frozen=True)
+class PlainSimulatorState:
+    """Everything a simulator remembers; keeping it is branching, since no array is ever written to.
+
+    Attributes:
+        prior: N rows of the prior's state.
+        frames: (N, H, W, 3) uint8, the last frames shown.
+        codes: (N, h, w) int64, what those frames were decoded from.
+        seeds: (N,) int64, one a row.
+        episodes: (N,) int64, resets of the row since it was seeded.
+        steps: (N,) int64 since the last reset.
+        ended: (N,) bool.
+        starts: (N,) int64, the start each row began from; `NO_START` after a given context.
+    """
+
+    prior: PlainRows
+    frames: np.ndarray
+    codes: np.ndarray
+    seeds: np.ndarray
+    episodes: np.ndarray
+    steps: np.ndarray
+    ended: np.ndarray
+    starts: np.ndarray
+
+
+@dataclass(frozen=True)
+class PlainSimulatorStep:
+    """What a step of N rows brought.
+
+    Attributes:
+        frames: (N, H, W, 3) uint8.
+        codes: (N, h, w) int64, what those frames were decoded from.
+        rewards: (N,) float32.
+        terminations: (N,) bool.
+        hazards: (N,) float32, the probability of the end that was drawn from.
+        status: (N,) int64, the hidden variable's bin.
+        status_values: (N,) float32, the variable in the middle of that bin; NaN where no status is learned.
+        status_probs: (N, bins) float32, of the bins before one was drawn, given that the row goes on.
+        log_probs: (N,) float32, nats of the frame drawn.
+    """
+
+    frames: np.ndarray
+    codes: np.ndarray
+    rewards: np.ndarray
+    terminations: np.ndarray
+    hazards: np.ndarray
+    status: np.ndarray
+    status_values: np.ndarray
+    status_probs: np.ndarray
+    log_probs: np.ndarray
+
+
+class PlainSimulator:
+    """N independent dreams of one exported world; a row dreams what it would in `dream.Simulator`, to rounding.
+
+    Args:
+        world: the exported world, or its directory.
+        num_rows: N.
+        seed: row i has seed + i.
+        sampling: how the frames' codes are drawn; the end and the status always as they are predicted.
+        starts: "episode" draws true episode starts, "any" also moments inside episodes.
+
+    Raises:
+        UserError: not an exported world, or an argument out of range.
+    """
+
+    def __init__(
+        self,
+        world: PlainWorld | str | Path,
+        num_rows: int,
+        seed: int = 0,
+        sampling: Restrictions = Restrictions(),  # noqa: B008 (frozen)
+        starts: str = "episode",
+    ) -> None:
+        if num_rows < 1:
+            raise UserError(f"num_rows={num_rows}: wanted at least 1.")
+        if starts not in ("episode", "any"):
+            raise UserError(f"starts={starts!r}: wanted 'episode' or 'any'.")
+        self.world = world if isinstance(world, PlainWorld) else PlainWorld(world)
+        self.num_rows, self.sampling = num_rows, sampling
+        kinds = self.world.start_kinds
+        true_starts = np.flatnonzero(kinds == KIND_EPISODE)
+        self._choices = np.arange(len(kinds)) if starts == "any" or not len(true_starts) else true_starts
+        self._values = np.array([*self.world.status_values, np.nan], np.float32)
+        zeros = np.zeros(num_rows, np.int64)
+        self._state = PlainSimulatorState(
+            prior=self.world.begin(self.world.starts.rows(zeros)),
+            frames=np.zeros((num_rows, *self.world.pixels.frame_shape), np.uint8),
+            codes=np.zeros((num_rows, *self.world.grid), np.int64),
+            seeds=zeros,
+            episodes=zeros,
+            steps=zeros,
+            ended=np.ones(num_rows, bool),
+            starts=zeros,
+        )
+        self.seed(np.arange(num_rows) + seed)
+
+    @property
+    def state(self) -> PlainSimulatorState:
+        """What is remembered now."""
+        return self._state
+
+    def seed(self, seeds: np.ndarray, rows: np.ndarray | None = None) -> None:
+        """Seed rows anew: (n,) int64. Their next reset is the first episode of that seed."""
+        index = self._rows(rows)
+        episodes, mixed = self._state.episodes.copy(), self._state.seeds.copy()
+        episodes[index], mixed[index] = -1, seeds
+        self._state = replace(self._state, seeds=mixed, episodes=episodes)
+
+    def reset(
+        self, rows: np.ndarray | None = None, starts: np.ndarray | None = None, context: PlainContext | None = None
+    ) -> np.ndarray:
+        """Begin new episodes.
+
+        Args:
+            rows: (n,) int64 rows to reset; None for all.
+            starts: (n,) int64 indices into the world's starts; None draws them.
+            context: n rows of codes to begin from instead.
+
+        Returns:
+            (N, H, W, 3) uint8: all rows' frames, the reset ones showing the reconstruction of their start.
+
+        Raises:
+            UserError: a start that the world does not have, or a context of another number of rows.
+        """
+        index, state, kinds = self._rows(rows), self._state, self.world.start_kinds
+        episodes = state.episodes.copy()
+        episodes[index] += 1
+        if starts is None:
+            moments = (state.seeds[index], episodes[index], np.zeros(len(index), np.int64))
+            draws = uniforms(*moments, 1, STREAM_START)[:, 0]
+            chosen = self._choices[(draws * np.float32(len(self._choices))).astype(np.int64)]
+        else:
+            chosen = np.asarray(starts, np.int64)
+            if ((chosen < 0) | (chosen >= len(kinds))).any():
+                raise UserError(f"start {chosen.tolist()}: this world has starts 0 to {len(kinds) - 1}.")
+        if context is None:
+            context = self.world.starts.rows(chosen)
+        elif len(context.status) != len(index):
+            raise UserError(f"context: got {len(context.status)} rows to reset {len(index)}.")
+        elif (context.codes[:, -1] == self.world.num_codes).any():
+            raise UserError("context: its last frame must be a picture; cut off what comes after the last valid frame.")
+        else:
+            chosen = np.full(len(index), NO_START)
+        codes = context.codes[:, -1]
+        fresh = {"frames": self.world.decode(codes), "codes": codes, "steps": 0, "ended": False, "starts": chosen}
+        mixed = {name: getattr(state, name).copy() for name in fresh}
+        for name, value in fresh.items():
+            mixed[name][index] = value
+        prior = state.prior.put(index, self.world.begin(context))
+        self._state = PlainSimulatorState(prior=prior, seeds=state.seeds, episodes=episodes, **mixed)
+        return self._state.frames
+
+    def step(self, actions: np.ndarray) -> PlainSimulatorStep:
+        """Take one step in every row.
+
+        Args:
+            actions: (N,) or (N, A).
+
+        Returns:
+            What happened; rows that had ended before keep still.
+
+        Raises:
+            UserError: actions outside the space, or not one a row.
+        """
+        actions = spaces.check_actions(self.world.action_space, actions)
+        if actions.shape != (self.num_rows, *self.world.action_space.shape):
+            raise UserError(f"actions: got shape {actions.shape} for {self.num_rows} rows; wanted one a row.")
+        state, world = self._state, self.world
+        draws = uniforms(state.seeds, state.episodes.clip(0), state.steps, world.num_draws)
+        out = world.step(state.prior, actions, draws, self.sampling)
+        shown = out.has_picture & ~state.ended
+        codes = np.where(shown[:, None, None], out.codes, state.codes)
+        frames = np.where(shown[:, None, None, None], world.decode(out.codes), state.frames)
+        still, prior = np.flatnonzero(state.ended), out.state
+        if len(still):
+            prior = prior.put(still, state.prior.rows(still))
+        ended = state.ended | out.terminations
+        self._state = replace(state, prior=prior, frames=frames, codes=codes, steps=state.steps + 1, ended=ended)
+        nothing = np.float32(0)
+        return PlainSimulatorStep(
+            frames=frames,
+            codes=codes,
+            rewards=np.where(state.ended, nothing, out.rewards),
+            terminations=ended,
+            hazards=out.hazards,
+            status=prior.status,
+            status_values=self._values[prior.status] if world.num_status else np.full(self.num_rows, np.float32("nan")),
+            status_probs=out.status_probs,
+            log_probs=np.where(state.ended, nothing, out.log_probs),
+        )
+
+    def save(self) -> PlainSimulatorState:
+        """A mark to come back to."""
+        return self._state
+
+    def restore(self, state: PlainSimulatorState) -> None:
+        """Go back to a mark; the same actions then bring the same dream."""
+        if len(state.seeds) != self.num_rows:
+            raise UserError(f"restore: got {len(state.seeds)} rows, this simulator has {self.num_rows}.")
+        self._state = state
+
+    def _rows(self, rows: np.ndarray | None) -> np.ndarray:
+        return np.arange(self.num_rows) if rows is None else np.asarray(rows, np.int64)
