@@ -193,7 +193,7 @@ def to_onnx(graph: Graph) -> bytes:
         raise UserError(f"exporting a world needs {' and '.join(missing)}, which are not installed: {EXTRA}")
     rows = torch.export.Dim("rows")
     shapes: list[Any] = [None if given.axis is None else {given.axis: rows} for given in graph.inputs]
-    if isinstance(graph.module, Write):  # its last parameter takes all that is left
+    if isinstance(graph.module, Write) and len(shapes) > 4:  # its last parameter takes all that is left
         shapes = [*shapes[:4], tuple(shapes[4:])]
     with tempfile.TemporaryDirectory() as folder, _silent(), torch.no_grad():
         path = Path(folder) / "graph.onnx"
