@@ -134,9 +134,9 @@ def test_without_torch_an_exported_world_dreams_the_same(world: WorldModel, worl
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["tiny-flat", "raster", "frame", "paper"])
+@pytest.mark.parametrize("preset", ["tiny-flat", "raster", "frame", "groups", "paper"])
 def test_every_prior_dreams_the_same_without_torch(preset: str, tmp_path: Path) -> None:
-    if preset in ("raster", "frame"):
+    if preset in ("raster", "frame", "groups"):
         tiny = PRESETS["tiny"]
         PRESETS["x"] = replace(tiny, prior=replace(tiny.prior, order=preset))
     elif preset == "paper":
@@ -268,6 +268,14 @@ def test_mistakes_are_one_sentence(
     clip = PRESETS["tiny-flat"]
     with pytest.raises(UserError, match="scope clip"):
         graphs.graphs_of(random_world(replace(clip, prior=replace(clip.prior, scope="clip")), (32, 32)))
+    tiny = PRESETS["tiny"]
+    for refused, size in (
+        (replace(tiny, prior=replace(tiny.prior, order="frame", mixture=3)), (32, 32)),
+        (replace(tiny, prior=replace(tiny.prior, order="groups", num_groups=3)), (32, 32)),
+        (replace(clip, prior=replace(clip.prior, num_kv_heads=1)), (32, 32)),
+    ):
+        with pytest.raises(UserError, match=r"[Ss]tep it with torch"):
+            graphs.graphs_of(random_world(refused, size))
     monkeypatch.setattr(graphs, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"onnx and onnxscript.*worldmodel\[onnx\]"):
         export_world(world, tmp_path / "half")
