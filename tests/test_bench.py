@@ -27,6 +27,7 @@ PRIORS = ("columns", "raster", "frame", "groups", "flat")
 @pytest.fixture(autouse=True)
 def small_matmul(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dream, "MATMUL", 128)
+    monkeypatch.setattr(dream, "COPIED", 2**16)
 
 
 def run(out: Path, *arguments: str) -> dict[str, Any]:
@@ -59,7 +60,8 @@ def test_priors_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_dreams_are_measured(tmp_path: Path) -> None:
-    result = run(tmp_path / "dream.json", "bench", "dream", *TINY, "--batches", "1", "3", "--threads", "1", "2")
+    result = run(tmp_path / "dream.json", "bench", "dream", *TINY, "--batches", "1", "3", "--threads", "1", "2",
+                 "--learner-rows", "3")  # fmt: skip
     faces = (("Simulator", 1), ("DreamVectorEnv", 1), ("make('worldmodel/Dream-v0')", 1))
     ways = [("columns", *face) for face in (*faces, ("Simulator", 3), ("DreamVectorEnv", 3))]
     ways += [(prior, "Simulator", batch) for prior in PRIORS[1:] for batch in (1, 3)]
@@ -74,10 +76,19 @@ def test_dreams_are_measured(tmp_path: Path) -> None:
             peak = result["matmul GFLOP/s"][str(row["threads"])] * 1e9
             assert row["share of matmul"] == pytest.approx(2 * row["multiply-adds"] * row["steps/s"] / peak)
             assert 0 <= row["grown MB"] < 500
+            assert row["share of floor"] >= row["share of matmul"]
+            assert (row["floor"] == "matmul") == (row["share of floor"] == row["share of matmul"])
         else:
             same = (row["prior"], "Simulator", row["batch"], row["threads"])
             alone = next(r for r in result["rows"] if (r["prior"], r["way"], r["batch"], r["threads"]) == same)
             assert row["share of Simulator"] == pytest.approx(row["steps/s"] / alone["steps/s"])
+    assert result["copy GB/s"]["1"] > 0
+    (learnt,) = result["learning"]
+    assert learnt["rows"] == 3
+    assert learnt["policy"] == "MlpPolicy", "frames of 16 x 16"
+    assert learnt["decisions/s"] < learnt["dream alone, steps/s"]
+    assert sum(learnt[f"share {name}"] for name in ("dream", "updates", "else")) == pytest.approx(1)
+    assert min(learnt["share dream"], learnt["share updates"]) > 0
 
 
 def test_a_world_of_ones_own_is_measured_as_it_is(tmp_path: Path) -> None:

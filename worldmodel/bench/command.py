@@ -66,7 +66,7 @@ def _bench_out(result: dict[str, Any], verb: str, config: Any, out: Path | None,
         print(json.dumps(result))
         return
     print(f"{result['machine']['processor']}, {result['machine']['cores']} cores")
-    for name in ("rows", "stepping"):
+    for name in ("rows", "stepping", "learning"):
         if name in result:
             print(_table(result[name]))
 
@@ -196,8 +196,9 @@ def bench_prior(config: BenchPrior) -> None:
 class BenchDream:
     """Measure whole steps of dreams per second: end, status, codes, reward, pixels.
 
-    With the latency of a single dream, what share of the machine's float32 matmul rate is reached, the memory, and
-    what gymnasium's faces cost.
+    With the latency of a single dream, what share of the machine's float32 matmul rate and of the least time that
+    arithmetic and memory allow is reached, the memory, what gymnasium's faces cost, and how fast Stable-Baselines3's
+    PPO learns in the first world.
 
     Example:
         worldmodel bench dream --batches 1 32 --threads 2
@@ -213,6 +214,8 @@ class BenchDream:
     """Dreams that are stepped together."""
     threads: tuple[int, ...] = (1, 2)
     """Numbers of torch's threads."""
+    learner_rows: int = 32
+    """Dreams that PPO learns in, with one thread; 0 leaves it out."""
     seconds: float = 0.3
     """Time for each way in each round, three times as long for a single dream; a step at least."""
     rounds: int = 5
@@ -235,6 +238,11 @@ def bench_dream(config: BenchDream) -> None:
     worlds = bench_worlds(config.preset, config.world, config.size)
     with _bar() as tell:
         result = run(worlds, config.batches, config.threads, config.seconds, config.rounds, tell)
+    if config.learner_rows:
+        from worldmodel.bench.learner import bench_learner
+
+        learnt = bench_learner(worlds[0].world, config.learner_rows, 10 * config.seconds, min(3, config.rounds))
+        result["learning"] = [{"of": worlds[0].source, "prior": worlds[0].prior, **learnt}]
     _bench_out(result, "bench dream", config, config.out, config.json)
 
 

@@ -26,9 +26,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from worldmodel.bench.turns import Job, Laps, Tell, in_turns, rate, ratio
 from worldmodel.bench.worlds import BenchWorld, random_actions
 from worldmodel.dream import DREAM_ID, DreamVectorEnv, Simulator
+from worldmodel.dream.captured import leaves
 from worldmodel.model import WorldModel
 
 SIMULATOR = "Simulator"
+COPIED = 2**26  # bytes of the copy whose rate is the measure of memory: more than the caches hold
 MATMUL = 1024  # rows and columns of the product whose rate is the measure of arithmetic
 ACTIONS = 64  # steps after which the actions come again
 ALONE = 3  # a single dream is timed so many times as long, for the sake of its percentiles
@@ -44,6 +46,7 @@ class Stepper:
         batch: rows.
         step: takes a whole step in every row.
         grown: MB by which the process grew at its first steps; None where that is not known.
+        moved: bytes that a step cannot but move: the weights read once, all rows' state read and written once.
     """
 
     bench: BenchWorld
@@ -51,6 +54,7 @@ class Stepper:
     batch: int
     step: Callable[[], object]
     grown: float | None = None
+    moved: int = 0
 
 
 def bench_dream(
@@ -75,11 +79,13 @@ def bench_dream(
         "rows", one a world, way, batch and number of threads: whole steps/s of all rows together, the median over
         rounds; at batch 1 the latency's percentiles over all "laps"; multiply-adds of one row's step in matrix
         products, attention and convolutions, and what share they are of the float32 matmul rate in the same
-        round; by how many MB the process grew at its first steps, the weights not counted (None where the
-        system is not Linux); of a face the share of the simulator's steps/s in the same round.
+        round; what share the least time of a step is of its time, and which sets that least, "matmul" (those
+        multiply-adds at that rate) or "copy" (`Stepper.moved` at the rate of a large copy in the same round); by how
+        many MB the process grew at its first steps, the weights not counted (None where the system is not Linux); of
+        a face the share of the simulator's steps/s in the same round.
 
-        "matmul GFLOP/s": by threads. "load_before": the machine's load average of the minute before; above 0,
-        others were at work.
+        "matmul GFLOP/s" and "copy GB/s" (read and written): by threads. "load_before": the machine's load average of
+        the minute before; above 0, others were at work.
     """
     load = os.getloadavg()[0]
     work = {id(bench): multiply_adds(bench.world) for bench in worlds}
@@ -89,9 +95,12 @@ def bench_dream(
         if bench is worlds[0]:
             steppers += _faces(bench, batch)
     square = torch.randn(MATMUL, MATMUL)
+    source = torch.zeros(COPIED, dtype=torch.uint8)
+    target = torch.empty_like(source)
     jobs: dict[Any, Job] = {}
     for number in threads:
         jobs["matmul", number] = Job(lambda: square @ square, seconds, number)
+        jobs["copy", number] = Job(lambda: target.copy_(source), seconds, number)
         for i, stepper in enumerate(steppers):
             jobs[i, number] = Job(stepper.step, seconds * (ALONE if stepper.batch == 1 else 1), number)
     laps = in_turns(jobs, rounds, tell)
@@ -111,6 +120,9 @@ def bench_dream(
             adds = work[id(stepper.bench)]
             row["multiply-adds"] = adds
             row["share of matmul"] = ratio(mine, product) * stepper.batch * adds / MATMUL**3
+            of_copy = ratio(mine, laps["copy", number]) * stepper.moved / (2 * COPIED)
+            row["share of floor"] = max(row["share of matmul"], of_copy)
+            row["floor"] = "matmul" if row["share of matmul"] >= of_copy else "copy"
             row["grown MB"] = stepper.grown
         else:
             beside = (s.bench is stepper.bench and s.batch == stepper.batch for s in steppers)
@@ -119,6 +131,7 @@ def bench_dream(
     return {
         "rows": rows,
         "matmul GFLOP/s": {str(n): rate(laps["matmul", n]) * 2 * MATMUL**3 / 1e9 for n in threads},
+        "copy GB/s": {str(n): rate(laps["copy", n]) * 2 * COPIED / 1e9 for n in threads},
         "rounds": rounds,
         "load_before": load,
     }
@@ -148,7 +161,9 @@ def _simulator(bench: BenchWorld, batch: int) -> Stepper:
     step()
     after = _resident_mb()
     grown = None if before is None or after is None else max(0.0, after - before)
-    return Stepper(bench, SIMULATOR, batch, step, grown)
+    weights = sum(p.numel() * p.element_size() for p in bench.world.parameters())
+    state = sum(x.numel() * x.element_size() for x in leaves(simulator.state.prior))
+    return Stepper(bench, SIMULATOR, batch, step, grown, weights + 2 * state)
 
 
 def _faces(bench: BenchWorld, batch: int) -> list[Stepper]:
