@@ -8,8 +8,10 @@ import re
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 
@@ -93,3 +95,13 @@ def test_surprise_tells_other_actions_and_another_player(tmp_path: Path) -> None
     assert figures(said, "other player:")[1] >= 0.95
     hit, sheltered = figures(said, "storms of the other player:")
     assert hit < sheltered - 1
+
+
+def test_a_long_dream_is_drawn(tmp_path: Path) -> None:
+    said = run("long_dream.py", "toy", tmp_path / "dream.png", "--steps", "60")
+    assert len(said.splitlines()) == 11
+    assert all(change > 1 for change, _, _ in (map(float, line.split()[3:]) for line in said.splitlines()[1:])), (
+        "it moves"
+    )
+    with Image.open(tmp_path / "dream.png") as sheet:
+        assert np.asarray(sheet).std() > 10
