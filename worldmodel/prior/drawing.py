@@ -52,8 +52,7 @@ def draw_frame(
         Codes (B, K) int64, their log-probability (B,), z (B, D).
     """
     device, blocks = keys.device, cast("list[FrameBlock]", list(network.blocks))
-    autocast = torch.is_autocast_enabled(device.type)
-    dtype = torch.get_autocast_dtype(device.type) if autocast else torch.float32
+    dtype = network.norm.affine(condition).dtype  # what a product with weights gives here: autocast's, or float32
     rows, groups, size = len(times), keys.shape[1], network.size
     past = keys.shape[4] - size
     turns: tuple[Tensor | None, ...] = (None,) * size
