@@ -52,6 +52,7 @@ ROWS: dict[str, WorldConfig] = {
     "columns, whole frame": WHOLE,
     "columns, no history noise": with_prior(history_noise=0.0),
     "columns, rare codes not weighted": with_prior(rare_weight=1.0),
+    "frame at once, rare codes not weighted": with_prior(order="frame", rare_weight=1.0),
     "columns, rare pixels not weighted": replace(BASE, tokenizer=replace(BASE.tokenizer, rare_weight=1.0)),
 }
 METRICS = (

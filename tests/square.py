@@ -30,11 +30,16 @@ def picture(place: int) -> np.ndarray:
     return frame
 
 
-def play(index: int, end_has_frame: bool = False) -> Episode:
+def play(index: int, end_has_frame: bool = False, noise: int = 0) -> Episode:
     """Action 1 moves the square on, 0 keeps it. Reward 1 for reaching place 3; waiting there ends it."""
-    rng = np.random.default_rng(index)
+    rng, grain = np.random.default_rng(index), np.random.default_rng([index, 1])
+
+    def shown(place: int) -> np.ndarray:
+        grains = grain.integers(-noise, noise + 1, (SIZE, SIZE, 3))
+        return (picture(place) + grains).clip(0, 255).astype(np.uint8)
+
     place = int(rng.integers(3))
-    frames, actions, rewards, valid, places = [picture(place)], [], [], [True], [place]
+    frames, actions, rewards, valid, places = [shown(place)], [], [], [True], [place]
     terminations = []
     for _ in range(12):
         action = int(rng.random() < 0.6)
@@ -43,7 +48,7 @@ def play(index: int, end_has_frame: bool = False) -> Episode:
         actions.append(action)
         rewards.append(float(place == 3 and action == 1))
         terminations.append(ended)
-        frames.append(frames[-1] if ended and not end_has_frame else picture(place))
+        frames.append(frames[-1] if ended and not end_has_frame else shown(place))
         valid.append(not ended or end_has_frame)
         places.append(place)
         if ended:
@@ -64,8 +69,15 @@ def play(index: int, end_has_frame: bool = False) -> Episode:
     )
 
 
-def record_square(path: Path, num_episodes: int = 100, end_has_frame: bool = False) -> Dataset:
-    """Play episodes 0, 1, ... and seal them at `path`; split 8:1:1 in every ten."""
+def record_square(path: Path, num_episodes: int = 100, end_has_frame: bool = False, noise: int = 0) -> Dataset:
+    """Play episodes 0, 1, ... and seal them at `path`; split 8:1:1 in every ten.
+
+    Args:
+        path: the file.
+        num_episodes: how many.
+        end_has_frame: whether the end is shown.
+        noise: levels by which a pixel may differ from the picture; with 0 most patches of all frames are the same.
+    """
     header = Header(
         env="test/Square-v0",
         pixels=PixelSpec((SIZE, SIZE)),
@@ -80,7 +92,7 @@ def record_square(path: Path, num_episodes: int = 100, end_has_frame: bool = Fal
     part_path = path.with_suffix(".part")
     with PartWriter(part_path, header) as part:
         for index in range(num_episodes):
-            part.append(play(index, end_has_frame))
+            part.append(play(index, end_has_frame, noise))
     seal([part_path], path)
     return Dataset(path)
 
