@@ -20,12 +20,13 @@ from worldmodel.dream.engine import OnnxEngine, TorchEngine
 from worldmodel.errors import UserError
 from worldmodel.export import graphs, write
 from worldmodel.export.write import export_world, exported
+from worldmodel.metrics.dreams import begin, narrowed
 from worldmodel.model import WorldModel
 from worldmodel.plain import PlainSimulator, PlainWorld
 from worldmodel.plain import philox as plain_philox
 from worldmodel.plain import sampling as plain_sampling
 from worldmodel.presets import PRESETS
-from worldmodel.prior.interface import StatusConfig
+from worldmodel.prior.interface import CodeClip, StatusConfig
 from worldmodel.prior.sampling import Sampling, philox
 
 ROWS, STEPS, AGAIN = 3, 40, 17  # rows, steps, and after how many of them one row is reset
@@ -188,6 +189,22 @@ def test_auto_takes_the_carried_export_where_it_holds(world: WorldModel, world_d
         Simulator(world, 1, backend="onxx")
     with pytest.raises(UserError, match="bfloat16"):
         Simulator(world, 1, backend="onnx", dtype=torch.bfloat16)
+
+
+def test_a_world_that_carries_an_export_is_judged_by_torch(world: WorldModel) -> None:
+    assert world.starts is not None
+    codes = world.starts.context.codes[:2, -1:].expand(-1, 4, -1, -1).flip(3)
+    flags, acted = torch.ones(codes.shape[:2], dtype=torch.bool), torch.zeros(2, 3, dtype=torch.int64)
+    steps, status = torch.zeros(2, 3), torch.zeros(2, 4, dtype=torch.int64)
+    clip = CodeClip(codes, flags, acted, steps, steps.bool(), steps.bool(), status, flags.float())
+    simulator = begin(world, clip, 3, torch.tensor([4, 5]), Sampling())
+    assert isinstance(simulator.engine, TorchEngine)
+    assert torch.equal(simulator.state.codes, codes[:, 2])
+    assert torch.equal(simulator.state.frames, world.tokenizer.decode(codes[:, 2:3])[:, 0])
+    fewer = narrowed(simulator, torch.tensor([1]))
+    assert isinstance(fewer.engine, TorchEngine)
+    whole, part = simulator.step(torch.tensor([2, 1])), fewer.step(torch.tensor([1]))
+    assert torch.equal(part.codes[0], whole.codes[1])
 
 
 def test_an_export_made_by_itself_is_kept(world_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -334,9 +334,18 @@ class Simulator:
         return self._state.copy()
 
     def restore(self, state: SimulatorState) -> None:
-        """Go back to a mark; the same actions then bring the same dream."""
+        """Go back to a mark; the same actions then bring the same dream.
+
+        Raises:
+            UserError: a mark of another number of rows, or of a world or backend that remembers otherwise.
+        """
         if len(state.seeds) != self.num_rows:
             raise UserError(f"restore: got {len(state.seeds)} rows, this simulator has {self.num_rows}.")
+        if type(state.prior) is not type(self._state.prior):
+            raise UserError(
+                f"restore: got a mark of {type(state.prior).__name__}, this simulator remembers a "
+                f"{type(self._state.prior).__name__}; give it a mark of the same world and backend."
+            )
         self._state = state.copy()
 
     def clone(self, source_rows: Tensor, target_rows: Tensor, seeds: Tensor | None = None) -> None:
