@@ -372,13 +372,13 @@ def test_what_is_near_something_rare_counts_more() -> None:
     assert heavy[0] > plain[0] + heavy[1]  # 4 of 5 frames have a rare frame before them and count for three
 
 
-@pytest.mark.parametrize("way", ["frame", "raster", "a mixture of frames"])
-def test_what_goes_one_of_three_ways_is_learned_whole_or_torn(way: str) -> None:
+@pytest.mark.parametrize(("order", "mixture"), [("frame", 1), ("raster", 1), ("frame", 8)])
+def test_what_goes_one_of_three_ways_is_learned_whole_or_torn(order: str, mixture: int) -> None:
     """The next frame shows one code in all four places, and the past does not say which of three."""
-    prior = tiny(WAYS[way], 0.0).train()
+    prior = tiny({"order": order, "mixture": mixture}, 0.0).train()
     optimiser = torch.optim.Adam(prior.parameters(), lr=1e-2)
     steps, generator = torch.zeros(48, 1), torch.Generator().manual_seed(0)
-    for _ in range(60):
+    for _ in range(80):
         optimiser.zero_grad()
         clip = CodeClip(
             codes=torch.randint(3, (48, 2, 1, 1), generator=generator).expand(-1, -1, 2, 2),
@@ -394,7 +394,7 @@ def test_what_goes_one_of_three_ways_is_learned_whole_or_torn(way: str) -> None:
         optimiser.step()
     whole = (EVERY[:, :1, :1] == EVERY).flatten(1).all(1)
     chances = log_prob_of_every_frame(prior.eval()).exp()[whole]
-    if way == "frame":
+    if (order, mixture) == ("frame", 1):
         assert chances.sum() < 0.1  # 1 in 27 is the best that independent places can do
     else:
         assert chances.sum() > 0.9

@@ -25,7 +25,7 @@ class Mixture(nn.Module):
         super().__init__()
         self.num_components = num_components
         if num_components > 1:
-            self.vectors = nn.Parameter(torch.randn(num_components, width))  # apart, lest two become one
+            self.vectors = nn.Parameter(0.3 * torch.randn(num_components, width))
             self.chances = nn.Linear(width + condition_dim, num_components)
             nn.init.zeros_(self.chances.weight)
             nn.init.zeros_(self.chances.bias)
