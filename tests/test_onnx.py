@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from worldmodel import cli
+from worldmodel import cli, shipped
+from worldmodel.bench.dream import multiply_adds
 from worldmodel.bench.worlds import random_world
 from worldmodel.dream import DreamEnv, DreamVecEnv, Simulator
 from worldmodel.dream.engine import OnnxEngine, TorchEngine
@@ -205,6 +206,7 @@ def test_a_world_that_carries_an_export_is_judged_by_torch(world: WorldModel) ->
     assert isinstance(fewer.engine, TorchEngine)
     whole, part = simulator.step(torch.tensor([2, 1])), fewer.step(torch.tensor([1]))
     assert torch.equal(part.codes[0], whole.codes[1])
+    assert multiply_adds(world) > 0, "they are counted where torch steps"
 
 
 def test_an_export_made_by_itself_is_kept(world_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,6 +299,17 @@ def test_mistakes_are_one_sentence(
     with pytest.raises(UserError, match=r"onnx and onnxscript.*worldmodel\[onnx\]"):
         export_world(world, tmp_path / "half")
     assert not any(tmp_path.iterdir()), "nothing half written"
+
+
+def test_a_world_given_by_name_is_exported_into_its_own_directory(
+    world_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(shipped, "FOLDER", world_dir.parent)
+    with pytest.raises(SystemExit):
+        cli.main(["export", world_dir.name])
+    assert f"{world_dir / 'onnx'} exists" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir()), "a folder of the world's name would be taken before the world"
 
 
 def test_a_damaged_export_is_refused(world_dir: Path, tmp_path: Path) -> None:
