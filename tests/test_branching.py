@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pretend
 import pytest
@@ -11,6 +11,7 @@ import torch
 from untrained import CODES, SIDE, SPACES, make_world, some_actions
 
 from worldmodel.dream import CrossEntropy, DreamEnv, DreamVecEnv, DreamVectorEnv, Rollout, Simulator
+from worldmodel.dream.engine import PlainFlatState
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
 
@@ -148,6 +149,7 @@ def test_wrong_contexts_rows_and_worlds_are_answered_in_a_sentence(world: WorldM
     assert torch.equal(whole.codes, cut.codes)
     simulator.reset(context=whole)
     other = make_world(window=4).context(frames, acted)
+    another = PlainFlatState(*[simulator.state.codes] * 7)
     for call, says in (
         (lambda: simulator.reset(context=other), "this world remembers"),
         (lambda: simulator.reset(torch.tensor([2])), "has rows 0 to 1"),
@@ -159,6 +161,7 @@ def test_wrong_contexts_rows_and_worlds_are_answered_in_a_sentence(world: WorldM
         (lambda: simulator.clone(torch.tensor([0, 1]), torch.tensor([1])), "got 2 sources"),
         (lambda: simulator.clone(torch.tensor([0]), torch.tensor([1]), torch.tensor([1, 2])), "2 seeds for 1"),
         (lambda: simulator.restore(simulator_of(world, rows=3).save()), "got 3 rows, this simulator has 2"),
+        (lambda: simulator.restore(replace(simulator.state, prior=another)), "give it a mark of the same world and"),
         (lambda: Simulator(world, 0), "num_rows=0"),
         (lambda: Simulator(world, 1, starts="episodes"), "wanted 'episode' or 'any'"),
     ):

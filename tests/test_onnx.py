@@ -13,19 +13,21 @@ import numpy as np
 import pytest
 import torch
 
-from worldmodel import cli
+from worldmodel import cli, shipped
+from worldmodel.bench.dream import multiply_adds
 from worldmodel.bench.worlds import random_world
 from worldmodel.dream import DreamEnv, DreamVecEnv, Simulator
 from worldmodel.dream.engine import OnnxEngine, TorchEngine
 from worldmodel.errors import UserError
 from worldmodel.export import graphs, write
 from worldmodel.export.write import export_world, exported
+from worldmodel.metrics.dreams import begin, narrowed
 from worldmodel.model import WorldModel
 from worldmodel.plain import PlainSimulator, PlainWorld
 from worldmodel.plain import philox as plain_philox
 from worldmodel.plain import sampling as plain_sampling
 from worldmodel.presets import PRESETS
-from worldmodel.prior.interface import StatusConfig
+from worldmodel.prior.interface import CodeClip, StatusConfig
 from worldmodel.prior.sampling import Sampling, philox
 
 ROWS, STEPS, AGAIN = 3, 40, 17  # rows, steps, and after how many of them one row is reset
@@ -190,6 +192,23 @@ def test_auto_takes_the_carried_export_where_it_holds(world: WorldModel, world_d
         Simulator(world, 1, backend="onnx", dtype=torch.bfloat16)
 
 
+def test_a_world_that_carries_an_export_is_judged_by_torch(world: WorldModel) -> None:
+    assert world.starts is not None
+    codes = world.starts.context.codes[:2, -1:].expand(-1, 4, -1, -1).flip(3)
+    flags, acted = torch.ones(codes.shape[:2], dtype=torch.bool), torch.zeros(2, 3, dtype=torch.int64)
+    steps, status = torch.zeros(2, 3), torch.zeros(2, 4, dtype=torch.int64)
+    clip = CodeClip(codes, flags, acted, steps, steps.bool(), steps.bool(), status, flags.float())
+    simulator = begin(world, clip, 3, torch.tensor([4, 5]), Sampling())
+    assert isinstance(simulator.engine, TorchEngine)
+    assert torch.equal(simulator.state.codes, codes[:, 2])
+    assert torch.equal(simulator.state.frames, world.tokenizer.decode(codes[:, 2:3])[:, 0])
+    fewer = narrowed(simulator, torch.tensor([1]))
+    assert isinstance(fewer.engine, TorchEngine)
+    whole, part = simulator.step(torch.tensor([2, 1])), fewer.step(torch.tensor([1]))
+    assert torch.equal(part.codes[0], whole.codes[1])
+    assert multiply_adds(world) > 0, "they are counted where torch steps"
+
+
 def test_an_export_made_by_itself_is_kept(world_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Path] = []
 
@@ -280,6 +299,17 @@ def test_mistakes_are_one_sentence(
     with pytest.raises(UserError, match=r"onnx and onnxscript.*worldmodel\[onnx\]"):
         export_world(world, tmp_path / "half")
     assert not any(tmp_path.iterdir()), "nothing half written"
+
+
+def test_a_world_given_by_name_is_exported_into_its_own_directory(
+    world_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(shipped, "FOLDER", world_dir.parent)
+    with pytest.raises(SystemExit):
+        cli.main(["export", world_dir.name])
+    assert f"{world_dir / 'onnx'} exists" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir()), "a folder of the world's name would be taken before the world"
 
 
 def test_a_damaged_export_is_refused(world_dir: Path, tmp_path: Path) -> None:

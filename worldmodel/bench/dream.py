@@ -139,7 +139,7 @@ def bench_dream(
 
 def multiply_adds(world: WorldModel) -> int:
     """Multiply-adds of one row's whole step, in matrix products, attention and convolutions."""
-    simulator = Simulator(world, 1)
+    simulator = Simulator(world, 1, backend="torch")  # where they are counted
     simulator.reset()
     # attention as the products it is made of: those are counted
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:

@@ -53,8 +53,8 @@ class DreamVecEnv(BatchVecEnv):
     Args:
         world: a world directory, or a loaded `WorldModel`.
         num_envs: N.
-        **options: horizon, temperature, top_k, top_p, starts, batch_invariant, info, render_mode, device: as for
-            `DreamEnv`.
+        **options: horizon, temperature, top_k, top_p, starts, batch_invariant, info, backend, render_mode, device: as
+            for `DreamEnv`.
 
     Raises:
         UserError: not a world directory, or an argument out of range.

@@ -27,7 +27,7 @@ from worldmodel.prior.sampling import STREAM_START, Sampling, uniforms
 
 @dataclass(frozen=True)
 class SimulatorState:
-    """Everything a simulator remembers. A step uses it up and may write to it: to branch, keep a `copy`.
+    """Everything a simulator remembers. A step or reset uses it up and may write to it: to branch, keep a `copy`.
 
     Attributes:
         prior: N rows of the prior's state.
@@ -117,7 +117,10 @@ class Simulator:
         backend: "torch", "onnx" or "auto": what steps the world, see `dream.engine.choose_engine`. Backends agree
             to rounding; a dream that is to be the same to the bit names its backend.
         captured: record the step at its first call and replay it as one launch (`dream.captured`), which brings the
-            same dream; None does so on a GPU, where starting kernels one by one costs more than they compute.
+            same dream; None does so on a GPU if the prior knows no last frame (`max_frames`).
+
+    Raises:
+        UserError: an argument out of range, a world without starts, or a backend or recording that cannot step it.
     """
 
     def __init__(
@@ -171,7 +174,7 @@ class Simulator:
 
     @property
     def state(self) -> SimulatorState:
-        """What is remembered now; the next step uses it up."""
+        """What is remembered now; the next step or reset uses it up."""
         return self._state
 
     def seed(self, seeds: Tensor, rows: Tensor | None = None) -> None:
@@ -334,9 +337,18 @@ class Simulator:
         return self._state.copy()
 
     def restore(self, state: SimulatorState) -> None:
-        """Go back to a mark; the same actions then bring the same dream."""
+        """Go back to a mark; the same actions then bring the same dream.
+
+        Raises:
+            UserError: a mark of another number of rows, or of a world or backend that remembers otherwise.
+        """
         if len(state.seeds) != self.num_rows:
             raise UserError(f"restore: got {len(state.seeds)} rows, this simulator has {self.num_rows}.")
+        if type(state.prior) is not type(self._state.prior):
+            raise UserError(
+                f"restore: got a mark of {type(state.prior).__name__}, this simulator remembers a "
+                f"{type(self._state.prior).__name__}; give it a mark of the same world and backend."
+            )
         self._state = state.copy()
 
     def clone(self, source_rows: Tensor, target_rows: Tensor, seeds: Tensor | None = None) -> None:

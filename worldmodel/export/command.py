@@ -20,7 +20,7 @@ class Export:
     """
 
     directory: tyro.conf.Positional[Path]
-    """The world."""
+    """The world, or the name of one that comes with the package."""
     onnx: Path | None = None
     """The directory to make; if not given, 'onnx' inside the world's own, where the dream's faces find it."""
     force: bool = False
@@ -32,9 +32,10 @@ def export(config: Export) -> None:
     from worldmodel.data.files import human_bytes
     from worldmodel.export.write import OWN, export_world
     from worldmodel.model import WorldModel
+    from worldmodel.shipped import find_world
 
     world = WorldModel.from_pretrained(config.directory)
-    out = config.onnx or config.directory / OWN
+    out = config.onnx or find_world(config.directory) / OWN
     if out.exists() and not config.force:
         raise UserError(f"{out} exists; choose another --onnx, or --force to replace it.")
     export_world(world, out, lambda part: print(f"{part} ...", file=sys.stderr))

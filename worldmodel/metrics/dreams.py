@@ -5,8 +5,6 @@ Shapes: R rows, T frames of context, h w code grid, A action size.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -14,6 +12,8 @@ from worldmodel.dream.simulator import Simulator, SimulatorState
 from worldmodel.model import WorldModel
 from worldmodel.prior.interface import CodeClip
 from worldmodel.prior.sampling import Sampling
+
+BACKEND = "torch"  # a judgement does not depend on whether the world's directory carries an export
 
 
 def begin(world: WorldModel, clip: CodeClip, num_frames: int, seeds: Tensor, sampling: Sampling) -> Simulator:
@@ -33,11 +33,9 @@ def begin(world: WorldModel, clip: CodeClip, num_frames: int, seeds: Tensor, sam
         clip.actions[:, : num_frames - 1],
         clip.status[:, num_frames - 1],
     )
-    simulator = Simulator(world, rows, sampling=sampling)
+    simulator = Simulator(world, rows, sampling=sampling, backend=BACKEND)
     simulator.seed(seeds)
-    simulator.reset()
-    frames = world.tokenizer.decode(clip.codes[:, num_frames - 1 : num_frames])[:, 0]
-    simulator.restore(replace(simulator.state, prior=prior.init_state(context), frames=frames))
+    simulator.reset(context=context)
     return simulator
 
 
@@ -45,7 +43,7 @@ def narrowed(simulator: Simulator, rows: Tensor) -> Simulator:
     """A simulator of some of the rows, (n,) int64, that go on as they would have."""
     state = simulator.state
     fields = {name: value[rows] for name, value in vars(state).items() if name != "prior"}
-    fewer = Simulator(simulator.world, len(rows), sampling=simulator.sampling)
+    fewer = Simulator(simulator.world, len(rows), sampling=simulator.sampling, backend=BACKEND)
     fewer.restore(SimulatorState(prior=state.prior.rows(rows), **fields))
     return fewer
 
