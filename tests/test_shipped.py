@@ -48,7 +48,7 @@ def test_a_directory_is_taken_before_a_name(tmp_path: Path, monkeypatch: pytest.
 def test_a_policy_of_the_shipped_toys_dream_beats_every_blind_one_outside(tmp_path: Path) -> None:
     """The short version of test_toy_dream's: a fifth of its decisions, far from the optimum and far above open loop."""
     learner = Learner(
-        num_envs=32, decisions=20_000, learning_rate=2e-3, gamma=0.97, rollout_steps=32, batch_size=256,
+        num_envs=32, decisions=12_000, learning_rate=3e-3, gamma=0.97, rollout_steps=16, batch_size=256,
         checkpoint_seconds=600,
     )  # fmt: skip
     screen = Screen(size=(16, 16))
@@ -56,4 +56,4 @@ def test_a_policy_of_the_shipped_toys_dream_beats_every_blind_one_outside(tmp_pa
         TrainPolicy(tmp_path / "policy", "toy", 0, screen, learner, world=Path("toy"), test_episodes=0)
     )
     returns = evaluate({"dreamer": file_spec(policy)}, "toy", screen.kwargs(), 40, TEST_SEED, 1)[0]["returns"]
-    assert np.mean(returns) >= 2 * toy_optimum.best_open_loop_return()
+    assert np.mean(returns) >= 3 * toy_optimum.best_open_loop_return()
