@@ -30,7 +30,8 @@ def resident() -> int:
 @pytest.mark.parametrize("flat", [False, True], ids=["factored", "flat"])
 def test_ten_thousand_steps_cost_what_the_first_cost(flat: bool, rows: int) -> None:
     world = make_world(flat=flat, hazard=-4.0)
-    simulator, rng = Simulator(world, rows, batch_invariant=True, starts="any"), np.random.default_rng(0)
+    tiles = rows > 1  # a single row needs none, and steps the one state in place
+    simulator, rng = Simulator(world, rows, batch_invariant=tiles, starts="any"), np.random.default_rng(0)
     simulator.reset()
     seconds, compared, ends = np.zeros(STEPS), 0, 0
     alone: Simulator | None = None
@@ -38,7 +39,7 @@ def test_ten_thousand_steps_cost_what_the_first_cost(flat: bool, rows: int) -> N
     for t in range(STEPS):
         if t % 50 == 0:  # some row begins anew, and is held against a dream of its own for a while
             row = int(rng.integers(rows))
-            alone = Simulator(world, 1, seed=t, batch_invariant=True, starts="any")
+            alone = Simulator(world, 1, seed=t, batch_invariant=tiles, starts="any")
             simulator.seed(torch.tensor([t]), torch.tensor([row]))
             simulator.reset(torch.tensor([row]))
             assert torch.equal(alone.reset()[0], simulator.state.frames[row])

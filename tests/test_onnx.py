@@ -204,6 +204,7 @@ def test_a_world_that_carries_an_export_is_judged_by_torch(world: WorldModel) ->
     assert torch.equal(simulator.state.frames, world.tokenizer.decode(codes[:, 2:3])[:, 0])
     fewer = narrowed(simulator, torch.tensor([1]))
     assert isinstance(fewer.engine, TorchEngine)
+    assert not fewer.sampling.exact, "nobody asks"
     whole, part = simulator.step(torch.tensor([2, 1])), fewer.step(torch.tensor([1]))
     assert torch.equal(part.codes[0], whole.codes[1])
     assert multiply_adds(world) > 0, "they are counted where torch steps"
@@ -282,8 +283,20 @@ def test_mistakes_are_one_sentence(
         assert told in capsys.readouterr().err
     with pytest.raises(UserError, match="there is no portable world"):
         PlainWorld(tmp_path / "none")
+    dreams = PlainSimulator(world_dir / "onnx", 2)
     with pytest.raises(UserError, match=r"one a row"):
-        PlainSimulator(world_dir / "onnx", 2).step(np.zeros(3, np.int64))
+        dreams.step(np.zeros(3, np.int64))
+    one, zero, short = np.array([1]), np.array([0]), dreams.world.starts.rows(np.zeros(2, np.int64))
+    short = replace(short, codes=short.codes[:, 1:])
+    for call, says in (
+        (lambda: dreams.reset(np.array([-1])), "has rows 0 to 1"),
+        (lambda: dreams.reset(starts=zero), r"starts: got shape \(1,\) for 2 rows"),
+        (lambda: dreams.reset(one, np.array([-1])), "this world has starts 0 to"),
+        (lambda: dreams.reset(context=short), "this world remembers"),
+        (lambda: dreams.seed(zero), r"seeds: got shape \(1,\) for 2 rows"),
+    ):
+        with pytest.raises(UserError, match=says):
+            call()
     clip = PRESETS["tiny-flat"]
     with pytest.raises(UserError, match="scope clip"):
         graphs.graphs_of(random_world(replace(clip, prior=replace(clip.prior, scope="clip")), (32, 32)))

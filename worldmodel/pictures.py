@@ -140,7 +140,7 @@ def sample(config: Sample) -> None:
         actions = parse_actions(config.actions, space, world.spec.action_labels)
     else:
         actions = np.stack([space.sample(rng) for _ in range(config.length)])
-    sampling = Sampling(config.temperature, config.top_k, config.top_p)
+    sampling = Sampling(config.temperature, config.top_k, config.top_p, exact=False)
     simulator = Simulator(world, config.num, config.seed, sampling)
     assert world.starts is not None
     start = int(rng.choice(world.starts.choices().cpu().numpy())) if config.start is None else config.start

@@ -5,6 +5,8 @@ Shapes: R rows, T frames of context, h w code grid, A action size.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,7 @@ BACKEND = "torch"  # a judgement does not depend on whether the world's director
 
 
 def begin(world: WorldModel, clip: CodeClip, num_frames: int, seeds: Tensor, sampling: Sampling) -> Simulator:
-    """A simulator whose rows have just seen the first frames of recorded clips.
+    """A simulator whose rows have just seen the first frames of recorded clips; nobody asks for exact `log_probs`.
 
     Args:
         world: the learned world.
@@ -33,7 +35,7 @@ def begin(world: WorldModel, clip: CodeClip, num_frames: int, seeds: Tensor, sam
         clip.actions[:, : num_frames - 1],
         clip.status[:, num_frames - 1],
     )
-    simulator = Simulator(world, rows, sampling=sampling, backend=BACKEND)
+    simulator = Simulator(world, rows, sampling=replace(sampling, exact=False), backend=BACKEND)
     simulator.seed(seeds)
     simulator.reset(context=context)
     return simulator

@@ -121,8 +121,14 @@ class PlainSimulator:
         return self._state
 
     def seed(self, seeds: np.ndarray, rows: np.ndarray | None = None) -> None:
-        """Seed rows anew: (n,) int64. Their next reset is the first episode of that seed."""
+        """Seed rows anew: (n,) int64. Their next reset is the first episode of that seed.
+
+        Raises:
+            UserError: rows that this simulator does not have, or not one seed a row.
+        """
         index = self._rows(rows)
+        if np.shape(seeds) != index.shape:
+            raise UserError(f"seeds: got shape {np.shape(seeds)} for {len(index)} rows.")
         episodes, mixed = self._state.episodes.copy(), self._state.seeds.copy()
         episodes[index], mixed[index] = -1, seeds
         self._state = replace(self._state, seeds=mixed, episodes=episodes)
@@ -141,7 +147,8 @@ class PlainSimulator:
             (N, H, W, 3) uint8: all rows' frames, the reset ones showing the reconstruction of their start.
 
         Raises:
-            UserError: a start that the world does not have, or a context of another number of rows.
+            UserError: rows or starts that are not there, not one start a row, or a context of another number of rows
+                or of another world's size.
         """
         index, state, kinds = self._rows(rows), self._state, self.world.start_kinds
         episodes = state.episodes.copy()
@@ -152,12 +159,18 @@ class PlainSimulator:
             chosen = self._choices[(draws * np.float32(len(self._choices))).astype(np.int64)]
         else:
             chosen = np.asarray(starts, np.int64)
+            if chosen.shape != index.shape:
+                raise UserError(f"starts: got shape {chosen.shape} for {len(index)} rows to reset.")
             if ((chosen < 0) | (chosen >= len(kinds))).any():
                 raise UserError(f"start {chosen.tolist()}: this world has starts 0 to {len(kinds) - 1}.")
         if context is None:
             context = self.world.starts.rows(chosen)
         elif len(context.status) != len(index):
             raise UserError(f"context: got {len(context.status)} rows to reset {len(index)}.")
+        elif context.codes.shape[1:] != (wanted := self.world.starts.codes.shape[1:]):
+            raise UserError(
+                f"context: got frames of codes {context.codes.shape[1:]}, this world remembers {tuple(wanted)}."
+            )
         elif (context.codes[:, -1] == self.world.num_codes).any():
             raise UserError("context: its last frame must be a picture; cut off what comes after the last valid frame.")
         else:
@@ -221,4 +234,7 @@ class PlainSimulator:
         self._state = state
 
     def _rows(self, rows: np.ndarray | None) -> np.ndarray:
-        return np.arange(self.num_rows) if rows is None else np.asarray(rows, np.int64)
+        index = np.arange(self.num_rows) if rows is None else np.asarray(rows, np.int64)
+        if ((index < 0) | (index >= self.num_rows)).any():
+            raise UserError(f"rows {index.tolist()}: this simulator has rows 0 to {self.num_rows - 1}.")
+        return index
