@@ -226,6 +226,8 @@ def test_made_by_id(world_dir: Path) -> None:
         envs.unwrapped.step(np.zeros(2, int))
     with pytest.raises(UserError, match="lies outside"):
         envs.unwrapped.step(np.full(3, 9))
+    with pytest.raises(UserError, match=r"is taken by DreamEnv"):
+        envs.reset(options={"frames": frames[:1]})
 
 
 def test_a_single_dream_pickles_with_its_place(world_dir: Path) -> None:

@@ -136,7 +136,7 @@ class CrossEntropy:
                     if worth.shape != total.shape:
                         raise UserError(f"score: got shape {tuple(worth.shape)}, wanted ({rows},), one a row.")
                     total += worth
-                scores = total.reshape(count, self.dreams).mean(1)  # (M,)
+                scores = total.reshape(count, self.dreams).mean(1).nan_to_num(nan=-torch.inf)  # (M,)
                 order = scores.argsort(descending=True, stable=True)
                 means.append(scores.mean())
                 proposal = proposal.fitted(plans[order[:elite]], self.keep)

@@ -113,9 +113,14 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             (N, H, W, 3) uint8 and info.
 
         Raises:
-            UserError: a mask or a list of seeds that does not fit the rows.
+            UserError: a mask or a list of seeds that does not fit the rows, or an option that only `DreamEnv` takes.
         """
         options = dict(options or {})
+        if "frames" in options:
+            raise UserError(
+                "options: a context of your own is taken by DreamEnv, or for all rows by `simulator.reset(context=...)`; "
+                "here give {'start': indices}."
+            )
         mask = np.asarray(options.pop("reset_mask", np.ones(self.num_envs, bool)))
         if mask.shape != (self.num_envs,) or mask.dtype != np.bool_ or not mask.any():
             raise UserError(f"reset_mask: wanted ({self.num_envs},) bool with a True in it, got {mask}.")
