@@ -118,7 +118,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         options = dict(options or {})
         if "frames" in options:
             raise UserError(
-                "options: a context of your own is taken by DreamEnv, or for all rows by `simulator.reset(context=...)`; "
+                "options: a context of your own is taken by DreamEnv, or for all rows by simulator.reset(context=...); "
                 "here give {'start': indices}."
             )
         mask = np.asarray(options.pop("reset_mask", np.ones(self.num_envs, bool)))
