@@ -33,7 +33,7 @@ from worldmodel.runinfo import code_version, machine
 from worldmodel.train.config import PriorTraining, TokenizerTraining, WorldConfig, half
 from worldmodel.train.world import train_prior, train_tokenizer
 
-BASE = DOOM_TAKE_COVER_DEMO
+BASE = replace(DOOM_TAKE_COVER_DEMO, prior=replace(DOOM_TAKE_COVER_DEMO.prior, order="columns", rare_weight=4.0))
 WHOLE = replace(BASE, crop=None)
 
 

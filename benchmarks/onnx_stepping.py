@@ -13,6 +13,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -31,6 +32,7 @@ from worldmodel.model import WorldModel
 from worldmodel.plain import PlainSimulator, PlainWorld
 from worldmodel.plain.world import EXPORT
 from worldmodel.presets import PRESETS
+from worldmodel.prior import FactoredConfig
 from worldmodel.runinfo import machine
 
 WORLDS = {  # name: preset, whether its frames are the preset's crop
@@ -55,6 +57,8 @@ def world_of(name: str, work: Path) -> WorldModel:
     folder = work / name.replace(", ", "-").replace(" ", "-")
     if not EXPORT.holds(folder / OWN):
         config = PRESETS[preset]
+        if isinstance(config.prior, FactoredConfig):  # in turns, as a cache wants
+            config = replace(config, prior=replace(config.prior, order="columns"))
         world = random_world(config, (32, 64) if cropped else (64, 64))
         world.save_pretrained(folder)
         export_world(world, folder / OWN)

@@ -36,13 +36,13 @@ class Demo:
     mix: str = "random=0.3,sticky=0.2,sticky:0.98=0.2"
     """Shares of the episodes that other policies play; the last runs into walls and stays, as a learner will."""
     world_preset: str = "doom-take-cover-demo"
-    world_minutes: float = 5.5
+    world_minutes: float = 6.0
     """Training of tokenizer and prior."""
     judge_clips: int = 96
     """Clips of the test split that the world is judged on."""
     judge_rows: int = 32
     """Free runs of each policy that it is judged on."""
-    policy_minutes: float = 1.0
+    policy_minutes: float = 1.5
     """Training of a policy in the dream."""
     test_episodes: int = 60
     """Episodes outside the dream."""

@@ -50,9 +50,12 @@ TOY = WorldConfig(
 HEALTH = StatusConfig("health", (26.5, 47.5, 68.5, 89.5))  # a hit takes 21 or more of 100
 COVER = (20, 52, 0, 64)  # rows of take-cover where anything happens
 
+# A frame at once kept most orders of policies after some minutes of training, and is the fastest
+# (docs/worlds.md, "What was compared").
 DOOM_TAKE_COVER_DEMO = WorldConfig(
     crop=COVER,
     prior=FactoredConfig(
+        order="frame",
         window=3,
         width=96,
         num_heads=4,
