@@ -11,9 +11,6 @@ from pathlib import Path
 import pytest
 
 from worldmodel import cli
-from worldmodel.collect import record
-from worldmodel.presets import PRESETS
-from worldmodel.train.world import train_world
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -27,22 +24,13 @@ def run(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, timeout=200)
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the demo has been run, on the toy."""
-    folder = tmp_path_factory.mktemp("readme")
-    data = record("toy", "sticky", folder / "toy.h5", episodes=20, progress=False)
-    train_world(data, folder / "runs" / "demo" / "world", PRESETS["tiny"])
-    return folder
-
-
-def test_the_python_of_the_readme_runs(place: Path) -> None:
+def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
     found = blocks("python")
     assert len(found) == 4
-    result = run(["-c", "\n".join(found)], place)
+    result = run(["-c", "\n".join(found)], tmp_path)
     assert result.returncode == 0, result.stderr
     assert "(8, 6, 64, 64, 3)" in result.stdout
-    assert "torch.Size([4, 13, 64, 64, 3])" in result.stdout
+    assert "torch.Size([4, 13, 32, 64, 3])" in result.stdout
 
 
 def test_the_commands_of_the_readme_are_commands() -> None:
