@@ -5,7 +5,6 @@ Shapes: B clips, L frames a clip, H W pixels.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from worldmodel.train.loop import Check
 from worldmodel.train.runtime import Runtime
 
 CLIPS = 16  # whose losses are measured
+PRIOR_CLIPS = 64  # the same for a prior, of which a clip may teach but one frame
 SHOWN = 8  # frames in a strip
 DREAMS = 2  # clips in a strip of dreams
 
@@ -57,7 +57,7 @@ def check_tokenizer(tokenizer: Tokenizer, data: Dataset, length: int, seed: int,
 
 
 def check_prior(world: WorldModel, cache: CodeCache, length: int, seed: int, runtime: Runtime) -> Check:
-    """Losses of prediction; clips above what is dreamed from their first frames and actions.
+    """Losses of prediction, of the frames that are learned; clips above what is dreamed from their first frames.
 
     Args:
         world: the world whose prior is trained, with its starts.
@@ -67,8 +67,8 @@ def check_prior(world: WorldModel, cache: CodeCache, length: int, seed: int, run
         runtime: where to compute.
     """
     data = cache.data
-    clip = cache.clip(*ClipSampler(data, length, CLIPS, split_for(data, length), seed).locate(0), length)
-    clip = replace(clip, weights=torch.ones_like(clip.weights)).to(runtime.device)
+    places = ClipSampler(data, length, PRIOR_CLIPS, split_for(data, length), seed).locate(0)
+    clip = cache.clip(*places, length, world.prior.sees_whole_clips).to(runtime.device)
     shown = min(SHOWN, int(data.lengths.max()) + 1)
     if world.prior.max_frames is not None:
         shown = min(shown, world.prior.max_frames - world.prior.window + 1)
