@@ -1,7 +1,8 @@
 """A step of all rows recorded once and replayed as one launch: on a GPU, a CUDA graph.
 
-A step of a dream is hundreds of small kernels; started one by one they cost more than they compute. A recording
-reads from and writes to tensors of its own that never move: what is handed in is copied to them, unless it is them.
+A step of a dream is hundreds of small kernels; started one by one they can cost more than they compute (how much is not
+measured yet). A recording reads from and writes to tensors of its own that never move: what is handed in is copied to
+them, unless it is them.
 """
 
 from __future__ import annotations
