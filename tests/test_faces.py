@@ -16,6 +16,7 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
+from untrained import make_world
 
 import worldmodel
 from worldmodel.collect import record
@@ -68,6 +69,26 @@ def same(ours: Any, theirs: Any) -> None:
 
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 def test_the_vector_face_is_gymnasiums_loop_over_single_dreams(mode: AutoresetMode, world: Any) -> None:
+    check_against_gymnasiums_loop(world, mode, 5)
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_a_world_that_knows_a_last_frame_is_dreamt_up_to_it_in_every_mode(mode: AutoresetMode) -> None:
+    world = make_world(flat=True, hazard=-2.5, attention="full", num_frames=HORIZON + 1)
+    check_against_gymnasiums_loop(world, mode, 3)
+    dreams = Simulator(world, 2)
+    dreams.reset()
+    dreams.hold(torch.tensor([0]))
+    frames = dreams.rollout(torch.ones(2, HORIZON, dtype=torch.int64)).frames
+    assert (frames[0, 1:] == frames[0, :1]).all()
+    dreams.reset(torch.tensor([1]))  # row 0 keeps still beyond its last frame, row 1 lives up to its own once more
+    dreams.rollout(torch.ones(2, HORIZON, dtype=torch.int64))
+    dreams.reset()
+    with pytest.raises(UserError, match="the last this flat prior knows"):
+        dreams.rollout(torch.ones(2, HORIZON + 1, dtype=torch.int64))
+
+
+def check_against_gymnasiums_loop(world: Any, mode: AutoresetMode, num_actions: int) -> None:
     ours = DreamVectorEnv(N, world=world, horizon=HORIZON, info=["codes"], autoreset_mode=mode)
     make: Callable[[], DreamEnv] = lambda: DreamEnv(world, horizon=HORIZON, info=["codes"])  # noqa: E731
     theirs = SyncVectorEnv([make] * N, autoreset_mode=mode)
@@ -77,7 +98,7 @@ def test_the_vector_face_is_gymnasiums_loop_over_single_dreams(mode: AutoresetMo
     same(ours.reset(seed=7), theirs.reset(seed=7))
     rng, terminated, truncated = np.random.default_rng(0), 0, 0
     for _ in range(60):
-        actions = rng.integers(0, 5, N)
+        actions = rng.integers(0, num_actions, N)
         mine, reference = ours.step(actions), theirs.step(actions)
         same(mine, reference)
         done = mine[2] | mine[3]

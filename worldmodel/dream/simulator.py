@@ -142,13 +142,14 @@ class Simulator:
         self.world, self.num_rows, self.sampling, self.batch_invariant = world, num_rows, sampling, batch_invariant
         self.dtype = dtype
         self.engine = choose_engine(world, backend, dtype, batch_invariant)
-        bounded = world.prior.max_frames is not None  # asks the device at every step whether a row has reached its end
-        if captured and (world.device.type != "cuda" or bounded):
+        self._bounded = world.prior.max_frames is not None  # asks the device at every step whether a row is at its end
+        if captured and (world.device.type != "cuda" or self._bounded):
             raise UserError(
                 f"captured=True records CUDA graphs of dreams without end; this world is on {world.device} and its "
                 f"prior knows {world.prior.max_frames or 'any number of'} frames. Leave it out."
             )
-        self._record = cuda_graph if world.device.type == "cuda" and captured is not False and not bounded else None
+        recorded = world.device.type == "cuda" and captured is not False and not self._bounded
+        self._record = cuda_graph if recorded else None
         self._captured: CapturedStep[SimulatorState, SimulatorStep] | None = None
         self._starts = world.starts
         self._choices = world.starts.choices(starts)
@@ -266,7 +267,10 @@ class Simulator:
         """The state after a step, and what it brought."""
         prior = self.world.prior
         draws = uniforms(state.seeds, state.episodes.clamp_min(0), state.steps, prior.num_draws)
-        out: PriorStep[Any] = self._tiled(partial(self.engine.step, sampling=self.sampling), state.prior, taken, draws)
+        before: Any = state.prior
+        if self._bounded:  # rows that keep still are at no last frame
+            before = replace(before, times=before.times.masked_fill(state.ended, 0))
+        out: PriorStep[Any] = self._tiled(partial(self.engine.step, sampling=self.sampling), before, taken, draws)
         shown = out.has_picture & ~state.ended
         frames = self._decode(out.codes)  # (N, H, W, 3)
         frames = torch.where(shown[:, None, None, None], frames, state.frames)
@@ -291,6 +295,10 @@ class Simulator:
             status_probs=out.status_probs,
             log_probs=out.log_probs.masked_fill(state.ended, 0.0),
         )
+
+    def hold(self, rows: Tensor) -> None:
+        """Let rows, (n,) int64, keep still until they are reset, as those do that have ended."""
+        self._state = replace(self._state, ended=self._state.ended.index_fill(0, self._rows(rows), True))
 
     def rollout(self, actions: Tensor, context: Context | None = None) -> Rollout:
         """Step every row through a sequence of actions.

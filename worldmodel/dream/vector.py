@@ -191,6 +191,8 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             info = _masked(told, ~done) | ended | {f"_{name}": done.copy() for name in ended} | self._begin(done)
         else:
             self._finished = done.copy()
+            if done.any():  # those that were cut off as well
+                self.simulator.hold(torch.as_tensor(np.flatnonzero(done)))
         info |= _masked(frame_info(self.simulator.state, self.info), np.ones(self.num_envs, bool))
         return self._frames(), rewards, terminations, truncations, info
 

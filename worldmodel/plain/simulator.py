@@ -13,7 +13,7 @@ import numpy as np
 from worldmodel import spaces
 from worldmodel.errors import UserError
 from worldmodel.plain.philox import STREAM_START, uniforms
-from worldmodel.plain.rows import KIND_EPISODE, NO_START, PlainContext, PlainRows
+from worldmodel.plain.rows import KIND_EPISODE, NO_START, PlainContext, PlainFlat, PlainRows
 from worldmodel.plain.sampling import Restrictions
 from worldmodel.plain.world import PlainWorld
 
@@ -201,7 +201,10 @@ class PlainSimulator:
             raise UserError(f"actions: got shape {actions.shape} for {self.num_rows} rows; wanted one a row.")
         state, world = self._state, self.world
         draws = uniforms(state.seeds, state.episodes.clip(0), state.steps, world.num_draws)
-        out = world.step(state.prior, actions, draws, self.sampling)
+        before = state.prior
+        if isinstance(before, PlainFlat):  # rows that keep still are at no last frame
+            before = replace(before, times=np.where(state.ended, 0, before.times))
+        out = world.step(before, actions, draws, self.sampling)
         shown = out.has_picture & ~state.ended
         codes = np.where(shown[:, None, None], out.codes, state.codes)
         frames = np.where(shown[:, None, None, None], world.decode(out.codes), state.frames)
