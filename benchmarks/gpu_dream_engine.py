@@ -22,6 +22,7 @@ from gpu_first_dream import head, lacking
 
 NEEDED = ("torch", "numpy", "PIL", "h5py", "safetensors", "einops", "tqdm", "cattrs", "tyro", "gymnasium")
 LEARNING = ("stable_baselines3", "cloudpickle")
+CLIP = 8  # frames of codes in the paper's clip
 TESTS = Path(__file__).parent.parent / "tests"
 
 
@@ -31,7 +32,9 @@ class Sizes:
 
     Attributes:
         small: the preset of a factored world, stepped in each of its orders; also on take-cover's crop.
-        flat: the preset of a flat prior.
+        flat: the preset of a flat prior, and what is changed in it: 8 layers x 384, 16 frames of memory.
+        clip: what is changed in it for the paper's 8 x 32 x 32 codes (table 9: 16 layers x 512), frame after frame: a
+            frame sees the 7 before it. The first number is the tokenizer's stride, pixels a code.
         size: rows and columns of a frame.
         crop: of the frame that the small world shows.
         batches: N.
@@ -41,7 +44,8 @@ class Sizes:
     """
 
     small: str = "doom-take-cover-small"
-    flat: str = "doom-take-cover-gpu-flat"
+    flat: tuple[str, dict[str, int]] = ("doom-take-cover-gpu-flat", {"num_layers": 8, "window": 16})
+    clip: tuple[int, dict[str, int]] = (2, {"num_layers": 16, "width": 512, "num_heads": 4, "window": CLIP - 1})
     size: int = 64
     crop: tuple[int, int] = (32, 64)
     batches: tuple[int, ...] = (1, 16, 64, 256, 1024, 4096, 16384)
@@ -50,7 +54,7 @@ class Sizes:
     learner_rows: int = 256
 
 
-TINY = Sizes("tiny", "tiny-flat", 16, (16, 16), (1, 4), 0.05, 1, 4)
+TINY = Sizes("tiny", ("tiny-flat", {}), (4, {"num_layers": 1}), 16, (16, 16), (1, 4), 0.05, 1, 4)
 
 
 @dataclass
@@ -62,13 +66,14 @@ class Run:
     say: Callable[[str], None]
     left: Callable[[], float]
 
-    def world(self, preset: str, shape: tuple[int, int], **prior: Any) -> Any:
-        """A world of a preset's sizes on the device."""
+    def world(self, preset: str, shape: tuple[int, int], stride: int = 0, **prior: Any) -> Any:
+        """A world of a preset's sizes on the device; a stride, pixels a code, of its own if one is given."""
         from worldmodel.bench.worlds import random_world
         from worldmodel.presets import PRESETS
 
         config = PRESETS[preset]
-        world = random_world(replace(config, prior=replace(config.prior, **prior)), shape)
+        tokenizer = replace(config.tokenizer, space_stride=stride) if stride else config.tokenizer
+        world = random_world(replace(config, tokenizer=tokenizer, prior=replace(config.prior, **prior)), shape)
         assert world.starts is not None
         world.starts = world.starts.to(self.device)
         return world.to(self.device)
@@ -181,10 +186,23 @@ class Run:
         """The flat prior, and with one head of keys and values."""
         whole = (self.sizes.size, self.sizes.size)
         batches = tuple(n for n in self.sizes.batches if n <= 1024)
+        preset, changes = self.sizes.flat
+        shared = self.world(preset, whole, **changes, num_kv_heads=1)
         return {
-            "all heads": self.steps(self.world(self.sizes.flat, whole), batches),
-            "one key-value head": self.steps(self.world(self.sizes.flat, whole, num_kv_heads=1), batches, eager=False),
+            "all heads": self.steps(self.world(preset, whole, **changes), batches),
+            "one key-value head": self.steps(shared, batches, eager=False),
         }
+
+    def clip(self) -> dict[str, Any]:
+        """The paper's clip, every code of it drawn: seconds, and codes a second, of 1 and of 32 at once."""
+        stride, changes = self.sizes.clip
+        world = self.world(self.sizes.flat[0], (self.sizes.size, self.sizes.size), stride, **changes)
+        rows = self.steps(world, (1, 32) if self.device.type == "cuda" else (1, 2), eager=False)
+        for row in rows:
+            if "step_ms" in row:
+                row["clip_seconds"] = CLIP * row["step_ms"] / 1000
+                row["codes_per_second"] = row["steps_per_second"] * world.tokenizer.grid[0] * world.tokenizer.grid[1]
+        return {"frames": CLIP, "grid": list(world.tokenizer.grid), "rows": rows}
 
     def learner(self) -> dict[str, Any]:
         """PPO of Stable-Baselines3 in the dream, end to end."""
@@ -234,6 +252,7 @@ def main() -> int:
     books.stage("orders", run.orders)
     books.stage("learner", run.learner, least=20.0 if not given.tiny else 0.0)
     books.stage("flat", run.flat)
+    books.stage("clip", run.clip)
     books.stage("contracts", run.contracts)
     books.say(f"{given.out}: failed: {', '.join(books.failed) or 'nothing'}")
     return 1 if books.failed else 0

@@ -98,7 +98,7 @@ def test_the_engines_rehearsal_measures_every_stage(tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout
     stages = json.loads((tmp_path / "out" / "result.json").read_text())["stages"]
-    assert tuple(stages) == ("machine", "orders", "learner", "flat", "contracts")
+    assert tuple(stages) == ("machine", "orders", "learner", "flat", "clip", "contracts")
     assert set(stages["orders"]["figures"]) == {"columns", "raster", "groups", "frame"}
     for rows in (*stages["orders"]["figures"].values(), *stages["flat"]["figures"].values()):
         assert rows
@@ -106,6 +106,9 @@ def test_the_engines_rehearsal_measures_every_stage(tmp_path: Path) -> None:
     several, one = (rows[0]["state_bytes"] for rows in stages["flat"]["figures"].values())
     assert one < several, "one head of keys and values is less to remember"
     assert stages["learner"]["figures"]["decisions/s"] > 0
+    clip = stages["clip"]["figures"]
+    for row in clip["rows"]:  # 8 frames of 4 x 4 codes
+        assert row["codes_per_second"] == pytest.approx(row["rows"] * 8 * 16 / row["clip_seconds"])
 
 
 @pytest.fixture
