@@ -34,7 +34,7 @@ class Sizes:
         small: the preset of a factored world, stepped in each of its orders; also on take-cover's crop.
         flat: the preset of a flat prior, and what is changed in it: 8 layers x 384, 16 frames of memory.
         clip: what is changed in it for the paper's 8 x 32 x 32 codes (table 9: 16 layers x 512), frame after frame: a
-            frame sees the 7 before it. The first number is the tokenizer's stride, pixels a code.
+            frame sees the 7 before it. The first number is the codes of a row.
         size: rows and columns of a frame.
         crop: of the frame that the small world shows.
         batches: N.
@@ -45,7 +45,7 @@ class Sizes:
 
     small: str = "doom-take-cover-small"
     flat: tuple[str, dict[str, int]] = ("doom-take-cover-gpu-flat", {"num_layers": 8, "window": 16})
-    clip: tuple[int, dict[str, int]] = (2, {"num_layers": 16, "width": 512, "num_heads": 4, "window": CLIP - 1})
+    clip: tuple[int, dict[str, int]] = (32, {"num_layers": 16, "width": 512, "num_heads": 4, "window": CLIP - 1})
     size: int = 64
     crop: tuple[int, int] = (32, 64)
     batches: tuple[int, ...] = (1, 16, 64, 256, 1024, 4096, 16384)
@@ -195,8 +195,8 @@ class Run:
 
     def clip(self) -> dict[str, Any]:
         """The paper's clip, every code of it drawn: seconds, and codes a second, of 1 and of 32 at once."""
-        stride, changes = self.sizes.clip
-        world = self.world(self.sizes.flat[0], (self.sizes.size, self.sizes.size), stride, **changes)
+        side, changes = self.sizes.clip
+        world = self.world(self.sizes.flat[0], (4 * side, 4 * side), stride=4, **changes)
         rows = self.steps(world, (1, 32) if self.device.type == "cuda" else (1, 2), eager=False)
         for row in rows:
             if "step_ms" in row:

@@ -162,10 +162,10 @@ SERIOUS: dict[type, tuple[int, dict[str, Any]]] = {  # decisions, and settings
         },
     ),
     SAC: (
-        16_000,
+        10_000,
         {
-            "learning_starts": 2_000, "buffer_size": 16_000, "batch_size": 128, "learning_rate": 1e-3, "gamma": 0.97,
-            "gradient_steps": 4,
+            "learning_starts": 2_000, "buffer_size": 40_000, "batch_size": 128, "learning_rate": 1e-3, "gamma": 0.9,
+            "gradient_steps": 16, "ent_coef": 0.05, "tau": 0.02,
         },
     ),
 }  # fmt: skip
