@@ -67,6 +67,34 @@ def test_a_clone_has_its_sources_future_and_another_seed_another(world: WorldMod
         assert equal_rows(ours.step(actions), theirs.step(actions), [0, 1, 2, 3, 5], [0, 1, 2, 3, 5])
 
 
+def test_without_tiles_too_a_mark_is_not_written_to_and_rows_leave_each_other_alone(world: WorldModel) -> None:
+    ours, theirs = (Simulator(world, 6, seed=5, starts="any") for _ in range(2))  # the ring in place, all rows at once
+    for simulator in (ours, theirs):
+        simulator.reset()
+        simulator.rollout(some_actions(world.spec.action_space, 18).reshape(6, 3))
+    everyone, plan = list(range(6)), some_actions(world.spec.action_space, 48, seed=1).reshape(6, 8)
+    mark = ours.save()
+    kept = mark.copy()
+    first = ours.rollout(plan)
+    assert not equal_rows(ours.state, kept, everyone, everyone)
+    assert equal_rows(mark, kept, everyone, everyone)
+    for _ in range(2):
+        ours.restore(mark)
+        assert equal_rows(ours.rollout(plan), first, everyone, everyone)
+    assert equal_rows(theirs.rollout(plan), first, everyone, everyone)
+    ours.restore(mark)
+    ours.clone(torch.tensor([2]), torch.tensor([0, 4]))
+    ours.reset(torch.tensor([5]))
+    branched = ours.rollout(plan[2:3].expand(6, -1))
+    for name in ("rewards", "log_probs"):  # of another place in the batch: to rounding
+        found = getattr(branched, name)
+        torch.testing.assert_close(found[[0, 2, 4]], getattr(first, name)[[2, 2, 2]], rtol=1e-4, atol=1e-4)
+    ours.restore(mark)
+    ours.clone(torch.tensor([2]), torch.tensor([0, 4]))
+    ours.reset(torch.tensor([5]))
+    assert equal_rows(ours.rollout(plan), first, [1, 2, 3], [1, 2, 3])
+
+
 def test_a_rollout_from_a_context_is_a_reset_to_it(world: WorldModel) -> None:
     frames = torch.randint(0, 256, (1, 2, SIDE, SIDE, 3), dtype=torch.uint8)
     context = world.context(frames, torch.tensor([[1]]))

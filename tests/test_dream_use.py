@@ -154,6 +154,13 @@ def storms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, WorldModel]:
 
 SERIOUS: dict[type, tuple[int, dict[str, Any]]] = {  # decisions, and settings
     PPO: (30_000, {"n_steps": 64, "batch_size": 256, "learning_rate": 1e-3, "gamma": 0.97, "ent_coef": 0.01}),
+    A2C: (
+        60_000,
+        {
+            "n_steps": 8, "learning_rate": 1e-3, "gamma": 0.95, "gae_lambda": 0.9, "ent_coef": 0.01,
+            "use_rms_prop": False, "normalize_advantage": True,
+        },
+    ),
     DQN: (
         40_000,
         {
