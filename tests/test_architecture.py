@@ -50,7 +50,10 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
         *("gymnasium", "stable_baselines3", "vizdoom"),
         *("worldmodel.envs", "worldmodel.collect", "worldmodel.dream"),
     ),
-    "worldmodel.plain": ("torch", "worldmodel.export", *MODELS, "gymnasium"),
+    "worldmodel.plain": (
+        *("torch", "gymnasium", "stable_baselines3", "vizdoom", *MODELS),
+        *(f"worldmodel.{room}" for room in ("envs", "collect", "data", "dream", "export", "metrics", "bench", "cli")),
+    ),
     "worldmodel.metrics": (
         *("gymnasium", "stable_baselines3", "vizdoom"),
         *("worldmodel.envs", "worldmodel.collect"),

@@ -12,7 +12,7 @@ from untrained import SIDE, SPACES, make_world, some_actions
 from worldmodel import spaces
 from worldmodel.dream import CrossEntropy, Simulator, nearness, paid
 from worldmodel.dream.planning import propose
-from worldmodel.dream.simulator import SimulatorStep
+from worldmodel.dream.state import SimulatorStep
 from worldmodel.errors import UserError
 
 TARGETS = {  # an action that pays the most, in each space

@@ -12,9 +12,9 @@ _NAMES = {
     "DreamVecEnv": "sb3",
     "DreamVectorEnv": "vector",
     "Plan": "planning",
-    "Rollout": "simulator",
+    "Rollout": "state",
     "Simulator": "simulator",
-    "SimulatorState": "simulator",
+    "SimulatorState": "state",
     "nearness": "planning",
     "paid": "planning",
 }

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from worldmodel import spaces
-from worldmodel.dream.simulator import Simulator, SimulatorState, SimulatorStep
+from worldmodel.dream.simulator import Simulator
+from worldmodel.dream.state import SimulatorState, SimulatorStep
 from worldmodel.errors import UserError, unknown_name
 from worldmodel.model import WorldModel
 from worldmodel.prior.interface import Context

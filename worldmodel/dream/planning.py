@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldmodel import spaces
-from worldmodel.dream.simulator import Simulator, SimulatorStep
+from worldmodel.dream.simulator import Simulator
+from worldmodel.dream.state import SimulatorStep
 from worldmodel.errors import UserError
 from worldmodel.prior.sampling import inverse_cdf
 

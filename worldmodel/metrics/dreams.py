@@ -10,7 +10,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from worldmodel.dream.simulator import Simulator, SimulatorState
+from worldmodel.dream.simulator import Simulator
+from worldmodel.dream.state import SimulatorState
 from worldmodel.model import WorldModel
 from worldmodel.prior.interface import CodeClip
 from worldmodel.prior.sampling import Sampling
