@@ -252,6 +252,9 @@ def main() -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("--policy", default="", help="who plays; the one whose recordings last longest if not given")
     parser.add_argument("--clips", type=int, default=256)
+    parser.add_argument(
+        "--ahead", type=int, default=0, help="frames of a clip behind its first W; 3 W + 1 if not given"
+    )
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--horizon", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
@@ -262,9 +265,8 @@ def main() -> None:
     prior = world.prior
     if not isinstance(prior, FlatPrior) or prior.max_frames is not None:
         raise UserError(f"{args.world}: wanted a flat prior with attention window, positions rotary and scope step.")
-    settings = Settings(
-        args.split, clips=args.clips, ahead=3 * prior.memory + 1, horizon=args.horizon, rows=args.rows, seed=args.seed
-    )
+    ahead = max(args.ahead, 3 * prior.memory + 1)
+    settings = Settings(args.split, clips=args.clips, ahead=ahead, horizon=args.horizon, rows=args.rows, seed=args.seed)
     with Dataset.like(args.data, world.spec.pixels) as data:
         trial = Trial(world, data, players_of(data), settings, print_progress)
         found = {
