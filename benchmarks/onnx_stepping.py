@@ -33,7 +33,7 @@ from worldmodel.plain import PlainSimulator, PlainWorld
 from worldmodel.plain.world import EXPORT
 from worldmodel.presets import PRESETS
 from worldmodel.prior import FactoredConfig
-from worldmodel.runinfo import machine
+from worldmodel.runinfo import code_version, machine
 
 WORLDS = {  # name: preset, whether its frames are the preset's crop
     "demo, 32 codes": ("doom-take-cover-demo", True),
@@ -128,7 +128,13 @@ def main() -> None:
                 print(
                     " ".join(f"{key} {v:.3g}" if isinstance(v, float) else str(v) for key, v in row.items()), flush=True
                 )
-    report = {"threads": torch.get_num_threads(), "rounds": args.rounds, "machine": machine(), "rows": rows}
+    report = {
+        "threads": torch.get_num_threads(),
+        "rounds": args.rounds,
+        "machine": machine(),
+        "code_version": code_version(),
+        "rows": rows,
+    }
     with atomic_path(args.out) as path:
         path.write_text(json.dumps(report, indent=1))
 

@@ -51,7 +51,7 @@ def test_priors_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     names = {"learn codes/s", "score frames/s", "parameters", "clips"}
     assert all(names <= set(row) and all_positive(row) for row in result["rows"])
     ways = [(row["way"], row["batch"]) for row in result["stepping"]]
-    assert ways == [(way, batch) for batch in (1, 3) for way in ("cached", "recomputed", "flushed")]
+    assert ways == [(way, batch) for batch in (1, 3) for way in ("cached", "appended", "recomputed", "flushed")]
     for row in result["stepping"]:
         ours = next(r for r in result["stepping"] if r["way"] == "cached" and r["batch"] == row["batch"])
         assert all_positive(row)
@@ -118,7 +118,7 @@ def eager_prior(window: int) -> FlatPrior:
     return world.prior
 
 
-@pytest.mark.parametrize("spoilt", ["nothing", "recomputed", "flushed"])
+@pytest.mark.parametrize("spoilt", ["nothing", "recomputed", "flushed", "appended"])
 def test_ways_that_differ_are_told(spoilt: str, monkeypatch: pytest.MonkeyPatch) -> None:
     network, code, fill = eager_prior(3).network, stepping.Recomputed.code, stepping.Flushed._fill
 
@@ -134,6 +134,8 @@ def test_ways_that_differ_are_told(spoilt: str, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(stepping.Recomputed, "code", forgetful_code)
     if spoilt == "flushed":
         monkeypatch.setattr(stepping.Flushed, "_fill", forgetful_fill)
+    if spoilt == "appended":
+        monkeypatch.setattr(stepping.Appended, "_room", 4)
     assert stepping.same_codes(network) == (spoilt == "nothing")
 
 

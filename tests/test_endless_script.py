@@ -84,6 +84,9 @@ def test_it_runs_on_a_tiny_world(endless: ModuleType, tmp_path: Path, monkeypatc
         row, run = found["likelihood"][way], found["free run"][way]
         assert len(row["nats a code"]) == 4 * window + 1
         assert np.isfinite([row["cliff"], row["cliff standard error"], *row["nats a code"]]).all()
+        beside = np.asarray(row["nats a code"]) - found["likelihood"]["recompute"]["nats a code"]
+        assert row["less recompute"] == pytest.approx(beside[window + 1 :].mean(), abs=1e-6)
+        assert row["no cliff"] == (row["less recompute"] <= endless.CLIFF)
         assert sum(run["frames"]) == 3 * 25
         assert all(len(run[name]) == 20 and None not in run[name] for name in endless.MEASURES)
     assert 0 < sum(found["free run"]["real"]["frames"]) <= 3 * 25

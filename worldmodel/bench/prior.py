@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from worldmodel.bench.stepping import Cached, Flushed, Recomputed, Script, same_codes
+from worldmodel.bench.stepping import Appended, Cached, Flushed, Recomputed, Script, same_codes
 from worldmodel.bench.turns import Job, Tell, in_turns, rate, ratio
 from worldmodel.bench.worlds import BenchWorld, random_clip
 from worldmodel.errors import UserError
@@ -50,7 +50,7 @@ def bench_prior(
 
         "stepping", one a flat prior, batch and way, all on the same weights: ms a frame, of codes alone; how many
         times ours (cached) that is, the median over rounds; and how many frames before its own a frame sees. The
-        recomputed way is timed code by code, each a reading of M+1 frames. "same_codes": whether the three ways
+        recomputed way is timed code by code, each a reading of M+1 frames. "same_codes": whether the ways
         draw the same codes wherever they are to be the same (`stepping.same_codes`).
 
         "load_before": the machine's load average of the minute before; above 0, others were at work.
@@ -108,6 +108,7 @@ def _ways(prior: FlatPrior, batch: int) -> list[tuple[str, Way]]:
     network, memory = prior.network, prior.memory
     script = Script.random(network, batch, memory, 2 * memory + 1)
     cached, recomputed, flushed = Cached(network, script), Recomputed(network, script), Flushed(network, script)
+    appended = Appended(network, script)
 
     def until_flushed() -> None:
         for _ in range(flushed.cycle):
@@ -115,6 +116,7 @@ def _ways(prior: FlatPrior, batch: int) -> list[tuple[str, Way]]:
 
     return [
         (OURS, Way(cached.frame, 1, f"{memory}")),
+        ("appended", Way(appended.frame, 1, f"{memory}")),
         ("recomputed", Way(recomputed.code, 1 / (network.size - 1), f"{memory}")),
         ("flushed", Way(until_flushed, flushed.cycle, f"{flushed.half} to {memory}")),
     ]

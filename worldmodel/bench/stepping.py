@@ -1,6 +1,6 @@
-"""Three ways to draw a frame's codes from one flat prior: with its cache, and as samplers elsewhere do.
+"""Four ways to draw a frame's codes from one flat prior: with its cache, and as samplers elsewhere do.
 
-All three are given the same weights, codes, conditions and uniform numbers, and draw codes alone: end, status
+All are given the same weights, codes, conditions and uniform numbers, and draw codes alone: end, status
 and reward cost each of them the same.
 
 Shapes: B rows, T frames, h w code grid, K = h*w codes a frame, S = K+1 positions, M frames of memory, L layers,
@@ -10,13 +10,17 @@ G heads of keys and values, d numbers a head, C condition width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
+from worldmodel.prior.attention import FrameBlock
 from worldmodel.prior.raster import RasterNetwork
 from worldmodel.prior.ring import as_read, keep_frame, make_ring
+from worldmodel.prior.rotary import turn
 from worldmodel.prior.sampling import Sampling
 
 SAMPLING = Sampling()
@@ -84,6 +88,58 @@ class Cached:
         self.seen.scatter_(1, slots[:, None], True)
         self.time += 1
         return self.last
+
+
+class Appended:
+    """A cache as it is usually written: the layers' modules code by code, keys and values put behind the others."""
+
+    def __init__(self, network: RasterNetwork, script: Script) -> None:
+        self.network, self.script, self.time = network, script, script.pictures.shape[1]
+        seen = script.pictures[:, -network.memory :]
+        begin = slice(self.time - seen.shape[1], self.time)
+        valid = torch.ones(seen.shape[:2], dtype=torch.bool)
+        self.pairs = network.read(seen, valid, script.conditions[:, begin], script.times[:, begin])[2]
+        self.last = seen[:, -1]
+
+    def _block(self, i: int, x: Tensor, told: Tensor, turns: Tensor | None) -> Tensor:
+        """A layer at one position: (B, 1, D) -> (B, 1, D)."""
+        block = cast("FrameBlock", self.network.blocks[i])
+        heads, groups = block.num_heads, block.num_kv_heads
+        qkv = rearrange(block.qkv(block.norm_attention(x, told)), "b n (a d) -> b a n d", a=heads + 2 * groups)
+        q, k, v = qkv.split([heads, groups, groups], 1)  # (B, H or G, 1, d)
+        if turns is not None:
+            q, k = turn(q, turns[0]), turn(k, turns[1])
+        keys, values = (torch.cat(pair, 2) for pair in zip(self.pairs[i], (k, v), strict=True))
+        self.pairs[i] = keys, values
+        y = F.scaled_dot_product_attention(q, keys, values, enable_gqa=groups < heads)
+        x = x + block.out(rearrange(y, "b h n d -> b n (h d)"))
+        return x + block.narrow(F.gelu(block.widen(block.norm_feedforward(x, told)), approximate="tanh"))
+
+    @torch.no_grad()
+    def frame(self) -> Tensor:
+        """Draw the next frame: (B, h, w)."""
+        network, at = self.network, self.time % self.script.length
+        told, times = self.script.conditions[:, at], torch.full((len(self.last), 1), self.time)
+        given = network._given(self.last[:, None], times)[:, 0]  # (B, S, D)
+        all_turns = None if network.rotary is None else network.rotary.turns(times)  # (2, 2, B, 1, S, E)
+        x, codes = network.start.expand_as(given[:, :1]), []
+        for n in range(network.size):
+            x = x + given[:, n : n + 1]
+            for i in range(len(network.blocks)):
+                x = self._block(i, x, told, None if all_turns is None else all_turns[..., n : n + 1, :])
+            if n < network.size - 1:
+                logits = network.logits(network.norm(x, told))[:, 0] + network.prejudice[n]  # (B, V)
+                codes.append(SAMPLING.draw(logits, self.script.draws[:, at, n]))
+                x = network.embed(codes[-1])[:, None]
+        self.pairs = [(k[:, :, -self._room :], v[:, :, -self._room :]) for k, v in self.pairs]
+        self.last = torch.stack(codes, 1).unflatten(1, network.grid)
+        self.time += 1
+        return self.last
+
+    @property
+    def _room(self) -> int:
+        """Positions of the M last frames."""
+        return self.network.memory * self.network.size
 
 
 class Recomputed:
@@ -163,14 +219,16 @@ class Flushed:
 def same_codes(network: RasterNetwork) -> bool:
     """Do the ways draw the same codes wherever they are to be the same?
 
-    Ours and the recomputed one from the first frame on and beyond the window's end, over twice the window; the
-    flushed one until its first flush.
+    Ours, the recomputed and the appended one from the first frame on and beyond the window's end, over twice the
+    window; the flushed one until its first flush.
     """
     memory = network.memory
     script = Script.random(network, 1, 1, 2 * memory + 1)
-    cached, recomputed, flushed = Cached(network, script), Recomputed(network, script), Flushed(network, script)
+    cached, flushed = Cached(network, script), Flushed(network, script)
+    others = (Recomputed(network, script), Appended(network, script))
     for time in range(1, script.length):
         codes = cached.frame()
-        if not torch.equal(codes, recomputed.frame()) or (time <= memory and not torch.equal(codes, flushed.frame())):
+        drawn = [other.frame() for other in others] + ([flushed.frame()] if time <= memory else [])
+        if not all(torch.equal(codes, frame) for frame in drawn):
             return False
     return True
