@@ -191,6 +191,7 @@ def test_wrong_contexts_rows_and_worlds_are_answered_in_a_sentence(world: WorldM
         (lambda: simulator.restore(simulator_of(world, rows=3).save()), "got 3 rows, this simulator has 2"),
         (lambda: simulator.restore(replace(simulator.state, prior=another)), "give it a mark of the same world and"),
         (lambda: Simulator(world, 0), "num_rows=0"),
+        (lambda: Simulator(world, 1, threads=0), "threads=0"),
         (lambda: Simulator(world, 1, starts="episodes"), "wanted 'episode' or 'any'"),
     ):
         with pytest.raises(UserError, match=says):
@@ -251,3 +252,41 @@ def test_what_is_given_on_another_device_is_moved_to_the_worlds(monkeypatch: pyt
         again.clone(ROWS[0], ROWS[1])
         found = CrossEntropy(horizon=1, rounds=2).plan(again).actions.cpu()
     assert torch.equal(found, plan.actions)
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "wanted"),
+    [
+        (1, {}, 1),
+        (31, {}, 1),
+        (32, {}, 2),
+        (64, {}, 3),
+        (64, {"threads": 1}, 1),
+        (1, {"threads": 8}, 3),
+        (64, {"batch_invariant": True}, 1),
+    ],
+)
+def test_a_step_takes_the_threads_its_rows_are_worth_and_gives_them_back(
+    rows: int, options: dict[str, bool], wanted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, taken = make_world(), set()
+    step = world.prior.step
+
+    def told(*args: object, **more: object) -> object:
+        taken.add(torch.get_num_threads())
+        return step(*args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(world.prior, "step", told)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        simulator = Simulator(world, rows, backend="torch", **options)
+        simulator.reset()
+        simulator.step(some_actions(world.spec.action_space, rows))
+        assert (taken, torch.get_num_threads()) == ({wanted}, 3)
+        monkeypatch.setattr(world.tokenizer, "decode", None)
+        with pytest.raises(TypeError, match="not callable"):  # within the step
+            simulator.step(some_actions(world.spec.action_space, rows))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

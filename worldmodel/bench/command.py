@@ -213,7 +213,7 @@ class BenchDream:
     batches: tuple[int, ...] = (1, 16, 64)
     """Dreams that are stepped together."""
     threads: tuple[int, ...] = (1, 2)
-    """Numbers of torch's threads."""
+    """Numbers of torch's threads; a step takes one for every 16 rows, and no more than these."""
     learner_rows: int = 32
     """Dreams that PPO learns in, with one thread; 0 leaves it out."""
     seconds: float = 0.3

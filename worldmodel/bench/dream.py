@@ -70,7 +70,7 @@ def bench_dream(
     Args:
         worlds: the worlds; gymnasium's faces are measured on the first.
         batches: rows.
-        threads: numbers of torch's threads.
+        threads: numbers of torch's threads; a step takes one for every 16 rows, and no more than these.
         seconds: how long each is timed, each time; once at least, and three times as long at batch 1.
         rounds: how often all take turns.
         tell: told of every finished turn.

@@ -101,7 +101,7 @@ class OnnxEngine(Engine):
         return torch.from_numpy(self.plain.decode(codes.numpy()))
 
 
-def choose_engine(world: WorldModel, backend: str, dtype: torch.dtype, batch_invariant: bool) -> Engine:
+def choose_engine(world: WorldModel, backend: str, dtype: torch.dtype, batch_invariant: bool, threads: int) -> Engine:
     """The engine that a backend's name stands for.
 
     Args:
@@ -111,6 +111,7 @@ def choose_engine(world: WorldModel, backend: str, dtype: torch.dtype, batch_inv
             allows it (on a CPU, float32, not batch_invariant, onnxruntime installed), else torch.
         dtype: of matrix products.
         batch_invariant: whether the rows are run in tiles.
+        threads: onnxruntime's, of one call; at most torch's own number.
 
     Raises:
         UserError: an unknown backend, or "onnx" for what it cannot do or without its packages.
@@ -126,11 +127,11 @@ def choose_engine(world: WorldModel, backend: str, dtype: torch.dtype, batch_inv
             )
         if find_spec("onnxruntime") is None:
             raise UserError(f"backend='onnx' needs onnxruntime, which is not installed: {EXTRA}")
-        return OnnxEngine(exported(world), torch.get_num_threads())
+        return OnnxEngine(exported(world), min(threads, torch.get_num_threads()))
     if backend == "auto" and fits and not batch_invariant and find_spec("onnxruntime") is not None:
         carried = own_export(world)
         if carried is not None:
-            return OnnxEngine(carried, torch.get_num_threads())
+            return OnnxEngine(carried, min(threads, torch.get_num_threads()))
     return TorchEngine(world)
 
 

@@ -18,7 +18,8 @@ from worldmodel import spaces
 from worldmodel.dream.captured import CapturedStep, cuda_graph
 from worldmodel.dream.engine import choose_engine
 from worldmodel.dream.state import Rollout, SimulatorState, SimulatorStep
-from worldmodel.dream.tiles import tiled
+from worldmodel.dream.threads import at_most, threads_for
+from worldmodel.dream.tiles import TILE, tiled
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
 from worldmodel.plain.rows import NO_START
@@ -47,6 +48,8 @@ class Simulator:
             to rounding; a dream that is to be the same to the bit names its backend.
         captured: record the step at its first call and replay it as one launch (`dream.captured`), which brings the
             same dream; None does so on a GPU if the prior knows no last frame (`max_frames`).
+        threads: at most so many in a step on a CPU, and never more than torch has (`torch.set_num_threads`); None
+            takes one for every 16 rows that are computed at once (`dream.threads`).
 
     Raises:
         UserError: an argument out of range, a world without starts, or a backend or recording that cannot step it.
@@ -63,14 +66,18 @@ class Simulator:
         dtype: torch.dtype = torch.float32,
         backend: str = "auto",
         captured: bool | None = None,
+        threads: int | None = None,
     ) -> None:
         if num_rows < 1:
             raise UserError(f"num_rows={num_rows}: wanted at least 1.")
+        if threads is not None and threads < 1:
+            raise UserError(f"threads={threads}: wanted at least 1, or None.")
         if world.starts is None or not len(world.starts):
             raise UserError("this world has no starts to dream from; load it with WorldModel.from_pretrained.")
         self.world, self.num_rows, self.sampling, self.batch_invariant = world, num_rows, sampling, batch_invariant
         self.dtype = dtype
-        self.engine = choose_engine(world, backend, dtype, batch_invariant)
+        self.threads = threads or threads_for(TILE if batch_invariant else num_rows)
+        self.engine = choose_engine(world, backend, dtype, batch_invariant, self.threads)
         self._bounded = world.prior.max_frames is not None  # asks the device at every step whether a row is at its end
         if captured and (world.device.type != "cuda" or self._bounded):
             raise UserError(
@@ -266,7 +273,8 @@ class Simulator:
 
     def _tiled(self, function: Callable[..., Any], *inputs: Any) -> Any:
         """What a function of rows returns, computed in tiles if dreams must not depend on their number."""
-        with torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        half = torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        with half, at_most(self.threads):
             return tiled(function, *inputs) if self.batch_invariant else function(*inputs)
 
     def save(self) -> SimulatorState:
