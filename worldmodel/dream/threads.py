@@ -1,6 +1,6 @@
 """How many of torch's threads a step is worth. A leaf.
 
-Few rows make small matrices, and a thread that waits for another loses more than it computes: measured in docs/speed.md.
+Few rows make small matrices, and a thread that waits for another loses more than it computes (docs/speed.md).
 """
 
 from __future__ import annotations
