@@ -1,8 +1,8 @@
 """The parts of a world as ONNX graphs.
 
 Shapes: B rows, W frames of a context, h w code grid, P = h*w places, n groups of G places, V codes in the book, D
-width, C condition width, L layers that write, H heads, d numbers a head, N slots of the cache, M frames of memory,
-S = P + 1 positions of a frame.
+width, C condition width, L layers that write, d numbers a head, N slots of the cache, M frames of memory, S = P + 1
+positions of a frame.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from worldmodel.export.parts import (
     Pixels,
     Reward,
     Write,
+    kv_heads_of,
 )
 from worldmodel.model import WorldModel
 from worldmodel.plain.world import EXTRA
@@ -76,11 +77,6 @@ def facts_of(prior: Prior[Any]) -> dict[str, Any]:
     h, w = prior.grid
     config = prior.config
     if isinstance(prior, FlatPrior):
-        if config.num_kv_heads not in (0, config.num_heads):
-            raise UserError(
-                f"this world's prior shares keys and values among heads (num_kv_heads={config.num_kv_heads}), which an "
-                "export cannot do yet; step it with torch, or train one with num_kv_heads 0."
-            )
         kind, group, layers, memory = "flat", 1, config.num_layers, prior.memory
         places, slots, name = torch.arange(h * w), (memory + 1) * (h * w + 1), "raster"
     else:
@@ -105,7 +101,7 @@ def facts_of(prior: Prior[Any]) -> dict[str, Any]:
         "group": group,
         "places": places.tolist(),
         "layers": layers,
-        "heads": config.num_heads,
+        "heads": kv_heads_of(prior),
         "head_dim": config.width // config.num_heads,
         "slots": slots,
         "memory": memory,
@@ -146,7 +142,8 @@ def graphs_of(world: WorldModel) -> dict[str, Graph]:
         own = []
         if prior.network.rotary is not None:
             told = (*told, "turns")
-            own.append(Input("turns", torch.zeros(2, ROWS, 1, 2 * width), 1))
+            turned = width + facts["heads"] * facts["head_dim"]
+            own.append(Input("turns", torch.zeros(2, ROWS, 1, turned), 1))
         written: tuple[str, ...] = ("logits", "z")
     else:
         assert isinstance(prior, FactoredPrior)

@@ -5,7 +5,8 @@ handed the whole of it and gives back only what the new places add.
 
 Shapes: B rows, W frames of a context, h w code grid, P = h*w places, n groups of G places that are written one after
 the other (P = n*G), V codes in the book, D width, C condition width, L layers that write, H heads, d numbers a head,
-N slots of the cache, M frames of memory, S = P + 1 positions of a frame, E = d/2.
+F heads of keys and values with E = F*d numbers, N slots of the cache, M frames of memory, S = P + 1 positions of a
+frame.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class FlatBegin(nn.Module):
     def forward(
         self, codes: Tensor, actions: Tensor, has_action: Tensor, status: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """A context (B, W, ...) -> keys (B, L, H, d, W*S), values (B, L, H, W*S, d), summary (B, D)."""
+        """A context (B, W, ...) -> keys (B, L, F, d, W*S), values (B, L, F, W*S, d), summary (B, D)."""
         prior, count = self.prior, self.prior.window
         known = torch.cat([torch.zeros_like(has_action[:, :1]), has_action[:, 1:]], 1)
         seen = codes[:, :, 0, 0] != prior.num_codes  # (B, W)
@@ -85,7 +86,7 @@ class FlatBegin(nn.Module):
         summary = prior.nothing.expand_as(z[:, 0])
         for t in range(count):
             summary = torch.where(seen[:, t, None], z[:, t], summary)
-        keys, values = (torch.stack(of_layers, 1) for of_layers in zip(*pairs, strict=True))  # (B, L, H, W*S, d)
+        keys, values = (torch.stack(of_layers, 1) for of_layers in zip(*pairs, strict=True))  # (B, L, F, W*S, d)
         return keys.transpose(-1, -2), values, summary
 
 
@@ -110,6 +111,7 @@ class FlatTell(nn.Module):
     def __init__(self, prior: FlatPrior) -> None:
         super().__init__()
         self.heads, self.network, self.num_heads = prior.heads, prior.network, prior.config.num_heads
+        self.kv_heads = kv_heads_of(prior)
 
     def forward(
         self, condition: Tensor, terminations: Tensor, status: Tensor, codes: Tensor, times: Tensor
@@ -118,7 +120,7 @@ class FlatTell(nn.Module):
 
         Returns:
             affines (B, 1, (4*L + 2)*D), those of the last LayerNorm at the end; base (S, B, 1, D); with rotary
-            positions turns (S, 2, B, 1, 2*D), cosines and sines for every number of all queries and keys.
+            positions turns (S, 2, B, 1, D + E), cosines and sines for every number of all queries and keys.
         """
         network, told = self.network, condition + self.heads.condition(terminations, status)
         last = torch.cat(network.norm.affine_of(told), -1)[:, None]
@@ -126,9 +128,9 @@ class FlatTell(nn.Module):
         base = network._given(codes[:, None], times[:, None])[:, 0].transpose(0, 1)[:, :, None]
         if network.rotary is None:
             return affines, base
-        turns = network.rotary.turns(times[:, None])[:, :, :, 0]  # (2, 2, B, S, E)
-        turns = turns.repeat(1, 1, 1, 1, 2 * self.num_heads)  # both numbers of a pair, every head: (2, 2, B, S, D)
-        return affines, base, rearrange(turns, "a c b s d -> s c b 1 (a d)")
+        turns = network.rotary.turns(times[:, None])[:, :, :, 0]  # (2, 2, B, S, d/2)
+        of_query, of_key = turns[0].repeat(1, 1, 1, 2 * self.num_heads), turns[1].repeat(1, 1, 1, 2 * self.kv_heads)
+        return affines, base, rearrange(torch.cat([of_query, of_key], -1), "c b s d -> s c b 1 d")
 
 
 def _affines(blocks: nn.ModuleList, told: Tensor) -> Tensor:
@@ -141,6 +143,12 @@ def _affines(blocks: nn.ModuleList, told: Tensor) -> Tensor:
     return torch.cat(found, -1)[:, None]
 
 
+def kv_heads_of(prior: Prior) -> int:
+    """F, the heads of keys and values of the layers that write."""
+    config = prior.config
+    return (config.num_kv_heads if isinstance(prior, FlatPrior) else 0) or config.num_heads
+
+
 class WriteLayer(nn.Module):
     """A layer that writes, its weights laid out for few operations.
 
@@ -150,25 +158,27 @@ class WriteLayer(nn.Module):
     Args:
         block: whose weights.
         num_heads: H.
+        kv_heads: F, divides H; fewer are for places written one by one.
         rotary: whether queries and keys are turned.
     """
 
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, block: Block | FrameBlock, num_heads: int, rotary: bool) -> None:
+    def __init__(self, block: Block | FrameBlock, num_heads: int, kv_heads: int, rotary: bool) -> None:
         super().__init__()
         attention = block if isinstance(block, FrameBlock) else block.attention
-        self.num_heads, self.rotary = num_heads, rotary
+        self.num_heads, self.kv_heads, self.rotary = num_heads, kv_heads, rotary
         self.out, self.widen, self.narrow = attention.out, block.widen, block.narrow
         width = attention.out.in_features
         self.d = width // num_heads
-        rows = torch.cat([attention.qkv.weight, attention.qkv.bias[:, None]], 1).detach().clone()  # (3*D, D+1)
+        turned = width + kv_heads * self.d  # D + E
+        rows = torch.cat([attention.qkv.weight, attention.qkv.bias[:, None]], 1).detach().clone()  # (D + 2*E, D+1)
         rows[:width] /= math.sqrt(self.d)
         if rotary:
-            halves = rearrange(rows[: 2 * width], "(x two e) c -> two x e c", two=2, e=self.d // 2)
+            halves = rearrange(rows[:turned], "(x two e) c -> two x e c", two=2, e=self.d // 2)
             quarter = rearrange(torch.stack([-halves[1], halves[0]]), "two x e c -> (x two e) c")
-            rows = torch.cat([rows[: 2 * width], quarter, rows[2 * width :]])  # (5*D, D+1)
+            rows = torch.cat([rows[:turned], quarter, rows[turned:]])  # (2*D + 3*E, D+1)
         self.register_buffer("weight", rows[:, :-1].contiguous())
         self.register_buffer("bias", rows[:, -1].contiguous())
 
@@ -180,34 +190,34 @@ class WriteLayer(nn.Module):
         Args:
             x: (B, G, D).
             affines: four of (B, 1, D): gain, bias, gain, bias.
-            turns: (2, B, 1, 2*D), or None.
+            turns: (2, B, 1, D + E), or None.
             unseen: (B, 1, 1, N), or None where there are no slots.
-            cache: keys (B, H, d, N) and values (B, H, N, d), or nothing.
+            cache: keys (B, F, d, N) and values (B, F, N, d), or nothing.
 
         Returns:
-            (B, G, D), and the new keys (B, H, d, G) and values (B, H, G, d).
+            (B, G, D), and the new keys (B, F, d, G) and values (B, F, G, d).
         """
-        group, width = x.shape[1], x.shape[2]
+        group, width, heads = x.shape[1], x.shape[2], self.kv_heads
+        narrow = heads * self.d  # E
         qkv = F.linear(F.layer_norm(x, (width,)) * affines[0] + affines[1], self.weight, self.bias)
         if turns is not None:
-            straight, quarter, v = qkv.split([2 * width, 2 * width, width], -1)
-            q, k = (straight * turns[0] + quarter * turns[1]).split(width, -1)
+            straight, quarter, v = qkv.split([width + narrow, width + narrow, narrow], -1)
+            q, k = (straight * turns[0] + quarter * turns[1]).split([width, narrow], -1)
         else:
-            q, k, v = qkv.split(width, -1)
-        if group == 1:
-            q, k, v = (
-                y.reshape(-1, self.num_heads, *s) for y, s in ((q, (1, self.d)), (k, (self.d, 1)), (v, (1, self.d)))
-            )
+            q, k, v = qkv.split([width, narrow, narrow], -1)
+        if group == 1:  # the heads that share keys and values stand where places of a group would
+            q = q.reshape(-1, heads, self.num_heads // heads, self.d)
+            k, v = k.reshape(-1, heads, self.d, 1), v.reshape(-1, heads, 1, self.d)
         else:
             q, k, v = (y.reshape(-1, group, self.num_heads, self.d) for y in (q, k, v))
             q, k, v = q.transpose(1, 2), k.permute(0, 2, 3, 1), v.transpose(1, 2)
-        scores = torch.matmul(q, k)  # (B, H, G, G)
+        scores = torch.matmul(q, k)  # (B, H, G, G), or (B, F, H/F, 1)
         if unseen is None:
             y = torch.matmul(scores.softmax(-1), v)
         else:
             keys, values = cache
             slots = keys.shape[-1]
-            shares = torch.cat([torch.matmul(q, keys) + unseen, scores], -1).softmax(-1)  # (B, H, G, N + G)
+            shares = torch.cat([torch.matmul(q, keys) + unseen, scores], -1).softmax(-1)  # (..., N + G)
             old, new = shares.split([slots, group], -1)
             y = torch.matmul(old, values) + torch.matmul(new, v)
         y = y.reshape(-1, 1, width) if group == 1 else rearrange(y, "b h g d -> b g (h d)")
@@ -239,8 +249,10 @@ class Write(nn.Module):
             blocks, self.logits, group = prior.decoder_blocks, prior.logits, prior.order.spans[0].stop
             table, prejudice = prior.written.weight.data, prior.prejudice.data
         self.is_flat = isinstance(prior, FlatPrior)
-        heads = prior.config.num_heads
-        self.layers = nn.ModuleList(WriteLayer(cast(Block | FrameBlock, b), heads, self.rotary) for b in blocks)
+        heads, kv_heads = prior.config.num_heads, kv_heads_of(prior)
+        self.layers = nn.ModuleList(
+            WriteLayer(cast(Block | FrameBlock, block), heads, kv_heads, self.rotary) for block in blocks
+        )
         self.register_buffer("table", table.detach().clone())
         self.register_buffer("prejudice", prejudice.detach().unflatten(0, (-1, group)).clone())  # (n, G, V)
 
@@ -252,12 +264,12 @@ class Write(nn.Module):
             before: (B, G) int64, the codes of the group before; V for the first.
             base: (B, G, D), what its places are given.
             affines: (B, 1, 4*L*D), gain and bias of both LayerNorms of each layer, and of the flat prior's last.
-            more: with rotary positions turns (2, B, 1, 2*D); then, if there are slots, unseen (B, 1, 1, N), 0 where a
-                slot is seen and far below 0 where not, and of each layer keys (B, H, d, N) and values (B, H, N, d).
+            more: with rotary positions turns (2, B, 1, D + E); then, if there are slots, unseen (B, 1, 1, N), 0 where
+                a slot is seen and far below 0 where not, and of each layer keys (B, F, d, N) and values (B, F, N, d).
 
         Returns:
-            logits (B, G, V); z (B, D) of the flat prior; of each layer the new keys (B, H, d, G) and values
-            (B, H, G, d).
+            logits (B, G, V); z (B, D) of the flat prior; of each layer the new keys (B, F, d, G) and values
+            (B, F, G, d).
         """
         given, news = list(more), []
         turns = given.pop(0) if self.rotary else None

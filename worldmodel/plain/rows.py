@@ -44,8 +44,8 @@ class PlainFlat(PlainRows):
     """What a flat prior remembers, as `prior.flat.FlatState`; keys have their numbers in rows.
 
     Attributes:
-        keys: (B, L, H, d, M*S) of the last M frames, oldest first.
-        values: (B, L, H, M*S, d).
+        keys: (B, L, F, d, M*S) of L layers' F heads of keys and values and the last M frames, oldest first.
+        values: (B, L, F, M*S, d).
         seen: (B, M) bool, which of those frames are there to be seen.
         codes: (B, h, w) int64 of the last frame, V where there was none.
         summary: (B, D), z of the last frame that was there.

@@ -1,8 +1,8 @@
 """How the parts of an exported world make a step, for both priors; `export.parts` says what each part is.
 
 Shapes: B rows, W frames of a context, h w code grid, P = h*w places, n groups of G places, D width, C condition
-width, L layers that write, H heads, d numbers a head, N slots of the cache, M frames of memory, S = P + 1 positions
-of a frame, V codes in the book.
+width, L layers that write, F heads of keys and values, d numbers a head, N slots of the cache, M frames of memory,
+S = P + 1 positions of a frame, V codes in the book.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Writer:
     Attributes:
         rows: B.
         given, said: inputs and outputs by name.
-        keys, values: of each layer, (B, H, d, N) and (B, H, N, d); nothing where there are no slots.
+        keys, values: of each layer, (B, F, d, N) and (B, F, N, d); nothing where there are no slots.
     """
 
     def __init__(self, session: Any, rows: int, layers: int) -> None:
