@@ -32,13 +32,13 @@ from worldmodel.model import WorldModel
 from worldmodel.plain import PlainSimulator, PlainWorld
 from worldmodel.plain.world import EXPORT
 from worldmodel.presets import PRESETS
-from worldmodel.prior import FactoredConfig
 from worldmodel.runinfo import code_version, machine
 
-WORLDS = {  # name: preset, whether its frames are the preset's crop
-    "demo, 32 codes": ("doom-take-cover-demo", True),
-    "flat, 32 codes": ("doom-take-cover-flat", True),
-    "flat, 64 codes": ("doom-take-cover-flat", False),
+WORLDS: dict[str, tuple[str, bool, dict[str, Any]]] = {  # preset, whether its frames are its crop, its prior's changes
+    "demo, 32 codes": ("doom-take-cover-demo", True, {"order": "columns"}),  # in turns, as a cache wants
+    "flat, 32 codes": ("doom-take-cover-flat", True, {}),
+    "flat, 64 codes": ("doom-take-cover-flat", False, {}),
+    "flat, 64 codes, keys shared": ("doom-take-cover-flat", False, {"num_kv_heads": 1}),
 }
 
 
@@ -53,12 +53,11 @@ def seconds_of(run: Callable[[], object], seconds: float) -> float:
 
 def world_of(name: str, work: Path) -> WorldModel:
     """A world that carries its export, made unless it is there."""
-    preset, cropped = WORLDS[name]
+    preset, cropped, changes = WORLDS[name]
     folder = work / name.replace(", ", "-").replace(" ", "-")
     if not EXPORT.holds(folder / OWN):
         config = PRESETS[preset]
-        if isinstance(config.prior, FactoredConfig):  # in turns, as a cache wants
-            config = replace(config, prior=replace(config.prior, order="columns"))
+        config = replace(config, prior=replace(config.prior, **changes))
         world = random_world(config, (32, 64) if cropped else (64, 64))
         world.save_pretrained(folder)
         export_world(world, folder / OWN)
