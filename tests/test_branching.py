@@ -189,7 +189,7 @@ def test_wrong_contexts_rows_and_worlds_are_answered_in_a_sentence(world: WorldM
         (lambda: simulator.clone(torch.tensor([0, 1]), torch.tensor([1])), "got 2 sources"),
         (lambda: simulator.clone(torch.tensor([0]), torch.tensor([1]), torch.tensor([1, 2])), "2 seeds for 1"),
         (lambda: simulator.restore(simulator_of(world, rows=3).save()), "got 3 rows, this simulator has 2"),
-        (lambda: simulator.restore(replace(simulator.state, prior=another)), "give it a mark of the same world and"),
+        (lambda: simulator.restore(replace(simulator.state, prior=another)), "give it one of the same world and"),
         (lambda: Simulator(world, 0), "num_rows=0"),
         (lambda: Simulator(world, 1, threads=0), "threads=0"),
         (lambda: Simulator(world, 1, starts="episodes"), "wanted 'episode' or 'any'"),
@@ -237,8 +237,6 @@ def test_what_is_given_on_another_device_is_moved_to_the_worlds(monkeypatch: pyt
     plan = CrossEntropy(horizon=1, rounds=2).plan(near)
     with pretend.Pretend():
         there.to(pretend.DEVICE)
-        assert there.starts is not None
-        there.starts = there.starts.to(pretend.DEVICE)
         far = Simulator(there, 6)
         assert far.rollout(plans, here.context(frames, acted)).frames.device == pretend.DEVICE
         far.clone(ROWS[0], ROWS[1])
@@ -290,3 +288,61 @@ def test_a_step_takes_the_threads_its_rows_are_worth_and_gives_them_back(
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_rows_are_numbers_or_a_mask_and_none_of_them_is_no_reset(world: WorldModel) -> None:
+    simulator, other = simulator_of(world), simulator_of(world)
+    simulator.reset(torch.tensor([2, 3]))
+    mask = torch.tensor([False, False, True, True, False, False])
+    other.reset(mask)
+    assert equal_rows(other.state, simulator.state, list(range(6)), list(range(6)))
+    assert other.state.steps.tolist() == [4, 4, 0, 0, 4, 4]
+    before = other.save()
+    assert torch.equal(other.reset(~mask & mask), before.frames)
+    other.reset(torch.tensor([], dtype=torch.int64))
+    assert equal_rows(other.state, before, list(range(6)), list(range(6)))
+    other.hold(mask)
+    assert other.state.ended.tolist() == (mask | before.ended).tolist()
+    for rows in (mask[:4], torch.tensor([1.0]), torch.tensor(1)):
+        with pytest.raises(UserError, match=r"wanted their numbers, .* or a mask, \(6,\) bool"):
+            other.reset(rows)
+
+
+def test_what_a_step_brings_is_the_callers_own(world: WorldModel) -> None:
+    simulator, twin = simulator_of(world), simulator_of(world)
+    mark = simulator.save()
+    actions = some_actions(world.spec.action_space, 6)
+    step = simulator.step(actions)
+    twin.step(actions)
+    for name in (field.name for field in fields(step)):
+        getattr(step, name).fill_(1)
+    simulator.reset(torch.tensor([0])).fill_(0)
+    twin.reset(torch.tensor([0]))
+    assert equal_rows(simulator.state, twin.state, list(range(6)), list(range(6)))
+    simulator.restore(mark)
+    assert equal_rows(simulator.state, mark, list(range(6)), list(range(6)))
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_mark_of_a_world_that_remembers_otherwise_is_refused(flat: bool) -> None:
+    mark = simulator_of(make_world(flat=flat)).save()
+    with pytest.raises(UserError, match="give it one of the same world"):
+        simulator_of(make_world(flat=flat, window=2)).restore(mark)
+
+
+def test_a_context_is_cast_or_refused_in_a_sentence(world: WorldModel) -> None:
+    frames = torch.randint(0, 256, (2, 2, SIDE, SIDE, 3), dtype=torch.uint8)
+    acted, known = torch.tensor([[1], [2]]), torch.tensor([0, 2])
+    right, cast = (
+        world.context(frames, a, status=s) for a, s in ((acted, known), (acted.to(torch.int32), known.to(torch.int32)))
+    )
+    assert equal_rows(cast, right, [0, 1], [0, 1])
+    Simulator(world, 2).reset(context=cast)
+    for status in (torch.tensor([0, 4]), torch.tensor([-1, 0]), torch.tensor([0]), torch.tensor([0.0, 1.0])):
+        with pytest.raises(UserError, match="wanted an integer of 0 to 3 for each of 2 rows"):
+            world.context(frames, acted, status=status)
+    env = DreamEnv(world)
+    picture = frames[0].numpy()
+    turned, _ = env.reset(options={"frames": picture[..., ::-1], "actions": [1]})
+    again, _ = env.reset(options={"frames": picture[..., ::-1].copy(), "actions": [1]})
+    assert (turned == again).all()

@@ -88,6 +88,40 @@ def test_a_world_that_knows_a_last_frame_is_dreamt_up_to_it_in_every_mode(mode: 
         dreams.rollout(torch.ones(2, HORIZON + 1, dtype=torch.int64))
 
 
+def test_where_a_world_knows_a_last_frame_a_dream_is_truncated_there() -> None:
+    world = make_world(flat=True, hazard=-20.0, attention="full", num_frames=7)
+    actions = np.zeros(N, int)
+    for horizon in ("recorded", None, 20):
+        env = DreamEnv(world, horizon=horizon, starts="any")
+        for start, last in ((0, 6), (7, 4)):  # a true start is one frame, a moment inside an episode three
+            env.reset(options={"start": start})
+            steps = [env.step(0) for _ in range(last)]
+            assert [step[3] for step in steps] == [False] * (last - 1) + [True]
+        envs = DreamVectorEnv(N, world=world, horizon=horizon)
+        envs.reset(seed=0)
+        cut = np.stack([envs.step(actions)[3] for _ in range(13)])  # 6 steps, the reset, 6 steps
+        assert cut.sum(0).tolist() == [2] * N
+        assert cut[[5, 12]].all()
+    learner = DreamLearnerEnv(world, N, hold=4, horizon=None)
+    learner.reset()
+    dones = np.stack([learner.step(actions)[2] for _ in range(4)])
+    assert dones.tolist() == [[False] * N, [True] * N] * 2
+    learner.close()
+    assert learner.get_attr("hold") == [4] * N
+
+
+def test_a_row_cut_off_within_a_held_action_keeps_still_till_the_others_are_through() -> None:
+    world = make_world(flat=True, hazard=-1.5, attention="full", num_frames=7)
+    for hold in (3, 4):
+        learner, finished = DreamLearnerEnv(world, 8, hold=hold, horizon=6), 0
+        learner.reset()
+        for _ in range(30):
+            *_, dones, infos = learner.step(np.zeros(8, int))
+            finished += dones.sum()
+            assert all(info["episode"]["l"] <= 6 for info in infos if "episode" in info)
+        assert finished > 30
+
+
 def check_against_gymnasiums_loop(world: Any, mode: AutoresetMode, num_actions: int) -> None:
     ours = DreamVectorEnv(N, world=world, horizon=HORIZON, info=["codes"], autoreset_mode=mode)
     make: Callable[[], DreamEnv] = lambda: DreamEnv(world, horizon=HORIZON, info=["codes"])  # noqa: E731
@@ -104,7 +138,7 @@ def check_against_gymnasiums_loop(world: Any, mode: AutoresetMode, num_actions: 
         done = mine[2] | mine[3]
         terminated, truncated = terminated + mine[2].sum(), truncated + mine[3].sum()
         if mode == AutoresetMode.DISABLED and done.any():
-            with pytest.raises(UserError, match="reset_mask"):
+            with pytest.raises(UserError, match=r"'reset_mask': mask.* \(\d,\) bool, True for these"):
                 ours.step(actions)
             masks = [{"reset_mask": done.copy()} for _ in range(2)]
             same(ours.reset(options=masks[0]), theirs.reset(options=masks[1]))
@@ -128,6 +162,13 @@ def test_the_sb3_face_is_dummy_vec_env_over_single_dreams(world: Any) -> None:
         ends += mine[2].sum()
     assert ends > 5
     assert ours.get_attr("num_envs", [0, 2]) == [N, N]
+    for name in ("action_space", "observation_space"):
+        assert ours.get_attr(name) == theirs.get_attr(name)
+    with pytest.raises(UserError, match="rows are one batch"):
+        ours.env_method("reset", indices=[1])
+    ours.set_options({"frames": np.zeros((1, 64, 64, 3), np.uint8)})
+    with pytest.raises(UserError, match="is taken by DreamEnv alone"):
+        ours.reset()
     assert ours.env_is_wrapped(gym.Wrapper) == [False] * N
     ours.close()
 

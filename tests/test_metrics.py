@@ -19,7 +19,7 @@ from worldmodel.eval_world import players_of
 from worldmodel.metrics import METRICS, Estimate, Figure, Metric, Settings, evaluate, register, table
 from worldmodel.metrics.dreams import begin, narrowed
 from worldmodel.metrics.frames import bright_found, bright_right, changed, psnr, ssim
-from worldmodel.metrics.freerun import Lives, Played, dreamed, play_all, recorded
+from worldmodel.metrics.freerun import Lives, Played, cap, dreamed, play_all, recorded
 from worldmodel.metrics.likelihood import PSEUDO, TRUSTS, count_models
 from worldmodel.metrics.orders import Comparison, comparisons, judge_order, summary
 from worldmodel.metrics.outcomes import tiles
@@ -451,6 +451,11 @@ def test_bad_input_is_refused_in_a_sentence(
     with monkeypatch.context() as patch:
         patch.setattr(world.tokenizer, "time_stride", 4)
         with pytest.raises(UserError, match="span 4 frames"):
+            evaluate(world, data, {}, SMALL)
+    with monkeypatch.context() as patch:
+        patch.setattr(world.prior, "max_frames", world.prior.window + 2)
+        assert cap(Trial(world, data, {}, replace(SMALL, ahead=2, horizon=40))) == world.prior.window + 1
+        with pytest.raises(UserError, match="give at most --ahead 2"):
             evaluate(world, data, {}, SMALL)
     with pytest.raises(UserError, match="--rows 1"):
         evaluate(world, data, {}, replace(SMALL, rows=1))

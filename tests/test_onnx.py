@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import pickle
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from untrained import SPACES, make_world
 
 from worldmodel import cli, shipped
 from worldmodel.bench.dream import multiply_adds
@@ -295,6 +298,24 @@ def test_mistakes_are_one_sentence(
     dreams = PlainSimulator(world_dir / "onnx", 2)
     with pytest.raises(UserError, match=r"one a row"):
         dreams.step(np.zeros(3, np.int64))
+    again = PlainSimulator(world_dir / "onnx", 2)
+    for simulator in (dreams, again):
+        simulator.reset()
+    mark = dreams.save()
+    step, twin = dreams.step(np.zeros(2, np.int64)), again.step(np.zeros(2, np.int64))
+    for name in ("frames", "codes", "terminations", "status"):
+        getattr(step, name)[...] = 1
+    dreams.reset(np.array([False, True]))[...] = 0
+    again.reset(np.array([1]))
+    assert again.reset(np.array([], np.int64)).shape == twin.frames.shape
+    for name in ("frames", "codes", "ended", "steps"):
+        np.testing.assert_array_equal(getattr(dreams.state, name), getattr(again.state, name))
+    assert again.state.steps.tolist() == [1, 0]
+    np.testing.assert_array_equal(dreams.step(np.ones(2, np.int64)).codes, again.step(np.ones(2, np.int64)).codes)
+    with pytest.raises(UserError, match="wanted their numbers"):
+        dreams.reset(np.array([1.0]))
+    with pytest.raises(UserError, match="give it its own world's"):
+        dreams.restore(replace(mark, prior=replace(mark.prior, codes=mark.prior.codes[:, 1:])))
     one, zero, short = np.array([1]), np.array([0]), dreams.world.starts.rows(np.zeros(2, np.int64))
     short = replace(short, codes=short.codes[:, 1:])
     for call, says in (
@@ -346,3 +367,13 @@ def test_a_damaged_export_is_refused(world_dir: Path, tmp_path: Path) -> None:
     (copy / "write.onnx").unlink()
     with pytest.raises(UserError, match=r"has no write\.onnx"):
         PlainWorld(copy)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Box", "MultiBinary"])
+def test_the_cards_lines_step_a_world_of_any_actions(name: str, tmp_path: Path) -> None:
+    export = export_world(make_world(SPACES[name]), tmp_path / "x")
+    (lines,) = re.findall(r"```python\n(.*?)```", (export / "README.md").read_text(), re.S)
+    found: dict[str, Any] = {}
+    exec(lines.replace("DIR", str(export)), found)
+    assert found["step"].frames.shape == (2, 16, 16, 3)

@@ -242,7 +242,11 @@ def test_groups_are_like_in_size_and_neighbours_are_in_different_ones() -> None:
 
 
 def test_sizes_that_make_no_sense_are_refused() -> None:
-    for wrong, words in (({"order": "groups", "num_groups": 7}, "wanted 1 to 6"), ({"mixture": 0}, "mixture=0")):
+    for wrong, words in (
+        ({"order": "groups", "num_groups": 7}, "wanted 1 to 6"),
+        ({"mixture": 0}, "mixture=0"),
+        ({"window": 0}, "window=0"),
+    ):
         with pytest.raises(UserError, match=words):
             make_prior(**wrong)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,13 @@ class WorldModel(nn.Module):
         self.report: dict[str, Any] = {}
         self.directory: Path | None = None
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> WorldModel:
+        """As torch's, for `to` and its kin: the starts go where the weights go."""
+        super()._apply(fn, recurse)
+        if self.starts is not None:
+            self.starts = self.starts.to(self.device)
+        return self
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -161,17 +169,23 @@ class WorldModel(nn.Module):
             status: (B,) int64, the hidden variable's bin at the last frame; not known if not given.
 
         Raises:
-            UserError: frames of another size, or actions that do not fit between them.
+            UserError: frames of another size, actions that do not fit between them, or a status that is not there.
         """
         self._check_clip("context", frames, actions)
-        window, device = self.prior.window, self.device
+        window, device, bins = self.prior.window, self.device, self.prior.status_config.num_bins
+        if status is not None and not _fit(status, len(frames), bins):
+            raise UserError(
+                f"context: got status {status.tolist()}; wanted an integer of 0 to {bins} for each of {len(frames)} "
+                f"rows; {bins} is for not known."
+            )
         frames, actions = frames[:, -window:].to(device), actions[:, max(0, actions.shape[1] - window + 1) :].to(device)
+        actions = actions.to(torch.float32 if self.spec.action_space.dtype.kind == "f" else torch.int64)
         codes = self.tokenizer.encode(frames)
         if frame_valid is None:
             frame_valid = torch.ones(codes.shape[:2], dtype=torch.bool)
         if status is None:
-            status = torch.full((len(codes),), self.prior.status_config.num_bins)
-        return self.prior.context(codes, frame_valid[:, -window:].to(device), actions, status.to(device))
+            status = torch.full((len(codes),), bins)
+        return self.prior.context(codes, frame_valid[:, -window:].to(device), actions, status.to(device, torch.int64))
 
     def _check_clip(self, what: str, frames: Tensor, actions: Tensor) -> None:
         """Refuse frames that are not (B, T, H, W, 3) uint8, T >= 1, and actions that do not lie between them."""
@@ -250,7 +264,6 @@ class WorldModel(nn.Module):
                 "train the prior again."
             )
         world.report, world.directory = dict(config.get("report", {})), path
-        world.starts = world.starts.to(device)
         return world.to(device).eval()
 
     def _card(self) -> str:
@@ -281,3 +294,9 @@ def tokenizer_hash(tokenizer: Tokenizer) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _fit(status: Tensor, rows: int, bins: int) -> bool:
+    """Whether there is a bin, or the number of bins for "not known", for each row."""
+    whole = not status.is_floating_point() and status.dtype != torch.bool
+    return whole and status.shape == (rows,) and bool(((status >= 0) & (status <= bins)).all())

@@ -58,7 +58,8 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
 
     Args:
         world: a world directory, or a loaded `WorldModel`.
-        horizon: steps until truncation; "recorded" takes the recorded environment's, None has none.
+        horizon: steps until truncation; "recorded" takes the recorded environment's, None has none. A world that
+            knows only so many frames (`prior.max_frames`) truncates at its last one in any case.
         temperature, top_k, top_p: how the frames' codes are drawn, see `Sampling`.
         starts, batch_invariant, backend: see `Simulator`.
         info: what `info` holds besides, after resets too: "codes", (h, w) int64 of the frame shown.
@@ -134,7 +135,8 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         out = self.simulator.step(torch.as_tensor(checked)[None])
         terminated = bool(out.terminations[0])
         steps = int(self.simulator.state.steps[0])
-        truncated = not terminated and self.horizon is not None and steps >= self.horizon
+        over = (self.horizon is not None and steps >= self.horizon) or bool(self.simulator.spent[0])
+        truncated = not terminated and over
         self._show()
         info = {name: float(values[0]) for name, values in step_info(self.world, out).items()}
         return (
@@ -167,7 +169,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
 
 def context_of(world: WorldModel, frames: Any, actions: Any) -> Context:
     """One row of context from frames (T, H, W, 3) uint8 and the T-1 actions between them."""
-    space, frames, taken = world.spec.action_space, np.asarray(frames), np.asarray(actions)
+    space, frames, taken = world.spec.action_space, np.ascontiguousarray(frames), np.asarray(actions)
     taken = spaces.check_actions(space, taken) if taken.size else np.zeros((0, *space.shape), space.dtype)
     return world.context(torch.as_tensor(frames)[None], torch.as_tensor(taken)[None])
 

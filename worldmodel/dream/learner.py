@@ -121,10 +121,15 @@ class DreamLearnerEnv(BatchVecEnv):
             self.stack = np.where(alive[:, None, None, None], pushed, self.stack)
             terminated |= alive & out.terminations.cpu().numpy()
             self.lengths += alive
+            over = simulator.spent.cpu().numpy()
             if self.horizon is not None:
-                truncated |= alive & ~terminated & (self.lengths >= self.horizon)
+                over |= self.lengths >= self.horizon
+            cut = alive & ~terminated & over
+            truncated |= cut
             if (terminated | truncated).all():
                 break
+            if cut.any():
+                simulator.hold(torch.from_numpy(cut))
         dones = terminated | truncated
         infos: list[dict[str, Any]] = [{"TimeLimit.truncated": bool(cut)} for cut in truncated]
         finished = np.flatnonzero(dones)
@@ -139,6 +144,9 @@ class DreamLearnerEnv(BatchVecEnv):
     def step_async(self, actions: np.ndarray) -> None:
         """Keep the actions, (N,) or (N, A), for `step_wait`."""
         self._actions = actions
+
+    def close(self) -> None:
+        """Nothing is held that had to be let go."""
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         """The dreams' whole frames."""

@@ -26,8 +26,9 @@ class BatchVecEnv(VecEnv):
         self.target.close()
 
     def get_attr(self, attr_name: str, indices: int | Iterable[int] | None = None) -> list[Any]:
-        """The attribute of all rows, which share one simulator."""
-        return [getattr(self.target, attr_name) for _ in self._get_indices(indices)]
+        """The attribute of all rows, which share one simulator; the spaces are a row's."""
+        of = self if attr_name in ("observation_space", "action_space") else self.target
+        return [getattr(of, attr_name) for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: int | Iterable[int] | None = None) -> None:
         """Set an attribute, for all rows."""
@@ -36,7 +37,13 @@ class BatchVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *args: Any, indices: int | Iterable[int] | None = None, **kwargs: Any
     ) -> list[Any]:
-        """Call a method of the dreams once for each row."""
+        """Call a method of the dreams once for each row.
+
+        Raises:
+            UserError: `reset` or `step`, which are one call for all rows.
+        """
+        if method_name in ("reset", "step"):
+            raise UserError(f"env_method({method_name!r}): the rows are one batch; call {method_name} of the whole.")
         return [getattr(self.target, method_name)(*args, **kwargs) for _ in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: type, indices: int | Iterable[int] | None = None) -> list[bool]:
@@ -66,7 +73,13 @@ class DreamVecEnv(BatchVecEnv):
         super().__init__(num_envs, self.dreams.single_observation_space, self.dreams.single_action_space)
 
     def reset(self) -> np.ndarray:
-        """Begin a dream in every row, with the seeds given to `seed`."""
+        """Begin a dream in every row, with the seeds given to `seed` and the starts given to `set_options`.
+
+        Raises:
+            UserError: options of some rows alone, or one that only `DreamEnv` takes.
+        """
+        if any("frames" in options for options in self._options):
+            raise UserError("options: a context of your own is taken by DreamEnv alone; here give {'start': index}.")
         starts = [options.get("start") for options in self._options]
         if None in starts and any(start is not None for start in starts):
             raise UserError("options: some rows have a start and others none; give one to each row or to none.")

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldmodel import spaces
-from worldmodel.dream.captured import CapturedStep, cuda_graph
+from worldmodel.dream.captured import CapturedStep, cuda_graph, leaves, mapped
 from worldmodel.dream.engine import choose_engine
-from worldmodel.dream.state import Rollout, SimulatorState, SimulatorStep
+from worldmodel.dream.state import Rollout, SimulatorState, SimulatorStep, row_index
 from worldmodel.dream.threads import at_most, threads_for
 from worldmodel.dream.tiles import TILE, tiled
 from worldmodel.errors import UserError
@@ -114,8 +114,14 @@ class Simulator:
         """What is remembered now; the next step or reset uses it up."""
         return self._state
 
+    @property
+    def spent(self) -> Tensor:
+        """Rows that show the last frame their prior knows (`max_frames`), and cannot be stepped on: (N,) bool."""
+        limit, prior = self.world.prior.max_frames, self._state.prior
+        return torch.zeros_like(self._state.ended) if limit is None else prior.times >= limit  # type: ignore[attr-defined]
+
     def seed(self, seeds: Tensor, rows: Tensor | None = None) -> None:
-        """Seed rows anew: (n,) int64. Their next reset is the first episode of that seed."""
+        """Seed rows, given as to `reset`, anew: (n,) int64. Their next reset is the first episode of that seed."""
         index = self._rows(rows)
         if seeds.shape != index.shape:
             raise UserError(f"seeds: got shape {tuple(seeds.shape)} for {len(index)} rows.")
@@ -128,7 +134,7 @@ class Simulator:
         """Begin new episodes.
 
         Args:
-            rows: (n,) int64 rows to reset; None for all.
+            rows: (n,) int64 rows to reset, or a mask (N,) bool; None for all.
             starts: (n,) int64 indices into the world's starts; None draws them.
             context: n rows of frames to begin from instead, see `WorldModel.context`.
 
@@ -139,6 +145,8 @@ class Simulator:
             UserError: a start that the world does not have, or a context of other rows or of another world's size.
         """
         index, state = self._rows(rows), self._state
+        if not len(index):
+            return state.frames.clone()
         episodes = state.episodes.index_add(0, index, torch.ones_like(index))
         if starts is None:
             zero = torch.zeros_like(index)
@@ -175,7 +183,7 @@ class Simulator:
             ended=state.ended.index_fill(0, index, False),
             starts=state.starts.index_copy(0, index, chosen),
         )
-        return self._state.frames
+        return self._state.frames.clone()
 
     @torch.no_grad()
     def step(self, actions: Tensor) -> SimulatorStep:
@@ -185,7 +193,7 @@ class Simulator:
             actions: (N,) or (N, A).
 
         Returns:
-            What happened; rows that had ended before keep still.
+            What happened, in tensors that are the caller's own; rows that had ended before keep still.
 
         Raises:
             UserError: actions of another shape or kind than the space's; on a CPU also those outside the space. On a
@@ -196,8 +204,11 @@ class Simulator:
         taken = actions.to(self.world.device, torch.int64 if whole else torch.float32)
         if self._record is not None and self._captured is None:
             self._captured = CapturedStep(self._advance, self._state, taken, self._record)
-        self._state, out = (self._captured or self._advance)(self._state, taken)
-        return out
+        if self._captured is not None:
+            self._state, out = self._captured(self._state, taken)  # copies
+            return out
+        self._state, out = self._advance(self._state, taken)
+        return mapped(torch.clone, out)
 
     def _advance(self, state: SimulatorState, taken: Tensor) -> tuple[SimulatorState, SimulatorStep]:
         """The state after a step, and what it brought."""
@@ -233,7 +244,7 @@ class Simulator:
         )
 
     def hold(self, rows: Tensor) -> None:
-        """Let rows, (n,) int64, keep still until they are reset, as those do that have ended."""
+        """Let rows, given as to `reset`, keep still until they are reset, as those do that have ended."""
         self._state = replace(self._state, ended=self._state.ended.index_fill(0, self._rows(rows), True))
 
     def rollout(self, actions: Tensor, context: Context | None = None) -> Rollout:
@@ -289,10 +300,11 @@ class Simulator:
         """
         if len(state.seeds) != self.num_rows:
             raise UserError(f"restore: got {len(state.seeds)} rows, this simulator has {self.num_rows}.")
-        if type(state.prior) is not type(self._state.prior):
+        sizes, ours = _sizes(state), _sizes(self._state)
+        if sizes != ours:
             raise UserError(
-                f"restore: got a mark of {type(state.prior).__name__}, this simulator remembers a "
-                f"{type(self._state.prior).__name__}; give it a mark of the same world and backend."
+                f"restore: got a mark of {sizes}, this simulator remembers {ours}; give it one of the same world and "
+                "backend."
             )
         self._state = state.copy()
 
@@ -317,7 +329,7 @@ class Simulator:
                 f"clone: got {len(source)} sources and {given} seeds for {len(target)} targets; wanted one of each "
                 "a target."
             )
-        if target_rows.device.type == "cpu" and len(target_rows.unique()) != len(target):
+        if target_rows.device.type == "cpu" and len(target.unique()) != len(target):
             raise UserError(f"clone: got targets {target.tolist()}; wanted each row once.")
         order = torch.arange(self.num_rows, device=target.device).index_copy(0, target, source.expand(len(target)))
         tensors = {name: rows[order] for name, rows in vars(self._state).items() if name != "prior"}
@@ -343,8 +355,10 @@ class Simulator:
 
     def _rows(self, rows: Tensor | None) -> Tensor:
         """Rows as indices on the world's device; all of them for None."""
-        if rows is None:
-            return torch.arange(self.num_rows, device=self._state.seeds.device)
-        if rows.device.type == "cpu" and bool(((rows < 0) | (rows >= self.num_rows)).any()):
-            raise UserError(f"rows {rows.tolist()}: this simulator has rows 0 to {self.num_rows - 1}.")
-        return rows.to(self._state.seeds.device, torch.int64)
+        return row_index(rows, self.num_rows, self._state.seeds.device)
+
+
+def _sizes(state: SimulatorState) -> str:
+    """What a state remembers, in words: its kind, and the sizes of what a row remembers."""
+    sizes = ", ".join(str(tuple(leaf.shape[1:])) for leaf in [*leaves(state.prior), state.frames])
+    return f"{type(state.prior).__name__} ({sizes})"

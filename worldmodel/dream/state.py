@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.dream.captured import mapped
+from worldmodel.errors import UserError
 from worldmodel.prior.interface import Rows
 
 
@@ -41,6 +42,26 @@ class SimulatorState:
     def copy(self) -> SimulatorState:
         """The same, out of reach of later steps."""
         return mapped(torch.clone, self)
+
+
+def row_index(rows: Tensor | None, num_rows: int, device: torch.device) -> Tensor:
+    """Rows, given as (n,) integers or as a mask (N,) bool, as (n,) int64 on a device; None is all of them.
+
+    Raises:
+        UserError: neither of the two, or a row that is not there (numbers on a GPU are not looked at).
+    """
+    if rows is None:
+        return torch.arange(num_rows, device=device)
+    if rows.dtype == torch.bool and rows.shape == (num_rows,):
+        return torch.nonzero(rows)[:, 0].to(device)
+    if rows.ndim != 1 or rows.dtype == torch.bool or rows.is_floating_point():
+        raise UserError(
+            f"rows: got {tuple(rows.shape)} {rows.dtype}, wanted their numbers, (n,) integers, or a mask, "
+            f"({num_rows},) bool."
+        )
+    if rows.device.type == "cpu" and bool(((rows < 0) | (rows >= num_rows)).any()):
+        raise UserError(f"rows {rows.tolist()}: this simulator has rows 0 to {num_rows - 1}.")
+    return rows.to(device, torch.int64)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,10 @@ def threads_for(rows: int) -> int:
 
 @contextmanager
 def at_most(threads: int) -> Iterator[None]:
-    """Let torch use no more threads than these meanwhile; it may have fewer already."""
+    """Let torch use no more threads than these meanwhile; it may have fewer already.
+
+    A thread of the program that uses torch for the first time meanwhile takes over the smaller number.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(min(threads, before))
     try:

@@ -118,8 +118,8 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         options = dict(options or {})
         if "frames" in options:
             raise UserError(
-                "options: a context of your own is taken by DreamEnv, or for all rows by simulator.reset(context=...); "
-                "here give {'start': indices}."
+                "options: a context of your own is taken by DreamEnv, for one dream, or by reset(context=...) of a "
+                "dream.Simulator, for many; here give {'start': indices}."
             )
         mask = np.asarray(options.pop("reset_mask", np.ones(self.num_envs, bool)))
         if mask.shape != (self.num_envs,) or mask.dtype != np.bool_ or not mask.any():
@@ -168,7 +168,8 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         again = self._finished.copy()
         if self.mode == AutoresetMode.DISABLED and again.any():
             raise UserError(
-                f"rows {np.flatnonzero(again).tolist()} have ended; call reset(options={{'reset_mask': rows}}) first."
+                f"rows {np.flatnonzero(again).tolist()} have ended; call reset(options={{'reset_mask': mask}}) first, "
+                f"mask ({self.num_envs},) bool, True for these."
             )
         out = self.simulator.step(torch.as_tensor(checked))
         rewards = out.rewards.cpu().numpy().astype(np.float64)
@@ -179,9 +180,9 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if again.any():  # NEXT_STEP
             info |= self._begin(again)
             rewards[again], terminations[again] = 0.0, False
-        truncations = np.zeros(self.num_envs, bool)
+        truncations = self.simulator.spent.cpu().numpy() & ~terminations
         if self.horizon is not None:
-            truncations = (self.simulator.state.steps.cpu().numpy() >= self.horizon) & ~terminations
+            truncations |= (self.simulator.state.steps.cpu().numpy() >= self.horizon) & ~terminations
         done = terminations | truncations
         if self.mode == AutoresetMode.SAME_STEP and done.any():
             last = np.full(self.num_envs, None, object)

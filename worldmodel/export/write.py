@@ -93,5 +93,6 @@ def _card(world: WorldModel) -> str:
         f"Frames of {h} x {w} codes, actions {spec.action_space}. Needs onnxruntime and numpy, no torch.\n\n"
         "```python\nimport numpy as np\nfrom worldmodel.plain import PlainSimulator\n\n"
         'dreams = PlainSimulator("DIR", num_rows=2, seed=0)\nframes = dreams.reset()\n'
-        "step = dreams.step(np.zeros(2, np.int64))  # .frames .rewards .terminations\n```\n"
+        f"step = dreams.step(np.zeros({(2, *spec.action_space.shape)}, np.{spec.action_space.dtype}))"
+        "  # .frames .rewards .terminations\n```\n"
     )

@@ -184,8 +184,9 @@ def _both(played: Played) -> tuple[Lives, Lives]:
 
 
 def cap(trial: Trial) -> int:
-    """Steps of the longest free run: the horizon, or the episodes' own limit where that is less."""
-    limits = [limit for limit in (trial.settings.horizon, trial.data.header.max_steps) if limit]
+    """Steps of the longest free run: the horizon, or where that is less the episodes' own limit or the prior's."""
+    known = trial.world.prior.max_frames
+    limits = [limit for limit in (trial.settings.horizon, trial.data.header.max_steps, known and known - 1) if limit]
     return min(limits)
 
 

@@ -268,6 +268,12 @@ def _check(world: WorldModel, data: Dataset, settings: Settings) -> None:
     for split in dict.fromkeys((settings.split, "train")):
         if not len(data.episodes_of(split)):
             raise UserError(f"the {split} split of {data.name} is empty: {data.lacking_splits}")
+    known = world.prior.max_frames
+    if known is not None and world.prior.window + settings.ahead > known:
+        raise UserError(
+            f"--ahead {settings.ahead}: this world's prior knows {known} frames, {world.prior.window} of them context; "
+            f"give at most --ahead {known - world.prior.window}."
+        )
     for name, least in (("clips", 2), ("ahead", 1), ("horizon", 1), ("rows", 2)):
         if getattr(settings, name) < least:
             raise UserError(f"--{name} {getattr(settings, name)}: wanted at least {least}.")

@@ -139,7 +139,7 @@ class PlainSimulator:
         """Begin new episodes.
 
         Args:
-            rows: (n,) int64 rows to reset; None for all.
+            rows: (n,) int64 rows to reset, or a mask (N,) bool; None for all.
             starts: (n,) int64 indices into the world's starts; None draws them.
             context: n rows of codes to begin from instead.
 
@@ -151,6 +151,8 @@ class PlainSimulator:
                 or of another world's size.
         """
         index, state, kinds = self._rows(rows), self._state, self.world.start_kinds
+        if not len(index):
+            return state.frames.copy()
         episodes = state.episodes.copy()
         episodes[index] += 1
         if starts is None:
@@ -182,7 +184,7 @@ class PlainSimulator:
             mixed[name][index] = value
         prior = state.prior.put(index, self.world.begin(context))
         self._state = PlainSimulatorState(prior=prior, seeds=state.seeds, episodes=episodes, **mixed)
-        return self._state.frames
+        return self._state.frames.copy()
 
     def step(self, actions: np.ndarray) -> PlainSimulatorStep:
         """Take one step in every row.
@@ -191,7 +193,7 @@ class PlainSimulator:
             actions: (N,) or (N, A).
 
         Returns:
-            What happened; rows that had ended before keep still.
+            What happened, in arrays that are the caller's own; rows that had ended before keep still.
 
         Raises:
             UserError: actions outside the space, or not one a row.
@@ -215,12 +217,12 @@ class PlainSimulator:
         self._state = replace(state, prior=prior, frames=frames, codes=codes, steps=state.steps + 1, ended=ended)
         nothing = np.float32(0)
         return PlainSimulatorStep(
-            frames=frames,
-            codes=codes,
+            frames=frames.copy(),
+            codes=codes.copy(),
             rewards=np.where(state.ended, nothing, out.rewards),
-            terminations=ended,
+            terminations=ended.copy(),
             hazards=out.hazards,
-            status=prior.status,
+            status=prior.status.copy(),
             status_values=self._values[prior.status] if world.num_status else np.full(self.num_rows, np.float32("nan")),
             status_probs=out.status_probs,
             log_probs=np.where(state.ended, nothing, out.log_probs),
@@ -234,10 +236,28 @@ class PlainSimulator:
         """Go back to a mark; the same actions then bring the same dream."""
         if len(state.seeds) != self.num_rows:
             raise UserError(f"restore: got {len(state.seeds)} rows, this simulator has {self.num_rows}.")
+        sizes, ours = _sizes(state), _sizes(self._state)
+        if sizes != ours:
+            raise UserError(
+                f"restore: got a mark of {sizes}, this simulator remembers {ours}; give it its own world's."
+            )
         self._state = state
 
     def _rows(self, rows: np.ndarray | None) -> np.ndarray:
-        index = np.arange(self.num_rows) if rows is None else np.asarray(rows, np.int64)
+        given = np.arange(self.num_rows) if rows is None else np.asarray(rows)
+        if given.dtype == np.bool_ and given.shape == (self.num_rows,):
+            return np.flatnonzero(given)
+        if given.ndim != 1 or (len(given) and given.dtype.kind not in "iu"):
+            raise UserError(
+                f"rows: got {given.shape} {given.dtype}, wanted their numbers, (n,) integers, or a mask, "
+                f"({self.num_rows},) bool."
+            )
+        index = given.astype(np.int64)
         if ((index < 0) | (index >= self.num_rows)).any():
             raise UserError(f"rows {index.tolist()}: this simulator has rows 0 to {self.num_rows - 1}.")
         return index
+
+
+def _sizes(state: PlainSimulatorState) -> dict[str, tuple[int, ...]]:
+    """Of each array of the prior's state, and of the frames, without the rows."""
+    return {name: array.shape[1:] for name, array in {**vars(state.prior), "frames": state.frames}.items()}

@@ -277,7 +277,7 @@ class FlatSteps(Steps):
         if longest is not None and (state.times >= longest).any():
             raise UserError(
                 f"a dream has reached frame {longest}, the last this flat prior knows (num_frames); reset "
-                "it, or train with attention window and positions rotary, whose dreams have no end."
+                "it, ask for fewer steps, or train with attention window and positions rotary: dreams without an end."
             )
         return Said(*self.run("outcome", state.summary, actions))
 

@@ -64,6 +64,8 @@ class FactoredPrior(Prior[Context]):
             raise UserError(f"prior width={config.width}: wanted a positive multiple of num_heads={config.num_heads}.")
         if not 0 <= config.rare_share < 1 or config.rare_weight < 0:
             raise UserError("prior rare_share: wanted 0 or more, below 1; rare_weight: wanted 0 or more.")
+        if config.window < 1:
+            raise UserError(f"prior window={config.window}: wanted at least 1 frame.")
         if config.mixture < 1:
             raise UserError(f"prior mixture={config.mixture}: wanted 1 (no mixture) or more components.")
         self.config, self.grid, self.num_codes = config, grid, num_codes

@@ -258,7 +258,7 @@ class FlatPrior(Prior[FlatState]):
         if self.max_frames is not None and bool((state.times >= self.max_frames).any()):
             raise UserError(
                 f"a dream has reached frame {self.max_frames}, the last this flat prior knows (num_frames); reset "
-                "it, or train with attention window and positions rotary, whose dreams have no end."
+                "it, ask for fewer steps, or train with attention window and positions rotary: dreams without an end."
             )
         taken = self.actions(actions[:, None], torch.ones_like(state.seen[:, :1]))[:, 0]  # (B, action_dim)
         summary = self.act(torch.cat([state.summary, taken], -1))
