@@ -14,7 +14,7 @@ import torch
 from worldmodel import spaces
 from worldmodel.errors import UserError
 from worldmodel.prior import CodeClip, Context, FactoredConfig, FactoredPrior, StatusConfig
-from worldmodel.prior.mixture import log_likelihood, shared_nats
+from worldmodel.prior.mixture import FLOOR, Mixture, log_likelihood, shared_nats
 from worldmodel.prior.order import groups_of
 from worldmodel.prior.sampling import Sampling, uniforms
 from worldmodel.prior.windows import cut_targets
@@ -249,6 +249,15 @@ def test_sizes_that_make_no_sense_are_refused() -> None:
     ):
         with pytest.raises(UserError, match=words):
             make_prior(**wrong)
+
+
+def test_no_component_of_a_mixture_is_ever_given_up() -> None:
+    mixture = Mixture(4, 8, 2)
+    with torch.no_grad():
+        mixture.chances.bias.copy_(torch.tensor([50.0, 0.0, 0.0, 0.0]))
+        chances = mixture.log_chances(torch.randn(5, 8), torch.randn(5, 2)).exp()
+    torch.testing.assert_close(chances.sum(1), torch.ones(5))
+    torch.testing.assert_close(chances[:, 1:], torch.full((5, 3), FLOOR / 4))
 
 
 def test_a_mixtures_shared_nats_are_its_likelihood_and_bend_no_probability_where_places_are_weighted() -> None:

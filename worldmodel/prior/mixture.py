@@ -8,12 +8,19 @@ Shapes: N frames, K components, P = h*w places, D width, C condition width, V co
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
+
+FLOOR = 0.3  # what all components share of every choice, whatever was learned
 
 
 class Mixture(nn.Module):
     """What tells the decoder its component, and how likely each is. One component has no weights.
+
+    No component is ever less likely than FLOOR/K. Without that the choice settles on one of them, context by context,
+    before they have come to differ, and the others are never taught which way they could go.
 
     Args:
         num_components: K.
@@ -34,7 +41,9 @@ class Mixture(nn.Module):
         """How likely each component is: (N, D) and (N, C) -> (N, K) float32, log-probabilities."""
         if self.num_components == 1:
             return summary.new_zeros(len(summary), 1, dtype=torch.float32)
-        return self.chances(torch.cat([summary, told], 1)).float().log_softmax(-1)
+        learned = self.chances(torch.cat([summary, told], 1)).float().log_softmax(-1)
+        least = torch.full_like(learned, math.log(FLOOR / self.num_components))
+        return torch.logaddexp(learned + math.log(1 - FLOOR), least)
 
     def every(self, tokens: Tensor) -> Tensor:
         """Tokens under every component: (N, P, D) -> (N*K, P, D), a frame's components after each other."""
