@@ -127,7 +127,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
             context = context_of(self.world, options["frames"], options.get("actions", ()))
         frames = self.simulator.reset(starts=None if start is None else torch.tensor([int(start)]), context=context)
         self._show()
-        return frames[0].cpu().numpy().copy(), {"start": int(self.simulator.state.starts[0]), **self._asked()}
+        return frames[0].cpu().numpy(), {"start": int(self.simulator.state.starts[0]), **self._asked()}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Take a step; as gymnasium's."""
@@ -140,7 +140,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         self._show()
         info = {name: float(values[0]) for name, values in step_info(self.world, out).items()}
         return (
-            out.frames[0].cpu().numpy().copy(), float(out.rewards[0]), terminated, truncated, {**info, **self._asked()}
+            out.frames[0].cpu().numpy(), float(out.rewards[0]), terminated, truncated, {**info, **self._asked()}
         )  # fmt: skip
 
     def _asked(self) -> dict[str, np.ndarray]:

@@ -193,7 +193,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         else:
             self._finished = done.copy()
             if done.any():  # those that were cut off as well
-                self.simulator.hold(torch.as_tensor(np.flatnonzero(done)))
+                self.simulator.hold(torch.as_tensor(done))
         info |= _masked(frame_info(self.simulator.state, self.info), np.ones(self.num_envs, bool))
         return self._frames(), rewards, terminations, truncations, info
 
