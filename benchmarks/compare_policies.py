@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.collect.config import TrainPolicy, dream_learner_for
-from worldmodel.collect.evaluate import interval
-from worldmodel.collect.train import train_policy
-from worldmodel.data.files import atomic_path
-from worldmodel.runinfo import code_version, machine
+from worldmodel.collect.collect_config import TrainPolicy, dream_learner_for
+from worldmodel.collect.policy_evaluation import interval
+from worldmodel.collect.policy_training import train_policy
+from worldmodel.common.files import atomic_path
+from worldmodel.common.run_info import code_version, machine
 
 
 def tested(world: Path, seed: int, args: argparse.Namespace) -> dict[str, Any]:

@@ -20,18 +20,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from worldmodel.cli.eval_world import players_of
+from worldmodel.common.files import atomic_path
+from worldmodel.common.memory import keep_freed_memory
+from worldmodel.common.run_info import code_version, machine
 from worldmodel.data import Dataset
-from worldmodel.data.files import atomic_path
 from worldmodel.dream.simulator import Simulator
-from worldmodel.eval_world import players_of
-from worldmodel.memory import keep_freed_memory
 from worldmodel.metrics import Settings, evaluate
-from worldmodel.model import WorldModel
-from worldmodel.presets import DOOM_TAKE_COVER_DEMO, DOOM_TAKE_COVER_FLAT
 from worldmodel.prior import Sampling
-from worldmodel.runinfo import code_version, machine
-from worldmodel.train.config import PriorTraining, TokenizerTraining, WorldConfig, half
-from worldmodel.train.world import train_prior, train_tokenizer
+from worldmodel.train.presets import DOOM_TAKE_COVER_DEMO, DOOM_TAKE_COVER_FLAT
+from worldmodel.train.trainers import train_prior, train_tokenizer
+from worldmodel.train.training_config import PriorTraining, TokenizerTraining, WorldConfig, half
+from worldmodel.world.world_model import WorldModel
 
 BASE = replace(DOOM_TAKE_COVER_DEMO, prior=replace(DOOM_TAKE_COVER_DEMO.prior, order="columns", rare_weight=4.0))
 WHOLE = replace(BASE, crop=None)

@@ -27,20 +27,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodel import report
+from worldmodel.cli import report
+from worldmodel.cli.eval_world import players_of
+from worldmodel.common.errors import UserError
+from worldmodel.common.files import atomic_path
+from worldmodel.common.memory import keep_freed_memory
+from worldmodel.common.run_info import code_version, machine
 from worldmodel.data import Dataset
-from worldmodel.data.files import atomic_path
-from worldmodel.errors import UserError
-from worldmodel.eval_world import players_of
-from worldmodel.memory import keep_freed_memory
-from worldmodel.metrics.frames import small_bright
-from worldmodel.metrics.trial import Settings, Trial
-from worldmodel.model import WorldModel
+from worldmodel.metrics.frame_scores import small_bright
+from worldmodel.metrics.world_trial import Settings, Trial
 from worldmodel.prior import FlatPrior
-from worldmodel.prior.flat import FlatState
+from worldmodel.prior.flat.flat_prior import FlatState
 from worldmodel.prior.interface import CodeClip
 from worldmodel.prior.sampling import Sampling, uniforms
-from worldmodel.runinfo import code_version, machine
+from worldmodel.world.world_model import WorldModel
 
 WAYS = ("ring", "recompute", "flush")
 MEASURES = {"bright": "share of bright pixels", "motion": "change, levels of 255", "entropy": "entropy of codes, nats"}

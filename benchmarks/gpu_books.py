@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from worldmodel.data.files import atomic_path
-from worldmodel.errors import UserError
+from worldmodel.common.errors import UserError
+from worldmodel.common.files import atomic_path
 
 T = TypeVar("T")
 

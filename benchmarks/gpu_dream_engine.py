@@ -68,8 +68,8 @@ class Run:
 
     def world(self, preset: str, shape: tuple[int, int], stride: int = 0, **prior: Any) -> Any:
         """A world of a preset's sizes on the device; a stride, pixels a code, of its own if one is given."""
-        from worldmodel.bench.worlds import random_world
-        from worldmodel.presets import PRESETS
+        from worldmodel.bench.bench_worlds import random_world
+        from worldmodel.train.presets import PRESETS
 
         config = PRESETS[preset]
         tokenizer = replace(config.tokenizer, space_stride=stride) if stride else config.tokenizer
@@ -155,7 +155,7 @@ class Run:
         import torch
 
         from worldmodel.dream import Simulator
-        from worldmodel.dream.captured import leaves
+        from worldmodel.dream.cuda_graphs import leaves
 
         cuda = self.device.type == "cuda"
         if cuda:
@@ -209,7 +209,7 @@ class Run:
         missing = lacking(LEARNING)
         if missing:
             return {"left out": f"these packages are missing: {', '.join(missing)}"}
-        from worldmodel.bench.learner import bench_learner
+        from worldmodel.bench.bench_learner import bench_learner
 
         world = self.world(self.sizes.small, (self.sizes.size, self.sizes.size))
         return bench_learner(world, self.sizes.learner_rows, self.sizes.seconds, self.sizes.rounds)
@@ -238,8 +238,8 @@ def main() -> int:
         return 3
     from gpu_books import Books
 
-    from worldmodel.errors import UserError
-    from worldmodel.train.runtime import choose_runtime
+    from worldmodel.common.errors import UserError
+    from worldmodel.common.runtime import choose_runtime
 
     device = choose_runtime(given.device).device
     try:

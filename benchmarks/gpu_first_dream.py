@@ -48,7 +48,7 @@ def head(device: Any) -> dict[str, Any]:
     """What a reader must know of the machine."""
     import torch
 
-    from worldmodel.runinfo import code_version, machine, versions
+    from worldmodel.common.run_info import code_version, machine, versions
 
     about: dict[str, Any] = {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -74,8 +74,8 @@ def main() -> int:
     from gpu_books import Books
     from gpu_stages import TINY, Run, Sizes, cores
 
-    from worldmodel.errors import UserError
-    from worldmodel.train.runtime import choose_runtime
+    from worldmodel.common.errors import UserError
+    from worldmodel.common.runtime import choose_runtime
 
     sizes = TINY if given.tiny else Sizes()
     run_of = {"minutes": given.minutes, "tiny": given.tiny}

@@ -32,7 +32,7 @@ def pack(world: Any, folder: Path, most: int = 3, limit: int = LIMIT) -> list[Pa
     Returns:
         The files.
     """
-    from worldmodel.prior.starts import Starts
+    from worldmodel.world.starts import Starts
 
     few = torch.arange(min(STARTS, len(world.starts)), device=world.starts.kinds.device)
     starts = Starts(world.starts.context.rows(few), world.starts.kinds[few])
@@ -66,11 +66,11 @@ def unpack(folder: Path, out: Path) -> None:
     Raises:
         UserError: a file is missing, or only the tokenizer travelled.
     """
-    from worldmodel.errors import UserError
-    from worldmodel.model import WorldModel, WorldSpec, _converter
+    from worldmodel.common.errors import UserError
     from worldmodel.prior import PriorConfig
-    from worldmodel.prior.starts import Starts
     from worldmodel.tokenizer import TokenizerConfig
+    from worldmodel.world.starts import Starts
+    from worldmodel.world.world_model import WorldModel, WorldSpec, _converter
 
     tensors: dict[str, Tensor] = {}
     count, facts = 0, {}

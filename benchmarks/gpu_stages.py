@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from gpu_books import Books, Pace
 
-from worldmodel.collect.config import LEARNERS, Learner
+from worldmodel.collect.collect_config import LEARNERS, Learner
 
 MIX = {"random": 0.3, "sticky": 0.25}  # periodic play takes the other episodes
 TEST_SEED = 1_000_000  # as `eval policy`: nothing else uses these
@@ -102,8 +102,8 @@ class Run:
     workers: int
 
     def __post_init__(self) -> None:
-        from worldmodel.presets import PRESETS
-        from worldmodel.train.runtime import choose_runtime
+        from worldmodel.common.runtime import choose_runtime
+        from worldmodel.train.presets import PRESETS
 
         self.work = self.books.work
         self.runtime = choose_runtime(self.device)
@@ -123,7 +123,7 @@ class Run:
 
     def world(self, path: Path | None = None) -> Any:
         """The learned world, on the device."""
-        from worldmodel.model import WorldModel
+        from worldmodel.world.world_model import WorldModel
 
         return WorldModel.from_pretrained(path or self.world_path, self.runtime.device)
 
@@ -164,8 +164,8 @@ class Run:
     def _record(self, path: Path, seed: int, episodes: int) -> tuple[float, float] | None:
         """Record a file; seconds until its first episode and episodes a second from then on, if it was not there."""
         from worldmodel import envs
+        from worldmodel.collect.policy_specs import mix, spec_of
         from worldmodel.collect.recorder import Plan, make_header, record_plan
-        from worldmodel.collect.specs import mix, spec_of
 
         kwargs = dict(self.sizes.env_kwargs)
         env = envs.make(self.sizes.env, **kwargs)
@@ -236,7 +236,7 @@ class Run:
 
     def _prior(self, config: Any, out: Path, minutes: float) -> dict[str, Any]:
         from worldmodel.train import train_prior
-        from worldmodel.train.stages import sampler_of
+        from worldmodel.train.training_loops import sampler_of
 
         pace, loop = Pace(self.books), config.train_prior
         with self.data() as data:
@@ -269,7 +269,7 @@ class Run:
         return self._judge(self.flat_path, ("nats", "bits", "control_gap"))
 
     def _judge(self, path: Path, metrics: tuple[str, ...]) -> dict[str, Any]:
-        from worldmodel.eval_world import players_of
+        from worldmodel.cli.eval_world import players_of
         from worldmodel.metrics import Settings, evaluate, table
 
         with self.data() as data:
@@ -280,8 +280,8 @@ class Run:
 
     def policy(self) -> dict[str, Any]:
         """PPO in the dream alone."""
-        from worldmodel.collect.config import TrainPolicy
-        from worldmodel.collect.train import train_policy
+        from worldmodel.collect.collect_config import TrainPolicy
+        from worldmodel.collect.policy_training import train_policy
 
         minutes = self.books.once("policy_minutes", lambda: self.seconds("policy") / 60)
         learner = replace(self.sizes.learner, minutes=minutes)
@@ -302,8 +302,8 @@ class Run:
     def test(self) -> dict[str, Any]:
         """That policy in the real game, beside scripted play on the same seeds."""
         from worldmodel import envs
-        from worldmodel.collect.evaluate import evaluate, table
-        from worldmodel.collect.specs import spec_of
+        from worldmodel.collect.policy_evaluation import evaluate, table
+        from worldmodel.collect.policy_specs import spec_of
 
         with self.data() as data:
             space = data.header.action_space
@@ -418,9 +418,9 @@ class Run:
 
     def pictures(self) -> dict[str, Any]:
         """Test clips, drawn by a seed: real, through the codes, dreamed."""
-        from worldmodel import report
-        from worldmodel.data.files import atomic_path
-        from worldmodel.dream.show import show_clip
+        from worldmodel.cli import report
+        from worldmodel.common.files import atomic_path
+        from worldmodel.dream.dream_clips import show_clip
 
         world, rng = self.world(), np.random.default_rng(0)
         with self.data() as data:
@@ -442,8 +442,8 @@ class Run:
 
     def curves(self) -> dict[str, Any]:
         """What was learned when."""
-        from worldmodel import report
-        from worldmodel.data.files import atomic_path
+        from worldmodel.cli import report
+        from worldmodel.common.files import atomic_path
 
         panels: list[Any] = []
         for title, path, x, y in (

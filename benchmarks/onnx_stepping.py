@@ -23,16 +23,16 @@ import numpy as np
 import onnxruntime
 import torch
 
-from worldmodel.bench.worlds import random_actions, random_world
-from worldmodel.data.files import atomic_path
+from worldmodel.bench.bench_worlds import random_actions, random_world
+from worldmodel.common.files import atomic_path
+from worldmodel.common.memory import keep_freed_memory
+from worldmodel.common.run_info import code_version, machine
 from worldmodel.dream import Simulator
-from worldmodel.export.write import OWN, export_world, exported
-from worldmodel.memory import keep_freed_memory
-from worldmodel.model import WorldModel
-from worldmodel.plain import PlainSimulator, PlainWorld
-from worldmodel.plain.world import EXPORT
-from worldmodel.presets import PRESETS
-from worldmodel.runinfo import code_version, machine
+from worldmodel.onnx import OnnxSimulator, OnnxWorld
+from worldmodel.onnx.export import OWN, export_world, exported
+from worldmodel.onnx.onnx_world import EXPORT
+from worldmodel.train.presets import PRESETS
+from worldmodel.world.world_model import WorldModel
 
 WORLDS: dict[str, tuple[str, bool, dict[str, Any]]] = {  # preset, whether its frames are its crop, its prior's changes
     "demo, 32 codes": ("doom-take-cover-demo", True, {"order": "columns"}),  # in turns, as a cache wants
@@ -68,7 +68,7 @@ def ways(world: WorldModel, batch: int) -> dict[str, Callable[[], object]]:
     """The ways to step a batch of dreams, and the parts of one of them."""
     export, actions = exported(world), random_actions(world.spec.action_space, (batch,))
     eager, onnx = Simulator(world, batch, backend="torch"), Simulator(world, batch, backend="onnx")
-    plain = PlainSimulator(PlainWorld(export), batch)
+    plain = OnnxSimulator(OnnxWorld(export), batch)
     for dreams in (eager, onnx, plain):
         dreams.reset()
     found: dict[str, Callable[[], object]] = {

@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 
-from worldmodel.bench.worlds import random_actions, random_clip, random_world
-from worldmodel.data.files import atomic_path
+from worldmodel.bench.bench_worlds import random_actions, random_clip, random_world
+from worldmodel.common.files import atomic_path
+from worldmodel.common.memory import keep_freed_memory
+from worldmodel.common.run_info import code_version, machine
 from worldmodel.dream.simulator import Simulator
-from worldmodel.memory import keep_freed_memory
-from worldmodel.presets import DOOM_TAKE_COVER_DEMO
 from worldmodel.prior import Sampling
-from worldmodel.runinfo import code_version, machine
+from worldmodel.train.presets import DOOM_TAKE_COVER_DEMO
 
 FRAME = (32, 64)  # rows and columns of the demo's crop: 4 x 8 codes
 WAYS: dict[str, dict[str, Any]] = {

@@ -11,7 +11,7 @@ __all__ = ["record"]
 
 def __getattr__(name: str) -> Any:
     if name == "record":
-        from worldmodel.collect.api import record
+        from worldmodel.collect.recording import record
 
         return record
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

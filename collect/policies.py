@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from worldmodel.collect.config import Learner
-from worldmodel.errors import UserError
-from worldmodel.pixels import FrameStack
-from worldmodel.spaces import Space
+from worldmodel.collect.collect_config import Learner
+from worldmodel.common.errors import UserError
+from worldmodel.common.pixels import FrameStack
+from worldmodel.common.spaces import Space
 
 STICK = 0.85  # probability that `sticky` keeps its action, so that it holds one for 7 steps on average
 PERIOD = 32  # steps of each run of `periodic`

@@ -19,17 +19,17 @@ from typing import Any
 
 from tqdm import tqdm
 
-import worldmodel
 from worldmodel.collect.policies import Policy
+from worldmodel.collect.policy_specs import PolicySpec, choose
 from worldmodel.collect.rollout import play
-from worldmodel.collect.specs import PolicySpec, choose
 from worldmodel.collect.supervisor import Supervisor
+from worldmodel.common.errors import UserError
+from worldmodel.common.files import check_free_space, sync_folder
+from worldmodel.common.version import VERSION
 from worldmodel.data.dataset import Dataset
-from worldmodel.data.files import check_free_space, sync_folder
-from worldmodel.data.hdf5 import seal
 from worldmodel.data.header import Header, PolicyRecord
 from worldmodel.data.parts import PartWriter
-from worldmodel.errors import UserError
+from worldmodel.data.sealing import seal
 
 IGNORED = ("code_version",)  # header fields in which a continued recording may differ
 
@@ -56,7 +56,7 @@ class Plan:
 
 
 def make_header(meta: Any, policies: Sequence[PolicySpec], seed: int, episodes: int, shard: tuple[int, int]) -> Header:
-    """The header of a recording of the world that `meta` (a `WorldMeta`) describes."""
+    """The header of a recording of the world that `meta` (a `EnvMeta`) describes."""
     return Header(
         env=meta.id,
         env_kwargs=meta.kwargs,
@@ -72,7 +72,7 @@ def make_header(meta: Any, policies: Sequence[PolicySpec], seed: int, episodes: 
         seed=seed,
         shard=shard,
         num_episodes=episodes,
-        code_version=worldmodel.__version__,
+        code_version=VERSION,
     )
 
 
@@ -119,7 +119,7 @@ def record_plan(
     Args:
         plan: what to record.
         workers: processes; ignored where `env` is given.
-        env: a `PixelWorld` of this process to play in instead.
+        env: a `PixelEnv` of this process to play in instead.
         policy: with `env`: an object of this process that plays every episode.
         progress: show a bar on stderr.
         force: remove what stands at `plan.out` first.
@@ -187,7 +187,7 @@ def _record_missing(
     progress: bool,
     on_episode: Callable[[int, int], None] | None,
 ) -> None:
-    from worldmodel.envs import engines
+    from worldmodel.envs import doom_processes as engines
 
     for leftover in plan.folder.glob(".sealed*"):
         leftover.unlink()

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from worldmodel.collect.policies import Policy
+from worldmodel.common.spaces import check_actions
 from worldmodel.data.episode import Episode
-from worldmodel.spaces import check_actions
 
 
 def episode_seeds(seed: int, index: int) -> tuple[int, np.random.Generator]:
@@ -35,7 +35,7 @@ def play(
     """Play one whole episode.
 
     Args:
-        env: a `PixelWorld`.
+        env: a `PixelEnv`.
         policy: plays; its randomness comes from (seed, index).
         index: the episode's number in its recording.
         seed: the recording's seed.

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from worldmodel.errors import UserError
+from worldmodel.common.errors import UserError
 
 MAX_TRIES = 3  # deaths of a worker over one episode, or before its first answer, until we give up
 

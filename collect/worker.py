@@ -19,7 +19,7 @@ def build_env(job: dict[str, Any]) -> Any:
     from worldmodel import envs
 
     if callable(job["env"]):
-        from worldmodel.envs.foreign import as_pixels
+        from worldmodel.envs.make_env import as_pixels
 
         return as_pixels(job["env"](), **job["env_kwargs"])
     return envs.make(job["env"], **job["env_kwargs"])
@@ -32,10 +32,10 @@ def main(job_path: str, slot: str, commands: str, results: str) -> None:
     supervisor = os.getppid()
     import cloudpickle
 
+    from worldmodel.collect.policy_specs import choose
     from worldmodel.collect.rollout import play
-    from worldmodel.collect.specs import choose
     from worldmodel.data.parts import PartWriter
-    from worldmodel.envs import engines
+    from worldmodel.envs import doom_processes as engines
 
     def watch() -> None:
         if os.getppid() != supervisor:
@@ -51,7 +51,7 @@ def main(job_path: str, slot: str, commands: str, results: str) -> None:
     def answer(message: dict[str, Any]) -> None:
         os.write(int(results), (json.dumps(message) + "\n").encode())
 
-    from worldmodel.errors import UserError
+    from worldmodel.common.errors import UserError
 
     try:
         with (

@@ -8,27 +8,27 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from worldmodel.envs.builtin import register_all
-from worldmodel.envs.registry import EnvRow, lookup, make, policy_defaults, register, rows
+from worldmodel.envs.builtin_envs import register_all
+from worldmodel.envs.env_registry import EnvRow, lookup, policy_defaults, register, rows
+from worldmodel.envs.make_env import as_pixels, make
 
 if TYPE_CHECKING:
-    from worldmodel.envs.foreign import PixelEnv, as_pixels
-    from worldmodel.envs.world import Moment, PixelWorld, WorldMeta
+    from worldmodel.envs.pixel_env import EnvMeta, EnvStep, PixelEnv
+    from worldmodel.envs.wrapped_env import WrappedEnv
 
 _LAZY = {
-    "PixelEnv": "foreign",
-    "as_pixels": "foreign",
-    "Moment": "world",
-    "PixelWorld": "world",
-    "WorldMeta": "world",
+    "WrappedEnv": "wrapped_env",
+    "EnvStep": "pixel_env",
+    "PixelEnv": "pixel_env",
+    "EnvMeta": "pixel_env",
 }
 
 __all__ = [
+    "EnvMeta",
     "EnvRow",
-    "Moment",
+    "EnvStep",
     "PixelEnv",
-    "PixelWorld",
-    "WorldMeta",
+    "WrappedEnv",
     "as_pixels",
     "lookup",
     "make",

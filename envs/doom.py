@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel import spaces
-from worldmodel.envs import engines
-from worldmodel.envs.world import Moment, PixelWorld, pixel_spec
-from worldmodel.errors import UserError, unknown_name
+from worldmodel.common import spaces
+from worldmodel.common.errors import UserError, unknown_name
+from worldmodel.envs import doom_processes as engines
+from worldmodel.envs.pixel_env import EnvStep, PixelEnv, pixel_spec
 
 ATTEMPTS = 4  # an engine dies at start about once in a hundred launches
 
@@ -62,7 +62,7 @@ def screen_resolution(size: tuple[int, int], resolutions: list[str]) -> str:
     return f"RES_{width}X{height}"
 
 
-class DoomWorld(PixelWorld):
+class DoomEnv(PixelEnv):
     """One scenario of ViZDoom.
 
     The reward is ViZDoom's own, summed over the skipped tics (35 tics are a second). Actions are single
@@ -143,7 +143,7 @@ class DoomWorld(PixelWorld):
         self.metadata = {**self.metadata, "render_fps": 35 / frame_skip}
         self._inner: Any = None
 
-    def _begin(self) -> Moment:
+    def _begin(self) -> EnvStep:
         seed = int(self.np_random.integers(2**31))
         if self._inner is not None and self._inner.game.is_running():
             observation, _ = self._inner.reset(seed=seed)
@@ -180,7 +180,7 @@ class DoomWorld(PixelWorld):
             f"{type(failure).__name__}: {failure}. Check that /dev/shm has 20 MB free for each engine."
         ) from failure
 
-    def _advance(self, action: np.ndarray) -> Moment:
+    def _advance(self, action: np.ndarray) -> EnvStep:
         chosen: Any = int(action) if action.ndim == 0 else action
         try:
             observation, reward, terminated, _, _ = self._inner.step(chosen)
@@ -193,13 +193,13 @@ class DoomWorld(PixelWorld):
             ) from error
         return self._moment(observation, float(reward), bool(terminated))
 
-    def _moment(self, observation: dict[str, np.ndarray], reward: float, terminated: bool) -> Moment:
+    def _moment(self, observation: dict[str, np.ndarray], reward: float, terminated: bool) -> EnvStep:
         # after the end ViZDoom has no state, and its wrapper hands out zeros in its place
         if self._inner.state is None:
-            return Moment(None, reward, terminated)
+            return EnvStep(None, reward, terminated)
         numbers = observation["gamevariables"]
         variables = {name: float(x) for name, x in zip(self._names, numbers, strict=True)}
-        return Moment(observation["screen"], reward, terminated, variables=variables)
+        return EnvStep(observation["screen"], reward, terminated, variables=variables)
 
     def _stop(self) -> None:
         inner, self._inner = getattr(self, "_inner", None), None
@@ -265,6 +265,6 @@ def _chord(buttons: list[str], pressed: np.ndarray) -> str:
 
 
 def _row_ids() -> set[str]:
-    from worldmodel.envs.registry import rows
+    from worldmodel.envs.env_registry import rows
 
     return {row.id for row in rows()}

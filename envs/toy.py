@@ -25,8 +25,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from worldmodel import spaces
-from worldmodel.envs.world import Moment, PixelWorld, pixel_spec
+from worldmodel.common import spaces
+from worldmodel.envs.pixel_env import EnvStep, PixelEnv, pixel_spec
 
 SIDE = 4  # places each way
 PERIOD = 4  # steps from a flash to its storm
@@ -92,7 +92,7 @@ def _paint(place: int, lit: int | None, colour: tuple[int, int, int], floor: tup
     return world.repeat(16, axis=0).repeat(16, axis=1)
 
 
-class ToyWorld(PixelWorld):
+class ToyEnv(PixelEnv):
     """The storms, seen from above: the walker is yellow, green after a storm in shelter, red after a hit.
 
     Variables: `lives` left, `clock` (steps since the flash), `storm` (which of the 64) and `quarter` (where
@@ -136,17 +136,17 @@ class ToyWorld(PixelWorld):
         self._sprites: dict[tuple[int, int | None, tuple[int, int, int], bool], np.ndarray] = {}
         self.state = State(0, 0, 0, LIVES)
 
-    def _begin(self) -> Moment:
+    def _begin(self) -> EnvStep:
         place, storm = self.np_random.integers(SIDE * SIDE), self.np_random.integers(len(QUARTERS))
         self.state = State(int(place), int(storm), 0, LIVES)
         return self._moment(0.0, False)
 
-    def _advance(self, action: np.ndarray) -> Moment:
+    def _advance(self, action: np.ndarray) -> EnvStep:
         choice = int(action) if action.ndim == 0 else discretise(action)
         self.state, reward, terminated = transition(self.state, choice)
         return self._moment(reward, terminated, struck=self.state.clock == 0)
 
-    def _moment(self, reward: float, terminated: bool, struck: bool = False) -> Moment:
+    def _moment(self, reward: float, terminated: bool, struck: bool = False) -> EnvStep:
         place, storm, clock, lives = self.state
         colour = CALM if not struck else SAFE if reward else HIT
         lit = QUARTERS[storm] if clock == 0 and not terminated else None
@@ -154,7 +154,7 @@ class ToyWorld(PixelWorld):
         if key not in self._sprites:
             self._sprites[key] = _paint(place, lit, colour, STORM if terminated else FLOOR)
         hidden = {"lives": lives, "clock": clock, "storm": storm, "quarter": QUARTERS[storm]}
-        return Moment(self._sprites[key], reward, terminated, variables={k: float(v) for k, v in hidden.items()})
+        return EnvStep(self._sprites[key], reward, terminated, variables={k: float(v) for k, v in hidden.items()})
 
     @staticmethod
     def optimal_action(state: State) -> int:

@@ -7,8 +7,8 @@ import gymnasium
 
 import worldmodel
 from worldmodel.collect import record
-from worldmodel.presets import PRESETS
-from worldmodel.train.world import train_world
+from worldmodel.train.presets import PRESETS
+from worldmodel.train.trainers import train_world
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".")

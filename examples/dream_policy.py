@@ -15,9 +15,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMoni
 
 from worldmodel import envs
 from worldmodel.collect import record
-from worldmodel.dream.sb3 import DreamVecEnv
-from worldmodel.presets import PRESETS
+from worldmodel.dream.dream_vec_env import DreamVecEnv
 from worldmodel.train import train_world
+from worldmodel.train.presets import PRESETS
 
 STACK = 4  # frames that the policy sees: as many as lie between a flash and its storm
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from worldmodel import WorldModel
+from worldmodel.cli.report import strips
 from worldmodel.dream import Simulator
-from worldmodel.report import strips
 
 COLUMNS, HELD, BRIGHT = 20, 8, 200
 

@@ -16,11 +16,11 @@ import torch
 
 from worldmodel import WorldModel, envs
 from worldmodel.collect import record
-from worldmodel.collect.evaluate import interval
+from worldmodel.collect.policy_evaluation import interval
 from worldmodel.dream import CrossEntropy, Simulator
-from worldmodel.presets import PRESETS
 from worldmodel.prior.sampling import Sampling
 from worldmodel.train import train_world
+from worldmodel.train.presets import PRESETS
 
 PLANS = 128  # rows of the simulator
 SEARCH = CrossEntropy(horizon=4, rounds=4, best=0.05, keep=0.2)  # four steps lie between a flash and its storm
@@ -51,7 +51,7 @@ def learn(folder: Path, quick: bool) -> WorldModel:
     return train_world(data, folder / "world", config)
 
 
-def play(env: envs.PixelWorld, simulator: Simulator, seed: int) -> float:
+def play(env: envs.PixelEnv, simulator: Simulator, seed: int) -> float:
     """An episode of the toy under plans; its return."""
     frame, _ = env.reset(seed=seed)
     frames, actions, planned, total, over = [frame], [], [], 0.0, False
@@ -68,7 +68,7 @@ def play(env: envs.PixelWorld, simulator: Simulator, seed: int) -> float:
     return total
 
 
-def play_at_random(env: envs.PixelWorld, seed: int) -> float:
+def play_at_random(env: envs.PixelEnv, seed: int) -> float:
     """An episode of the toy under uniform random actions; its return."""
     env.reset(seed=seed)
     rng, total, over = np.random.default_rng(seed), 0.0, False

@@ -23,8 +23,8 @@ import torch
 from worldmodel import WorldModel
 from worldmodel.collect import record
 from worldmodel.data import Dataset
-from worldmodel.presets import PRESETS
 from worldmodel.train import train_world
+from worldmodel.train.presets import PRESETS
 
 LENGTH = 9  # frames of a clip: two storms
 STAY, UP, DOWN, LEFT, RIGHT = range(5)

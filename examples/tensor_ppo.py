@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from worldmodel import WorldModel, envs
 from worldmodel.collect import record
-from worldmodel.collect.evaluate import interval
+from worldmodel.collect.policy_evaluation import interval
 from worldmodel.dream import Simulator
-from worldmodel.presets import PRESETS
 from worldmodel.train import train_world
+from worldmodel.train.presets import PRESETS
 
 STACK, HORIZON = 4, 40
 GAMMA, LAMBDA, CLIP, ENTROPY = 0.97, 0.95, 0.2, 0.01
@@ -112,7 +112,7 @@ def learn(world: WorldModel, decisions: int, num_rows: int, length: int) -> tupl
 
 
 @torch.no_grad()
-def play(policy: Policy, env: envs.PixelWorld, seed: int, device: torch.device) -> float:
+def play(policy: Policy, env: envs.PixelEnv, seed: int, device: torch.device) -> float:
     """The return of an episode of the real environment, under the likeliest actions."""
     frame, _ = env.reset(seed=seed)
     stack, total, over = [frame] * STACK, 0.0, False

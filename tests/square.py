@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from safetensors.torch import load_file
 
-from worldmodel import spaces
+from worldmodel.common import spaces
+from worldmodel.common.pixels import PixelSpec
 from worldmodel.data import Dataset, Episode, Header, PartWriter, PolicyRecord, seal
-from worldmodel.pixels import PixelSpec
-from worldmodel.presets import PRESETS
-from worldmodel.train.config import WorldConfig
+from worldmodel.train.presets import PRESETS
+from worldmodel.train.training_config import WorldConfig
 
 SIZE, PLACES = 16, 4  # a square of 8 x 8 pixels at one of 2 x 2 places
 
@@ -119,7 +119,8 @@ def train_and_keep(data: Path, out: Path, kept: Path, config: WorldConfig, pause
         config: of the training.
         pause: seconds after each logged step, to leave time for a kill.
     """
-    from worldmodel.train import train_world, world
+    from worldmodel.train import train_world
+    from worldmodel.train import trainers as world
 
     finish = world.finish
 

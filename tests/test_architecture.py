@@ -1,66 +1,54 @@
-"""Who may import whom (docs/architecture.md), read from the sources."""
+"""Which module may import which (docs/architecture.md), read from the sources."""
 
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LEAVES = {
-    "worldmodel.errors",
-    "worldmodel.spaces",
-    "worldmodel.pixels",
-    "worldmodel.runinfo",
-    "worldmodel.memory",
-    "worldmodel.directory",
-    "worldmodel.processes",
-    "worldmodel.plain",
-    "worldmodel.shipped",
-}
-MODELS = (
+
+# Packages from the bottom up: each may import itself and those before it.
+LAYERS = (
+    "worldmodel.common",
+    "worldmodel.data",
     "worldmodel.tokenizer",
     "worldmodel.prior",
-    "worldmodel.heads",
-    "worldmodel.model",
-    "worldmodel.tokenizer_dir",
+    "worldmodel.world",
     "worldmodel.train",
+    "worldmodel.onnx",
+    "worldmodel.dream",
+    "worldmodel.metrics",
+    "worldmodel.envs",
+    "worldmodel.collect",
+    "worldmodel.bench",
+    "worldmodel.cli",
 )
 
-# room -> what it must never import, anywhere in its files
+# External packages that a package must not need, although a layer above does.
+GAMES = ("gymnasium", "stable_baselines3", "vizdoom")
 FORBIDDEN: dict[str, tuple[str, ...]] = {
-    "worldmodel.data": (
-        "gymnasium",
-        "stable_baselines3",
-        "vizdoom",
-        "worldmodel.envs",
-        "worldmodel.collect",
-        *MODELS,
-    ),
-    **dict.fromkeys(
-        MODELS,
-        (
-            *("gymnasium", "stable_baselines3", "vizdoom"),
-            *("worldmodel.envs", "worldmodel.collect", "worldmodel.dream.env"),
-        ),
-    ),
-    "worldmodel.dream": ("vizdoom", "worldmodel.envs", "worldmodel.collect"),
-    "worldmodel.export": (
-        *("gymnasium", "stable_baselines3", "vizdoom"),
-        *("worldmodel.envs", "worldmodel.collect", "worldmodel.dream"),
-    ),
-    "worldmodel.plain": (
-        *("torch", "gymnasium", "stable_baselines3", "vizdoom", *MODELS),
-        *(f"worldmodel.{room}" for room in ("envs", "collect", "data", "dream", "export", "metrics", "bench", "cli")),
-    ),
-    "worldmodel.metrics": (
-        *("gymnasium", "stable_baselines3", "vizdoom"),
-        *("worldmodel.envs", "worldmodel.collect"),
-    ),
-    "worldmodel.collect": MODELS,
-    "worldmodel.envs": ("torch", "stable_baselines3", "worldmodel.data", "worldmodel.collect", *MODELS),
+    "worldmodel.data": GAMES,
+    "worldmodel.tokenizer": GAMES,
+    "worldmodel.prior": GAMES,
+    "worldmodel.world": GAMES,
+    "worldmodel.train": GAMES,
+    "worldmodel.onnx": GAMES,
+    "worldmodel.dream": ("vizdoom",),
+    "worldmodel.metrics": GAMES,
+    "worldmodel.envs": ("torch", "stable_baselines3"),
 }
+
+# Modules that load no torch, neither by themselves nor through what they import.
+TORCH_FREE = (
+    "worldmodel.onnx.onnx_simulator",
+    "worldmodel.onnx.onnx_world",
+    "worldmodel.data.dataset",
+    "worldmodel.envs.env_registry",
+    "worldmodel.cli.command_line",
+)
 
 
 def sources() -> dict[str, Path]:
@@ -79,15 +67,24 @@ def sources() -> dict[str, Path]:
     return found
 
 
-def imports(path: Path) -> set[str]:
-    """Every module that a file imports, wherever in the file, type checking aside."""
-    tree = ast.parse(path.read_text())
-    skipped = {
+def type_checking_nodes(tree: ast.AST) -> set[int]:
+    """Ids of the nodes under `if TYPE_CHECKING`."""
+    return {
         id(inner)
         for node in ast.walk(tree)
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
         for inner in ast.walk(node)
     }
+
+
+def imports(path: Path, modules: frozenset[str] = frozenset()) -> set[str]:
+    """Every module that a file imports, anywhere in the file, except for type checking.
+
+    `from package import name` counts as an import of the package, and of `package.name`; where that is one of
+    `modules`, of it alone.
+    """
+    tree = ast.parse(path.read_text())
+    skipped = type_checking_nodes(tree)
     names = set()
     for node in ast.walk(tree):
         if id(node) in skipped:
@@ -95,32 +92,71 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import; write the whole name"
-            names.add(node.module or "")
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+            assert node.level == 0, f"{path}: relative import; write the full module name"
+            full = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= full if full <= modules else full | {node.module or ""}
     return names
 
 
-def within(module: str, room: str) -> bool:
-    return module == room or module.startswith(room + ".")
+def within(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
+
+
+def layer_of(module: str) -> int | None:
+    """Index in `LAYERS`; None for the package's own top level."""
+    return next((i for i, layer in enumerate(LAYERS) if within(module, layer)), None)
 
 
 @pytest.mark.parametrize("module", sources())
-def test_imports_keep_to_the_rooms(module: str) -> None:
+def test_a_module_imports_only_its_own_layer_and_those_below(module: str) -> None:
     found = imports(sources()[module])
-    for room, forbidden in FORBIDDEN.items():
-        if within(module, room):
-            bad = {name for name in found for room_ in forbidden if within(name, room_)}
-            assert not bad, f"{module} ({room}) imports {sorted(bad)}"
     assert not {n for n in found if n.split(".")[0] in ("envs", "collect")}, "import worldmodel.envs, not envs"
-    if module in LEAVES:
-        ours = {n for n in found if within(n, "worldmodel") and n != "worldmodel"}
-        assert all(any(within(n, leaf) for leaf in LEAVES) for n in ours), ours
+    own = layer_of(module)
+    if own is not None:
+        above = {name for name in found if (layer_of(name) or 0) > own}
+        assert not above, f"{module} imports from layers above its own: {sorted(above)}"
+    for package, forbidden in FORBIDDEN.items():
+        if within(module, package):
+            bad = {name for name in found for other in forbidden if within(name, other)}
+            assert not bad, f"{module} ({package}) imports {sorted(bad)}"
+
+
+def test_there_is_no_import_circle() -> None:
+    modules = sources()
+    names = frozenset(modules)
+    graph = {module: (imports(path, names) & names) - {module} for module, path in modules.items()}
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, f"import circle: {' -> '.join((*trail[trail.index(module) :], module))}"
+        if module in done:
+            return
+        for other in sorted(graph[module]):
+            visit(other, (*trail, module))
+        done.add(module)
+
+    for module in sorted(graph):
+        visit(module, ())
+
+
+def test_module_names_are_unique() -> None:
+    names = Counter(module.rsplit(".", 1)[-1] for module, path in sources().items() if path.stem != "__init__")
+    names.pop("__main__", None)
+    assert not {name: count for name, count in names.items() if count > 1}
+
+
+@pytest.mark.parametrize("module", TORCH_FREE)
+def test_torch_is_not_loaded(module: str) -> None:
+    import subprocess
+    import sys
+
+    code = f"import sys, {module}; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def test_the_reader_of_imports_sees_them(tmp_path: Path) -> None:
     path = tmp_path / "x.py"
     path.write_text("def f():\n    from worldmodel.envs import make\n    import torch.nn\n")
     assert imports(path) == {"worldmodel.envs", "worldmodel.envs.make", "torch.nn"}
-    assert "worldmodel.data.hdf5" in sources()
+    assert "worldmodel.data.sealing" in sources()
     assert "worldmodel.collect.recorder" in sources()

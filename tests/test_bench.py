@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 import torch
 
-from worldmodel import cli
-from worldmodel.bench import dream, stepping, turns
-from worldmodel.bench.dream import bench_dream, multiply_adds
-from worldmodel.bench.worlds import bench_worlds, random_world
-from worldmodel.errors import UserError
-from worldmodel.presets import PRESETS, TINY_FLAT
+from worldmodel.bench import bench_dream as dream
+from worldmodel.bench import step_baselines as stepping
+from worldmodel.bench import timing as turns
+from worldmodel.bench.bench_dream import bench_dream, multiply_adds
+from worldmodel.bench.bench_worlds import bench_worlds, random_world
+from worldmodel.cli import command_line as cli
+from worldmodel.common.errors import UserError
 from worldmodel.prior import FlatPrior
+from worldmodel.train.presets import PRESETS, TINY_FLAT
 
 TINY = ("--preset", "tiny", "tiny-flat", "--size", "16", "--seconds", "0.001", "--rounds", "1")
 PRIORS = ("columns", "raster", "frame", "groups", "flat")
@@ -202,7 +204,7 @@ def test_mistakes_are_one_sentence(arguments: tuple[str, ...], words: str, capsy
 
 
 def test_a_flat_prior_with_an_end_is_refused() -> None:
-    from worldmodel.bench.prior import bench_prior
+    from worldmodel.bench.bench_prior import bench_prior
 
     worlds = bench_worlds(("tiny-flat",), None, 16)
     worlds[0].world.prior.max_frames = 12

@@ -10,10 +10,10 @@ import pytest
 import torch
 from untrained import CODES, SIDE, SPACES, make_world, some_actions
 
+from worldmodel.common.errors import UserError
 from worldmodel.dream import CrossEntropy, DreamEnv, DreamVecEnv, DreamVectorEnv, Rollout, Simulator
-from worldmodel.dream.engine import PlainFlatState
-from worldmodel.errors import UserError
-from worldmodel.model import WorldModel
+from worldmodel.dream.backends import OnnxFlatState
+from worldmodel.world.world_model import WorldModel
 
 ROWS = (torch.tensor([0]), torch.tensor([0, 1, 2, 3]))
 
@@ -177,7 +177,7 @@ def test_wrong_contexts_rows_and_worlds_are_answered_in_a_sentence(world: WorldM
     assert torch.equal(whole.codes, cut.codes)
     simulator.reset(context=whole)
     other = make_world(window=4).context(frames, acted)
-    another = PlainFlatState(*[simulator.state.codes] * 7)
+    another = OnnxFlatState(*[simulator.state.codes] * 7)
     for call, says in (
         (lambda: simulator.reset(context=other), "this world remembers"),
         (lambda: simulator.reset(torch.tensor([2])), "has rows 0 to 1"),

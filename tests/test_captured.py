@@ -12,9 +12,9 @@ import pytest
 import torch
 from untrained import make_world, some_actions
 
+from worldmodel.common.errors import UserError
 from worldmodel.dream import Simulator
-from worldmodel.dream.captured import CapturedStep, cuda_graph, leaves
-from worldmodel.errors import UserError
+from worldmodel.dream.cuda_graphs import CapturedStep, cuda_graph, leaves
 
 GPU = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")])
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from worldmodel import cli, runinfo
-from worldmodel.collect.config import Collect, Learner, Screen, parse_mix, parse_shard
-from worldmodel.errors import UserError
+from worldmodel.cli import command_line as cli
+from worldmodel.collect.collect_config import Collect, Learner, Screen, parse_mix, parse_shard
+from worldmodel.common import run_info as runinfo
+from worldmodel.common.errors import UserError
 
 
 def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -24,7 +25,7 @@ def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess
 def test_help_is_quick_and_loads_no_torch() -> None:
     code = (
         "import sys; sys.argv=['worldmodel','--help']\n"
-        "from worldmodel.cli import main\n"
+        "from worldmodel.cli.command_line import main\n"
         "try: main()\n"
         "except SystemExit as e: assert e.code == 0\n"
         "assert not {'torch', 'vizdoom', 'stable_baselines3', 'h5py'} & set(sys.modules)"

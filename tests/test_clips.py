@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_data_files import make_episode, make_file, make_header, seal, write_part
 
-from worldmodel import spaces
+from worldmodel.common import spaces
+from worldmodel.common.errors import UserError
+from worldmodel.common.pixels import PixelSpec
 from worldmodel.data import Batch, ClipSampler, Dataset, Episode, merge
 from worldmodel.data.buffers import BufferPool
 from worldmodel.data.shuffle import permute
-from worldmodel.errors import UserError
-from worldmodel.pixels import PixelSpec
 
 
 def make_dataset(folder: Path, lengths: list[int], **changes: Any) -> tuple[Path, list[Episode]]:

@@ -20,15 +20,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel import cli, envs
+from worldmodel import envs
+from worldmodel.cli import command_line as cli
 from worldmodel.collect import record
 from worldmodel.collect.policies import PeriodicPolicy
+from worldmodel.collect.policy_specs import PolicySpec, choose, default_cycle, mix, spec_of
 from worldmodel.collect.rollout import episode_seeds, play
-from worldmodel.collect.specs import PolicySpec, choose, default_cycle, mix, spec_of
+from worldmodel.common.errors import UserError
+from worldmodel.common.spaces import Box, Discrete, MultiBinary, MultiDiscrete, check_actions
 from worldmodel.data.dataset import Dataset
-from worldmodel.data.verify import verify
-from worldmodel.errors import UserError
-from worldmodel.spaces import Box, Discrete, MultiBinary, MultiDiscrete, check_actions
+from worldmodel.data.verification import verify
 
 
 def digest(path: Path) -> str:
@@ -211,13 +212,13 @@ def test_sealing_that_is_killed_leaves_no_half_file(
     assert digest(out) == digest(tmp_path / "b.h5")
 
 
-@pytest.mark.parametrize("moment", ["worldmodel.data.hdf5._write", "shutil.rmtree"])
+@pytest.mark.parametrize("moment", ["worldmodel.data.sealing._write", "shutil.rmtree"])
 def test_killed_while_sealing_leaves_no_half_file(moment: str, reference: Path, tmp_path: Path) -> None:
     """Killed when the temporary file is written, and when only the working folder is left to remove."""
     out = tmp_path / "data.h5"
     module, name = moment.rsplit(".", 1)
     code = (
-        f"import os, sys, signal, {module} as module, worldmodel.cli as cli\n"
+        f"import os, sys, signal, {module} as module, worldmodel.cli.command_line as cli\n"
         f"work = module.{name}\n"
         "def killed(path, *rest):\n"
         f"    {'work(path, *rest)' if name == '_write' else 'pass'}\n"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from worldmodel import cli
+from worldmodel.cli import command_line as cli
 from worldmodel.collect import record
 from worldmodel.data import Dataset
 
@@ -115,7 +115,7 @@ def test_benchmarks_write_machine_and_versions(tmp_path: Path, capsys: pytest.Ca
 def test_the_demo_goes_on_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import worldmodel.demo as demo
+    import worldmodel.cli.demo as demo
 
     out = tmp_path / "demo"
     arguments = [

@@ -18,7 +18,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from worldmodel import spaces
+from worldmodel.common import files as data_files
+from worldmodel.common import spaces
+from worldmodel.common.errors import UserError
+from worldmodel.common.pixels import PixelSpec
 from worldmodel.data import (
     Dataset,
     Episode,
@@ -32,12 +35,9 @@ from worldmodel.data import (
     read_part_header,
     seal,
 )
-from worldmodel.data import files as data_files
 from worldmodel.data import parts as data_parts
 from worldmodel.data.splits import SPLITS, lacking_splits, split_numbers
-from worldmodel.data.verify import verify
-from worldmodel.errors import UserError
-from worldmodel.pixels import PixelSpec
+from worldmodel.data.verification import verify
 
 DOCS = Path(__file__).parent.parent / "docs" / "dataset.md"
 SPACES = [
@@ -457,7 +457,7 @@ def test_seal_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    for place in ("worldmodel.data.hdf5.seal_first_block", "h5py.Dataset.__setitem__"):
+    for place in ("worldmodel.data.sealing.seal_first_block", "h5py.Dataset.__setitem__"):
         monkeypatch.setattr(place, full)
         with pytest.raises(UserError, match=r"could not be written.*The parts are as they were"):
             seal([part], out, remove_parts=True)
@@ -572,7 +572,7 @@ def test_verify_names_the_first_bad_episode(tmp_path: Path) -> None:
 def test_verify_reads_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int, value: int, sentence: str
 ) -> None:
-    from worldmodel.data import hdf5
+    from worldmodel.data import sealing as hdf5
 
     real = hdf5._table
 

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 from test_data_files import make_episode, make_file, make_header, names_in, write_part
 
-from worldmodel import spaces
-from worldmodel.bench.loader import bench_loader
+from worldmodel.bench.bench_loader import bench_loader
+from worldmodel.common import spaces
+from worldmodel.common.errors import UserError
 from worldmodel.data import Dataset, contact_sheet, format_summary, gif, seal, summarize
 from worldmodel.data.preview import choose_episodes
 from worldmodel.data.summary import bars
-from worldmodel.errors import UserError
 
 
 def test_summary_counts(tmp_path: Path) -> None:

@@ -15,21 +15,21 @@ import pytest
 pytest.importorskip("vizdoom")
 
 from worldmodel import envs
-from worldmodel.envs import engines
-from worldmodel.envs.doom import ATTEMPTS, DoomWorld, screen_resolution
-from worldmodel.errors import UserError
+from worldmodel.common.errors import UserError
+from worldmodel.envs import doom_processes as engines
+from worldmodel.envs.doom import ATTEMPTS, DoomEnv, screen_resolution
 
 linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc")
 
 
 @pytest.fixture(scope="module")
 def cover() -> Any:
-    world = DoomWorld("take_cover")
+    world = DoomEnv("take_cover")
     yield world
     world.close()
 
 
-def episode(world: DoomWorld, seed: int, steps: int) -> list[Any]:
+def episode(world: DoomEnv, seed: int, steps: int) -> list[Any]:
     """Frames, rewards, ends and infos with actions drawn from the seed."""
     frame, info = world.reset(seed=seed)
     told: list[Any] = [(frame, 0.0, False, False, info)]
@@ -45,7 +45,7 @@ def same(a: list[Any], b: list[Any]) -> bool:
     return len(a) == len(b) and all(np.array_equal(x[0], y[0]) and x[1:] == y[1:] for x, y in zip(a, b, strict=True))
 
 
-def test_death_repeats_the_last_real_frame_and_says_so(cover: DoomWorld) -> None:
+def test_death_repeats_the_last_real_frame_and_says_so(cover: DoomEnv) -> None:
     told = episode(cover, 7, 525)
     *_, before, last = told
     assert last[2:4] == (True, False)
@@ -60,7 +60,7 @@ def test_death_repeats_the_last_real_frame_and_says_so(cover: DoomWorld) -> None
 
 def test_a_timeout_is_ours_and_has_its_frame() -> None:
     """ViZDoom ends `basic` after 300 tics by itself, with both flags and no frame; we go past that."""
-    world = DoomWorld("basic", max_steps=90)
+    world = DoomEnv("basic", max_steps=90)
     world.reset(seed=1)
     for step in range(1, 91):
         frame, _, terminated, truncated, info = world.step(0)
@@ -71,7 +71,7 @@ def test_a_timeout_is_ours_and_has_its_frame() -> None:
     world.close()
 
 
-def test_episodes_depend_on_nothing_before_them(cover: DoomWorld) -> None:
+def test_episodes_depend_on_nothing_before_them(cover: DoomEnv) -> None:
     first = episode(cover, 3, 80)
     assert same(episode(cover, 3, 80), first)  # after its end
     for left_after in (0, 1, 30):  # after another, left in the middle
@@ -83,17 +83,17 @@ def test_episodes_depend_on_nothing_before_them(cover: DoomWorld) -> None:
 
 
 def test_episodes_are_exact_with_the_status_bar_too() -> None:
-    world = DoomWorld("defend_the_center", hud=True, size=(192, 256))  # every pixel of the screen
+    world = DoomEnv("defend_the_center", hud=True, size=(192, 256))  # every pixel of the screen
     first = episode(world, 7, 40)
     episode(world, 8, 25)
     assert same(episode(world, 7, 40), first)
-    plain = DoomWorld("defend_the_center", size=(192, 256))
+    plain = DoomEnv("defend_the_center", size=(192, 256))
     assert not np.array_equal(plain.reset(seed=7)[0][170:], first[0][0][170:])
     world.close()
     plain.close()
 
 
-def test_labels_are_what_the_actions_do(cover: DoomWorld) -> None:
+def test_labels_are_what_the_actions_do(cover: DoomEnv) -> None:
     import vizdoom
 
     assert cover.meta.action_labels == ("noop", "right", "left")
@@ -121,8 +121,8 @@ def test_screens_are_cut_into_exact_boxes_where_they_can() -> None:
         assert screen_resolution(size, names) == "RES_" + resolution
 
 
-def test_a_crop_keeps_the_rows_it_names(cover: DoomWorld) -> None:
-    cropped = DoomWorld("take_cover", crop=(20, 52, 0, 64))
+def test_a_crop_keeps_the_rows_it_names(cover: DoomEnv) -> None:
+    cropped = DoomEnv("take_cover", crop=(20, 52, 0, 64))
     np.testing.assert_array_equal(cropped.reset(seed=2)[0], cover.reset(seed=2)[0][20:52])
     cropped.close()
 
@@ -130,7 +130,7 @@ def test_a_crop_keeps_the_rows_it_names(cover: DoomWorld) -> None:
 def test_nothing_is_written_or_read_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "_vizdoom.cfg").write_text("screen_resolution = RES_640X480\n")  # the library would obey it
-    world = DoomWorld("take_cover")
+    world = DoomEnv("take_cover")
     world.reset(seed=0)
     assert world._inner.game.get_screen_width() == 256
     world.step(0)
@@ -150,7 +150,7 @@ def test_an_engine_that_dies_at_start_is_started_again(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(engines, "launch", flaky)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    world = DoomWorld("take_cover")
+    world = DoomEnv("take_cover")
     again = episode(world, 3, 10)
     world.close()
     assert failures == [0]
@@ -162,7 +162,7 @@ def test_an_engine_that_dies_at_start_is_started_again(monkeypatch: pytest.Monke
 
 
 @linux
-def test_an_engine_that_dies_in_mid_episode_is_told_and_replaced(cover: DoomWorld) -> None:
+def test_an_engine_that_dies_in_mid_episode_is_told_and_replaced(cover: DoomEnv) -> None:
     first = episode(cover, 3, 5)
     (pid,) = [p for p in engines_of(engines.run_token()) if parent(p) == os.getpid()]
     os.kill(pid, signal.SIGKILL)
@@ -208,7 +208,7 @@ def unfinished_launch(marks: Path, token: str, when: float) -> None:
 PLAYER = """
 import sys, time
 from worldmodel import envs
-from worldmodel.envs import engines
+from worldmodel.envs import doom_processes as engines
 engines.close_on_sigterm()
 engines.set_run(sys.argv[1], sys.argv[2] or None)
 world = envs.make("doom/take-cover")
@@ -252,17 +252,17 @@ def test_a_sweep_takes_the_orphans_of_its_run_and_nothing_else(tmp_path: Path) -
             assert process.poll() is None
             (engine,) = engines_of(token)
             assert all(Path("/dev/shm", name).exists() for name in shared_of(engine))
-        assert engines.sweep(mine, tmp_path) == engines.Swept()
+        assert engines.sweep(mine, tmp_path) == engines.Removed()
 
         neighbour.kill()
         neighbour.wait()
-        assert engines.sweep(mine, tmp_path) == engines.Swept()
+        assert engines.sweep(mine, tmp_path) == engines.Removed()
         assert len(engines_of(other)) == 1, "another run's orphans are its own to sweep"
 
         living.terminate()  # SIGTERM closes the engine: nothing is left to sweep
         assert living.wait(10) == 143
         assert engines_of(mine) == []
-        assert engines.sweep(mine, tmp_path) == engines.Swept()
+        assert engines.sweep(mine, tmp_path) == engines.Removed()
     finally:
         for process in (killed, living, neighbour):
             process.kill()
@@ -299,7 +299,7 @@ def test_files_of_a_launch_that_never_finished(tmp_path: Path) -> None:
     """Killed between the launch and the engine's name: what was made meanwhile and nobody maps goes."""
     token = f"window-{os.getpid()}"
     code = (
-        "import os, signal, sys; from worldmodel.envs import engines\n"
+        "import os, signal, sys; from worldmodel.envs import doom_processes as engines\n"
         "engines.set_run(sys.argv[1], sys.argv[2])\n"
         "def start(scratch):\n"
         "    open('/dev/shm/ViZDoomMQDoomwindow0000', 'wb').close()\n"
@@ -321,7 +321,7 @@ def test_files_of_a_launch_that_never_finished(tmp_path: Path) -> None:
 
 
 @linux
-def test_files_that_a_living_process_maps_stay(cover: DoomWorld, tmp_path: Path) -> None:
+def test_files_that_a_living_process_maps_stay(cover: DoomEnv, tmp_path: Path) -> None:
     """An unfinished launch of a dead process at the very time of ours: our files are in its window."""
     cover.close()
     unfinished_launch(tmp_path, "dead", time.time())
@@ -336,7 +336,7 @@ def test_files_that_a_living_process_maps_stay(cover: DoomWorld, tmp_path: Path)
 @linux
 def test_a_process_that_ends_normally_leaves_nothing(tmp_path: Path) -> None:
     code = (
-        "import sys; from worldmodel import envs; from worldmodel.envs import engines\n"
+        "import sys; from worldmodel import envs; from worldmodel.envs import doom_processes as engines\n"
         "engines.set_run(sys.argv[1], sys.argv[2])\n"
         "world = envs.make('doom/take-cover'); world.reset(seed=0)\n"
         "print(world._inner.game.get_instance_id(), world._inner.game.get_doom_config_path())"
@@ -349,7 +349,7 @@ def test_a_process_that_ends_normally_leaves_nothing(tmp_path: Path) -> None:
     instance, config = done.stdout.split()
     assert not list(Path("/dev/shm").glob(f"*{instance}"))
     assert not Path(config).parent.exists()
-    assert engines.sweep("ends", tmp_path) == engines.Swept()
+    assert engines.sweep("ends", tmp_path) == engines.Removed()
 
 
 @pytest.mark.slow
@@ -368,7 +368,7 @@ def test_a_sweep_beside_launches_of_another_run_harms_none(tmp_path: Path) -> No
     thread.start()
     try:
         for seed in range(20):
-            world = DoomWorld("take_cover")
+            world = DoomEnv("take_cover")
             world.reset(seed=seed)
             world.step(0)
             world.close()

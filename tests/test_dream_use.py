@@ -20,11 +20,11 @@ from untrained import SIDE, SPACES, make_world
 
 import worldmodel
 from worldmodel.collect import record
-from worldmodel.collect.evaluate import interval
+from worldmodel.collect.policy_evaluation import interval
 from worldmodel.dream import DreamEnv, DreamVecEnv, DreamVectorEnv
-from worldmodel.model import WorldModel
-from worldmodel.presets import PRESETS
 from worldmodel.train import train_world
+from worldmodel.train.presets import PRESETS
+from worldmodel.world.world_model import WorldModel
 
 LEARNERS: dict[type, dict[str, Any]] = {
     PPO: {"n_steps": 8, "batch_size": 16, "n_epochs": 1},

@@ -12,7 +12,7 @@ import torch
 from untrained import make_world, some_actions
 
 from worldmodel.dream import DreamVectorEnv, Simulator
-from worldmodel.presets import PRESETS
+from worldmodel.train.presets import PRESETS
 
 STEPS, PART = 10_000, 1_000
 GROWTH = 12 * 2**20  # bytes that the process may grow by between the first and the last part: noise of the allocator

@@ -16,9 +16,9 @@ from test_world_flat import make_prior
 from test_world_prior import make_clip
 
 from worldmodel.collect import record
-from worldmodel.presets import PRESETS
 from worldmodel.prior import StatusConfig
-from worldmodel.train.world import train_world
+from worldmodel.train.presets import PRESETS
+from worldmodel.train.trainers import train_world
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "endless.py"
 

@@ -10,17 +10,18 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from worldmodel import envs, spaces
-from worldmodel.envs import EnvRow, WorldMeta, as_pixels
-from worldmodel.envs.foreign import PixelEnv
-from worldmodel.envs.world import Moment, PixelWorld
-from worldmodel.errors import UserError
-from worldmodel.pixels import PixelSpec
+from worldmodel import envs
+from worldmodel.common import spaces
+from worldmodel.common.errors import UserError
+from worldmodel.common.pixels import PixelSpec
+from worldmodel.envs import EnvMeta, EnvRow, as_pixels
+from worldmodel.envs.pixel_env import EnvStep, PixelEnv
+from worldmodel.envs.wrapped_env import WrappedEnv
 
 ROWS = [row for row in envs.rows() if row.id.startswith("worldmodel/")]
 
 
-def episode(world: PixelWorld, seed: int, steps: int) -> list[Any]:
+def episode(world: PixelEnv, seed: int, steps: int) -> list[Any]:
     """A few steps with actions drawn from the seed, everything that is told."""
     frame, info = world.reset(seed=seed)
     told: list[Any] = [frame.tobytes(), info]
@@ -43,7 +44,7 @@ def test_every_row_keeps_the_contract(row: EnvRow) -> None:
         assert set(row.keys) <= set(row.action_labels)
         assert row.reward.endswith(".")
         assert meta.max_steps == 6
-        assert WorldMeta.from_json(json.loads(json.dumps(meta.to_json()))) == meta
+        assert EnvMeta.from_json(json.loads(json.dumps(meta.to_json()))) == meta
         kind = spaces.from_gymnasium(world.action_space)
         assert kind == meta.action_space
         assert len(row.action_labels) == (kind.n if isinstance(kind, spaces.Discrete) else kind.shape[0])
@@ -176,7 +177,7 @@ def test_as_pixels_leaves_our_worlds_alone() -> None:
 def test_any_gymnasium_id() -> None:
     pytest.importorskip("pygame")
     world = envs.make("CartPole-v1", size=(40, 60), max_steps=4)
-    assert isinstance(world, PixelEnv)
+    assert isinstance(world, WrappedEnv)
     first = episode(world, 0, 9)
     assert len(first) == 2 + 4
     assert world.reset(seed=0)[0].shape == (40, 60, 3)
@@ -186,7 +187,7 @@ def test_any_gymnasium_id() -> None:
 
 
 def test_a_world_without_a_last_picture_shows_the_last_real_one_again() -> None:
-    class Blind(PixelWorld):
+    class Blind(PixelEnv):
         def __init__(self) -> None:
             super().__init__(
                 id="blind",
@@ -200,16 +201,16 @@ def test_a_world_without_a_last_picture_shows_the_last_real_one_again() -> None:
                 render_mode="rgb_array",
             )
 
-        def _begin(self) -> Moment:
+        def _begin(self) -> EnvStep:
             self.n = 0
             return self._moment()
 
-        def _advance(self, action: np.ndarray) -> Moment:
+        def _advance(self, action: np.ndarray) -> EnvStep:
             self.n += 1
-            return Moment(None, 1.0, True) if self.n == 2 else self._moment()
+            return EnvStep(None, 1.0, True) if self.n == 2 else self._moment()
 
-        def _moment(self) -> Moment:
-            return Moment(np.full((4, 4, 3), 50 + self.n, np.uint8), variables={"n": float(self.n)})
+        def _moment(self) -> EnvStep:
+            return EnvStep(np.full((4, 4, 3), 50 + self.n, np.uint8), variables={"n": float(self.n)})
 
     world = Blind()
     world.reset()
@@ -268,7 +269,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_other_packages_add_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    from worldmodel.envs import registry
+    from worldmodel.envs import env_registry as registry
 
     monkeypatch.setattr(registry, "_ROWS", dict(registry._ROWS))
     row = EnvRow(id="Theirs-v0", name="theirs", entry_point=f"{__name__}:Plain", reward="1 a step.")

@@ -20,15 +20,15 @@ from untrained import make_world
 
 import worldmodel
 from worldmodel.collect import record
-from worldmodel.collect.config import Learner, TrainPolicy
-from worldmodel.collect.train import train_policy
-from worldmodel.collect.view import LearnerView
+from worldmodel.collect.collect_config import Learner, TrainPolicy
+from worldmodel.collect.learner_view import LearnerView
+from worldmodel.collect.policy_training import train_policy
+from worldmodel.common.errors import UserError
+from worldmodel.common.pixels import PixelSpec
 from worldmodel.dream import DreamEnv, DreamLearnerEnv, DreamVecEnv, DreamVectorEnv, Simulator
-from worldmodel.dream.learner import part_seen
-from worldmodel.errors import UserError
-from worldmodel.pixels import PixelSpec
-from worldmodel.presets import PRESETS
-from worldmodel.train.world import train_world
+from worldmodel.dream.learner_vec_env import part_seen
+from worldmodel.train.presets import PRESETS
+from worldmodel.train.trainers import train_world
 
 N, HORIZON = 5, 6
 

@@ -19,20 +19,20 @@ import pytest
 import torch
 from square import record_square, short
 
-import worldmodel.dream.learner
-import worldmodel.train.world
+import worldmodel.dream.learner_vec_env
+import worldmodel.train.trainers
+from worldmodel.cli.eval_world import players_of
+from worldmodel.common.errors import UserError
+from worldmodel.common.runtime import Runtime
 from worldmodel.data import Dataset
 from worldmodel.dream import DreamEnv, DreamLearnerEnv, DreamVectorEnv, Simulator
-from worldmodel.errors import UserError
-from worldmodel.eval_world import players_of
 from worldmodel.metrics import Settings, evaluate
-from worldmodel.model import WorldModel
-from worldmodel.presets import PRESETS
 from worldmodel.prior.interface import StatusConfig
-from worldmodel.train.config import LoopConfig, WorldConfig
 from worldmodel.train.loop import Loop
-from worldmodel.train.runtime import Runtime
-from worldmodel.train.world import train_prior, train_tokenizer, train_world
+from worldmodel.train.presets import PRESETS
+from worldmodel.train.trainers import train_prior, train_tokenizer, train_world
+from worldmodel.train.training_config import LoopConfig, WorldConfig
+from worldmodel.world.world_model import WorldModel
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 FILES = {"curves.png", "dream.gif", "policy.zip", "result.json", "strip.png", "world-1.safetensors"}
@@ -183,7 +183,7 @@ def test_training_and_dreaming_in_half_precision(
     preset: str, square: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     half = Runtime(torch.device("cpu"), torch.bfloat16)
-    monkeypatch.setattr(worldmodel.train.world, "choose_runtime", lambda *_: half)
+    monkeypatch.setattr(worldmodel.train.trainers, "choose_runtime", lambda *_: half)
     world = train_world(square, tmp_path / "world", few_steps(preset))
     assert all(tensor.dtype in (torch.float32, torch.int64, torch.bool) for tensor in world.state_dict().values())
     steps = {}
@@ -201,7 +201,7 @@ def test_training_and_dreaming_in_half_precision(
 def another_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pretended device is what training and dreams choose; autocast, which does not know it, is left out."""
     runtime = Runtime(pretend.DEVICE, torch.float32)
-    for module in (worldmodel.train.world, worldmodel.dream.learner):
+    for module in (worldmodel.train.trainers, worldmodel.dream.learner_vec_env):
         monkeypatch.setattr(module, "choose_runtime", lambda *_: runtime)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
     for name in ("tensor", "as_tensor"):

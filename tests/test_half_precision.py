@@ -12,11 +12,11 @@ import pytest
 import torch
 from untrained import some_actions
 
-from worldmodel.bench.worlds import random_world
+from worldmodel.bench.bench_worlds import random_world
 from worldmodel.dream import Simulator
-from worldmodel.model import WorldModel
-from worldmodel.presets import PRESETS
 from worldmodel.prior.interface import CodeClip
+from worldmodel.train.presets import PRESETS
+from worldmodel.world.world_model import WorldModel
 
 ROWS, STEPS = 16, 8
 NATS = 0.02  # a code, at most; on average, with its sign, a tenth of that

@@ -12,25 +12,26 @@ import pytest
 import torch
 from square import play
 
-from worldmodel import cli, spaces
+from worldmodel.cli import command_line as cli
+from worldmodel.cli.eval_world import players_of
+from worldmodel.cli.metric_plots import free_run_bars, prediction_curves
+from worldmodel.common import spaces
+from worldmodel.common.errors import UserError
+from worldmodel.common.pixels import PixelSpec
 from worldmodel.data import Dataset, Header, PartWriter, PolicyRecord, seal
-from worldmodel.errors import UserError
-from worldmodel.eval_world import players_of
 from worldmodel.metrics import METRICS, Estimate, Figure, Metric, Settings, evaluate, register, table
-from worldmodel.metrics.dreams import begin, narrowed
-from worldmodel.metrics.frames import bright_found, bright_right, changed, psnr, ssim
-from worldmodel.metrics.freerun import Lives, Played, cap, dreamed, play_all, recorded
+from worldmodel.metrics.dream_rollouts import begin, narrowed
+from worldmodel.metrics.frame_scores import bright_found, bright_right, changed, psnr, ssim
+from worldmodel.metrics.free_run import Lives, Played, cap, dreamed, play_all, recorded
 from worldmodel.metrics.likelihood import PSEUDO, TRUSTS, count_models
-from worldmodel.metrics.orders import Comparison, comparisons, judge_order, summary
 from worldmodel.metrics.outcomes import tiles
-from worldmodel.metrics.pictures import free_run_bars, prediction_curves
+from worldmodel.metrics.policy_order import Comparison, comparisons, judge_order, summary
 from worldmodel.metrics.statistics import average_precision, bootstrap, calibration_error, difference, ratio, weights
-from worldmodel.metrics.trial import Trial
-from worldmodel.model import WorldModel
-from worldmodel.pixels import PixelSpec
-from worldmodel.presets import PRESETS
+from worldmodel.metrics.world_trial import Trial
 from worldmodel.prior import Sampling, StatusConfig
 from worldmodel.train import train_world
+from worldmodel.train.presets import PRESETS
+from worldmodel.world.world_model import WorldModel
 
 SMALL = Settings(clips=6, ahead=3, horizon=6, rows=5, seed=4)
 
@@ -362,7 +363,7 @@ def test_clips_of_one_episode_tell_no_interval(world: WorldModel, data: Dataset)
 
 
 def test_a_new_row_is_judged_and_shown(world: WorldModel, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worldmodel.metrics.registry.METRICS", registry := dict(METRICS))
+    monkeypatch.setattr("worldmodel.metrics.metric_registry.METRICS", registry := dict(METRICS))
 
     def clip_length(trial: Trial) -> list[Figure]:
         return [Figure("all", Estimate(float(trial.length)), {"none": Estimate(0.0)}, "long")]

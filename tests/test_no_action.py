@@ -11,7 +11,7 @@ from test_world_flat import make_prior as flat_prior
 from test_world_prior import SPACES, make_clip
 from test_world_prior import make_prior as factored_prior
 
-from worldmodel import spaces
+from worldmodel.common import spaces
 
 
 @pytest.mark.parametrize("space", SPACES, ids=lambda s: type(s).__name__)

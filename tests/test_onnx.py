@@ -16,22 +16,22 @@ import pytest
 import torch
 from untrained import SPACES, make_world
 
-from worldmodel import cli, shipped
-from worldmodel.bench.dream import multiply_adds
-from worldmodel.bench.worlds import random_world
+from worldmodel.bench.bench_dream import multiply_adds
+from worldmodel.bench.bench_worlds import random_world
+from worldmodel.cli import command_line as cli
+from worldmodel.common import random as numpy_random
+from worldmodel.common.errors import UserError
 from worldmodel.dream import DreamEnv, DreamVecEnv, Simulator
-from worldmodel.dream.engine import OnnxEngine, TorchEngine
-from worldmodel.errors import UserError
-from worldmodel.export import graphs, write
-from worldmodel.export.write import export_world, exported
-from worldmodel.metrics.dreams import begin, narrowed
-from worldmodel.model import WorldModel
-from worldmodel.plain import PlainSimulator, PlainWorld
-from worldmodel.plain import philox as plain_philox
-from worldmodel.plain import sampling as plain_sampling
-from worldmodel.presets import PRESETS
+from worldmodel.dream.backends import OnnxBackend, TorchBackend
+from worldmodel.metrics.dream_rollouts import begin, narrowed
+from worldmodel.onnx import OnnxSimulator, OnnxWorld, graphs, numpy_sampling
+from worldmodel.onnx import export as write
+from worldmodel.onnx.export import export_world, exported
 from worldmodel.prior.interface import CodeClip, StatusConfig
 from worldmodel.prior.sampling import Sampling, philox
+from worldmodel.train.presets import PRESETS
+from worldmodel.world import hub as shipped
+from worldmodel.world.world_model import WorldModel
 
 ROWS, STEPS, AGAIN = 3, 40, 17  # rows, steps, and after how many of them one row is reset
 
@@ -43,8 +43,8 @@ class Refused:
             raise ImportError("torch is not to be had here")
 sys.meta_path.insert(0, Refused())
 import numpy as np
-from worldmodel.plain import PlainSimulator
-dreams = PlainSimulator(sys.argv[1], {ROWS}, seed=5)
+from worldmodel.onnx import OnnxSimulator
+dreams = OnnxSimulator(sys.argv[1], {ROWS}, seed=5)
 found = {{"first": dreams.reset()}}
 steps, mark = [], None
 for t, actions in enumerate(np.load(sys.argv[2])):
@@ -167,7 +167,7 @@ def test_every_prior_dreams_the_same_without_torch(preset: str, changed: dict[st
 def test_numpy_draws_the_numbers_that_torch_draws() -> None:
     rng = np.random.default_rng(0)
     seeds, episodes, steps = rng.integers(-(2**63), 2**63, 5), rng.integers(0, 2**32, 5), rng.integers(0, 2**32, 5)
-    ours = plain_philox.uniforms(seeds, episodes, steps, 11, stream=1)
+    ours = numpy_random.uniforms(seeds, episodes, steps, 11, stream=1)
     blocks = torch.arange(3)[None]
     counter = (blocks, torch.from_numpy(steps)[:, None], torch.from_numpy(episodes)[:, None], torch.ones_like(blocks))
     low, high = torch.from_numpy(seeds) & 0xFFFFFFFF, (torch.from_numpy(seeds) >> 32) & 0xFFFFFFFF
@@ -182,22 +182,22 @@ def test_numpy_draws_the_codes_that_torch_draws(limits: tuple[float, int, float]
     generator = torch.Generator().manual_seed(0)
     logits, draws = 3 * torch.randn(4000, 23, generator=generator), torch.rand(4000, generator=generator)
     draws[0], draws[1] = 0.0, 1 - 2.0**-24
-    codes, nats = plain_sampling.draw(Sampling(*limits), logits.numpy(), draws.numpy())
+    codes, nats = numpy_sampling.draw(Sampling(*limits), logits.numpy(), draws.numpy())
     theirs = Sampling(*limits).draw(logits, draws)
     np.testing.assert_array_equal(codes, theirs.numpy())
     np.testing.assert_allclose(nats, logits.log_softmax(-1).gather(1, theirs[:, None])[:, 0], rtol=1e-5, atol=1e-5)
 
 
 def test_auto_takes_the_carried_export_where_it_holds(world: WorldModel, world_dir: Path) -> None:
-    engine = Simulator(world, 1).engine
-    assert isinstance(engine, OnnxEngine)
-    assert engine.plain.directory == world_dir / "onnx" == exported(world)
-    assert isinstance(Simulator(world, 1, backend="torch").engine, TorchEngine)
-    assert isinstance(Simulator(world, 1, batch_invariant=True).engine, TorchEngine)
-    assert isinstance(Simulator(world, 1, dtype=torch.bfloat16).engine, TorchEngine)
+    stepper = Simulator(world, 1).backend
+    assert isinstance(stepper, OnnxBackend)
+    assert stepper.plain.directory == world_dir / "onnx" == exported(world)
+    assert isinstance(Simulator(world, 1, backend="torch").backend, TorchBackend)
+    assert isinstance(Simulator(world, 1, batch_invariant=True).backend, TorchBackend)
+    assert isinstance(Simulator(world, 1, dtype=torch.bfloat16).backend, TorchBackend)
     changed = WorldModel.from_pretrained(world_dir)
     changed.prior.heads.end.bias.data += 1
-    assert isinstance(Simulator(changed, 1).engine, TorchEngine)
+    assert isinstance(Simulator(changed, 1).backend, TorchBackend)
     with pytest.raises(UserError, match="Did you mean 'onnx'"):
         Simulator(world, 1, backend="onxx")
     with pytest.raises(UserError, match="bfloat16"):
@@ -211,11 +211,11 @@ def test_a_world_that_carries_an_export_is_judged_by_torch(world: WorldModel) ->
     steps, status = torch.zeros(2, 3), torch.zeros(2, 4, dtype=torch.int64)
     clip = CodeClip(codes, flags, acted, steps, steps.bool(), steps.bool(), status, flags.float())
     simulator = begin(world, clip, 3, torch.tensor([4, 5]), Sampling())
-    assert isinstance(simulator.engine, TorchEngine)
+    assert isinstance(simulator.backend, TorchBackend)
     assert torch.equal(simulator.state.codes, codes[:, 2])
     assert torch.equal(simulator.state.frames, world.tokenizer.decode(codes[:, 2:3])[:, 0])
     fewer = narrowed(simulator, torch.tensor([1]))
-    assert isinstance(fewer.engine, TorchEngine)
+    assert isinstance(fewer.backend, TorchBackend)
     assert not fewer.sampling.exact, "nobody asks"
     whole, part = simulator.step(torch.tensor([2, 1])), fewer.step(torch.tensor([1]))
     assert torch.equal(part.codes[0], whole.codes[1])
@@ -235,9 +235,9 @@ def test_an_export_made_by_itself_is_kept(world_dir: Path, tmp_path: Path, monke
         loaded = WorldModel.from_pretrained(world_dir)
         loaded.directory = None
         loaded.prior.heads.end.bias.data += change
-        engine = Simulator(loaded, 1, backend="onnx").engine
-        assert isinstance(engine, OnnxEngine)
-        assert engine.plain.directory == made[-1]
+        stepper = Simulator(loaded, 1, backend="onnx").backend
+        assert isinstance(stepper, OnnxBackend)
+        assert stepper.plain.directory == made[-1]
         assert len(made) == count
 
 
@@ -273,8 +273,8 @@ def test_faces_take_a_backend_and_survive_pickling(world_dir: Path) -> None:
     mine, theirs = env.step(2), twin.step(2)
     np.testing.assert_array_equal(mine[0], theirs[0])
     assert mine[1:4] == theirs[1:4]
-    assert isinstance(env.simulator.engine, OnnxEngine)
-    assert isinstance(DreamVecEnv(world_dir, 2, backend="torch").target.simulator.engine, TorchEngine)
+    assert isinstance(env.simulator.backend, OnnxBackend)
+    assert isinstance(DreamVecEnv(world_dir, 2, backend="torch").target.simulator.backend, TorchBackend)
 
 
 def test_mistakes_are_one_sentence(
@@ -294,11 +294,11 @@ def test_mistakes_are_one_sentence(
         assert done.value.code == 2
         assert told in capsys.readouterr().err
     with pytest.raises(UserError, match="there is no portable world"):
-        PlainWorld(tmp_path / "none")
-    dreams = PlainSimulator(world_dir / "onnx", 2)
+        OnnxWorld(tmp_path / "none")
+    dreams = OnnxSimulator(world_dir / "onnx", 2)
     with pytest.raises(UserError, match=r"one a row"):
         dreams.step(np.zeros(3, np.int64))
-    again = PlainSimulator(world_dir / "onnx", 2)
+    again = OnnxSimulator(world_dir / "onnx", 2)
     for simulator in (dreams, again):
         simulator.reset()
     mark = dreams.save()
@@ -359,14 +359,14 @@ def test_a_damaged_export_is_refused(world_dir: Path, tmp_path: Path) -> None:
     copy.mkdir()
     for file in (world_dir / "onnx").iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
-    PlainWorld(copy)
+    OnnxWorld(copy)
     with open(copy / "write.onnx", "ab") as file:
         file.write(b"x")
     with pytest.raises(UserError, match=r"write\.onnx is damaged"):
-        PlainWorld(copy)
+        OnnxWorld(copy)
     (copy / "write.onnx").unlink()
     with pytest.raises(UserError, match=r"has no write\.onnx"):
-        PlainWorld(copy)
+        OnnxWorld(copy)
 
 
 @pytest.mark.slow

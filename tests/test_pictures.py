@@ -11,14 +11,14 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from worldmodel import spaces
-from worldmodel.cli import main
+from worldmodel.cli.command_line import main
+from worldmodel.cli.pictures import parse_actions
 from worldmodel.collect import record
+from worldmodel.common import spaces
+from worldmodel.common.errors import UserError
 from worldmodel.data import Dataset
-from worldmodel.errors import UserError
-from worldmodel.pictures import parse_actions
-from worldmodel.presets import PRESETS
-from worldmodel.train.world import train_world
+from worldmodel.train.presets import PRESETS
+from worldmodel.train.trainers import train_world
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from worldmodel.errors import UserError
-from worldmodel.pixels import FrameStack, PixelSpec, to_frame
+from worldmodel.common.errors import UserError
+from worldmodel.common.pixels import FrameStack, PixelSpec, to_frame
 
 
 def screen(rows: int, columns: int, seed: int = 0) -> np.ndarray:

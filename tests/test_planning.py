@@ -9,11 +9,11 @@ import pytest
 import torch
 from untrained import SIDE, SPACES, make_world, some_actions
 
-from worldmodel import spaces
+from worldmodel.common import spaces
+from worldmodel.common.errors import UserError
 from worldmodel.dream import CrossEntropy, Simulator, nearness, paid
 from worldmodel.dream.planning import propose
-from worldmodel.dream.state import SimulatorStep
-from worldmodel.errors import UserError
+from worldmodel.dream.simulator_state import SimulatorStep
 
 TARGETS = {  # an action that pays the most, in each space
     "Discrete": torch.tensor(2),

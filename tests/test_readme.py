@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from worldmodel import cli
+from worldmodel.cli import command_line as cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -48,7 +48,7 @@ def test_what_the_readme_points_at_is_there() -> None:
     for target in re.findall(r"\]\(([^)]+)\)", README):
         assert target.startswith("http") or (ROOT / target).exists(), target
     tree = README.split("```\nenvs/", 1)[1].split("```")[0]
-    for name in re.findall(r"^  ([a-z]+(?:/|\.py))", tree, re.M):
+    for name in re.findall(r"^  ([a-z]+(?:/|\.py)) ", tree, re.M):
         assert (ROOT / "worldmodel" / name).exists(), name
 
 

@@ -11,14 +11,14 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import worldmodel
-from worldmodel.collect.config import Learner, Screen, TrainPolicy
-from worldmodel.collect.evaluate import evaluate
-from worldmodel.collect.specs import file_spec
-from worldmodel.collect.train import TEST_SEED, train_policy
+from worldmodel.collect.collect_config import Learner, Screen, TrainPolicy
+from worldmodel.collect.policy_evaluation import evaluate
+from worldmodel.collect.policy_specs import file_spec
+from worldmodel.collect.policy_training import TEST_SEED, train_policy
+from worldmodel.common.errors import UserError
 from worldmodel.dream import DreamVecEnv
 from worldmodel.envs import toy_optimum
-from worldmodel.errors import UserError
-from worldmodel.shipped import FOLDER, find_world, shipped_worlds
+from worldmodel.world.hub import FOLDER, find_world, shipped_worlds
 
 
 @pytest.mark.parametrize("name", shipped_worlds())

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from safetensors.torch import load, save
 from torch import Tensor
 
-from worldmodel import processes
-from worldmodel.bench.tokenizer import bench_tokenizer
-from worldmodel.errors import UserError
+from worldmodel.bench.bench_tokenizer import bench_tokenizer
+from worldmodel.common import processes
+from worldmodel.common.errors import UserError
 from worldmodel.tokenizer import PAPER_BAIR, Codebook, Tokenizer, TokenizerConfig, codebook, make_tokenizer
-from worldmodel.tokenizer.layers import AttentionResidual, Positions
+from worldmodel.tokenizer.tokenizer_layers import AttentionResidual, Positions
 from worldmodel.tokenizer.vqvae import fill_invalid
 
 SMALL: dict[str, Any] = {"width": 8, "code_width": 8, "residual_width": 6, "num_codes": 16, "code_dim": 4}

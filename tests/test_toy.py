@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from worldmodel.envs import toy, toy_optimum
-from worldmodel.envs.toy import QUARTERS, State, ToyWorld, discretise, quarter, transition
+from worldmodel.envs.toy import QUARTERS, State, ToyEnv, discretise, quarter, transition
 
 
-def play(world: ToyWorld, actions: list[int]) -> list[tuple]:
+def play(world: ToyEnv, actions: list[int]) -> list[tuple]:
     return [(frame.tobytes(), *rest) for frame, *rest in (world.step(a) for a in actions)]
 
 
@@ -69,7 +69,7 @@ def test_the_optimal_policy_earns_the_optimum_from_every_start() -> None:
     for start in toy_optimum.starts():
         state, earned = start, 0.0
         for _ in range(40):
-            state, reward, terminated = transition(state, ToyWorld.optimal_action(state))
+            state, reward, terminated = transition(state, ToyEnv.optimal_action(state))
             earned += reward
             assert not terminated
         assert earned == 10.0
@@ -78,7 +78,7 @@ def test_the_optimal_policy_earns_the_optimum_from_every_start() -> None:
 def test_the_last_frame_tells_neither_reward_nor_end() -> None:
     """Two histories that end in the same frame; the same action then earns differently, or ends."""
     storms = [QUARTERS.index(q) for q in (0, 3)]
-    world = ToyWorld()
+    world = ToyEnv()
     for lives, ends in ((3, {False}), (1, {True, False})):
         seen = []
         for storm in storms:
@@ -93,7 +93,7 @@ def test_the_last_frame_tells_neither_reward_nor_end() -> None:
 
 
 def test_one_flash_tells_the_shelter_and_is_gone_after_one_frame() -> None:
-    world = ToyWorld()
+    world = ToyEnv()
     frame, info = world.reset(seed=4)
     lit = (frame == toy.FLASH).all(-1)
     assert lit.sum() >= 32 * 32 - 16 * 16
@@ -103,7 +103,7 @@ def test_one_flash_tells_the_shelter_and_is_gone_after_one_frame() -> None:
 
 
 def test_a_handful_of_flat_cells_make_every_frame() -> None:
-    world, frames = ToyWorld(max_steps=None), []
+    world, frames = ToyEnv(max_steps=None), []
     for seed in range(30):
         frames.append(world.reset(seed=seed)[0])
         done = False
@@ -120,7 +120,7 @@ def test_a_handful_of_flat_cells_make_every_frame() -> None:
 def test_continuous_is_the_same_world() -> None:
     arrows = {0: (0.1, -0.3), 1: (0.2, -0.9), 2: (-0.5, 0.6), 3: (-1.0, 0.0), 4: (0.8, 0.7)}
     assert {discretise(np.asarray(v, np.float32)): k for k, v in arrows.items()} == {i: i for i in range(5)}
-    one, two = ToyWorld(), ToyWorld(continuous=True)
+    one, two = ToyEnv(), ToyEnv(continuous=True)
     one.reset(seed=3)
     two.reset(seed=3)
     for action in np.random.default_rng(0).integers(5, size=16).tolist():
@@ -132,7 +132,7 @@ def test_continuous_is_the_same_world() -> None:
 
 
 def test_random_play_lasts_long_enough_for_clips() -> None:
-    world, lengths = ToyWorld(), []
+    world, lengths = ToyEnv(), []
     for seed in range(60):
         world.reset(seed=seed)
         world.action_space.seed(seed)
@@ -147,7 +147,7 @@ def test_random_play_lasts_long_enough_for_clips() -> None:
 
 
 def test_is_fast() -> None:
-    world = ToyWorld(max_steps=None)
+    world = ToyEnv(max_steps=None)
     world.reset(seed=0)
     begun, best = time.perf_counter(), 0.0
     while time.perf_counter() - begun < 1.0:  # the best of several short runs: others use the machine too

@@ -22,21 +22,21 @@ import pytest
 import torch
 
 from worldmodel.collect import record
-from worldmodel.collect.config import Learner, Screen, TrainPolicy
-from worldmodel.collect.evaluate import evaluate, interval
-from worldmodel.collect.specs import file_spec
-from worldmodel.collect.train import TEST_SEED, train_policy
+from worldmodel.collect.collect_config import Learner, Screen, TrainPolicy
+from worldmodel.collect.policy_evaluation import evaluate, interval
+from worldmodel.collect.policy_specs import file_spec
+from worldmodel.collect.policy_training import TEST_SEED, train_policy
+from worldmodel.common.run_info import code_version, machine, versions
 from worldmodel.data import Dataset
 from worldmodel.dream.simulator import Simulator
 from worldmodel.envs import toy, toy_optimum
 from worldmodel.envs.toy import State
 from worldmodel.metrics import Settings
 from worldmodel.metrics import evaluate as judge
-from worldmodel.model import WorldModel
-from worldmodel.presets import PRESETS
 from worldmodel.prior.sampling import Sampling
-from worldmodel.runinfo import code_version, machine, versions
 from worldmodel.train import LoopConfig, WorldConfig, train_world
+from worldmodel.train.presets import PRESETS
+from worldmodel.world.world_model import WorldModel
 
 SIDE = 16  # pixels of a frame each way, four of them a place
 EPISODES = 3000
@@ -197,7 +197,7 @@ def live(world: WorldModel, sampling: Sampling = DRAWN, num: int = 64, length: i
     lawful = steps = 0
     for _ in range(length):
         actions = [
-            int(rng.integers(5)) if i % 2 else toy.ToyWorld.optimal_action(state) for i, state in enumerate(states)
+            int(rng.integers(5)) if i % 2 else toy.ToyEnv.optimal_action(state) for i, state in enumerate(states)
         ]
         alive = ~simulator.state.ended.numpy() & ~broken
         out = simulator.step(torch.tensor(actions))

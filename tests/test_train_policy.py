@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from worldmodel import envs
-from worldmodel.collect.config import LEARNERS, Learner, Screen, TrainPolicy
-from worldmodel.collect.evaluate import evaluate, interval
-from worldmodel.collect.specs import check_fits, file_spec, spec_of
-from worldmodel.collect.train import train_policy
-from worldmodel.errors import UserError
-from worldmodel.spaces import Box, Discrete
+from worldmodel.collect.collect_config import LEARNERS, Learner, Screen, TrainPolicy
+from worldmodel.collect.policy_evaluation import evaluate, interval
+from worldmodel.collect.policy_specs import check_fits, file_spec, spec_of
+from worldmodel.collect.policy_training import train_policy
+from worldmodel.common.errors import UserError
+from worldmodel.common.spaces import Box, Discrete
 
 SHORT = Learner(decisions=512, num_envs=2, rollout_steps=64, batch_size=64, epochs=1, frame_stack=2, hold=2, width=4)
 
@@ -43,7 +43,7 @@ def test_a_file_plays_as_it_was_trained(trained: Path) -> None:
     """LearnedPolicy in the plain world == the model in the learner's own view of it."""
     from stable_baselines3 import PPO
 
-    from worldmodel.collect.view import LearnerView
+    from worldmodel.collect.learner_view import LearnerView
 
     model = PPO.load(trained)
     spec = file_spec(trained)

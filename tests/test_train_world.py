@@ -24,19 +24,20 @@ from safetensors.torch import load_file
 from square import SIZE, digests, record_square, short, train_and_keep, train_as_rank
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from worldmodel import cli
+from worldmodel.cli import command_line as cli
+from worldmodel.common.errors import UserError
 from worldmodel.data import ClipSampler, Dataset
-from worldmodel.errors import UserError
-from worldmodel.model import WorldModel
-from worldmodel.presets import PRESETS
+from worldmodel.dream.dream_clips import draw_clips
 from worldmodel.prior import FactoredPrior, FlatConfig
-from worldmodel.tokenizer_dir import SavedTokenizer
 from worldmodel.train import LoopConfig, train_prior, train_tokenizer, train_world
-from worldmodel.train.cache import CodeCache, encode_dataset
-from worldmodel.train.calibrate import calibrate_ends
-from worldmodel.train.config import PriorTraining
-from worldmodel.train.config import half as half_config
+from worldmodel.train.calibration import calibrate_ends
+from worldmodel.train.code_cache import CodeCache, encode_dataset
 from worldmodel.train.loop import Loop
+from worldmodel.train.presets import PRESETS
+from worldmodel.train.training_config import PriorTraining
+from worldmodel.train.training_config import half as half_config
+from worldmodel.world.tokenizer_storage import TokenizerCheckpoint
+from worldmodel.world.world_model import WorldModel
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +149,7 @@ def test_bad_input_is_one_sentence(
     (out / "thesis.tex").touch()
     assert "not this run's tokenizer" in refused(capsys, *tokenizer)
     with pytest.raises(UserError, match="not a tokenizer"):
-        SavedTokenizer.from_pretrained(half).save_pretrained(out)
+        TokenizerCheckpoint.from_pretrained(half).save_pretrained(out)
     assert (out / "thesis.tex").exists()
 
 
@@ -216,7 +217,7 @@ def test_episodes_shorter_than_a_clip_are_told(data: Dataset, tmp_path: Path) ->
 
 
 def test_validation_is_logged_and_drawn(data: Dataset, tmp_path: Path) -> None:
-    train_world(data, tmp_path / "w", short(10, validations=2, log_every=5))
+    train_world(data, tmp_path / "w", short(10, validations=2, log_every=5), draw_dreams=draw_clips)
     for stage, height in (("tokenizer", 2), ("prior", 4)):
         lines = rows(tmp_path / "w" / "training" / f"{stage}.jsonl")
         assert [line["step"] for line in lines if "val/loss" in line] == [5, 10]
@@ -362,8 +363,8 @@ def test_killed_again_and_again_it_equals_a_run_never_killed(kind: str, path: Pa
         )
     train_and_keep(path, tmp_path / "calm", tmp_path / "calm-kept", config)
     calm, draw = digests(tmp_path / "calm-kept"), random.Random(kind)
-    from worldmodel.runinfo import save_run_info
-    from worldmodel.train.command import TrainWorld
+    from worldmodel.cli.train_commands import TrainWorld
+    from worldmodel.common.run_info import save_run_info
 
     out, folder = tmp_path / "killed", tmp_path / "killed.training"
     saved = tmp_path / "command.json"

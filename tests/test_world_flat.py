@@ -13,20 +13,20 @@ import torch
 from square import PLACES, picture, record_square
 from test_world_prior import GRID, SPACES, V, make_clip
 
-from worldmodel import spaces
-from worldmodel.cli import parse
+from worldmodel.cli.command_line import parse
+from worldmodel.common import spaces
+from worldmodel.common.errors import UserError
+from worldmodel.common.run_info import from_json_data, to_json_data
 from worldmodel.dream import DreamEnv, Simulator
-from worldmodel.errors import UserError
-from worldmodel.model import WorldModel
-from worldmodel.presets import PRESETS
 from worldmodel.prior import CodeClip, FactoredConfig, FlatConfig, FlatPrior, StatusConfig
-from worldmodel.prior.attention import attend, sight
-from worldmodel.prior.flat import FlatState
-from worldmodel.prior.rotary import Rotary
+from worldmodel.prior.flat.flat_layers import attend, attention_mask
+from worldmodel.prior.flat.flat_prior import FlatState
+from worldmodel.prior.flat.rotary import Rotary
 from worldmodel.prior.sampling import Sampling, uniforms
-from worldmodel.runinfo import from_plain, to_plain
 from worldmodel.train import train_world
-from worldmodel.train.config import WorldConfig
+from worldmodel.train.presets import PRESETS
+from worldmodel.train.training_config import WorldConfig
+from worldmodel.world.world_model import WorldModel
 
 BINS = 3
 KINDS: dict[str, dict[str, object]] = {
@@ -208,11 +208,11 @@ def test_windows_attend_as_a_mask_written_out() -> None:
         asks, asked = i // size, j // size
         mask[b, 0, i, j] = (asks == asked and j <= i) or (asks - memory <= asked < asks and bool(valid[b, asked]))
     wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    torch.testing.assert_close(attend(q, k, v, sight(valid, size, memory), length, memory), wanted)
+    torch.testing.assert_close(attend(q, k, v, attention_mask(valid, size, memory), length, memory), wanted)
     for b, i, j in itertools.product(range(2), range(length * size), range(length * size)):
         mask[b, 0, i, j] = j <= i and (i // size == j // size or bool(valid[b, j // size]))
     wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    torch.testing.assert_close(attend(q, k, v, sight(valid, size, length), length, length), wanted)
+    torch.testing.assert_close(attend(q, k, v, attention_mask(valid, size, length), length, length), wanted)
 
 
 @pytest.mark.parametrize("previous_frame", [True, False])
@@ -349,7 +349,7 @@ def test_flags_and_saved_configs_reach_either_prior(tmp_path: Path) -> None:
         _, config = parse(command)
         assert isinstance(config.world.prior, kind)
         assert config.world.prior == replace(PRESETS[preset].prior, width=96)
-        assert from_plain(to_plain(config.world), WorldConfig, "run.json") == config.world
+        assert from_json_data(to_json_data(config.world), WorldConfig, "run.json") == config.world
 
 
 # -- a whole world -----------------------------------------------------------------------------------------

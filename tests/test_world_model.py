@@ -15,12 +15,12 @@ from gymnasium.utils.env_checker import check_env
 from square import PLACES, picture, record_square
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
+from worldmodel.common.errors import UserError
 from worldmodel.data import Dataset
 from worldmodel.dream import DreamEnv, DreamVectorEnv, Simulator, register
-from worldmodel.errors import UserError
-from worldmodel.model import WorldModel
-from worldmodel.presets import PRESETS
 from worldmodel.train import train_world
+from worldmodel.train.presets import PRESETS
+from worldmodel.world.world_model import WorldModel
 
 register()
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from worldmodel import spaces
-from worldmodel.errors import UserError
-from worldmodel.heads import OutcomeHeads
+from worldmodel.common import spaces
+from worldmodel.common.errors import UserError
 from worldmodel.prior.conditioning import ActionEncoder, ConditionalLayerNorm, action_features, num_features
+from worldmodel.prior.heads import OutcomeHeads
 from worldmodel.prior.sampling import Sampling, inverse_cdf, philox, uniforms
 from worldmodel.tokenizer import Codebook, FrameTokenizer, TokenizerConfig
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from worldmodel import spaces
-from worldmodel.errors import UserError
+from worldmodel.common import spaces
+from worldmodel.common.errors import UserError
 from worldmodel.prior import CodeClip, Context, FactoredConfig, FactoredPrior, StatusConfig
-from worldmodel.prior.mixture import FLOOR, Mixture, log_likelihood, shared_nats
-from worldmodel.prior.order import groups_of
+from worldmodel.prior.factored.group_order import groups_of
+from worldmodel.prior.factored.mixture import FLOOR, Mixture, log_likelihood, shared_nats
 from worldmodel.prior.sampling import Sampling, uniforms
-from worldmodel.prior.windows import cut_targets
+from worldmodel.prior.targets import cut_targets
 
 V, GRID = 6, (2, 3)
 WAYS: dict[str, dict[str, object]] = {  # of writing a frame
@@ -214,7 +214,7 @@ def test_a_code_is_seen_by_all_later_groups_and_by_no_other(way: dict[str, objec
         codes = clip.codes.clone()
         codes[0, 1].view(-1)[place] = (codes[0, 1].view(-1)[place] + 1) % V
         other = everything(prior, replace(clip, codes=codes))[0][0, 1]
-        changed = prior.order.on_grid(((other - said).abs() > 1e-6).any(2)).flatten(1)  # (K, P)
+        changed = prior.order.to_grid(((other - said).abs() > 1e-6).any(2)).flatten(1)  # (K, P)
         assert torch.equal(changed, (group_of > group_of[place]).expand_as(changed))
 
 
@@ -366,7 +366,7 @@ def test_what_is_near_something_rare_counts_more() -> None:
     codes[1, 1, 0, 0] = codes[1, 1, 2, 2] = 2
     blank = torch.zeros(2, 1, dtype=torch.int64)
     context = prior.context(codes, torch.ones(2, 2, dtype=torch.bool), blank, blank[:, 0])
-    near = prior.order.on_grid(prior._near_rare(context))
+    near = prior.order.to_grid(prior._near_rare(context))
     wanted = torch.zeros(2, 3, 4, dtype=torch.bool)
     wanted[0, 1:, 2:] = True
     wanted[1, :2, :2] = True

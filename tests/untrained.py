@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from worldmodel import spaces
-from worldmodel.model import WorldModel, WorldSpec
-from worldmodel.pixels import PixelSpec
+from worldmodel.common import spaces
+from worldmodel.common.pixels import PixelSpec
 from worldmodel.prior import FactoredConfig, FlatConfig, StatusConfig
-from worldmodel.prior.starts import KIND_EPISODE, KIND_INSIDE, Starts
 from worldmodel.tokenizer import TokenizerConfig
+from worldmodel.world.starts import KIND_EPISODE, KIND_INSIDE, Starts
+from worldmodel.world.world_model import WorldModel, WorldSpec
 
 SPACES: dict[str, spaces.Space] = {
     "Discrete": spaces.Discrete(3),

@@ -1,17 +1,17 @@
 """Episodes, the files that hold them, and clips for training. See docs/dataset.md for the files' bytes."""
 
+from worldmodel.common.files import atomic_path, check_free_space
 from worldmodel.data.clips import Batch, ClipSampler
 from worldmodel.data.dataset import Dataset
 from worldmodel.data.episode import Episode
-from worldmodel.data.files import atomic_path, check_free_space
-from worldmodel.data.hdf5 import seal
 from worldmodel.data.header import Header, PolicyRecord
-from worldmodel.data.merge import merge
+from worldmodel.data.merging import merge
 from worldmodel.data.parts import PartWriter, read_part, read_part_header
 from worldmodel.data.preview import contact_sheet, gif
+from worldmodel.data.sealing import seal
 from worldmodel.data.splits import SPLITS, split_of
 from worldmodel.data.summary import format_summary, summarize
-from worldmodel.data.verify import VerifyReport, verify
+from worldmodel.data.verification import VerifyReport, verify
 
 __all__ = [
     "SPLITS",

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
+from worldmodel.common.errors import UserError
 from worldmodel.data.buffers import BufferPool
 from worldmodel.data.episode import MAX_SEED
 from worldmodel.data.shuffle import permute
-from worldmodel.errors import UserError
 
 if TYPE_CHECKING:
     import torch

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from worldmodel.common.errors import UserError, unknown_name
+from worldmodel.common.pixels import Crop, PixelSpec
 from worldmodel.data.episode import Episode
 from worldmodel.data.header import Header, combine
-from worldmodel.data.layout import Source, array_layout
-from worldmodel.data.merge import open_sources
+from worldmodel.data.layout import array_layout
+from worldmodel.data.sources import Source, open_sources, refuse_twice
 from worldmodel.data.splits import SPLITS, lacking_splits, split_counts
-from worldmodel.errors import UserError, unknown_name
-from worldmodel.pixels import Crop, PixelSpec
 
 if TYPE_CHECKING:
     from worldmodel.data.clips import Batch
@@ -312,21 +312,3 @@ class Dataset:
         self.__init__(state["given"], state["cache"], state["crop"])  # type: ignore[misc]
         if self.fingerprint != state["fingerprint"]:
             raise UserError(f"{self.name} has changed since this dataset was opened. Open it anew.")
-
-
-def refuse_twice(sources: Sequence[Source]) -> None:
-    """Refuse files of which two hold the same episode: it could be in two splits and would count double.
-
-    Raises:
-        UserError: the same world, seed, index and CRC twice; the sentence names file and episode.
-    """
-    seen: dict[tuple[str, int, int, int], Path] = {}
-    for source in sources if len(sources) > 1 else ():
-        for index, crc in zip(source.table["index"], source.table["crc"], strict=True):
-            key = (source.header.env, source.header.seed, int(index), int(crc))
-            if key in seen:
-                raise UserError(
-                    f"episode {int(index)} of seed {source.header.seed} is in '{seen[key]}' and again in "
-                    f"'{source.path}'. Leave one of the files out."
-                )
-            seen[key] = source.path

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.errors import UserError
+from worldmodel.common.errors import UserError
 
 MAX_SEED = 2**63 - 1
 

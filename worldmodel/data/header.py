@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel import spaces
+from worldmodel.common import spaces
+from worldmodel.common.errors import UserError
+from worldmodel.common.pixels import PixelSpec
 from worldmodel.data.episode import MAX_SEED, Episode
-from worldmodel.errors import UserError
-from worldmodel.pixels import PixelSpec
 
 HEADER_VERSION = 1
 
 # The fields that make two files tell of the same world; the rest say who played, when and where.
-WORLD_FIELDS = (
+ENV_FIELDS = (
     "env",
     "env_kwargs",
     "pixels",
@@ -83,7 +83,7 @@ class Header:
         env: the environment's gymnasium id.
         env_kwargs: what it was made with, JSON.
         pixels: how its screen became frames.
-        action_space: one of the four kinds of `worldmodel.spaces`.
+        action_space: one of the four kinds of `worldmodel.common.spaces`.
         action_labels: a name for each action, or a tuple of names for each of several choices; may be empty.
         frame_skip: the environment's own ticks a step, >= 1.
         max_steps: steps after which an episode was truncated; None for no limit.
@@ -254,7 +254,7 @@ def combine(headers: list[Header], names: list[str]) -> tuple[Header, list[np.nd
     if len(headers) == 1:
         return headers[0], [np.arange(len(headers[0].policies))]
     for header, name in zip(headers[1:], names[1:], strict=True):
-        difference = headers[0].difference(header, WORLD_FIELDS)
+        difference = headers[0].difference(header, ENV_FIELDS)
         if difference:
             raise UserError(
                 f"'{names[0]}' and '{name}' cannot be read as one dataset: {difference}. "

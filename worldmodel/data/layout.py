@@ -8,21 +8,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import os
 import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import h5py
 import numpy as np
 
+from worldmodel.common.errors import UserError
 from worldmodel.data.episode import byte_view
 from worldmodel.data.header import Header
-from worldmodel.errors import UserError
 
 FORMAT_VERSION = 1
 DATASET, MERGED = "dataset", "merged"
@@ -41,6 +39,14 @@ TABLE: dict[str, np.dtype] = {
     "crc": np.dtype("<u4"),
 }
 Table = dict[str, np.ndarray]
+
+# Metadata with checksums of its own; objects of a megabyte begin at whole blocks.
+HDF5_OPTIONS = {
+    "libver": ("v110", "v110"),
+    "userblock_size": BLOCK_BYTES,
+    "alignment_threshold": 1 << 20,
+    "alignment_interval": BLOCK_BYTES,
+}
 
 _DAMAGED = "The file is damaged: copy it anew, or record it again."
 
@@ -176,83 +182,6 @@ def fingerprint(header: Header, table: Table) -> str:
     for name, dtype in TABLE.items():
         digest.update(byte_view(table[name].astype(dtype)))
     return digest.hexdigest()
-
-
-@dataclass
-class Source:
-    """One sealed file: its head in memory, the rest mapped as it was when it was opened.
-
-    Attributes:
-        path: of the file.
-        header: of the file.
-        table: name -> (N,).
-        places: array name -> (byte where it begins, dtype, shape).
-        fingerprint: of header and table.
-        crc: of everything after the first block, as that tells it.
-        mapped: the whole file's bytes, read-only.
-    """
-
-    path: Path
-    header: Header
-    table: Table
-    places: dict[str, tuple[int, np.dtype, tuple[int, ...]]]
-    fingerprint: str
-    crc: int
-    mapped: np.ndarray
-    _arrays: dict[str, np.ndarray] = field(default_factory=dict)
-
-    def array(self, name: str, cache: str = "memmap") -> np.ndarray:
-        """All frames' or steps' values of one array: mapped, or read into memory once ("ram"); read-only."""
-        if name not in self._arrays:
-            offset, dtype, shape = self.places[name]
-            num_bytes = dtype.itemsize * math.prod(shape)
-            array = self.mapped[offset : offset + num_bytes].view(dtype).reshape(shape)
-            if cache == "ram":
-                array = array.copy()
-                array.flags.writeable = False
-            self._arrays[name] = array
-        return self._arrays[name]
-
-    def episode_crc(self, number: int) -> int:
-        """CRC-32 of an episode's bytes as they are on the disk."""
-        crc, length = 0, int(self.table["length"][number])
-        for name, _, _, per_frame in array_layout(self.header):
-            begin = int(self.table["frame_offset" if per_frame else "step_offset"][number])
-            crc = zlib.crc32(byte_view(self.array(name)[begin : begin + length + per_frame]), crc)
-        return crc
-
-    def close(self) -> None:
-        """Let the arrays go; maps end when nobody holds a view of them any more."""
-        self._arrays.clear()
-        self.mapped = self.mapped[:0].copy()
-
-
-def open_source(path: Path) -> Source:
-    """Open one sealed (not merged) file.
-
-    Raises:
-        UserError: anything that makes it no sound file of this format; the sentence says what.
-    """
-    with open_file(path) as handle:
-        kind, crc = check_first_block(handle, path)
-        assert kind == DATASET, kind
-        places: dict[str, Any] = {}
-        with open_hdf5(handle, path) as file:
-            header, table = read_head(file, path, DATASET)
-            frames, steps = int((table["length"] + 1).sum()), int(table["length"].sum())
-            for name, dtype, entry, per_frame in array_layout(header):
-                dataset = file[name]
-                shape = (frames if per_frame else steps, *entry)
-                offset = dataset.id.get_offset()
-                if dataset.shape != shape or dataset.dtype != dtype or offset is None:
-                    raise UserError(
-                        f"'{path}': array {name!r} is {dataset.shape} {dataset.dtype}; "
-                        f"wanted contiguous {shape} {dtype}."
-                    )
-                places[name] = (offset, dtype, shape)
-        # The map outlives the handle; the plain class indexes faster than np.memmap.
-        mapped = np.memmap(handle, np.uint8, "r").view(np.ndarray)
-    return Source(path, header, table, places, fingerprint(header, table), crc, mapped)
 
 
 @contextlib.contextmanager

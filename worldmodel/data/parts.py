@@ -8,8 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from worldmodel.common.errors import UserError
+from worldmodel.common.files import sync_folder
 from worldmodel.data.episode import Episode, byte_view
-from worldmodel.data.files import sync_folder
 from worldmodel.data.header import Header, canonical_json
 from worldmodel.data.records import (
     CRC,
@@ -22,7 +23,6 @@ from worldmodel.data.records import (
     read_part_header,
     scan_part,
 )
-from worldmodel.errors import UserError
 
 __all__ = ["PartWriter", "read_part", "read_part_header", "scan_part"]
 

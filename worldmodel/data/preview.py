@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from worldmodel.common.errors import UserError
+from worldmodel.common.files import atomic_path
 from worldmodel.data.dataset import Dataset
-from worldmodel.data.files import atomic_path
-from worldmodel.errors import UserError
 
 _BACK, _INK, _INVALID = (24, 24, 27), (228, 228, 231), (220, 60, 60)
 _LABEL = 14  # pixels of a line of text

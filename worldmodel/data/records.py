@@ -17,9 +17,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from worldmodel.common.errors import UserError
 from worldmodel.data.episode import Episode
 from worldmodel.data.header import Header
-from worldmodel.errors import UserError
 
 PART_MAGIC = b"\x89WMPART\n"
 PART_VERSION = 1

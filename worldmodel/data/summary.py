@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel import spaces
+from worldmodel.common import spaces
+from worldmodel.common.text import human_bytes
 from worldmodel.data.dataset import Dataset
-from worldmodel.data.files import human_bytes
 
 BINS = 20
 STILL_EPISODES = 64

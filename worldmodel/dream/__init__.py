@@ -7,14 +7,14 @@ from typing import Any
 DREAM_ID = "worldmodel/Dream-v0"
 _NAMES = {
     "CrossEntropy": "planning",
-    "DreamEnv": "env",
-    "DreamLearnerEnv": "learner",
-    "DreamVecEnv": "sb3",
-    "DreamVectorEnv": "vector",
+    "DreamEnv": "dream_env",
+    "DreamLearnerEnv": "learner_vec_env",
+    "DreamVecEnv": "dream_vec_env",
+    "DreamVectorEnv": "dream_vector_env",
     "Plan": "planning",
-    "Rollout": "state",
+    "Rollout": "simulator_state",
     "Simulator": "simulator",
-    "SimulatorState": "state",
+    "SimulatorState": "simulator_state",
     "nearness": "planning",
     "paid": "planning",
 }
@@ -30,8 +30,8 @@ def register() -> None:
     if DREAM_ID not in gymnasium.registry:
         gymnasium.register(
             DREAM_ID,
-            entry_point="worldmodel.dream.env:DreamEnv",
-            vector_entry_point="worldmodel.dream.vector:DreamVectorEnv",
+            entry_point="worldmodel.dream.dream_env:DreamEnv",
+            vector_entry_point="worldmodel.dream.dream_vector_env:DreamVectorEnv",
         )
 
 

@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldmodel import spaces
+from worldmodel.common import spaces
+from worldmodel.common.errors import UserError
 from worldmodel.dream.simulator import Simulator
-from worldmodel.dream.state import SimulatorStep
-from worldmodel.errors import UserError
+from worldmodel.dream.simulator_state import SimulatorStep
 from worldmodel.prior.sampling import inverse_cdf
 
 Score = Callable[[SimulatorStep], Tensor]

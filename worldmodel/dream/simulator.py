@@ -14,17 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldmodel import spaces
-from worldmodel.dream.captured import CapturedStep, cuda_graph, leaves, mapped
-from worldmodel.dream.engine import choose_engine
-from worldmodel.dream.state import Rollout, SimulatorState, SimulatorStep, row_index
-from worldmodel.dream.threads import at_most, threads_for
+from worldmodel.common import spaces
+from worldmodel.common.errors import UserError
+from worldmodel.common.threads import at_most, threads_for
+from worldmodel.dream.backends import choose_backend
+from worldmodel.dream.cuda_graphs import CapturedStep, cuda_graph, leaves, mapped
+from worldmodel.dream.simulator_state import Rollout, SimulatorState, SimulatorStep, row_index
 from worldmodel.dream.tiles import TILE, tiled
-from worldmodel.errors import UserError
-from worldmodel.model import WorldModel
-from worldmodel.plain.rows import NO_START
 from worldmodel.prior.interface import Context, PriorStep
 from worldmodel.prior.sampling import STREAM_START, Sampling, uniforms
+from worldmodel.world.start_kinds import NO_START
+from worldmodel.world.world_model import WorldModel
 
 
 class Simulator:
@@ -44,7 +44,7 @@ class Simulator:
             from its twin where a draw falls on the border between two codes.
         dtype: of matrix products. In bfloat16 (fast on a GPU) a frame's log-likelihood agrees with that in float32 to
             0.02 nats a code, probabilities and rewards to a hundredth; draws then part from a float32 twin's.
-        backend: "torch", "onnx" or "auto": what steps the world, see `dream.engine.choose_engine`. Backends agree
+        backend: "torch", "onnx" or "auto": what steps the world, see `dream.backend.choose_backend`. Backends agree
             to rounding; a dream that is to be the same to the bit names its backend.
         captured: record the step at its first call and replay it as one launch (`dream.captured`), which brings the
             same dream; None does so on a GPU if the prior knows no last frame (`max_frames`).
@@ -77,7 +77,7 @@ class Simulator:
         self.world, self.num_rows, self.sampling, self.batch_invariant = world, num_rows, sampling, batch_invariant
         self.dtype = dtype
         self.threads = threads or threads_for(TILE if batch_invariant else num_rows)
-        self.engine = choose_engine(world, backend, dtype, batch_invariant, self.threads)
+        self.backend = choose_backend(world, backend, dtype, batch_invariant, self.threads)
         self._bounded = world.prior.max_frames is not None  # asks the device at every step whether a row is at its end
         if captured and (world.device.type != "cuda" or self._bounded):
             raise UserError(
@@ -92,7 +92,7 @@ class Simulator:
         self.status_values = torch.tensor(world.prior.status_config.values, device=world.device)
         zeros = torch.zeros(num_rows, dtype=torch.int64, device=world.device)
         self._state = SimulatorState(
-            prior=self.engine.init_state(world.starts.context.rows(zeros)),
+            prior=self.backend.init_state(world.starts.context.rows(zeros)),
             frames=torch.zeros((num_rows, *world.tokenizer.frame_shape), dtype=torch.uint8, device=world.device),
             codes=torch.zeros((num_rows, *world.tokenizer.grid), dtype=torch.int64, device=world.device),
             seeds=zeros,
@@ -171,7 +171,7 @@ class Simulator:
             raise UserError("context: its last frame must be a picture; cut off what comes after the last valid frame.")
         else:
             context, chosen = context.to(index.device), torch.full_like(index, NO_START)
-        fresh = self._tiled(self.engine.init_state, context)
+        fresh = self._tiled(self.backend.init_state, context)
         frames = self._decode(context.codes[:, -1])  # (n, H, W, 3)
         self._state = SimulatorState(
             prior=state.prior.put(index, fresh),
@@ -217,7 +217,7 @@ class Simulator:
         before: Any = state.prior
         if self._bounded:  # rows that keep still are at no last frame
             before = replace(before, times=before.times.masked_fill(state.ended, 0))
-        out: PriorStep[Any] = self._tiled(partial(self.engine.step, sampling=self.sampling), before, taken, draws)
+        out: PriorStep[Any] = self._tiled(partial(self.backend.step, sampling=self.sampling), before, taken, draws)
         shown = out.has_picture & ~state.ended
         frames = self._decode(out.codes)  # (N, H, W, 3)
         frames = torch.where(shown[:, None, None, None], frames, state.frames)
@@ -280,7 +280,7 @@ class Simulator:
 
     def _decode(self, codes: Tensor) -> Tensor:
         """Frames of codes: (n, h, w) -> (n, H, W, 3) uint8."""
-        return self._tiled(self.engine.decode, codes)
+        return self._tiled(self.backend.decode, codes)
 
     def _tiled(self, function: Callable[..., Any], *inputs: Any) -> Any:
         """What a function of rows returns, computed in tiles if dreams must not depend on their number."""

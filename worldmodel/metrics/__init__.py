@@ -1,10 +1,10 @@
 """How good a learned world is. `METRICS` are the rows; `register` adds one; `evaluate` judges."""
 
-from worldmodel.metrics.evaluate import evaluate, table
-from worldmodel.metrics.figures import Figure, Metric
-from worldmodel.metrics.registry import METRICS, register
+from worldmodel.metrics.evaluation import evaluate, table
+from worldmodel.metrics.metric import Figure, Metric
+from worldmodel.metrics.metric_registry import METRICS, register
 from worldmodel.metrics.statistics import Estimate, bootstrap, difference, ratio
-from worldmodel.metrics.trial import Player, Settings, Trial
+from worldmodel.metrics.world_trial import Player, Settings, Trial
 
 __all__ = [
     "METRICS",

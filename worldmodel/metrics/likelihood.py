@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from worldmodel.metrics.figures import Figure, Metric
+from worldmodel.metrics.metric import Figure, Metric
 from worldmodel.metrics.statistics import Estimate, ratio
-from worldmodel.metrics.trial import Trial
+from worldmodel.metrics.world_trial import Trial
 
 PSEUDO = 0.5  # added to each unigram count
 TRUSTS = (1.0, 4.0, 16.0, 64.0, 256.0)  # pseudo-counts by which the bigram leans on the unigram; the best is taken

@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from worldmodel.metrics.figures import Figure, Metric
+from worldmodel.metrics.metric import Figure, Metric
 from worldmodel.metrics.statistics import (
     AveragePrecision,
     CalibrationError,
@@ -19,7 +19,7 @@ from worldmodel.metrics.statistics import (
     bootstrap,
     ratio,
 )
-from worldmodel.metrics.trial import CHUNK, Trial
+from worldmodel.metrics.world_trial import CHUNK, Trial
 from worldmodel.prior.interface import CodeClip
 
 MOST_STEPS = 6_000  # judged; whole episodes of the split, drawn by the seed

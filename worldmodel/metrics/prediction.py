@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodel.metrics.dreams import predict
-from worldmodel.metrics.figures import Figure, Metric
-from worldmodel.metrics.frames import WINDOW, bright_found, bright_right, changed, psnr, ssim
+from worldmodel.metrics.dream_rollouts import predict
+from worldmodel.metrics.frame_scores import WINDOW, bright_found, bright_right, changed, psnr, ssim
+from worldmodel.metrics.metric import Figure, Metric
 from worldmodel.metrics.statistics import Estimate, ratio
-from worldmodel.metrics.trial import Trial
+from worldmodel.metrics.world_trial import Trial
 from worldmodel.prior.interface import CodeClip
 
 # candidate -> measure -> amounts and sizes, (B, n) each

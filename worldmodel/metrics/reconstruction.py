@@ -9,10 +9,10 @@ from functools import partial
 
 import numpy as np
 
-from worldmodel.metrics.figures import Figure, Metric
+from worldmodel.metrics.metric import Figure, Metric
 from worldmodel.metrics.prediction import compare
 from worldmodel.metrics.statistics import Estimate, ratio
-from worldmodel.metrics.trial import Trial
+from worldmodel.metrics.world_trial import Trial
 
 EVERY = 4  # of the clips' frames one in so many is decoded
 

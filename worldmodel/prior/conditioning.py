@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodel import spaces
+from worldmodel.common import spaces
 
 
 class ConditionalLayerNorm(nn.Module):

@@ -14,9 +14,9 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from worldmodel import spaces
-from worldmodel.errors import UserError
-from worldmodel.heads import OutcomeHeads
+from worldmodel.common import spaces
+from worldmodel.common.errors import UserError
+from worldmodel.prior.heads import OutcomeHeads
 from worldmodel.prior.sampling import Sampling
 
 
@@ -272,7 +272,7 @@ class Prior(nn.Module, ABC, Generic[State]):
         """Losses of the learned frames of a batch of clips; random numbers come from torch's global generator.
 
         Where several processes train together, each is given the whole batch, spoils its history as one
-        process would, and in training mode goes on with its part (`worldmodel.processes`): the average of
+        process would, and in training mode goes on with its part (`worldmodel.common.processes`): the average of
         what they return is the whole batch's.
 
         Returns:

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from worldmodel.common.processes import process_weight
 from worldmodel.prior.interface import StatusConfig
-from worldmodel.prior.windows import Targets
-from worldmodel.processes import process_weight
+from worldmodel.prior.targets import Targets
 
 
 class Weights(Protocol):

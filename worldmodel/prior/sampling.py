@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worldmodel.plain import philox as plain
-from worldmodel.plain.philox import MASK, MULTIPLIERS, ROUNDS, STREAM_START, STREAM_STEP, WEYL
-from worldmodel.plain.sampling import Restrictions
+from worldmodel.common import random as numpy_random
+from worldmodel.common.random import MASK, MULTIPLIERS, ROUNDS, STREAM_START, STREAM_STEP, WEYL
+from worldmodel.common.sampling_options import SamplingOptions
 
 __all__ = ["STREAM_START", "STREAM_STEP", "Sampling", "inverse_cdf", "philox", "uniforms"]
 
@@ -59,7 +59,7 @@ def uniforms(seeds: Tensor, episodes: Tensor, steps: Tensor, num: int, stream: i
         (B, num) float32 in [0, 1), multiples of 2^-24.
     """
     if seeds.device.type == "cpu":  # the same numbers, in a quarter of the time
-        return torch.from_numpy(plain.uniforms(seeds.numpy(), episodes.numpy(), steps.numpy(), num, stream))
+        return torch.from_numpy(numpy_random.uniforms(seeds.numpy(), episodes.numpy(), steps.numpy(), num, stream))
     blocks = torch.arange((num + 3) // 4, device=seeds.device)[None]  # (1, blocks of four)
     counter = (blocks, steps[:, None], episodes[:, None], torch.full_like(blocks, stream))
     key = ((seeds & MASK)[:, None], ((seeds >> 32) & MASK)[:, None])
@@ -68,8 +68,8 @@ def uniforms(seeds: Tensor, episodes: Tensor, steps: Tensor, num: int, stream: i
 
 
 @dataclass(frozen=True)
-class Sampling(Restrictions):
-    """How codes are drawn; see `Restrictions` for its other fields.
+class Sampling(SamplingOptions):
+    """How codes are drawn; see `SamplingOptions` for its other fields.
 
     Attributes:
         exact: of a frame drawn from a mixture of K, whether its log-probability is the mixture's, which takes K more

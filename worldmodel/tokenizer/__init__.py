@@ -1,8 +1,8 @@
 """The tokenizer: frames to codes and back."""
 
-from worldmodel.tokenizer.base import Tokenizer
 from worldmodel.tokenizer.codebook import Codebook
-from worldmodel.tokenizer.config import PAPER_BAIR, PAPER_MOVING_MNIST, PAPER_UCF, TokenizerConfig
+from worldmodel.tokenizer.tokenizer import Tokenizer
+from worldmodel.tokenizer.tokenizer_config import PAPER_BAIR, PAPER_MOVING_MNIST, PAPER_UCF, TokenizerConfig
 from worldmodel.tokenizer.vqvae import ClipTokenizer, FrameTokenizer, make_tokenizer
 
 __all__ = [

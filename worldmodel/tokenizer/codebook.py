@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodel.processes import process, process_weight, sum_over_processes
+from worldmodel.common.processes import process, process_weight, sum_over_processes
 
 
 class Quantised(NamedTuple):

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from worldmodel.errors import UserError
-from worldmodel.tokenizer.base import ENCODE_CHUNK, Tokenizer
-from worldmodel.tokenizer.config import TokenizerConfig
-from worldmodel.tokenizer.layers import AttentionResidual, ChannelNorm, Positions, ResidualBlock
+from worldmodel.common.errors import UserError
+from worldmodel.tokenizer.tokenizer import ENCODE_CHUNK, Tokenizer
+from worldmodel.tokenizer.tokenizer_config import TokenizerConfig
+from worldmodel.tokenizer.tokenizer_layers import AttentionResidual, ChannelNorm, Positions, ResidualBlock
 
 
 class FrameTokenizer(Tokenizer):

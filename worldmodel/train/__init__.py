@@ -1,7 +1,7 @@
 """Training: one visible loop for the tokenizer, one for the prior."""
 
-from worldmodel.train.config import LoopConfig, PriorTraining, TokenizerTraining, WorldConfig
-from worldmodel.train.world import train_prior, train_tokenizer, train_world
+from worldmodel.train.trainers import train_prior, train_tokenizer, train_world
+from worldmodel.train.training_config import LoopConfig, PriorTraining, TokenizerTraining, WorldConfig
 
 __all__ = [
     "LoopConfig",

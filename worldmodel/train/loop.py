@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from worldmodel.errors import UserError
-from worldmodel.train.checkpoint import load_checkpoint, save_checkpoint
-from worldmodel.train.config import LoopConfig
-from worldmodel.train.log import Log
-from worldmodel.train.runtime import Runtime
+from worldmodel.common.errors import UserError
+from worldmodel.common.runtime import Runtime
+from worldmodel.train.checkpoints import load_checkpoint, save_checkpoint
+from worldmodel.train.training_config import LoopConfig
+from worldmodel.train.training_log import Log
 
 Progress = Callable[[str, int, int, dict[str, float]], None]  # stage, steps done, steps in all, figures
 Locate = Callable[[int], tuple[np.ndarray, np.ndarray]]  # step -> episodes and first frames of its clips, (B,)

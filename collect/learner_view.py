@@ -1,0 +1,104 @@
+"""How a learner sees and acts: part of the frame, stacked, with held actions. `LearnedPolicy` does the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import nn
+
+from worldmodel.collect.collect_config import Learner
+from worldmodel.common.errors import UserError
+from worldmodel.common.pixels import FrameStack
+
+
+class LearnerView(gym.Wrapper):
+    """Frames (H, W, 3) -> the learner's (h, w, 3 * frame_stack) uint8; one step is `hold` steps inside.
+
+    Args:
+        env: a `PixelEnv`.
+        learner: frame_stack, view, hold, reward, reward_scale.
+    """
+
+    def __init__(self, env: gym.Env, learner: Learner) -> None:
+        super().__init__(env)
+        self.learner = learner
+        self.stack = FrameStack(learner.frame_stack)
+        height, width, channels = env.observation_space.shape  # type: ignore[misc]
+        if learner.view is not None:
+            top, bottom, left, right = learner.view
+            if not (0 <= top < bottom <= height and 0 <= left < right <= width):
+                raise UserError(f"learner.view={learner.view} does not lie inside frames of {height} x {width}.")
+            height, width = bottom - top, right - left
+        if learner.reward == "health" and "health" not in env.unwrapped.meta.variables:  # type: ignore[attr-defined]
+            raise UserError(
+                f"learner.reward='health' needs an environment with the variable 'health'; this one has "
+                f"{env.unwrapped.meta.variables}."  # type: ignore[attr-defined]
+            )
+        self.observation_space = spaces.Box(0, 255, (height, width, channels * learner.frame_stack), np.uint8)
+        self.health = 0.0
+
+    def _see(self, frame: np.ndarray) -> np.ndarray:
+        if self.learner.view is None:
+            return frame
+        top, bottom, left, right = self.learner.view
+        return frame[top:bottom, left:right]
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode."""
+        frame, info = self.env.reset(**kwargs)
+        if self.learner.reward == "health":
+            self.health = info["variables"]["health"]
+        return self.stack.reset(self._see(frame)), info
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Hold the action; rewards add up."""
+        total = 0.0
+        for _ in range(self.learner.hold):
+            frame, reward, terminated, truncated, info = self.env.step(action)
+            if self.learner.reward == "health":
+                # dead is no health at all, whatever the last picture said
+                health = 0.0 if terminated else max(info["variables"]["health"], 0.0)
+                total += min(health - self.health, 0.0) / 100
+                self.health = health
+            else:
+                total += float(reward)
+            seen = self.stack.push(self._see(frame))
+            if terminated or truncated:
+                break
+        return seen, total * self.learner.reward_scale, terminated, truncated, info
+
+
+class SmallEncoder(BaseFeaturesExtractor):
+    """PixelUnshuffle(2), then 3x3 convolutions; on two cores it learns four times faster than 5x5 strided ones.
+
+    Args:
+        observation_space: (C, H, W) in [0, 1] once SB3 has transposed and scaled it; H and W at least 16.
+        width: channels of the first convolution, doubled by the next.
+        features_dim: numbers that come out.
+    """
+
+    def __init__(self, observation_space: spaces.Box, width: int = 32, features_dim: int = 256) -> None:
+        super().__init__(observation_space, features_dim)
+        channels, height, width_in = observation_space.shape
+        self.net = nn.Sequential(
+            nn.PixelUnshuffle(2),  # (B, 4C, H/2, W/2)
+            nn.Conv2d(4 * channels, width, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(2 * width, 2 * width, 3, stride=2, padding=1),  # (B, 2w, H/16, W/16)
+            nn.ReLU(),
+            nn.Flatten(),
+        )
+        with torch.no_grad():
+            flat = self.net(torch.zeros(1, channels, height, width_in)).shape[1]
+        self.out = nn.Sequential(nn.Linear(flat, features_dim), nn.ReLU())
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, features_dim)."""
+        return self.out(self.net(observations))

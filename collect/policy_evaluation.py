@@ -1,0 +1,150 @@
+"""Policies against one another on the same fixed seeds: means, 95 % intervals, differences paired by seed."""
+
+from __future__ import annotations
+
+import json
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldmodel.collect.collect_config import EvalPolicy
+from worldmodel.collect.policy_specs import PolicySpec, check_fits, spec_of
+from worldmodel.common.errors import UserError
+
+
+def returns_of(env: str, env_kwargs: dict[str, Any], spec: PolicySpec, seeds: list[int]) -> list[tuple[float, int]]:
+    """Play one policy on the given environment seeds, in this process.
+
+    Returns:
+        (return, steps) of each episode.
+    """
+    from worldmodel import envs
+    from worldmodel.collect.rollout import play
+
+    world = envs.make(env, **env_kwargs)
+    try:
+        policy = spec.build(world.meta.action_space)
+        out = []
+        for seed in seeds:
+            episode = play(world, policy, index=seed, seed=0, policy_name=spec.name, env_seed=seed)
+            out.append((float(episode.rewards.sum()), episode.length))
+        return out
+    finally:
+        world.close()
+
+
+def interval(values: np.ndarray, seed: int = 0, rounds: int = 5000) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean; values (N,)."""
+    rng = np.random.default_rng(seed)
+    means = np.asarray(values)[rng.integers(len(values), size=(rounds, len(values)))].mean(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def evaluate(
+    policies: dict[str, PolicySpec],
+    env: str,
+    env_kwargs: dict[str, Any],
+    episodes: int,
+    first_seed: int,
+    workers: int,
+) -> list[dict[str, Any]]:
+    """Play every policy on the same seeds.
+
+    Args:
+        policies: label -> policy.
+        env: short name or id.
+        env_kwargs: passed to `worldmodel.envs.make`.
+        episodes: how many seeds.
+        first_seed: the first of them.
+        workers: processes.
+
+    Returns:
+        One row a policy, in the order given: mean, 95 % interval, standard deviation and median of the return, mean
+        steps, and the difference of the first policy to it with its paired interval.
+    """
+    seeds = list(range(first_seed, first_seed + episodes))
+    jobs = [(label, seeds[i::workers]) for label in policies for i in range(workers) if seeds[i::workers]]
+    played: dict[str, dict[int, tuple[float, int]]] = {label: {} for label in policies}
+    with ProcessPoolExecutor(workers, mp_context=get_context("forkserver"), initializer=_quiet) as pool:
+        futures = [pool.submit(returns_of, env, env_kwargs, policies[label], part) for label, part in jobs]
+        for (label, part), future in zip(jobs, futures, strict=True):
+            played[label].update(zip(part, future.result(), strict=True))
+    rows = []
+    first: np.ndarray | None = None
+    for label in policies:
+        scores = np.asarray([played[label][s][0] for s in seeds])
+        steps = np.asarray([played[label][s][1] for s in seeds])
+        low, high = interval(scores)
+        row: dict[str, Any] = {
+            "policy": label,
+            "episodes": episodes,
+            "return_mean": float(scores.mean()),
+            "low": low,
+            "high": high,
+            "std": float(scores.std()),
+            "median": float(np.median(scores)),
+            "steps_mean": float(steps.mean()),
+        }
+        if first is None:
+            first = scores
+        else:
+            d_low, d_high = interval(first - scores)
+            row["first_minus_this"] = {"mean": float((first - scores).mean()), "low": d_low, "high": d_high}
+        row["returns"] = scores.tolist()
+        rows.append(row)
+    return rows
+
+
+def _quiet() -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    from worldmodel.envs import doom_processes as engines
+
+    engines.close_on_sigterm()
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as text."""
+    width = max(len(r["policy"]) for r in rows)
+    lines = [
+        f"{'policy':<{width}}  {'return':>9}  {'95 % interval':>19}  {'median':>8}  {'steps':>7}  first minus this"
+    ]
+    for r in rows:
+        d = r.get("first_minus_this")
+        tail = f"{d['mean']:+.1f} [{d['low']:+.1f}, {d['high']:+.1f}]" if d else ""
+        span = f"[{r['low']:.1f}, {r['high']:.1f}]"
+        lines.append(
+            f"{r['policy']:<{width}}  {r['return_mean']:>9.1f}  {span:>19}  {r['median']:>8.1f}  "
+            f"{r['steps_mean']:>7.1f}  {tail}"
+        )
+    return "\n".join(lines)
+
+
+def eval_policy(config: EvalPolicy) -> list[dict[str, Any]]:
+    """Do what `worldmodel eval policy` asks; prints the table or JSON, returns the rows."""
+    from worldmodel import envs
+    from worldmodel.common.run_info import run_info
+
+    if not config.policies:
+        raise UserError("eval policy: name at least one policy, as random or FILE.zip.")
+    if config.episodes < 2 or config.workers < 1:
+        raise UserError(f"got --episodes {config.episodes} --workers {config.workers}; wanted at least 2 and 1.")
+    kwargs = config.screen.kwargs()
+    env = envs.make(config.env, **kwargs)
+    meta = env.meta
+    env.close()
+    policies: dict[str, PolicySpec] = {}
+    for text in config.policies:
+        spec = spec_of(text, meta.action_space, envs.policy_defaults(config.env))
+        check_fits(spec, meta.action_space, meta.pixels.frame_shape)
+        policies[text] = spec
+    rows = evaluate(policies, config.env, kwargs, config.episodes, config.first_seed, config.workers)
+    if config.out is not None:
+        config.out.parent.mkdir(parents=True, exist_ok=True)
+        Path(config.out).write_text(json.dumps({**run_info("eval policy", config), "rows": rows}, indent=1))
+    print(json.dumps(rows) if config.json else table(rows))
+    return rows

@@ -1,0 +1,127 @@
+"""The worlds that this package brings, as rows of the registry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from worldmodel.envs.env_registry import EnvRow, register
+
+_ARROWS = {
+    "left": "ArrowLeft",
+    "right": "ArrowRight",
+    "up": "ArrowUp",
+    "down": "ArrowDown",
+    "turn_left": "ArrowLeft",
+    "turn_right": "ArrowRight",
+    "forward": "ArrowUp",
+    "backward": "ArrowDown",
+    "attack": " ",
+}
+
+_TOY_REWARD = "1 for each storm that is met inside the quarter that flashed before it, 0 otherwise."
+
+TOY_ROWS = (
+    EnvRow(
+        id="worldmodel/Toy-v0",
+        name="toy",
+        entry_point="worldmodel.envs.toy:ToyEnv",
+        action_labels=("stay", "up", "down", "left", "right"),
+        keys={label: key for label, key in _ARROWS.items() if label in ("up", "down", "left", "right")},
+        reward=_TOY_REWARD,
+        policy={
+            "periodic": {"actions": [4, 2, 3, 1], "period": 2},
+            "ppo": {"frame_stack": 4},
+        },
+    ),
+    EnvRow(
+        id="worldmodel/ToyContinuous-v0",
+        name="toy/continuous",
+        entry_point="worldmodel.envs.toy:ToyEnv",
+        kwargs={"continuous": True},
+        action_labels=("x", "y"),
+        reward=_TOY_REWARD,
+        policy={
+            "periodic": {"actions": [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]], "period": 2},
+            "ppo": {"frame_stack": 4},
+            "sac": {"frame_stack": 4},
+        },
+    ),
+)
+
+
+# scenario: buttons in the order of its file, the reward as ViZDoom counts it, cap in steps of 4 tics
+_SCENARIOS: dict[str, tuple[tuple[str, ...], str, int]] = {
+    "take_cover": (("left", "right"), "1 for each tic (1/35 s) survived.", 525),
+    "health_gathering_supreme": (
+        ("turn_left", "turn_right", "forward"),
+        "1 for each tic (1/35 s) survived, -100 for dying.",
+        525,
+    ),
+    "health_gathering": (
+        ("turn_left", "turn_right", "forward"),
+        "1 for each tic (1/35 s) survived, -100 for dying.",
+        525,
+    ),
+    "basic": (
+        ("left", "right", "attack"),
+        "-1 for each tic, -5 for a shot that misses, +106 for the monster.",
+        75,
+    ),
+    "deadly_corridor": (
+        ("left", "right", "attack", "forward", "backward", "turn_left", "turn_right"),
+        "the distance gained towards the vest in map units (lost: negative), -100 for dying.",
+        525,
+    ),
+    "defend_the_center": (("turn_left", "turn_right", "attack"), "1 for each monster, -1 for dying.", 525),
+    "defend_the_line": (("turn_left", "turn_right", "attack"), "1 for each monster, -1 for dying.", 525),
+    "my_way_home": (
+        ("turn_left", "turn_right", "forward", "left", "right"),
+        "+1 for reaching the vest, -0.0001 for each tic.",
+        525,
+    ),
+    "predict_position": (
+        ("turn_left", "turn_right", "attack"),
+        "+1 for hitting the monster with the rocket, -0.001 for each tic.",
+        75,
+    ),
+}
+
+_PINNED: dict[str, dict[str, Any]] = {"take_cover": {"skill": 4}}
+
+# blind rivals: right and left in long runs; forward, and a turn now and then
+_DOOM_POLICY: dict[str, dict[str, dict[str, Any]]] = {
+    "take_cover": {"periodic": {"actions": [1, 2], "period": 32}},
+    "health_gathering_supreme": {"periodic": {"actions": [1, 1, 1, 2], "period": 4}},
+}
+
+
+def _doom_row(scenario: str) -> EnvRow:
+    buttons, reward, max_steps = _SCENARIOS[scenario]
+    # one button at a time: ViZDoom's wrapper counts them from the last of the file to the first
+    labels = ("noop", *reversed(buttons))
+    return EnvRow(
+        id="worldmodel/Doom" + "".join(word.capitalize() for word in scenario.split("_")) + "-v0",
+        name="doom/" + scenario.replace("_", "-"),
+        entry_point="worldmodel.envs.doom:DoomEnv",
+        kwargs={"scenario": scenario, "max_steps": max_steps, **_PINNED.get(scenario, {})},
+        action_labels=labels,
+        keys={label: _ARROWS[label] for label in _keyed(labels)},
+        reward=reward,
+        requires="vizdoom",
+        policy=_DOOM_POLICY.get(scenario, {}),
+    )
+
+
+def _keyed(labels: tuple[str, ...]) -> list[str]:
+    """Labels that get a key: where a scenario both turns and steps sideways, the arrows turn."""
+    turns = "turn_left" in labels
+    return [label for label in labels if label in _ARROWS and not (turns and label in ("left", "right"))]
+
+
+DOOM_ROWS = tuple(_doom_row(scenario) for scenario in _SCENARIOS)
+
+
+def register_all() -> None:
+    """Add every row of this package; `import worldmodel` calls it once."""
+    for row in (*TOY_ROWS, *DOOM_ROWS):
+        register(row)

@@ -1,0 +1,145 @@
+"""Environments by name, and any gymnasium environment as a `PixelEnv`.
+
+Cheap to import: classes are imported when an environment is made.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from worldmodel.common.errors import UserError, unknown_name
+from worldmodel.envs.env_registry import EnvRow, rows
+
+if TYPE_CHECKING:
+    import gymnasium
+
+    from worldmodel.envs.pixel_env import PixelEnv
+
+# Namespaces whose packages do not register themselves: namespace -> (module, what to pip install).
+_NAMESPACES = {"ALE": ("ale_py", "ale-py"), "minigrid": ("minigrid", "minigrid")}
+
+
+def make(name: str, **kwargs: Any) -> PixelEnv:
+    """Build a world.
+
+    Args:
+        name: a short name (`toy`, `doom/take-cover`), the id of a row, `doom/<scenario>` for any scenario
+            that ViZDoom ships, or any other gymnasium id (`CartPole-v1`, `ALE/Breakout-v5`,
+            `package:Env-v0`), which is wrapped by `WrappedEnv`.
+        kwargs: override the row's. Every world knows `size`, `crop`, `max_steps` and `render_mode`.
+
+    Returns:
+        The world itself, without gymnasium's wrappers.
+
+    Raises:
+        UserError: an unknown name, an argument that the world does not know, a missing package, or an
+            action space outside the four kinds.
+    """
+    for row in rows():
+        if name in (row.name, row.id):
+            return _from_row(row, kwargs)
+    if name.startswith("doom/"):
+        from worldmodel.envs.doom import DoomEnv
+
+        return _call(name, DoomEnv, {"scenario": name, **kwargs})
+    if name.split(":")[-1].startswith("Vizdoom"):
+        raise UserError(
+            f"environment {name!r}: ViZDoom's own ids show a black picture at the end of an episode; use "
+            "'doom/<scenario>' (see 'worldmodel envs'), which repeats the last real one and says so."
+        )
+    from worldmodel.envs.wrapped_env import WrappedEnv
+
+    _import_namespace(name)
+    _check_known(name)
+    return _call(name, WrappedEnv, {"env": name, **kwargs})
+
+
+def _from_row(row: EnvRow, kwargs: dict[str, Any]) -> PixelEnv:
+    from worldmodel.envs.pixel_env import PixelEnv
+    from worldmodel.envs.wrapped_env import WrappedEnv
+
+    module, _, attribute = row.entry_point.partition(":")
+    try:
+        entry = getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        raise _missing(row.name, error.name or str(error), row.requires or error.name or module) from error
+    if isinstance(entry, type) and issubclass(entry, PixelEnv):
+        return _call(row.name, entry, {**row.kwargs, **kwargs})
+    return _call(row.name, WrappedEnv, {"env": row.id, **kwargs})
+
+
+def _call(name: str, entry: Any, kwargs: dict[str, Any]) -> PixelEnv:
+    """Call a constructor, turning what a missing package or a wrong argument raises into a sentence."""
+    try:
+        return entry(**kwargs)
+    except ImportError as error:  # gymnasium's DependencyNotInstalled is not one: see foreign.py
+        row = next((r for r in rows() if r.name == name), None)
+        raise _missing(name, error.name or str(error), (row and row.requires) or error.name or "") from error
+    except TypeError as error:
+        if "unexpected keyword argument" in str(error):
+            raise UserError(f"environment {name!r}: {error}.") from error
+        raise
+
+
+def _missing(name: str, module: str, package: str) -> UserError:
+    return UserError(f"environment {name!r} needs {module}, which is not installed: pip install {package}")
+
+
+def _import_namespace(name: str) -> None:
+    """Import the package behind a namespace, since gymnasium loads no plugins by itself."""
+    namespace = name.split("/")[0] if "/" in name and ":" not in name else ""
+    if namespace not in _NAMESPACES:
+        return
+    module, package = _NAMESPACES[namespace]
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise _missing(name, module, package) from error
+
+
+def _check_known(name: str) -> None:
+    """Refuse an id that neither we nor gymnasium know, with the closest name of both."""
+    import gymnasium
+
+    if ":" in name or name in gymnasium.registry:
+        return
+    try:
+        gymnasium.spec(name)  # accepts an id without its version
+        return
+    except gymnasium.error.Error:
+        close = difflib.get_close_matches(name, list(gymnasium.registry), n=1, cutoff=0.8)
+        choices = [row.name for row in rows()]
+        raise unknown_name("environment", name, [*choices, *close, "any gymnasium id"]) from None
+
+
+def as_pixels(
+    env: gymnasium.Env[Any, Any] | str,
+    size: int | tuple[int, int] = (64, 64),
+    crop: tuple[int, int, int, int] | None = None,
+    max_steps: int | None = None,
+    **kwargs: Any,
+) -> PixelEnv:
+    """Any environment as a `PixelEnv`.
+
+    Args:
+        env: a `PixelEnv` (with or without gymnasium's wrappers around it: the bare world is returned, and
+            the other arguments do not apply), another gymnasium environment, or a name that `make` knows.
+        size: rows and columns of the whole picture, or one number.
+        crop: (top, bottom, left, right) of it that is kept.
+        max_steps: our truncation, in steps.
+        kwargs: for `make`, if `env` is a name; `frame_skip`, `render_mode` otherwise.
+
+    Returns:
+        The world.
+    """
+    if isinstance(env, str):
+        options: dict[str, Any] = {"size": size, "crop": crop, **kwargs}
+        return make(env, **options) if max_steps is None else make(env, max_steps=max_steps, **options)
+    from worldmodel.envs.pixel_env import PixelEnv
+    from worldmodel.envs.wrapped_env import WrappedEnv
+
+    if isinstance(env.unwrapped, PixelEnv):
+        return env.unwrapped
+    return WrappedEnv(env, size=size, crop=crop, max_steps=max_steps, **kwargs)

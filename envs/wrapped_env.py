@@ -1,0 +1,138 @@
+"""Any gymnasium environment as a world of pixels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from worldmodel.common import spaces
+from worldmodel.common.errors import UserError
+from worldmodel.envs.pixel_env import EnvStep, PixelEnv, pixel_spec
+
+
+class WrappedEnv(PixelEnv):
+    """Wraps a gymnasium environment: its picture as frames, its rewards and ends as they come.
+
+    The screen is the observation where that is uint8 RGB, (rows, columns, 3); else what `render()` returns
+    in the mode "rgb_array". Both ends are passed on as the environment sets them, even both at once; our own
+    cap is added only where neither is set. The frame after an end is taken to be true.
+
+    Args:
+        env: an environment, or a gymnasium id, which is made here.
+        size: rows and columns of the whole picture, or one number.
+        crop: (top, bottom, left, right) of it that is kept.
+        max_steps: our truncation, in steps; None adds none to the environment's own.
+        frame_skip: how often each action is repeated; rewards are summed.
+        render_mode: None or "rgb_array", of this world.
+        kwargs: for `gymnasium.make`, if `env` is an id.
+
+    Raises:
+        UserError: an id that cannot be made, an action space outside the four kinds, no picture to be had.
+    """
+
+    def __init__(
+        self,
+        env: gymnasium.Env[Any, Any] | str,
+        *,
+        size: int | tuple[int, int] = 64,
+        crop: tuple[int, int, int, int] | None = None,
+        max_steps: int | None = None,
+        frame_skip: int = 1,
+        render_mode: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(env, str):
+            name, inner = env, _make(env, kwargs)
+        elif kwargs:
+            raise UserError(f"{', '.join(kwargs)}: only an id can be made with arguments, not a made environment.")
+        else:
+            name, inner = (env.spec.id if env.spec else type(env.unwrapped).__name__), env
+        self.inner = inner
+        space = spaces.from_gymnasium(inner.action_space)
+        self._observed = _is_screen(inner.observation_space)
+        if not self._observed and inner.render_mode != "rgb_array":
+            raise UserError(
+                f"environment {name!r} observes {inner.observation_space}, which is no picture, and its "
+                f"render_mode is {inner.render_mode!r}: make it with render_mode='rgb_array'."
+            )
+        pixels = pixel_spec(size, crop)
+        super().__init__(
+            id=name,
+            kwargs={
+                **kwargs,
+                "size": list(pixels.size),
+                "crop": None if pixels.crop is None else list(pixels.crop),
+                "max_steps": max_steps,
+                "frame_skip": frame_skip,
+            },
+            pixels=pixels,
+            action_space=space,
+            action_labels=_labels(inner, space),
+            frame_skip=frame_skip,
+            max_steps=max_steps,
+            variables=(),
+            render_mode=render_mode,
+        )
+        self.metadata = {**self.metadata, "render_fps": inner.metadata.get("render_fps", 15)}
+
+    def _begin(self) -> EnvStep:
+        # a seed of ours for each episode: it then depends on the seed alone, not on the episodes before
+        observation, info = self.inner.reset(seed=int(self.np_random.integers(2**31)))
+        return EnvStep(self._screen(observation), info=info)
+
+    def _advance(self, action: np.ndarray) -> EnvStep:
+        chosen: Any = action
+        if action.ndim == 0:
+            chosen = int(action)
+        elif self.inner.action_space.dtype is not None:
+            chosen = action.astype(self.inner.action_space.dtype)
+        total = 0.0
+        for _ in range(self.meta.frame_skip):
+            observation, reward, terminated, truncated, info = self.inner.step(chosen)
+            total += float(reward)
+            if terminated or truncated:
+                break
+        return EnvStep(self._screen(observation), total, bool(terminated), bool(truncated), info=info)
+
+    def _screen(self, observation: Any) -> np.ndarray:
+        screen = np.asarray(observation if self._observed else self.inner.render())
+        if screen.ndim == 3 and screen.shape[2] == 4 and screen.dtype == np.uint8:
+            screen = np.ascontiguousarray(screen[:, :, :3])
+        return screen
+
+    def close(self) -> None:
+        """Close the wrapped environment."""
+        self.inner.close()
+
+
+def _make(name: str, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
+    """`gymnasium.make` with a picture, its complaints turned into sentences."""
+    for mode in ({"render_mode": "rgb_array"}, {}):
+        try:
+            return gymnasium.make(name, disable_env_checker=True, **{**mode, **kwargs})
+        except (TypeError, ValueError) as error:
+            if "render_mode" not in str(error):
+                raise
+        except ModuleNotFoundError as error:
+            package = error.name or name.partition(":")[0]
+            raise UserError(
+                f"environment {name!r} needs {package}, which is not installed: pip install {package}"
+            ) from error
+        except gymnasium.error.Error as error:
+            raise UserError(f"environment {name!r} cannot be made: {' '.join(str(error).split())}") from error
+    raise UserError(f"environment {name!r} takes no render_mode.")
+
+
+def _is_screen(space: gymnasium.Space[Any]) -> bool:
+    shape = space.shape or ()
+    return isinstance(space, gymnasium.spaces.Box) and space.dtype == np.uint8 and len(shape) == 3 and shape[2] == 3
+
+
+def _labels(env: gymnasium.Env[Any, Any], space: spaces.Space) -> tuple[str, ...]:
+    """The environment's own names of its actions where it has them (Atari does), else their numbers."""
+    if isinstance(space, spaces.Discrete):
+        meanings = getattr(env.unwrapped, "get_action_meanings", None)
+        return tuple(m.lower() for m in meanings()) if meanings else tuple(map(str, range(space.n)))
+    return tuple(map(str, range(space.shape[0])))

@@ -1,0 +1,76 @@
+"""The judgement as pictures, for pages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from worldmodel.cli.report import _figure, _png
+from worldmodel.metrics import free_run as freerun
+from worldmodel.metrics import prediction
+
+COLOURS = ("#4477aa", "#ee6677")  # real, dreamed
+
+
+def free_run_bars(result: Mapping[str, Any]) -> bytes:
+    """Real beside dreamed rates of each policy over the whole free run, with intervals, as a PNG.
+
+    Args:
+        result: what `evaluate` returned, with the free run's metrics.
+    """
+    metrics = {
+        name: metric
+        for name, metric in result["sections"].get(freerun.SECTION, {}).items()
+        if name != "orders" and metric["figures"]
+    }
+    columns = max(1, len(metrics))
+    figure, axes = _figure(2.3 * columns, 3, columns)
+    for axis, (name, metric) in zip(axes, metrics.items(), strict=False):
+        longest = max(_steps(row["of"]) for row in metric["figures"])
+        rows = [row for row in metric["figures"] if _steps(row["of"]) == longest]
+        at = np.arange(len(rows))
+        real, dreamed = [row["beside"]["real"] for row in rows], [row["value"] for row in rows]
+        for shift, label, values, colour in ((-0.2, "real", real, COLOURS[0]), (0.2, "dreamed", dreamed, COLOURS[1])):
+            low, mean, high = (np.asarray([v[end] or 0.0 for v in values]) for end in ("low", "mean", "high"))
+            axis.bar(at + shift, mean, 0.4, yerr=np.maximum([mean - low, high - mean], 0), label=label, color=colour)
+        axis.set_xticks(at, [row["of"].rsplit(",", 1)[0] for row in rows], rotation=30)
+        axis.set_title(f"{name}\n{metric['unit']}, {longest} steps", fontsize=9)
+    axes[0].legend(fontsize=8)
+    return _png(figure)
+
+
+def prediction_curves(result: Mapping[str, Any]) -> bytes:
+    """PSNR, SSIM, recall and precision by horizon, the dream among its rivals, as a PNG.
+
+    Args:
+        result: what `evaluate` returned, with metrics of prediction by horizon.
+    """
+    section = result["sections"].get(prediction.SECTION, {})
+    metrics = {name: m for name, m in section.items() if name != "control_psnr" and m["figures"]}
+    columns = max(1, len(metrics))
+    figure, axes = _figure(3.4 * columns, 3, columns)
+    for axis, (name, metric) in zip(axes, metrics.items(), strict=False):
+        ahead = [int(row["of"].split()[0]) for row in metric["figures"]]
+        lines = {"dream": [row["value"] for row in metric["figures"]]}
+        for rival in metric["figures"][0]["beside"]:
+            lines[rival] = [row["beside"][rival] for row in metric["figures"]]
+        for label, values in lines.items():
+            means = [np.nan if v["mean"] is None else v["mean"] for v in values]
+            style = {"color": "black", "linewidth": 2} if label == "dream" else {"linewidth": 1}
+            (line,) = axis.plot(ahead, means, marker=".", label=label, **style)
+            if values[0]["low"] is not None:
+                low, high = ([np.nan if v[end] is None else v[end] for v in values] for end in ("low", "high"))
+                axis.fill_between(ahead, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(ahead, [str(h) for h in ahead])
+        axis.set_xlabel("frames ahead")
+        axis.set_ylabel(f"{name}, {metric['unit']}")
+    axes[0].legend(fontsize=7)
+    return _png(figure)
+
+
+def _steps(of: str) -> int:
+    """The number in "random, 40 steps"."""
+    return int(of.rsplit(",", 1)[1].split()[0])

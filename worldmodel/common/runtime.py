@@ -1,0 +1,122 @@
+"""The one place that decides device, number format, threads and processes."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from worldmodel.common.errors import UserError
+from worldmodel.common.memory import keep_freed_memory
+from worldmodel.common.processes import process, sum_over_processes
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how training computes.
+
+    Attributes:
+        device: "cpu" or "cuda", this process's own.
+        dtype: of matrix products; float32 on a CPU, where bfloat16 is some hundred times slower.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The context that a loss is computed in."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes."""
+        return process()[0] == 0
+
+    @contextmanager
+    def main_first(self) -> Iterator[bool]:
+        """The main process goes through the block first, the others after it: True in the main one."""
+        if not self.is_main:
+            self._wait()
+        yield self.is_main
+        if self.is_main:
+            self._wait()
+
+    def agree(self, number: int) -> int:
+        """The main process's number, in all of them."""
+        value = torch.tensor(number if self.is_main else 0, dtype=torch.int64, device=self.device)
+        return int(sum_over_processes(value))
+
+    def average(self, model: nn.Module, figures: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Average gradients and figures over the processes: one sum of one buffer.
+
+        Args:
+            model: its gradients are replaced; the same parameters have one in every process.
+            figures: scalars.
+
+        Returns:
+            The averaged figures, detached.
+        """
+        figures = {name: value.detach() for name, value in figures.items()}
+        num_processes = process()[1]
+        if num_processes == 1:
+            return figures
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        values = [value.float().reshape(1) for value in figures.values()]
+        buffer = torch.cat([g.reshape(-1) for g in gradients] + values)
+        dist.all_reduce(buffer)
+        buffer /= num_processes
+        parts = buffer.split([g.numel() for g in gradients] + [1] * len(values))
+        for gradient, part in zip(gradients, parts, strict=False):
+            gradient.copy_(part.view_as(gradient))
+        return dict(zip(figures, (part[0] for part in parts[len(gradients) :]), strict=True))
+
+    def _wait(self) -> None:
+        if process()[1] > 1:
+            dist.barrier()
+
+
+def choose_runtime(device: str = "auto", threads: int | None = None) -> Runtime:
+    """Decide once, at the start of a command; under torchrun also meet the other processes.
+
+    Several processes learn from one batch, each from its part: `torchrun --nproc-per-node 2 -m worldmodel
+    train world ...`. On GPUs each takes the one of its local rank.
+
+    Args:
+        device: "auto", "cpu" or "cuda".
+        threads: torch's threads on the CPU; None leaves torch's own choice.
+
+    Raises:
+        UserError: an unknown device, or CUDA where there is none, or fewer GPUs than processes.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device={device!r}: wanted auto, cpu or cuda.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda: torch finds no CUDA device here; use --device cpu.")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1  # set by torchrun
+    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+        number = int(os.environ.get("LOCAL_RANK", "0")) if several else torch.cuda.current_device()
+        if number >= torch.cuda.device_count():
+            raise UserError(
+                f"process {number} of this machine has no GPU of its own: there are {torch.cuda.device_count()}. "
+                "Start as many processes as GPUs."
+            )
+        torch.cuda.set_device(number)
+        _meet("nccl", several)
+        return Runtime(torch.device("cuda", number), torch.bfloat16)
+    keep_freed_memory()
+    _meet("gloo", several)
+    return Runtime(torch.device("cpu"), torch.float32)
+
+
+def _meet(backend: str, several: bool) -> None:
+    if several and not dist.is_initialized():
+        dist.init_process_group(backend)
+        atexit.register(dist.destroy_process_group)

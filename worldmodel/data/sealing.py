@@ -1,0 +1,189 @@
+"""Sealing: part files become one contiguous HDF5 file, whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from worldmodel.common.errors import UserError
+from worldmodel.common.files import atomic_path, check_free_space
+from worldmodel.common.text import name_some
+from worldmodel.data.header import Header
+from worldmodel.data.layout import (
+    DATASET,
+    HDF5_OPTIONS,
+    TABLE,
+    Table,
+    array_layout,
+    seal_first_block,
+    write_head,
+)
+from worldmodel.data.records import Record, Torn, read_part_header, read_record, scan_part
+from worldmodel.data.splits import split_numbers
+
+Entry = tuple[Path, Record]
+
+
+def seal(
+    parts: Iterable[str | Path],
+    out: str | Path,
+    *,
+    header: Header | None = None,
+    indices: Iterable[int] | None = None,
+    remove_parts: bool = False,
+) -> Path:
+    """Write the episodes of part files into one HDF5 file, sorted by index.
+
+    The file's bytes depend on the header and the episodes alone, not on how many parts there were or in
+    which order they were written. It appears under its name whole or not at all; a file that stood there is
+    replaced. An episode that two parts hold with the same bytes is taken once. One episode at a time is in
+    memory.
+
+    Args:
+        parts: part files of one run.
+        out: the file to write.
+        header: what the file says of its episodes; without it, the parts' own, which must then be equal.
+            With it, parts may differ from it in shard and num_episodes.
+        indices: the episodes that must be there, neither more nor fewer; without it, any.
+        remove_parts: delete the parts after the new file has been read back and found right.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        UserError: parts of different runs, episodes that are missing, unwanted, damaged or told in two ways,
+            too little space, or a disk that cannot be written.
+    """
+    paths = [Path(part) for part in parts]
+    out = Path(out)
+    if not paths:
+        raise UserError(f"there is nothing to seal into '{out}': no part file was given.")
+    if any(path.absolute() == out.absolute() for path in paths):
+        raise UserError(f"'{out}' is one of the parts; give the sealed file another name.")
+    header = _common_header(paths, header)
+    entries = _collect(paths)
+    _check_complete(entries, indices, out)
+    ordered = [entries[index] for index in sorted(entries)]
+    table = _table(header, ordered)
+    num_bytes = sum(record.array_bytes for _, record in ordered) + 64 * len(ordered) + (1 << 16)
+    check_free_space(out, num_bytes, f"sealing '{out}'")
+    with atomic_path(out) as temporary:
+        try:
+            _write(temporary, header, table, ordered)
+            seal_first_block(temporary, DATASET)
+        except OSError as error:
+            raise UserError(
+                f"'{out}' could not be written: {error}. The parts are as they were; free some space and seal again."
+            ) from error
+    if remove_parts:
+        from worldmodel.data.verification import verify
+
+        verify(out)
+        for path in paths:
+            path.unlink()
+    return out
+
+
+def _common_header(paths: list[Path], header: Header | None) -> Header:
+    """The header of the sealed file, after holding each part's against it."""
+    first: tuple[Path, Header] | None = None
+    for path in paths:
+        part = read_part_header(path)
+        if header is not None:
+            names = tuple(n for n in header.to_json() if n not in ("shard", "num_episodes"))
+            difference = header.difference(part, names)
+            if difference:
+                raise UserError(f"'{path}' belongs to another run than the given header: {difference}.")
+        elif first is None:
+            first = (path, part)
+        else:
+            difference = first[1].difference(part)
+            if difference:
+                raise UserError(
+                    f"'{first[0]}' and '{path}' belong to different runs: {difference}. Seal each run apart "
+                    "and merge the files, or give the header that the file shall have."
+                )
+    if header is not None:
+        return header
+    assert first is not None
+    return first[1]
+
+
+def _collect(paths: list[Path]) -> dict[int, Entry]:
+    """Find every episode by its index, one of each."""
+    entries: dict[int, Entry] = {}
+    for path in paths:
+        for record in scan_part(path, check=False):
+            if isinstance(record, Torn):
+                continue
+            index = int(record.meta["index"])
+            if index in entries:
+                other_path, other = entries[index]
+                if (other.crc, other.meta) != (record.crc, record.meta):
+                    raise UserError(
+                        f"episode {index} is told in two ways, in '{other_path}' (CRC {other.crc:08x}) and "
+                        f"'{path}' (CRC {record.crc:08x}). Delete the part that is not of this run."
+                    )
+                continue
+            entries[index] = (path, record)
+    return entries
+
+
+def _check_complete(entries: dict[int, Entry], indices: Iterable[int] | None, out: Path) -> None:
+    if indices is not None:
+        wanted = set(indices)
+        missing, unwanted = sorted(wanted - set(entries)), sorted(set(entries) - wanted)
+        if missing:
+            raise UserError(
+                f"'{out}' is not complete: {len(missing)} of {len(wanted)} episodes are missing "
+                f"({name_some(missing)}). Run the same recording again, it goes on where it stopped."
+            )
+        if unwanted:
+            raise UserError(f"the parts hold episodes that '{out}' shall not have: {name_some(unwanted)}.")
+    if not entries:
+        raise UserError(f"there is nothing to seal into '{out}': the parts hold no whole episode.")
+
+
+def _table(header: Header, ordered: list[Entry]) -> Table:
+    numbers = {name: number for number, name in enumerate(header.policy_names)}
+    metas = [record.meta for _, record in ordered]
+    for (path, record), meta in zip(ordered, metas, strict=True):
+        if meta["policy"] not in numbers:
+            raise UserError(
+                f"record {record.number} (index {meta['index']}) of '{path}': policy {meta['policy']!r} "
+                f"is not among the header's {list(numbers)}."
+            )
+    index = np.asarray([meta["index"] for meta in metas], np.int64)
+    length = np.asarray([meta["length"] for meta in metas], np.int64)
+    table: Table = {
+        "index": index,
+        "seed": np.asarray([meta["seed"] for meta in metas], np.int64),
+        "policy": np.asarray([numbers[meta["policy"]] for meta in metas], np.int32),
+        "split": split_numbers(header.seed, index),
+        "length": length,
+        "frame_offset": np.cumsum(length + 1) - (length + 1),
+        "step_offset": np.cumsum(length) - length,
+        "crc": np.asarray([record.crc for _, record in ordered], np.uint32),
+    }
+    assert list(table) == list(TABLE)
+    return table
+
+
+def _write(path: Path, header: Header, table: Table, ordered: Sequence[Entry]) -> None:
+    """Write everything but the first block."""
+    totals = {True: int((table["length"] + 1).sum()), False: int(table["length"].sum())}
+    with h5py.File(path, "w", **HDF5_OPTIONS) as file:
+        write_head(file, DATASET, header, table)
+        arrays, per_frame = {}, {}
+        for name, dtype, entry, of_frame in array_layout(header):
+            arrays[name] = file.create_dataset(name, (totals[of_frame], *entry), dtype, track_times=False)
+            per_frame[name] = of_frame
+        for number, (part, record) in enumerate(ordered):
+            episode = read_record(part, record)
+            header.check(episode)
+            for name, array in episode.arrays():
+                begin = table["frame_offset" if per_frame[name] else "step_offset"][number]
+                arrays[name][begin : begin + len(array)] = array

@@ -1,0 +1,170 @@
+"""Reading a file from end to end and naming the first thing that is wrong."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from worldmodel.common.errors import UserError
+from worldmodel.common.text import name_some
+from worldmodel.data.dataset import Dataset
+from worldmodel.data.header import Header
+from worldmodel.data.layout import (
+    BLOCK_BYTES,
+    MERGED,
+    body_crc,
+    check_first_block,
+    open_file,
+)
+from worldmodel.data.records import PART_MAGIC, Torn, read_part_header, read_record, scan_part
+from worldmodel.data.sources import Source, joined_head, open_source, open_sources, read_merged
+from worldmodel.data.splits import SPLITS, split_counts, split_numbers
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What a file that is right holds.
+
+    Attributes:
+        path: of the file.
+        kind: "dataset", "merged" or "part".
+        num_episodes, num_frames, num_steps, num_bytes: counts; bytes on disk, sources of a merged file
+            included.
+        splits: episodes of each split.
+        missing: indices that were planned (by the header) and are not there; no error, since a recording
+            that was stopped may be sealed.
+    """
+
+    path: str
+    kind: str
+    num_episodes: int
+    num_frames: int
+    num_steps: int
+    num_bytes: int
+    splits: dict[str, int]
+    missing: tuple[int, ...]
+
+    def __str__(self) -> str:
+        splits = ", ".join(f"{count} {name}" for name, count in self.splits.items())
+        text = (
+            f"'{self.path}' ({self.kind}) is right: {self.num_episodes} episodes ({splits}), "
+            f"{self.num_frames} frames, {self.num_bytes} bytes, every CRC, offset and split checked."
+        )
+        if self.missing:
+            text += f" {len(self.missing)} planned episodes are not in it: {name_some(self.missing)}."
+        return text
+
+
+def verify(path: str | Path) -> VerifyReport:
+    """Check every CRC, offset, length, split and header of a sealed file, a merged file or a part.
+
+    Args:
+        path: the file; of a merged one, every source is checked too.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        UserError: something is wrong; the sentence names the first bad record.
+    """
+    path = Path(path)
+    with open_file(path) as file:
+        if file.read(len(PART_MAGIC)) == PART_MAGIC:
+            return _verify_part(path)
+        kind, crc = check_first_block(file, path)
+    num_bytes = path.stat().st_size
+    if kind == MERGED:
+        header, table, _ = read_merged(path)
+        sources = open_sources(path)
+        joined, joined_table = joined_head(sources)
+        if joined != header or any(not np.array_equal(table[n], joined_table[n]) for n in table):
+            raise UserError(f"'{path}' does not say what its sources say. Merge the files again.")
+        num_bytes += sum(source.path.stat().st_size for source in sources)
+    else:
+        sources = [open_source(path)]
+    for source in sources:
+        _verify_source(source)
+    if kind == MERGED and body_crc(path) != crc:
+        raise UserError(f"'{path}': its bytes are not those that were written. Merge the files again.")
+    with Dataset(path) as data:
+        missing = _missing([(source.header, source.table["index"]) for source in sources])
+        return VerifyReport(
+            str(path), kind, len(data), data.num_frames, data.num_steps, num_bytes, data.split_counts, missing
+        )
+
+
+def _missing(files: list[tuple[Header, np.ndarray]]) -> tuple[int, ...]:
+    return tuple(sorted(i for header, there in files for i in set(header.indices) - set(there.tolist())))
+
+
+def _verify_source(source: Source) -> None:
+    """Check the table, then every episode, then that no other byte has changed."""
+    path, header, table = source.path, source.header, source.table
+    problem = next(_table_problems(source), None)
+    if problem:
+        raise UserError(f"'{path}': {problem}")
+    with Dataset(path) as data:
+        for number in range(data.num_episodes):
+            where = f"'{path}': episode {number} (index {table['index'][number]})"
+            crc = source.episode_crc(number)
+            if crc != table["crc"][number]:
+                raise UserError(f"{where}: CRC of its arrays is {crc:08x}, stored {table['crc'][number]:08x}.")
+            try:
+                episode = data.episode(number)
+            except UserError as error:
+                raise UserError(f"{where} is no valid episode: {error}") from error
+            header.check(episode)
+    if zlib.crc32(source.mapped[BLOCK_BYTES:].data) != source.crc:
+        raise UserError(
+            f"'{path}': every episode is right, but bytes between them are not those that were written. "
+            "Copy the file anew."
+        )
+
+
+def _table_problems(source: Source) -> Iterator[str]:
+    header, table = source.header, source.table
+    length, index = table["length"], table["index"]
+    offsets = {"frame_offset": length + 1, "step_offset": length}
+    rows: list[tuple[str, np.ndarray]] = [
+        ("has no steps", length < 1),
+        ("does not come after the index before it", np.diff(index, prepend=-1) < 1),
+        ("has a policy number that the header does not list", table["policy"] >= len(header.policies)),
+        ("has a negative policy number", table["policy"] < 0),
+        ("has a negative seed", table["seed"] < 0),
+    ]
+    for name, sizes in offsets.items():
+        rows.append((f"has a wrong {name}", table[name] != np.cumsum(sizes) - sizes))
+    splits = split_numbers(header.seed, index)
+    rows.append(("is in the wrong split", table["split"] != splits))
+    for problem, bad in rows:
+        if bad.any():
+            number = int(np.flatnonzero(bad)[0])
+            wanted = f" (wanted {SPLITS[splits[number]]})" if "split" in problem else ""
+            yield f"episode {number} (index {index[number]}) {problem}{wanted}."
+
+
+def _verify_part(path: Path) -> VerifyReport:
+    header = read_part_header(path)
+    lengths, indices = [], []
+    for record in scan_part(path):
+        if isinstance(record, Torn):
+            raise UserError(
+                f"record {record.number} of '{path}' (at byte {record.offset}) is torn or damaged; the "
+                f"{record.number} before it are right. Run the recording again: it cuts the record off and "
+                "goes on."
+            )
+        episode = read_record(path, record)
+        header.check(episode)
+        if episode.index in indices:
+            raise UserError(f"record {record.number} of '{path}': episode {episode.index} is in it twice.")
+        lengths.append(episode.length)
+        indices.append(episode.index)
+    steps, splits = sum(lengths), split_counts(split_numbers(header.seed, indices))
+    missing = _missing([(header, np.asarray(indices, np.int64))])
+    return VerifyReport(
+        str(path), "part", len(lengths), steps + len(lengths), steps, path.stat().st_size, splits, missing
+    )

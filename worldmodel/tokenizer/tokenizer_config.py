@@ -1,0 +1,122 @@
+"""The size of a tokenizer, and the sizes that the paper names (table 8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from worldmodel.common.errors import UserError
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """The size of a tokenizer.
+
+    Attributes:
+        time: "frame": no operation crosses frames, which is what a dream needs; "clip": the paper's, codes
+            of a whole clip, each of which may depend on all of its frames.
+        space_stride: pixels a code spans in rows and in columns, a power of two; "frame" knows 4, 8 and 16.
+        time_stride: frames a code spans, a power of two; 1 with "frame".
+        clip_length: frames that are encoded together, a multiple of the time stride; "clip" only.
+        width: "frame": channels at a quarter of the frame's resolution; "clip": channels everywhere (the
+            paper's hidden units).
+        code_width: channels on the code grid; "frame" only.
+        residual_width: channels inside a residual block (the paper's residual units); "clip" only.
+        num_layers: residual blocks of the encoder, and of the decoder; "clip" only.
+        axial_attention: whether those blocks attend along each axis (paper table 3); "clip" only.
+        num_heads: heads of an axial attention; "clip" only.
+        num_codes: V, codes in a book.
+        num_codebooks: C, equal slices of a code's vector, each with a book of its own (paper table 7).
+        code_dim: d, numbers in a code's vector, of all its slices together.
+        codebook_decay: share of the old average the codebook keeps at each step (paper: 0.99).
+        restart_below: a code used less often a step than this restarts.
+        commitment: beta, weight of the commitment loss (paper table 8: 0.25).
+        rare_weight: how much the error of a rare pixel counts; 1 makes all equal. Rare is a pixel far from the
+            training split's mean picture and, with "clip", one that changed since the frame before.
+
+    Raises:
+        UserError: numbers that do not fit each other.
+    """
+
+    time: Literal["frame", "clip"] = "frame"
+    space_stride: int = 8
+    time_stride: int = 1
+    clip_length: int = 16
+    width: int = 32
+    code_width: int = 96
+    residual_width: int = 32
+    num_layers: int = 2
+    axial_attention: bool = True
+    num_heads: int = 2
+    num_codes: int = 512
+    num_codebooks: int = 1
+    code_dim: int = 16
+    codebook_decay: float = 0.99
+    restart_below: float = 0.5
+    commitment: float = 0.25
+    rare_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.time not in ("frame", "clip"):
+            raise UserError(f"tokenizer time={self.time!r}: wanted 'frame' or 'clip'.")
+        if self.num_codebooks < 1 or self.code_dim % self.num_codebooks:
+            raise UserError(
+                f"tokenizer code_dim={self.code_dim} cannot be cut into num_codebooks={self.num_codebooks} equal "
+                "slices: wanted a multiple of it."
+            )
+        if self.rare_weight <= 0:
+            raise UserError(f"tokenizer rare_weight={self.rare_weight}: wanted a number above 0, or 1 for none.")
+        if self.time == "frame":
+            if self.space_stride not in (4, 8, 16):
+                raise UserError(f"tokenizer space_stride={self.space_stride}: wanted 4, 8 or 16 pixels a code.")
+            if self.time_stride != 1:
+                raise UserError(
+                    f"tokenizer time_stride={self.time_stride}: with time='frame' every frame has codes of its own, "
+                    "so wanted 1. Take time='clip' for fewer codes in time."
+                )
+            return
+        for name, stride in (("space_stride", self.space_stride), ("time_stride", self.time_stride)):
+            if stride < 1 or stride & (stride - 1):
+                raise UserError(f"tokenizer {name}={stride}: wanted a power of two.")
+        if self.clip_length < 1 or self.clip_length % self.time_stride:
+            raise UserError(
+                f"tokenizer clip_length={self.clip_length}: wanted a multiple of time_stride={self.time_stride}."
+            )
+        if self.axial_attention and self.width % self.num_heads:
+            raise UserError(
+                f"tokenizer width={self.width} cannot be shared by num_heads={self.num_heads}: wanted a multiple of it."
+            )
+
+
+# The columns of the paper's table 8, for clips of 16 frames of 64 x 64.
+PAPER_MOVING_MNIST = TokenizerConfig(
+    time="clip",
+    space_stride=4,
+    time_stride=4,
+    width=240,
+    residual_width=128,
+    num_layers=2,
+    axial_attention=False,
+    num_codes=512,
+    code_dim=64,
+)
+PAPER_BAIR = TokenizerConfig(  # RoboNet and ViZDoom too
+    time="clip",
+    space_stride=2,
+    time_stride=2,
+    width=240,
+    residual_width=128,
+    num_layers=4,
+    num_codes=1024,
+    code_dim=256,
+)
+PAPER_UCF = TokenizerConfig(  # TGIF too
+    time="clip",
+    space_stride=2,
+    time_stride=4,
+    width=240,
+    residual_width=128,
+    num_layers=4,
+    num_codes=1024,
+    code_dim=256,
+)

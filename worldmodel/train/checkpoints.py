@@ -1,0 +1,59 @@
+"""Checkpoints: every tensor of a model, its average and its optimiser, whole or not at all, without pickle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn, optim
+
+from worldmodel.common.files import atomic_path
+
+
+def save_checkpoint(
+    path: Path, model: nn.Module, average: list[Tensor], optimiser: optim.Optimizer, facts: dict[str, Any]
+) -> None:
+    """Write under a temporary name, then rename.
+
+    Args:
+        path: the file.
+        model: its parameters and buffers.
+        average: the averaged weights, if any are kept.
+        optimiser: its state; the settings come from the config.
+        facts: JSON, e.g. the number of steps done.
+    """
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {f"average.{index}": tensor for index, tensor in enumerate(average)}
+    for index, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{index}.{name}": tensor for name, tensor in state.items()}
+    # clones: safetensors refuses tensors that share memory
+    whole = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(whole, temporary, {"facts": json.dumps(facts)})
+
+
+def load_checkpoint(path: Path, model: nn.Module, average: list[Tensor], optimiser: optim.Optimizer) -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote into a model, an average and an optimiser of the same sizes.
+
+    Returns:
+        The facts.
+    """
+    weights: dict[str, Any] = {}
+    states: dict[int, dict[str, Any]] = {}
+    with safe_open(path, "pt") as file:
+        facts = json.loads(file.metadata()["facts"])
+        for name in file.keys():  # noqa: SIM118 (not a dict)
+            kind, rest = name.split(".", 1)
+            if kind == "model":
+                weights[rest] = file.get_tensor(name)
+            elif kind == "average":
+                average[int(rest)].copy_(file.get_tensor(name))
+            else:
+                index, field = rest.split(".", 1)
+                states.setdefault(int(index), {})[field] = file.get_tensor(name)
+    model.load_state_dict(weights, strict=True)
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": states})
+    return facts

@@ -1,0 +1,143 @@
+"""Named configurations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from worldmodel.prior.factored.factored_config import FactoredConfig
+from worldmodel.prior.flat.flat_config import FlatConfig
+from worldmodel.prior.interface import StatusConfig
+from worldmodel.tokenizer.vqvae import TokenizerConfig
+from worldmodel.train.training_config import LoopConfig, WorldConfig
+
+TINY = WorldConfig(
+    tokenizer=TokenizerConfig(width=8, code_width=16, num_codes=16, code_dim=4),
+    prior=FactoredConfig(
+        window=2,
+        width=32,
+        num_heads=2,
+        trunk_layers=1,
+        decoder_layers=1,
+        embed_dim=16,
+        action_dim=8,
+        history_noise=0.02,
+    ),
+    train_tokenizer=LoopConfig(num_steps=150, batch_size=8, learning_rate=4e-3, warmup_steps=10),
+    train_prior=LoopConfig(num_steps=120, batch_size=16, clip_length=3, learning_rate=4e-3, warmup_steps=10),
+    num_starts=32,
+)
+
+# The toy's world is exact up to what is hidden: a storm's quarter is drawn jointly over its places, which takes an
+# order in which places see each other, and four frames reach from a flash to its storm.
+TOY = WorldConfig(
+    tokenizer=TokenizerConfig(space_stride=4, width=16, code_width=16, num_codes=32, code_dim=8),
+    prior=FactoredConfig(
+        order="raster",
+        window=4,
+        width=64,
+        num_heads=2,
+        trunk_layers=2,
+        decoder_layers=1,
+        embed_dim=16,
+        action_dim=8,
+        history_noise=0.0,
+        status=StatusConfig("lives", (0.5, 1.5, 2.5)),
+    ),
+    train_tokenizer=LoopConfig(num_steps=2000, batch_size=16, learning_rate=4e-3, warmup_steps=10),
+    train_prior=LoopConfig(num_steps=3000, batch_size=32, clip_length=6, learning_rate=3e-3, ema_decay=0.995),
+)
+
+HEALTH = StatusConfig("health", (26.5, 47.5, 68.5, 89.5))  # a hit takes 21 or more of 100
+COVER = (20, 52, 0, 64)  # rows of take-cover where anything happens
+
+# A frame at once kept most orders of policies after some minutes of training, and is the fastest
+# (docs/worlds.md, "What was compared").
+DOOM_TAKE_COVER_DEMO = WorldConfig(
+    crop=COVER,
+    prior=FactoredConfig(
+        order="frame",
+        window=3,
+        width=96,
+        num_heads=4,
+        trunk_layers=2,
+        decoder_layers=1,
+        embed_dim=32,
+        rare_weight=4.0,
+        status=HEALTH,
+    ),
+    tokenizer=TokenizerConfig(rare_weight=4.0),
+    train_tokenizer=LoopConfig(minutes=2.0, min_steps=600, batch_size=8, clip_length=2, learning_rate=3e-3),
+    train_prior=LoopConfig(minutes=3.5, min_steps=600, batch_size=16, clip_length=4, learning_rate=2e-3),
+)
+
+DOOM_TAKE_COVER_SMALL = WorldConfig(
+    crop=COVER,
+    tokenizer=TokenizerConfig(rare_weight=4.0),
+    prior=FactoredConfig(window=4, width=128, num_heads=4, embed_dim=48, rare_weight=4.0, status=HEALTH),
+    train_tokenizer=LoopConfig(minutes=12.0, min_steps=600, batch_size=8, clip_length=2, learning_rate=3e-3),
+    train_prior=LoopConfig(minutes=46.0, min_steps=600, batch_size=16, clip_length=5, learning_rate=1.5e-3),
+)
+
+TINY_FLAT = replace(TINY, prior=FlatConfig(window=2, width=32, num_heads=2, num_layers=2, action_dim=8))
+
+DOOM_TAKE_COVER_FLAT = replace(
+    DOOM_TAKE_COVER_DEMO,
+    prior=FlatConfig(
+        window=4,
+        width=128,
+        num_heads=4,
+        num_layers=3,
+        status=HEALTH,
+    ),
+    train_prior=LoopConfig(minutes=20.0, min_steps=600, batch_size=8, clip_length=8, learning_rate=1e-3),
+)
+
+# For one large GPU and some minutes (benchmarks/gpu_first_dream.py): the whole picture, 64 codes a frame.
+DOOM_TAKE_COVER_GPU = WorldConfig(
+    tokenizer=TokenizerConfig(width=64, code_width=192, num_codes=1024, rare_weight=4.0),
+    prior=FactoredConfig(
+        window=8,
+        width=384,
+        num_heads=6,
+        trunk_layers=6,
+        decoder_layers=3,
+        embed_dim=64,
+        rare_weight=4.0,
+        status=HEALTH,
+    ),
+    train_tokenizer=LoopConfig(
+        minutes=1.25, batch_size=256, clip_length=2, learning_rate=1e-3, warmup_steps=200, log_every=50
+    ),
+    train_prior=LoopConfig(
+        minutes=3.0,
+        batch_size=256,
+        clip_length=9,
+        learning_rate=8e-4,
+        warmup_steps=300,
+        ema_decay=0.999,
+        log_every=50,
+    ),
+)
+
+DOOM_TAKE_COVER_GPU_FLAT = replace(
+    DOOM_TAKE_COVER_GPU,
+    prior=FlatConfig(
+        window=8,
+        width=384,
+        num_heads=6,
+        num_layers=9,
+        status=HEALTH,
+    ),
+    train_prior=replace(DOOM_TAKE_COVER_GPU.train_prior, batch_size=64),
+)
+
+PRESETS: dict[str, WorldConfig] = {
+    "tiny": TINY,
+    "tiny-flat": TINY_FLAT,
+    "toy": TOY,
+    "doom-take-cover-demo": DOOM_TAKE_COVER_DEMO,
+    "doom-take-cover-small": DOOM_TAKE_COVER_SMALL,
+    "doom-take-cover-flat": DOOM_TAKE_COVER_FLAT,
+    "doom-take-cover-gpu": DOOM_TAKE_COVER_GPU,
+    "doom-take-cover-gpu-flat": DOOM_TAKE_COVER_GPU_FLAT,
+}
