@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.collect.collect_config import TrainPolicy, dream_learner_for
+from worldmodel.collect.collect_config import TrainPolicy, dream_learner_config
 from worldmodel.collect.policy_evaluation import interval
 from worldmodel.collect.policy_training import train_policy
 from worldmodel.common.files import atomic_path
@@ -27,7 +27,7 @@ from worldmodel.common.run_info import code_version, machine
 
 def tested(world: Path, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """The row of one policy: its return in the environment, and by how much it is above random play's."""
-    learner = replace(dream_learner_for(args.env), decisions=args.decisions)
+    learner = replace(dream_learner_config(args.env), decisions=args.decisions)
     out = args.work / f"{world.name}-{seed}"
     train_policy(TrainPolicy(out, args.env, seed, learner=learner, world=world, test_episodes=args.episodes))
     rows = {row["policy"]: row for row in json.loads((out / "test.json").read_text())["rows"]}

@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from worldmodel.cli.eval_world import players_of
+from worldmodel.cli.eval_world import policies_of
 from worldmodel.common.files import atomic_path
 from worldmodel.common.memory import keep_freed_memory
 from worldmodel.common.run_info import code_version, machine
 from worldmodel.data import Dataset
 from worldmodel.dream.simulator import Simulator
-from worldmodel.metrics import Settings, evaluate
+from worldmodel.metrics import EvaluationSettings, evaluate
 from worldmodel.prior import Sampling
 from worldmodel.train.presets import DOOM_TAKE_COVER_DEMO, DOOM_TAKE_COVER_FLAT
 from worldmodel.train.trainers import train_prior, train_tokenizer
@@ -92,9 +92,11 @@ def speed(world: WorldModel, rows: int, seconds: float = 4.0) -> float:
 
 def judge(world: WorldModel, args: argparse.Namespace) -> dict[str, Any]:
     """A row's figures, from the validation split, to which its ends were fitted: the test split chooses nothing."""
-    settings = Settings(split="validation", clips=args.clips, rows=args.rows, horizon=args.horizon, metrics=METRICS)
+    settings = EvaluationSettings(
+        split="validation", clips=args.clips, rows=args.rows, horizon=args.horizon, metrics=METRICS
+    )
     with Dataset.like(args.data, world.spec.pixels) as data:
-        result = evaluate(world, data, players_of(data), settings)
+        result = evaluate(world, data, policies_of(data), settings)
     return {
         "parameters": sum(p.numel() for p in world.prior.parameters()),
         "codes": world.tokenizer.grid[0] * world.tokenizer.grid[1],

@@ -28,14 +28,14 @@ import torch
 from torch import Tensor
 
 from worldmodel.cli import report
-from worldmodel.cli.eval_world import players_of
+from worldmodel.cli.eval_world import policies_of
 from worldmodel.common.errors import UserError
 from worldmodel.common.files import atomic_path
 from worldmodel.common.memory import keep_freed_memory
 from worldmodel.common.run_info import code_version, machine
 from worldmodel.data import Dataset
 from worldmodel.metrics.frame_scores import small_bright
-from worldmodel.metrics.world_trial import Settings, Trial
+from worldmodel.metrics.world_trial import EvaluationSettings, WorldTrial
 from worldmodel.prior import FlatPrior
 from worldmodel.prior.flat.flat_prior import FlatState
 from worldmodel.prior.interface import CodeClip
@@ -78,7 +78,7 @@ def nats(prior: FlatPrior, clip: CodeClip, way: str) -> Tensor:
     return torch.cat(said, 1) / math.prod(prior.grid)
 
 
-def likelihood(trial: Trial, prior: FlatPrior) -> dict[str, Any]:
+def likelihood(trial: WorldTrial, prior: FlatPrior) -> dict[str, Any]:
     """By way: nats by frame with their standard errors, and two cliffs, paired by clip.
 
     "cliff": frames W+1..4W less frames W/2..W, which also holds what changes in a clip as it goes on. "less recompute":
@@ -188,10 +188,10 @@ class Looks:
         return {"frames": self.sums["frames"].astype(int).tolist(), **told}
 
 
-def policy_of(trial: Trial, name: str) -> tuple[str, np.ndarray]:
+def policy_of(trial: WorldTrial, name: str) -> tuple[str, np.ndarray]:
     """Who plays, and its episodes of the split: the one asked for, or that whose recordings last longest."""
     data, split = trial.data, trial.data.episodes_of(trial.settings.split)
-    numbers = {p: np.array([e for e in split if data.policies[e] == p], np.int64) for p in sorted(trial.players)}
+    numbers = {p: np.array([e for e in split if data.policies[e] == p], np.int64) for p in sorted(trial.policies)}
     numbers = {p: found for p, found in numbers.items() if len(found)}
     if not numbers or (name and name not in numbers):
         raise UserError(
@@ -203,7 +203,7 @@ def policy_of(trial: Trial, name: str) -> tuple[str, np.ndarray]:
 
 
 @torch.no_grad()
-def free_run(trial: Trial, prior: FlatPrior, policy: str) -> dict[str, Any]:
+def free_run(trial: WorldTrial, prior: FlatPrior, policy: str) -> dict[str, Any]:
     """Rates by age of the recordings and of each way's dreams."""
     settings, world, data = trial.settings, trial.world, trial.data
     policy, episodes = policy_of(trial, policy)
@@ -227,7 +227,7 @@ def free_run(trial: Trial, prior: FlatPrior, policy: str) -> dict[str, Any]:
     rates = {"real": real.rates()}
     for way in WAYS:
         dreams, seen, begun = Dreams(prior, clip, way, settings.seed), looks(), time.process_time()
-        act = trial.players[policy](settings.seed, settings.rows)
+        act = trial.policies[policy](settings.seed, settings.rows)
         before = world.tokenizer.decode(clip.codes[:, :1])[:, 0]
         for t in range(1, settings.horizon + 1):
             codes = dreams.step(torch.as_tensor(np.asarray(act(before.numpy()))))
@@ -276,9 +276,11 @@ def main() -> None:
     if not isinstance(prior, FlatPrior) or prior.max_frames is not None:
         raise UserError(f"{args.world}: wanted a flat prior with attention window, positions rotary and scope step.")
     ahead = max(args.ahead, 3 * prior.memory + 1)
-    settings = Settings(args.split, clips=args.clips, ahead=ahead, horizon=args.horizon, rows=args.rows, seed=args.seed)
+    settings = EvaluationSettings(
+        args.split, clips=args.clips, ahead=ahead, horizon=args.horizon, rows=args.rows, seed=args.seed
+    )
     with Dataset.like(args.data, world.spec.pixels) as data:
-        trial = Trial(world, data, players_of(data), settings, print_progress)
+        trial = WorldTrial(world, data, policies_of(data), settings, print_progress)
         found = {
             "window": prior.memory,
             "likelihood": likelihood(trial, prior),

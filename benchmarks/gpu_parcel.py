@@ -35,7 +35,7 @@ def pack(world: Any, folder: Path, most: int = 3, limit: int = LIMIT) -> list[Pa
     from worldmodel.world.starts import Starts
 
     few = torch.arange(min(STARTS, len(world.starts)), device=world.starts.kinds.device)
-    starts = Starts(world.starts.context.rows(few), world.starts.kinds[few])
+    starts = Starts(world.starts.context.select(few), world.starts.kinds[few])
     tensors = {f"model.{name}": tensor for name, tensor in world.state_dict().items()}
     for name, tensor in tensors.items():
         if name.startswith("model.prior.") and tensor.dtype == torch.float32 and tensor.ndim > 1:

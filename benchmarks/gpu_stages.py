@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from gpu_books import Books, Pace
 
-from worldmodel.collect.collect_config import LEARNERS, Learner
+from worldmodel.collect.collect_config import LEARNER_PRESETS, LearnerConfig
 
 MIX = {"random": 0.3, "sticky": 0.25}  # periodic play takes the other episodes
 TEST_SEED = 1_000_000  # as `eval policy`: nothing else uses these
@@ -36,7 +36,7 @@ class Sizes:
         scale: seconds that a "minute" of the command line has.
         first: episodes a process records while the rate is measured.
         most: episodes at most.
-        judge: fields of `worldmodel.metrics.Settings`.
+        judge: fields of `worldmodel.metrics.EvaluationSettings`.
         learner: PPO's settings in the dream.
         test_episodes: episodes outside the dream, each policy.
         rows: N of the dreams that are timed.
@@ -53,8 +53,8 @@ class Sizes:
     first: int = 12
     most: int = 20_000
     judge: tuple[tuple[str, Any], ...] = (("rows", 128),)
-    learner: Learner = replace(  # noqa: RUF009 (frozen)
-        LEARNERS["doom/take-cover"], num_envs=256, rollout_steps=32, batch_size=1024, decisions=10**9
+    learner: LearnerConfig = replace(  # noqa: RUF009 (frozen)
+        LEARNER_PRESETS["doom/take-cover"], num_envs=256, rollout_steps=32, batch_size=1024, decisions=10**9
     )
     test_episodes: int = 300
     rows: tuple[int, ...] = (1, 64, 1024)
@@ -73,7 +73,7 @@ TINY = Sizes(
     most=60,
     judge=(("clips", 8), ("ahead", 3), ("horizon", 8), ("rows", 4)),
     learner=replace(
-        LEARNERS["toy"],
+        LEARNER_PRESETS["toy"],
         num_envs=4,
         rollout_steps=16,
         batch_size=32,
@@ -269,12 +269,12 @@ class Run:
         return self._judge(self.flat_path, ("nats", "bits", "control_gap"))
 
     def _judge(self, path: Path, metrics: tuple[str, ...]) -> dict[str, Any]:
-        from worldmodel.cli.eval_world import players_of
-        from worldmodel.metrics import Settings, evaluate, table
+        from worldmodel.cli.eval_world import policies_of
+        from worldmodel.metrics import EvaluationSettings, evaluate, table
 
         with self.data() as data:
-            settings = Settings(metrics=metrics, **dict(self.sizes.judge))
-            result = evaluate(self.world(path), data, players_of(data), settings)
+            settings = EvaluationSettings(metrics=metrics, **dict(self.sizes.judge))
+            result = evaluate(self.world(path), data, policies_of(data), settings)
         print(table(result), flush=True)
         return result
 
@@ -420,7 +420,7 @@ class Run:
         """Test clips, drawn by a seed: real, through the codes, dreamed."""
         from worldmodel.cli import report
         from worldmodel.common.files import atomic_path
-        from worldmodel.dream.dream_clips import show_clip
+        from worldmodel.dream.dream_clips import compare_clip
 
         world, rng = self.world(), np.random.default_rng(0)
         with self.data() as data:
@@ -428,7 +428,7 @@ class Run:
             frames = min(4 * STRIP, int(np.sort(data.lengths[test])[-min(CLIPS, len(test))]))
             numbers = rng.choice(test[data.lengths[test] >= frames], min(CLIPS, len(test)), replace=False)
             moments = [int(rng.integers(0, data.lengths[n] - frames + 1)) for n in numbers]
-            clips = [show_clip(world, data, int(n), m, frames) for n, m in zip(numbers, moments, strict=True)]
+            clips = [compare_clip(world, data, int(n), m, frames) for n, m in zip(numbers, moments, strict=True)]
         every, rows = max(1, frames // STRIP), []
         for i, clip in enumerate(clips, 1):
             shown = {f"real {i}": clip.real, "through\nthe codes": clip.reconstructed, "dreamed": clip.dreamed}

@@ -53,7 +53,7 @@ class Stepper:
         return self.rows
 
 
-class Learner:
+class LearnerConfig:
     """Steps of training of one way."""
 
     def __init__(self, way: dict[str, Any]) -> None:
@@ -81,13 +81,13 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    jobs: dict[tuple[str, str], Stepper | Learner] = {}
+    jobs: dict[tuple[str, str], Stepper | LearnerConfig] = {}
     for name, way in WAYS.items():
         for rows in args.rows:
             jobs[name, f"steps/s, {rows} rows"] = Stepper(way, rows)
             if "mixture" in way:
                 jobs[f"{name}, exact", f"steps/s, {rows} rows"] = Stepper(way, rows, exact=True)
-        jobs[name, "training steps/s"] = Learner(way)
+        jobs[name, "training steps/s"] = LearnerConfig(way)
     rates: dict[tuple[str, str], list[float]] = {key: [] for key in jobs}
     for _ in range(args.rounds):
         for key, job in jobs.items():

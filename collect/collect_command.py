@@ -12,7 +12,7 @@ from worldmodel.collect.collect_config import Collect, TrainPolicy, parse_mix, p
 from worldmodel.collect.policy_specs import PolicySpec, check_fits, file_spec, mix, spec_of
 from worldmodel.collect.recorder import Plan, make_header, record_plan
 from worldmodel.common.errors import UserError
-from worldmodel.common.run_info import refuse_other_run, save_run_info
+from worldmodel.common.run_info import check_same_run, save_run_info
 
 LEARNED = ("ppo", "sac", "a2c", "dqn")
 
@@ -56,7 +56,7 @@ def collect(config: Collect) -> Path:
         for path in (out, saved):
             path.unlink(missing_ok=True)
     elif saved.exists():
-        refuse_other_run(saved, out, config)
+        check_same_run(saved, out, config)
     elif out.exists():
         raise UserError(
             f"{out} exists and was not made by this command; choose another --out, or --force to remove it."

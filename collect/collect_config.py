@@ -39,7 +39,7 @@ class Screen:
 
 
 @dataclass(frozen=True)
-class Learner:
+class LearnerConfig:
     """How Stable-Baselines3 trains a policy. One decision is `hold` environment steps."""
 
     algo: Literal["ppo", "a2c", "dqn", "sac"] = "ppo"
@@ -86,10 +86,10 @@ class Learner:
 
 
 # What works for an environment, measured (docs/policies.md).
-LEARNERS: dict[str, Learner] = {
-    "doom/take-cover": Learner(view=(20, 52, 0, 64), hold=4, reward="health", gamma=0.95),
-    "toy": Learner(learning_rate=1e-3, rollout_steps=64, batch_size=128, gamma=0.97),
-    "toy/continuous": Learner(learning_rate=1e-3, rollout_steps=64, batch_size=128, gamma=0.97),
+LEARNER_PRESETS: dict[str, LearnerConfig] = {
+    "doom/take-cover": LearnerConfig(view=(20, 52, 0, 64), hold=4, reward="health", gamma=0.95),
+    "toy": LearnerConfig(learning_rate=1e-3, rollout_steps=64, batch_size=128, gamma=0.97),
+    "toy/continuous": LearnerConfig(learning_rate=1e-3, rollout_steps=64, batch_size=128, gamma=0.97),
 }
 
 
@@ -102,15 +102,15 @@ def _env_of(arguments: list[str], default: str) -> str:
     return default
 
 
-def learner_for(env: str, algo: str | None = None) -> Learner:
+def learner_config(env: str, algo: str | None = None) -> LearnerConfig:
     """The measured settings for an environment, else the general ones."""
-    learner = LEARNERS.get(env, Learner())
+    learner = LEARNER_PRESETS.get(env, LearnerConfig())
     return learner if algo is None else replace(learner, algo=algo)  # type: ignore[arg-type]
 
 
-def dream_learner_for(env: str) -> Learner:
+def dream_learner_config(env: str) -> LearnerConfig:
     """The settings to learn an environment's policy in a dream: many rows in one batch, short rollouts."""
-    return replace(learner_for(env), num_envs=32, rollout_steps=16, learning_rate=1e-3)
+    return replace(learner_config(env), num_envs=32, rollout_steps=16, learning_rate=1e-3)
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Collect:
     shard: str = ""
     """'i/n': record only the episodes e with e mod n = i. Empty: RANK and WORLD_SIZE if set, else all."""
     screen: Annotated[Screen, tyro.conf.arg(name="")] = field(default_factory=Screen)
-    learner: Learner = field(default_factory=Learner)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
     """For ppo and sac."""
     preset: str = ""
     """Set by --preset."""
@@ -156,7 +156,7 @@ class Collect:
     @classmethod
     def defaults(cls, arguments: list[str]) -> Collect:
         """The defaults for the environment that is named in the arguments."""
-        return cls(out=tyro.MISSING, learner=learner_for(_env_of(arguments, "doom/take-cover")))
+        return cls(out=tyro.MISSING, learner=learner_config(_env_of(arguments, "doom/take-cover")))
 
 
 Collect.PRESETS.update(
@@ -171,7 +171,7 @@ Collect.PRESETS.update(
             env="doom/take-cover",
             policy="ppo",
             screen=Screen(max_steps=100),
-            learner=LEARNERS["doom/take-cover"],
+            learner=LEARNER_PRESETS["doom/take-cover"],
         ),
         # Mixed play in which both dodging and dying are seen; what `worldmodel demo` records.
         "take-cover-mixed": Collect(
@@ -204,7 +204,7 @@ class TrainPolicy:
     """Short name (see `worldmodel envs`) or any gymnasium id; with --world, where the policy is tested."""
     seed: int = 0
     screen: Annotated[Screen, tyro.conf.arg(name="")] = field(default_factory=Screen)
-    learner: Learner = field(default_factory=Learner)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
     world: Path | None = None
     """Learn in this world directory instead of the environment."""
     test_episodes: int = 100
@@ -229,7 +229,7 @@ class TrainPolicy:
         """The defaults for the environment that is named in the arguments, in it or in a dream."""
         env = _env_of(arguments, "doom/take-cover")
         dreams = any(word.split("=")[0] == "--world" for word in arguments)
-        return cls(out=tyro.MISSING, learner=dream_learner_for(env) if dreams else learner_for(env))
+        return cls(out=tyro.MISSING, learner=dream_learner_config(env) if dreams else learner_config(env))
 
 
 @dataclass(frozen=True)

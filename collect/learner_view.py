@@ -11,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
-from worldmodel.collect.collect_config import Learner
+from worldmodel.collect.collect_config import LearnerConfig
 from worldmodel.common.errors import UserError
 from worldmodel.common.pixels import FrameStack
 
@@ -24,7 +24,7 @@ class LearnerView(gym.Wrapper):
         learner: frame_stack, view, hold, reward, reward_scale.
     """
 
-    def __init__(self, env: gym.Env, learner: Learner) -> None:
+    def __init__(self, env: gym.Env, learner: LearnerConfig) -> None:
         super().__init__(env)
         self.learner = learner
         self.stack = FrameStack(learner.frame_stack)

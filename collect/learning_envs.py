@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from worldmodel.collect.collect_config import Learner, TrainPolicy
+from worldmodel.collect.collect_config import LearnerConfig, TrainPolicy
 from worldmodel.common.errors import UserError
 from worldmodel.common.run_info import save_run_info
 from worldmodel.common.spaces import Box, Discrete, Space, from_gymnasium
@@ -21,7 +21,7 @@ from worldmodel.world.hub import find_world
 class MakeEnv:
     """Builds one environment inside its process (picklable by SB3's workers)."""
 
-    def __init__(self, env: str, kwargs: dict[str, Any], learner: Learner, token: str, marks: str) -> None:
+    def __init__(self, env: str, kwargs: dict[str, Any], learner: LearnerConfig, token: str, marks: str) -> None:
         self.env, self.kwargs, self.learner, self.token, self.marks = env, kwargs, learner, token, marks
 
     def __call__(self) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from worldmodel.collect.collect_config import Learner
+from worldmodel.collect.collect_config import LearnerConfig
 from worldmodel.common.errors import UserError
 from worldmodel.common.pixels import FrameStack
 from worldmodel.common.spaces import Space
@@ -104,7 +104,7 @@ class CallablePolicy:
 class LearnedPolicy:
     """A Stable-Baselines3 model, seeing and acting as it was trained: frame stack, view, held actions."""
 
-    def __init__(self, model: Any, learner: Learner, deterministic: bool = False) -> None:
+    def __init__(self, model: Any, learner: LearnerConfig, deterministic: bool = False) -> None:
         self.model, self.learner, self.deterministic = model, learner, deterministic
         self.stack = FrameStack(learner.frame_stack)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.collect.collect_config import Learner
+from worldmodel.collect.collect_config import LearnerConfig
 from worldmodel.collect.policies import (
     PERIOD,
     STICK,
@@ -176,7 +176,7 @@ def load_file(spec: PolicySpec) -> LearnedPolicy:
     for key in ("view",):
         if settings.get(key) is not None:
             settings[key] = tuple(settings[key])
-    learner = Learner(**{"frame_stack": 1, **settings})
+    learner = LearnerConfig(**{"frame_stack": 1, **settings})
     model = getattr(stable_baselines3, learner.algo.upper()).load(spec.path, device="cpu")
     return LearnedPolicy(model, learner, deterministic)
 

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from worldmodel.collect.collect_config import Learner, TrainPolicy
+from worldmodel.collect.collect_config import LearnerConfig, TrainPolicy
 from worldmodel.collect.learning_envs import check_world, dreams, real
 from worldmodel.collect.policy_evaluation import table
 from worldmodel.common.files import atomic_path
 from worldmodel.common.memory import keep_freed_memory
-from worldmodel.common.run_info import clear_run, refuse_other_run
+from worldmodel.common.run_info import check_same_run, remove_run
 
 TEST_SEED = 1_000_000  # as `eval policy`: collecting and training never use these
 
@@ -43,8 +43,8 @@ def train_policy(config: TrainPolicy) -> Path:
     if config.world is not None:
         check_world(config.world, out)
     if config.force:
-        clear_run(out)
-    refuse_other_run(run, out, config)
+        remove_run(out)
+    check_same_run(run, out, config)
     final, tested = out / "policy.zip", out / "test.json"
     if not final.exists():
         _train(config)
@@ -66,7 +66,7 @@ def train_policy(config: TrainPolicy) -> Path:
     return final
 
 
-def _algorithm(learner: Learner, venv: Any, seed: int, out: Path, device: str) -> Any:
+def _algorithm(learner: LearnerConfig, venv: Any, seed: int, out: Path, device: str) -> Any:
     """A fresh SB3 model."""
     import stable_baselines3 as sb3
 
@@ -106,7 +106,7 @@ def _algorithm(learner: Learner, venv: Any, seed: int, out: Path, device: str) -
     return sb3.SAC("CnnPolicy", venv, train_freq=1, gradient_steps=1, **off_policy, **common)
 
 
-def _callback(total: int, learner: Learner, out: Path, started: dict[str, float]) -> Any:
+def _callback(total: int, learner: LearnerConfig, out: Path, started: dict[str, float]) -> Any:
     """Progress, the curve, checkpoints and the clock."""
     from stable_baselines3.common.callbacks import BaseCallback
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from worldmodel.collect.collect_config import Learner, parse_mix
+from worldmodel.collect.collect_config import LearnerConfig, parse_mix
 from worldmodel.collect.policies import CallablePolicy, LearnedPolicy, Policy
 from worldmodel.collect.policy_specs import PolicySpec, check_fits, mix, spec_of
 from worldmodel.collect.recorder import Plan, make_header, record_plan
@@ -102,7 +102,7 @@ def _player(policy: Any) -> Policy | None:
     if hasattr(policy, "predict"):
         channels = policy.observation_space.shape
         depth = max(min(channels) // 3, 1) if channels else 1
-        return LearnedPolicy(policy, Learner(frame_stack=depth))
+        return LearnedPolicy(policy, LearnerConfig(frame_stack=depth))
     if callable(policy):
         return CallablePolicy(policy)
     raise UserError(

@@ -100,14 +100,14 @@ def test_a_rollout_from_a_context_is_a_reset_to_it(world: WorldModel) -> None:
     context = world.context(frames, torch.tensor([[1]]))
     plans = some_actions(world.spec.action_space, 24).reshape(6, 4)
     ours, theirs = (Simulator(world, 6, batch_invariant=True) for _ in range(2))
-    theirs.reset(context=context.rows(torch.zeros(6, dtype=torch.int64)))
+    theirs.reset(context=context.select(torch.zeros(6, dtype=torch.int64)))
     wanted = theirs.rollout(plans)
     assert wanted.frames.shape == (6, 5, SIDE, SIDE, 3)
     assert equal_rows(ours.rollout(plans, context), wanted, list(range(6)), list(range(6)))
-    assert isinstance(ours.rollout(plans, context.rows(torch.zeros(6, dtype=torch.int64))), Rollout)
+    assert isinstance(ours.rollout(plans, context.select(torch.zeros(6, dtype=torch.int64))), Rollout)
     assert ours.rollout(plans[:, :0]).rewards.shape == (6, 0)
     with pytest.raises(UserError, match="got 2 rows to reset 6"):
-        ours.rollout(plans, context.rows(torch.zeros(2, dtype=torch.int64)))
+        ours.rollout(plans, context.select(torch.zeros(2, dtype=torch.int64)))
 
 
 def test_codes_are_those_of_the_frames_shown(world: WorldModel) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from worldmodel.cli import command_line as cli
-from worldmodel.collect.collect_config import Collect, Learner, Screen, parse_mix, parse_shard
+from worldmodel.collect.collect_config import Collect, LearnerConfig, Screen, parse_mix, parse_shard
 from worldmodel.common import run_info as runinfo
 from worldmodel.common.errors import UserError
 
@@ -109,7 +109,9 @@ def test_flags_presets_and_environment_defaults_resolve() -> None:
 
 
 def test_a_saved_config_runs_again(tmp_path: Path) -> None:
-    config = Collect(Path("a.h5"), "toy", "random", episodes=3, screen=Screen(crop=(0, 32, 0, 64)), learner=Learner())
+    config = Collect(
+        Path("a.h5"), "toy", "random", episodes=3, screen=Screen(crop=(0, 32, 0, 64)), learner=LearnerConfig()
+    )
     saved = tmp_path / "a.run.json"
     runinfo.save_run_info(saved, "collect", config)
     info = json.loads(saved.read_text())
@@ -118,8 +120,8 @@ def test_a_saved_config_runs_again(tmp_path: Path) -> None:
     assert (name, again) == ("collect", config)
     _, changed = cli.parse(["collect", "--config", str(saved), "--seed", "9"])
     assert changed.seed == 9
-    assert runinfo.same_run(info, config) is None
-    assert runinfo.same_run(info, changed) == "seed is 9, was 0"
+    assert runinfo.run_difference(info, config) is None
+    assert runinfo.run_difference(info, changed) == "seed is 9, was 0"
     info["config"]["sede"] = 1
     saved.write_text(json.dumps(info))
     with pytest.raises(UserError, match="sede"):

@@ -26,7 +26,7 @@ from worldmodel.train import train_world
 from worldmodel.train.presets import PRESETS
 from worldmodel.world.world_model import WorldModel
 
-LEARNERS: dict[type, dict[str, Any]] = {
+LEARNER_PRESETS: dict[type, dict[str, Any]] = {
     PPO: {"n_steps": 8, "batch_size": 16, "n_epochs": 1},
     A2C: {"n_steps": 4},
     DQN: {"learning_starts": 8, "buffer_size": 100, "batch_size": 8},
@@ -34,11 +34,11 @@ LEARNERS: dict[type, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("algorithm", LEARNERS, ids=lambda x: x.__name__)
+@pytest.mark.parametrize("algorithm", LEARNER_PRESETS, ids=lambda x: x.__name__)
 def test_each_learner_of_sb3_runs_in_the_sb3_face(algorithm: Any) -> None:
     world = make_world(SPACES["Box" if algorithm is SAC else "Discrete"], hazard=-1.5)
     dreams = VecMonitor(DreamVecEnv(world, 2, horizon=6))
-    learner = algorithm("MlpPolicy", dreams, seed=0, **LEARNERS[algorithm])
+    learner = algorithm("MlpPolicy", dreams, seed=0, **LEARNER_PRESETS[algorithm])
     before = [x.clone() for x in learner.policy.parameters()]
     learner.learn(48)
     assert learner.num_timesteps >= 48

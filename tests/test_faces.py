@@ -20,7 +20,7 @@ from untrained import make_world
 
 import worldmodel
 from worldmodel.collect import record
-from worldmodel.collect.collect_config import Learner, TrainPolicy
+from worldmodel.collect.collect_config import LearnerConfig, TrainPolicy
 from worldmodel.collect.learner_view import LearnerView
 from worldmodel.collect.policy_training import train_policy
 from worldmodel.common.errors import UserError
@@ -174,7 +174,7 @@ def test_the_sb3_face_is_dummy_vec_env_over_single_dreams(world: Any) -> None:
 
 
 def test_the_learners_face_is_its_view_over_single_dreams(world: Any) -> None:
-    learner = Learner(frame_stack=2, hold=4, view=(0, 48, 16, 64), reward_scale=0.5)
+    learner = LearnerConfig(frame_stack=2, hold=4, view=(0, 48, 16, 64), reward_scale=0.5)
     ours = DreamLearnerEnv(
         world, N, frame_stack=2, hold=4, view=(0, 48, 16, 64), reward_scale=0.5, horizon=HORIZON, seed=3
     )
@@ -216,7 +216,7 @@ def test_rollouts_and_contexts_of_ones_own(world: Any) -> None:
     actions = torch.tensor([[3, 4, 1, 2], [0, 0, 1, 1]])
     simulator = Simulator(world, 2, seed=9)
     context = world.context(torch.as_tensor(np.stack(seen))[None], torch.tensor([[1, 2]]))
-    simulator.reset(context=context.rows(torch.tensor([0, 0])))
+    simulator.reset(context=context.select(torch.tensor([0, 0])))
     mark = simulator.save()
     rollout = simulator.rollout(actions)
     assert rollout.frames.shape == (2, 5, 64, 64, 3)
@@ -257,7 +257,7 @@ def test_ppo_learns_in_the_sb3_face_unmodified(world: Any) -> None:
 def test_a_policy_of_the_dream_is_tested_outside(
     world_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    learner = Learner(decisions=64, num_envs=4, rollout_steps=8, batch_size=32, hold=2)
+    learner = LearnerConfig(decisions=64, num_envs=4, rollout_steps=8, batch_size=32, hold=2)
     config = TrainPolicy(tmp_path / "p", "toy", learner=learner, world=world_dir, test_episodes=4, json=True)
     train_policy(config)
     said = json.loads(capsys.readouterr().out)

@@ -21,12 +21,12 @@ from square import record_square, short
 
 import worldmodel.dream.learner_vec_env
 import worldmodel.train.trainers
-from worldmodel.cli.eval_world import players_of
+from worldmodel.cli.eval_world import policies_of
 from worldmodel.common.errors import UserError
 from worldmodel.common.runtime import Runtime
 from worldmodel.data import Dataset
 from worldmodel.dream import DreamEnv, DreamLearnerEnv, DreamVectorEnv, Simulator
-from worldmodel.metrics import Settings, evaluate
+from worldmodel.metrics import EvaluationSettings, evaluate
 from worldmodel.prior.interface import StatusConfig
 from worldmodel.train.loop import Loop
 from worldmodel.train.presets import PRESETS
@@ -234,7 +234,7 @@ def test_nothing_mixes_devices(preset: str, square: Dataset, tmp_path: Path) -> 
         assert tokenizer.codebook.embeddings.device == pretend.DEVICE
         world = train_prior(tmp_path / "tokenizer", square, tmp_path / "world", config)
         assert world.device == pretend.DEVICE
-        judged = evaluate(world, square, players_of(square), Settings(clips=4, ahead=2, horizon=4, rows=3))
+        judged = evaluate(world, square, policies_of(square), EvaluationSettings(clips=4, ahead=2, horizon=4, rows=3))
         assert {"likelihood", "prediction", "outcomes", "reconstruction"} < set(judged["sections"])
         actions = np.ones(3, np.int64)
         learner = DreamLearnerEnv(world, 3, reward="status", hold=2, horizon=4)

@@ -13,13 +13,13 @@ import torch
 from square import play
 
 from worldmodel.cli import command_line as cli
-from worldmodel.cli.eval_world import players_of
+from worldmodel.cli.eval_world import policies_of
 from worldmodel.cli.metric_plots import free_run_bars, prediction_curves
 from worldmodel.common import spaces
 from worldmodel.common.errors import UserError
 from worldmodel.common.pixels import PixelSpec
 from worldmodel.data import Dataset, Header, PartWriter, PolicyRecord, seal
-from worldmodel.metrics import METRICS, Estimate, Figure, Metric, Settings, evaluate, register, table
+from worldmodel.metrics import METRICS, Estimate, EvaluationSettings, Figure, Metric, evaluate, register, table
 from worldmodel.metrics.dream_rollouts import begin, narrowed
 from worldmodel.metrics.frame_scores import bright_found, bright_right, changed, psnr, ssim
 from worldmodel.metrics.free_run import Lives, Played, cap, dreamed, play_all, recorded
@@ -27,13 +27,13 @@ from worldmodel.metrics.likelihood import PSEUDO, TRUSTS, count_models
 from worldmodel.metrics.outcomes import tiles
 from worldmodel.metrics.policy_order import Comparison, comparisons, judge_order, summary
 from worldmodel.metrics.statistics import average_precision, bootstrap, calibration_error, difference, ratio, weights
-from worldmodel.metrics.world_trial import Trial
+from worldmodel.metrics.world_trial import WorldTrial
 from worldmodel.prior import Sampling, StatusConfig
 from worldmodel.train import train_world
 from worldmodel.train.presets import PRESETS
 from worldmodel.world.world_model import WorldModel
 
-SMALL = Settings(clips=6, ahead=3, horizon=6, rows=5, seed=4)
+SMALL = EvaluationSettings(clips=6, ahead=3, horizon=6, rows=5, seed=4)
 
 # -- by hand -----------------------------------------------------------------------------------------------
 
@@ -307,7 +307,7 @@ def world(world_dir: Path) -> WorldModel:
 
 @pytest.fixture(scope="module")
 def result(world: WorldModel, data: Dataset) -> dict:
-    return evaluate(world, data, players_of(data), SMALL)
+    return evaluate(world, data, policies_of(data), SMALL)
 
 
 def test_every_row_says_something_beside_its_rivals(result: dict) -> None:
@@ -342,18 +342,18 @@ def test_every_row_says_something_beside_its_rivals(result: dict) -> None:
 
 def test_same_seed_same_figures(world: WorldModel, data: Dataset, result: dict) -> None:
     names = ("orders", "motion", "psnr", "end_precision")  # each of them drawn
-    again = evaluate(world, data, players_of(data), replace(SMALL, metrics=names))
+    again = evaluate(world, data, policies_of(data), replace(SMALL, metrics=names))
     for section, metrics in again["sections"].items():
         for name, metric in metrics.items():
             assert json.dumps(metric) == json.dumps(result["sections"][section][name])
     names = ("life", "control_psnr")
-    other = evaluate(world, data, players_of(data), replace(SMALL, seed=5, metrics=names))
+    other = evaluate(world, data, policies_of(data), replace(SMALL, seed=5, metrics=names))
     assert [list(section) for section in other["sections"].values()] == [["life"], ["control_psnr"]]
     assert other["sections"]["prediction"] != {"control_psnr": result["sections"]["prediction"]["control_psnr"]}
 
 
 def test_clips_of_one_episode_tell_no_interval(world: WorldModel, data: Dataset) -> None:
-    trial = Trial(world, data, {}, replace(SMALL, clips=3, ahead=1))
+    trial = WorldTrial(world, data, {}, replace(SMALL, clips=3, ahead=1))
     trial.clips = replace(trial.clips, episodes=np.zeros(3, np.int64))  # as if all were of one
     for name in ("nats", "control_gap", "psnr", "bright_recall", "control_psnr", "reconstruction_psnr"):
         for figure in METRICS[name].function(trial):
@@ -365,7 +365,7 @@ def test_clips_of_one_episode_tell_no_interval(world: WorldModel, data: Dataset)
 def test_a_new_row_is_judged_and_shown(world: WorldModel, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worldmodel.metrics.metric_registry.METRICS", registry := dict(METRICS))
 
-    def clip_length(trial: Trial) -> list[Figure]:
+    def clip_length(trial: WorldTrial) -> list[Figure]:
         return [Figure("all", Estimate(float(trial.length)), {"none": Estimate(0.0)}, "long")]
 
     register(Metric("clip_length", "mine", "frames of a clip", "frames", "higher", clip_length))
@@ -378,7 +378,7 @@ def test_a_new_row_is_judged_and_shown(world: WorldModel, data: Dataset, monkeyp
 
 
 def test_lives_are_what_was_recorded_and_end_when_dreams_end(world: WorldModel, data: Dataset) -> None:
-    trial = Trial(world, data, players_of(data), replace(SMALL, horizon=12, rows=24))
+    trial = WorldTrial(world, data, policies_of(data), replace(SMALL, horizon=12, rows=24))
     number = int(data.episodes_of("test")[2])
     episode = data.episode(number)
     lives = recorded(trial, np.array([number]))
@@ -408,7 +408,7 @@ def test_lives_are_what_was_recorded_and_end_when_dreams_end(world: WorldModel, 
 
 
 def test_fewer_rows_go_on_as_they_would_have(world: WorldModel, data: Dataset) -> None:
-    trial = Trial(world, data, {}, SMALL)
+    trial = WorldTrial(world, data, {}, SMALL)
     _, clip = trial.code_clip(data.episodes_of("test")[:4], np.zeros(4, np.int64), 3)
     simulator = begin(world, clip, 3, torch.arange(4), Sampling())
     simulator.step(torch.tensor([1, 0, 1, 0]))
@@ -420,7 +420,7 @@ def test_fewer_rows_go_on_as_they_would_have(world: WorldModel, data: Dataset) -
 
 
 def test_outcomes_are_what_a_dream_would_draw_from(world: WorldModel, data: Dataset) -> None:
-    trial = Trial(world, data, {}, SMALL)
+    trial = WorldTrial(world, data, {}, SMALL)
     clip = trial.clips.codes
     expected = world.prior.outcomes(clip)
     assert expected.status_probs.shape == (*clip.rewards.shape, 4)
@@ -455,7 +455,7 @@ def test_bad_input_is_refused_in_a_sentence(
             evaluate(world, data, {}, SMALL)
     with monkeypatch.context() as patch:
         patch.setattr(world.prior, "max_frames", world.prior.window + 2)
-        assert cap(Trial(world, data, {}, replace(SMALL, ahead=2, horizon=40))) == world.prior.window + 1
+        assert cap(WorldTrial(world, data, {}, replace(SMALL, ahead=2, horizon=40))) == world.prior.window + 1
         with pytest.raises(UserError, match="give at most --ahead 2"):
             evaluate(world, data, {}, SMALL)
     with pytest.raises(UserError, match="--rows 1"):

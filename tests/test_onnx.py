@@ -316,7 +316,7 @@ def test_mistakes_are_one_sentence(
         dreams.reset(np.array([1.0]))
     with pytest.raises(UserError, match="give it its own world's"):
         dreams.restore(replace(mark, prior=replace(mark.prior, codes=mark.prior.codes[:, 1:])))
-    one, zero, short = np.array([1]), np.array([0]), dreams.world.starts.rows(np.zeros(2, np.int64))
+    one, zero, short = np.array([1]), np.array([0]), dreams.world.starts.select(np.zeros(2, np.int64))
     short = replace(short, codes=short.codes[:, 1:])
     for call, says in (
         (lambda: dreams.reset(np.array([-1])), "has rows 0 to 1"),

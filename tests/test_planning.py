@@ -11,7 +11,7 @@ from untrained import SIDE, SPACES, make_world, some_actions
 
 from worldmodel.common import spaces
 from worldmodel.common.errors import UserError
-from worldmodel.dream import CrossEntropy, Simulator, nearness, paid
+from worldmodel.dream import CrossEntropy, Simulator, goal_similarity, reward_score
 from worldmodel.dream.planning import propose
 from worldmodel.dream.simulator_state import SimulatorStep
 
@@ -69,11 +69,13 @@ def test_the_best_actions_of_each_space_are_found_alike_for_the_same_seed(name: 
 
 def test_a_goal_picture_is_approached() -> None:
     simulator = scripted("MultiDiscrete", 64)
-    plan = CrossEntropy(horizon=2, rounds=4).plan(simulator, nearness(torch.zeros(SIDE, SIDE, 3, dtype=torch.uint8)))
+    plan = CrossEntropy(horizon=2, rounds=4).plan(
+        simulator, goal_similarity(torch.zeros(SIDE, SIDE, 3, dtype=torch.uint8))
+    )
     assert plan.actions.tolist() == [[1, 0], [1, 0]]
     assert plan.score == 0
     with pytest.raises(UserError, match="goal: got a picture"):
-        CrossEntropy(horizon=1).plan(simulator, nearness(torch.zeros(3, 3, 3)))
+        CrossEntropy(horizon=1).plan(simulator, goal_similarity(torch.zeros(3, 3, 3)))
 
 
 def test_dreams_of_a_plan_share_their_luck_and_are_averaged() -> None:
@@ -84,7 +86,7 @@ def test_dreams_of_a_plan_share_their_luck_and_are_averaged() -> None:
 
     def watch(step: SimulatorStep) -> torch.Tensor:
         seen.append((simulator.state.seeds.tolist(), simulator.state.starts))
-        return paid(step)
+        return reward_score(step)
 
     plan = CrossEntropy(horizon=2, rounds=2, dreams=3).plan(simulator, watch)
     assert len(seen) == 4

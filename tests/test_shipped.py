@@ -11,7 +11,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import worldmodel
-from worldmodel.collect.collect_config import Learner, Screen, TrainPolicy
+from worldmodel.collect.collect_config import LearnerConfig, Screen, TrainPolicy
 from worldmodel.collect.policy_evaluation import evaluate
 from worldmodel.collect.policy_specs import file_spec
 from worldmodel.collect.policy_training import TEST_SEED, train_policy
@@ -47,7 +47,7 @@ def test_a_directory_is_taken_before_a_name(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_policy_of_the_shipped_toys_dream_beats_every_blind_one_outside(tmp_path: Path) -> None:
     """The short version of test_toy_dream's: a fifth of its decisions, far from the optimum and far above open loop."""
-    learner = Learner(
+    learner = LearnerConfig(
         num_envs=32, decisions=12_000, learning_rate=3e-3, gamma=0.97, rollout_steps=16, batch_size=256,
         checkpoint_seconds=600,
     )  # fmt: skip

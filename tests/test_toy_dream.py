@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from worldmodel.collect import record
-from worldmodel.collect.collect_config import Learner, Screen, TrainPolicy
+from worldmodel.collect.collect_config import LearnerConfig, Screen, TrainPolicy
 from worldmodel.collect.policy_evaluation import evaluate, interval
 from worldmodel.collect.policy_specs import file_spec
 from worldmodel.collect.policy_training import TEST_SEED, train_policy
@@ -31,7 +31,7 @@ from worldmodel.data import Dataset
 from worldmodel.dream.simulator import Simulator
 from worldmodel.envs import toy, toy_optimum
 from worldmodel.envs.toy import State
-from worldmodel.metrics import Settings
+from worldmodel.metrics import EvaluationSettings
 from worldmodel.metrics import evaluate as judge
 from worldmodel.prior.sampling import Sampling
 from worldmodel.train import LoopConfig, WorldConfig, train_world
@@ -42,7 +42,7 @@ SIDE = 16  # pixels of a frame each way, four of them a place
 EPISODES = 3000
 DRAWN, FIRMLY = Sampling(), Sampling(top_p=0.9)
 ROUNDING = 28  # half of the least distance between two of the toy's colours, in levels of their channels
-LEARNER = Learner(
+LEARNER = LearnerConfig(
     num_envs=32,
     decisions=60_000,
     learning_rate=1e-3,
@@ -217,7 +217,7 @@ def live(world: WorldModel, sampling: Sampling = DRAWN, num: int = 64, length: i
 # -- a policy that never saw the toy -----------------------------------------------------------------------
 
 
-def outside(folder: Path, learner: Learner, episodes: int) -> list[float]:
+def outside(folder: Path, learner: LearnerConfig, episodes: int) -> list[float]:
     """Learn in the dream of the world in `folder` alone, then play the toy on seeds that nothing else uses.
 
     Returns:
@@ -229,7 +229,9 @@ def outside(folder: Path, learner: Learner, episodes: int) -> list[float]:
     return evaluate({"dreamer": spec}, "toy", screen.kwargs(), episodes, TEST_SEED, 1)[0]["returns"]
 
 
-def measure(folder: Path, episodes: int, config: WorldConfig, learner: Learner, tested: int = 100) -> dict[str, Any]:
+def measure(
+    folder: Path, episodes: int, config: WorldConfig, learner: LearnerConfig, tested: int = 100
+) -> dict[str, Any]:
     """The whole way, as JSON; what is done already in the folder is not done again."""
     world, data = make_world(folder, episodes, config)
     said, lived = one_step(world, data), live(world)
@@ -264,7 +266,9 @@ def test_a_world_learned_in_seconds_says_ends_rewards_and_most_frames(tmp_path: 
     assert said.frames >= 0.75
     assert said.frames >= said.repeated + 0.3
     assert said.ends_wrong <= 0.01, "one step in sixteen is an end"
-    sections = judge(world, data, {}, Settings(metrics=("reward_error", "end_precision"), ahead=4))["sections"]
+    sections = judge(world, data, {}, EvaluationSettings(metrics=("reward_error", "end_precision"), ahead=4))[
+        "sections"
+    ]
     found = {name: metric["figures"][0] for metrics in sections.values() for name, metric in metrics.items()}
     assert found["end_precision"]["value"]["mean"] >= 0.9 > 0.1 >= found["end_precision"]["beside"]["chance"]["mean"]
     rewards = found["reward_error"]  # given the real new frame, off which the reward is read

@@ -14,14 +14,16 @@ import numpy as np
 import pytest
 
 from worldmodel import envs
-from worldmodel.collect.collect_config import LEARNERS, Learner, Screen, TrainPolicy
+from worldmodel.collect.collect_config import LEARNER_PRESETS, LearnerConfig, Screen, TrainPolicy
 from worldmodel.collect.policy_evaluation import evaluate, interval
 from worldmodel.collect.policy_specs import check_fits, file_spec, spec_of
 from worldmodel.collect.policy_training import train_policy
 from worldmodel.common.errors import UserError
 from worldmodel.common.spaces import Box, Discrete
 
-SHORT = Learner(decisions=512, num_envs=2, rollout_steps=64, batch_size=64, epochs=1, frame_stack=2, hold=2, width=4)
+SHORT = LearnerConfig(
+    decisions=512, num_envs=2, rollout_steps=64, batch_size=64, epochs=1, frame_stack=2, hold=2, width=4
+)
 
 
 @pytest.fixture(scope="module")
@@ -140,12 +142,12 @@ def test_evaluation_is_paired_and_repeats() -> None:
     assert [r["returns"] for r in rows] == [r["returns"] for r in again]
     difference = np.mean(rows[0]["returns"]) - np.mean(rows[1]["returns"])
     assert rows[1]["first_minus_this"]["mean"] == pytest.approx(difference)
-    assert LEARNERS["toy"].frame_stack >= 2, "one frame does not show the toy's state"
+    assert LEARNER_PRESETS["toy"].frame_stack >= 2, "one frame does not show the toy's state"
 
 
 def toy_return(out: Path, decisions: int, env: str = "toy", algo: str = "ppo", side: int = 16) -> float:
     """Train on pictures of side x side pixels and play 60 seeds that training never saw."""
-    learner = replace(LEARNERS["toy"], algo=algo, decisions=decisions)
+    learner = replace(LEARNER_PRESETS["toy"], algo=algo, decisions=decisions)
     screen = Screen(size=(side, side))
     path = train_policy(TrainPolicy(out, env, 0, screen, learner))
     rows = evaluate({"it": file_spec(path)}, env, screen.kwargs(), 60, 1_000_000, 2)

@@ -198,7 +198,7 @@ def test_every_ways_likelihood_sums_to_one_and_frames_are_drawn_as_often_as_it_s
     else:
         assert missed.min() > 0 < missed.mean() < math.log(prior.config.mixture)
     some = torch.arange(50)
-    likeliest = prior.step(state.rows(some), some * 0, draws[:50], Sampling(temperature=0)).codes
+    likeliest = prior.step(state.select(some), some * 0, draws[:50], Sampling(temperature=0)).codes
     assert torch.equal(likeliest, likeliest[:1].expand_as(likeliest))  # no draw matters
 
 
@@ -287,7 +287,7 @@ def test_a_mixtures_shared_nats_are_its_likelihood_and_bend_no_probability_where
 
 
 def rows_of(state: Context, index: list[int]) -> Context:
-    return state.rows(torch.tensor(index))
+    return state.select(torch.tensor(index))
 
 
 @every_way
@@ -327,7 +327,7 @@ def test_an_end_without_picture() -> None:
     draws[:, 0] = 0.0  # all end
     out = prior.step(state, clip.actions[:, 0], draws, Sampling())
     assert out.terminations.all()
-    assert not out.has_picture.any()
+    assert not out.has_frame.any()
     assert (out.log_probs == 0).all()
     assert (out.state.codes[:, -1] == V).all()
 

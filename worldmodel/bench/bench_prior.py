@@ -84,7 +84,7 @@ def bench_prior(
                 "codes a frame": places,
                 "clips": clips,
                 "frames a clip": length,
-                LEARN: rate(laps[i, LEARN]) * clips * (length if prior.sees_whole_clips else 1) * places,
+                LEARN: rate(laps[i, LEARN]) * clips * (length if prior.predicts_whole_clips else 1) * places,
                 SCORE: rate(laps[i, SCORE]) * clips * length,
             }
         )
@@ -125,7 +125,7 @@ def _ways(prior: FlatPrior, batch: int) -> list[tuple[str, Way]]:
 def _learning(bench: BenchWorld) -> list[tuple[str, Callable[[], object]]]:
     """A step of training, and scoring."""
     prior, loop = bench.world.prior, bench.loop
-    clip = random_clip(bench.world, loop.batch_size, loop.clip_length, prior.sees_whole_clips)
+    clip = random_clip(bench.world, loop.batch_size, loop.clip_length, prior.predicts_whole_clips)
     optimiser = torch.optim.AdamW(prior.parameters(), lr=loop.learning_rate, betas=(0.9, 0.95))
 
     def learn() -> None:

@@ -64,12 +64,12 @@ def demo(config: Demo) -> None:
         UserError: another demo's config stands at `config.out`.
     """
     from worldmodel.cli.demo_page import closing, write
-    from worldmodel.common.run_info import clear_run, refuse_other_run, save_run_info
+    from worldmodel.common.run_info import check_same_run, remove_run, save_run_info
 
     out, run = config.out, config.out / "run.json"
     if config.force:
-        clear_run(out)
-    refuse_other_run(run, out, config)
+        remove_run(out)
+    check_same_run(run, out, config)
     if not run.exists():
         save_run_info(run, "demo", config)
     say(f"Everything goes to {out}/. Press Ctrl-C at any time: the same command goes on.\n")
@@ -169,16 +169,16 @@ def _learn(config: Demo, path: Path, world: Path) -> None:
 
 def _judge(config: Demo, path: Path, world_path: Path, out: Path) -> None:
     from worldmodel.cli.data_commands import progress_bar
-    from worldmodel.cli.eval_world import players_of
+    from worldmodel.cli.eval_world import policies_of
     from worldmodel.common.files import atomic_path
     from worldmodel.data import Dataset
-    from worldmodel.metrics import Settings, evaluate
+    from worldmodel.metrics import EvaluationSettings, evaluate
     from worldmodel.world.world_model import WorldModel
 
     world = WorldModel.from_pretrained(world_path)
-    settings = Settings(clips=config.judge_clips, rows=config.judge_rows, horizon=60, seed=config.seed)
+    settings = EvaluationSettings(clips=config.judge_clips, rows=config.judge_rows, horizon=60, seed=config.seed)
     with Dataset.like(path, world.spec.pixels) as data, progress_bar() as progress:
-        result = evaluate(world, data, players_of(data), settings, progress)
+        result = evaluate(world, data, policies_of(data), settings, progress)
     with atomic_path(out) as temporary:
         temporary.write_text(json.dumps(result))
 
@@ -232,7 +232,7 @@ def _draw(world: Any, data: Any, seed: int, out: Path) -> None:
     """Clips drawn by the seed, before anything is seen: strips, videos, and futures of one start."""
     from worldmodel.cli import report
     from worldmodel.common.files import atomic_path
-    from worldmodel.dream.dream_clips import show_clip
+    from worldmodel.dream.dream_clips import compare_clip
 
     rng = np.random.default_rng(seed)
     test = data.episodes_of("test")
@@ -240,7 +240,7 @@ def _draw(world: Any, data: Any, seed: int, out: Path) -> None:
     long = test[data.lengths[test] >= frames]
     numbers = rng.choice(long, min(3, len(long)), replace=False)
     moments = [int(rng.integers(0, data.lengths[n] - frames + 1)) for n in numbers]
-    clips = [show_clip(world, data, int(n), m, frames) for n, m in zip(numbers, moments, strict=True)]
+    clips = [compare_clip(world, data, int(n), m, frames) for n, m in zip(numbers, moments, strict=True)]
     rows = []
     for i, clip in enumerate(clips):
         rows += [
@@ -257,17 +257,17 @@ def _draw(world: Any, data: Any, seed: int, out: Path) -> None:
     futures = []
     for action in range(space.n):
         plan = np.full(frames - 1, action)
-        dream = show_clip(world, data, int(numbers[0]), moments[0], frames, plan).dreamed
+        dream = compare_clip(world, data, int(numbers[0]), moments[0], frames, plan).dreamed
         futures.append((f"always {labels[action] if labels else action}", dream[::2]))
     with atomic_path(out / "futures.png") as temporary:
         temporary.write_bytes(report.strips(futures))
 
 
 def _policy(config: Demo, world: Path, out: Path) -> None:
-    from worldmodel.collect.collect_config import TrainPolicy, dream_learner_for
+    from worldmodel.collect.collect_config import TrainPolicy, dream_learner_config
     from worldmodel.collect.policy_training import train_policy
 
-    learner = replace(dream_learner_for(config.env), minutes=config.policy_minutes, decisions=10**7)
+    learner = replace(dream_learner_config(config.env), minutes=config.policy_minutes, decisions=10**7)
     train_policy(
         TrainPolicy(
             out, config.env, config.seed, learner=learner, world=world, test_episodes=config.test_episodes

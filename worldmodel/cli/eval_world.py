@@ -15,7 +15,7 @@ from worldmodel.common.errors import UserError
 if TYPE_CHECKING:
     from worldmodel.data import Dataset
     from worldmodel.data.header import PolicyRecord
-    from worldmodel.metrics import Player
+    from worldmodel.metrics import PolicyFactory
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def eval_world(config: EvalWorld) -> None:
     from worldmodel.common.run_info import machine, run_info
     from worldmodel.common.runtime import choose_runtime
     from worldmodel.data import Dataset
-    from worldmodel.metrics import Settings, evaluate, table
+    from worldmodel.metrics import EvaluationSettings, evaluate, table
     from worldmodel.metrics.metric_registry import chosen
     from worldmodel.prior.sampling import Sampling
     from worldmodel.world.world_model import WorldModel
@@ -91,7 +91,7 @@ def eval_world(config: EvalWorld) -> None:
         raise UserError("eval world: name at least one dataset with --data FILE.")
     names = tuple(name for name in config.metrics.split(",") if name)
     chosen(names)
-    settings = Settings(
+    settings = EvaluationSettings(
         split=config.split,
         clips=config.clips,
         ahead=config.ahead,
@@ -103,7 +103,7 @@ def eval_world(config: EvalWorld) -> None:
     )
     world = WorldModel.from_pretrained(config.world, choose_runtime(config.device).device)
     with Dataset.like(list(config.data), world.spec.pixels) as data, progress_bar() as progress:
-        result = evaluate(world, data, players_of(data), settings, progress)
+        result = evaluate(world, data, policies_of(data), settings, progress)
     if config.out is not None:
         config.out.parent.mkdir(parents=True, exist_ok=True)
         about = {"machine": machine(), **run_info("eval world", config)}
@@ -112,17 +112,17 @@ def eval_world(config: EvalWorld) -> None:
     print(json.dumps(result) if config.json else table(result))
 
 
-def players_of(data: Dataset) -> dict[str, Player]:
+def policies_of(data: Dataset) -> dict[str, PolicyFactory]:
     """The scripted policies that a dataset names, by their names there; learned ones cannot be built from it."""
     found = {}
     for record in data.header.policies:
-        player = player_of(record, data)
+        player = policy_factory(record, data)
         if player is not None:
             found[record.name] = player
     return found
 
 
-def player_of(record: PolicyRecord, data: Dataset) -> Player | None:
+def policy_factory(record: PolicyRecord, data: Dataset) -> PolicyFactory | None:
     """A recorded policy as `worldmodel.metrics` plays it; None if the record does not say how it acts."""
     from collections.abc import Callable
 

@@ -54,7 +54,7 @@ class Predict:
 
 def predict(config: Predict) -> None:
     """Draw it and say how well it fits."""
-    from worldmodel.dream.dream_clips import show_clip
+    from worldmodel.dream.dream_clips import compare_clip
     from worldmodel.prior.sampling import Sampling
 
     _check_out(config.out, config.force)
@@ -72,7 +72,7 @@ def predict(config: Predict) -> None:
         recorded = episode.actions[config.start : config.start + length - 1]
         taken = _taken(config.actions, recorded, world, config.seed)
         sampling = Sampling(config.temperature, config.top_k, config.top_p)
-        shown = show_clip(world, data, config.episode, config.start, length, taken, config.seed, sampling)
+        shown = compare_clip(world, data, config.episode, config.start, length, taken, config.seed, sampling)
     rows = {"real": shown.real, "through\nthe codes": shown.reconstructed, "dreamed": shown.dreamed}
     _write(config.out, list(rows.items()))
     figures = {

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Kind:
+class DirectoryKind:
     """What a directory holds.
 
     Attributes:
@@ -38,7 +38,7 @@ class Kind:
     files: tuple[str, ...]
     maker: str
 
-    def holds(self, path: Path) -> bool:
+    def matches(self, path: Path) -> bool:
         """Whether a directory's config.json says that it is of this kind, whatever its version."""
         try:
             return json.loads((path / "config.json").read_text()).get("format") == self.format
@@ -46,19 +46,19 @@ class Kind:
             return False
 
 
-def check_target(out: Path, kind: Kind) -> None:
+def check_target(out: Path, kind: DirectoryKind) -> None:
     """Refuse to write where something else stands.
 
     Raises:
         UserError: neither nothing, nor an empty folder, nor one of this kind.
     """
-    if out.exists() and not kind.holds(out) and not (out.is_dir() and not any(out.iterdir())):
+    if out.exists() and not kind.matches(out) and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} exists and is not a {kind.noun} directory; give another one or remove it.")
 
 
 def write_directory(
     out: Path,
-    kind: Kind,
+    kind: DirectoryKind,
     facts: dict[str, Any],
     weights: Mapping[str, dict[str, Tensor] | bytes],
     card: str,
@@ -108,7 +108,7 @@ def write_directory(
         shutil.rmtree(old, ignore_errors=True)
 
 
-def read_directory(path: Path, kind: Kind) -> dict[str, Any]:
+def read_directory(path: Path, kind: DirectoryKind) -> dict[str, Any]:
     """The config of a directory whose files of weights are all there and undamaged.
 
     Raises:

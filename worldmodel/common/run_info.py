@@ -179,7 +179,7 @@ def load_run_info(path: Path) -> dict[str, Any]:
     return info
 
 
-def same_run(saved: dict[str, Any], config: Any) -> str | None:
+def run_difference(saved: dict[str, Any], config: Any) -> str | None:
     """Does a saved run make the same thing as this config?
 
     Returns:
@@ -192,7 +192,7 @@ def same_run(saved: dict[str, Any], config: Any) -> str | None:
     return None
 
 
-def clear_run(out: Path) -> None:
+def remove_run(out: Path) -> None:
     """Remove a run's folder for `--force`, and never a folder that is something else.
 
     Raises:
@@ -203,7 +203,7 @@ def clear_run(out: Path) -> None:
     shutil.rmtree(out, ignore_errors=True)
 
 
-def refuse_other_run(saved: Path, out: Path, config: Any) -> None:
+def check_same_run(saved: Path, out: Path, config: Any) -> None:
     """Leave an output alone that another config made.
 
     Args:
@@ -214,6 +214,6 @@ def refuse_other_run(saved: Path, out: Path, config: Any) -> None:
     Raises:
         UserError: the saved run makes something else; the first field that differs is named.
     """
-    differs = same_run(load_run_info(saved), config) if saved.exists() else None
+    differs = run_difference(load_run_info(saved), config) if saved.exists() else None
     if differs:
         raise UserError(f"{out} holds another run ({differs}); choose another --out, or --force to remove it.")

@@ -14,7 +14,7 @@ def human_bytes(num_bytes: float) -> str:
     return f"{num_bytes:.1f} TB"
 
 
-def name_some(numbers: Sequence[int], limit: int = 8) -> str:
+def format_list(numbers: Sequence[int], limit: int = 8) -> str:
     """The first few of many numbers, as a sentence shows them."""
     shown = ", ".join(str(number) for number in numbers[:limit])
     return shown + (f" and {len(numbers) - limit} more" if len(numbers) > limit else "")

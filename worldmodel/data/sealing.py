@@ -10,7 +10,7 @@ import numpy as np
 
 from worldmodel.common.errors import UserError
 from worldmodel.common.files import atomic_path, check_free_space
-from worldmodel.common.text import name_some
+from worldmodel.common.text import format_list
 from worldmodel.data.header import Header
 from worldmodel.data.layout import (
     DATASET,
@@ -139,10 +139,10 @@ def _check_complete(entries: dict[int, Entry], indices: Iterable[int] | None, ou
         if missing:
             raise UserError(
                 f"'{out}' is not complete: {len(missing)} of {len(wanted)} episodes are missing "
-                f"({name_some(missing)}). Run the same recording again, it goes on where it stopped."
+                f"({format_list(missing)}). Run the same recording again, it goes on where it stopped."
             )
         if unwanted:
-            raise UserError(f"the parts hold episodes that '{out}' shall not have: {name_some(unwanted)}.")
+            raise UserError(f"the parts hold episodes that '{out}' shall not have: {format_list(unwanted)}.")
     if not entries:
         raise UserError(f"there is nothing to seal into '{out}': the parts hold no whole episode.")
 

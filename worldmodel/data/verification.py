@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from worldmodel.common.errors import UserError
-from worldmodel.common.text import name_some
+from worldmodel.common.text import format_list
 from worldmodel.data.dataset import Dataset
 from worldmodel.data.header import Header
 from worldmodel.data.layout import (
@@ -55,7 +55,7 @@ class VerifyReport:
             f"{self.num_frames} frames, {self.num_bytes} bytes, every CRC, offset and split checked."
         )
         if self.missing:
-            text += f" {len(self.missing)} planned episodes are not in it: {name_some(self.missing)}."
+            text += f" {len(self.missing)} planned episodes are not in it: {format_list(self.missing)}."
         return text
 
 

@@ -15,8 +15,8 @@ _NAMES = {
     "Rollout": "simulator_state",
     "Simulator": "simulator",
     "SimulatorState": "simulator_state",
-    "nearness": "planning",
-    "paid": "planning",
+    "goal_similarity": "planning",
+    "reward_score": "planning",
 }
 
 

@@ -18,7 +18,7 @@ from worldmodel.common.errors import UserError, unknown_name
 from worldmodel.onnx.export import exported, own_export
 from worldmodel.onnx.onnx_state import NumpyContext, NumpyFlatState
 from worldmodel.onnx.onnx_world import EXTRA, OnnxWorld
-from worldmodel.prior.interface import Context, PriorStep, Rows
+from worldmodel.prior.interface import Context, PriorStep, StateRows
 from worldmodel.prior.sampling import Sampling
 from worldmodel.world.world_model import WorldModel
 
@@ -29,7 +29,7 @@ class Backend(ABC):
     """What a simulator asks of a world."""
 
     @abstractmethod
-    def init_state(self, context: Context) -> Rows:
+    def init_state(self, context: Context) -> StateRows:
         """What is remembered after a context of real frames."""
 
     @abstractmethod
@@ -47,7 +47,7 @@ class TorchBackend(Backend):
     def __init__(self, world: WorldModel) -> None:
         self.world = world
 
-    def init_state(self, context: Context) -> Rows:
+    def init_state(self, context: Context) -> StateRows:
         """As `Backend.init_state`."""
         return self.world.prior.init_state(context)
 
@@ -61,7 +61,7 @@ class TorchBackend(Backend):
 
 
 @dataclass(frozen=True)
-class OnnxFlatState(Rows):
+class OnnxFlatState(StateRows):
     """`plain.rows.NumpyFlatState` as tensors."""
 
     keys: Tensor
@@ -86,7 +86,7 @@ class OnnxBackend(Backend):
     def __init__(self, directory: Path, threads: int) -> None:
         self.plain = OnnxWorld(directory, threads)
 
-    def init_state(self, context: Context) -> Rows:
+    def init_state(self, context: Context) -> StateRows:
         """As `Backend.init_state`."""
         return _tensors(self.plain.begin(_arrays(context)))
 
@@ -135,13 +135,13 @@ def choose_backend(world: WorldModel, backend: str, dtype: torch.dtype, batch_in
     return TorchBackend(world)
 
 
-def _arrays(state: Rows) -> Any:
+def _arrays(state: StateRows) -> Any:
     """A state's tensors as arrays of the same memory."""
     kind = NumpyContext if isinstance(state, Context) else NumpyFlatState
     return kind(**{name: tensor.numpy() for name, tensor in vars(state).items()})
 
 
-def _tensors(state: Any) -> Rows:
+def _tensors(state: Any) -> StateRows:
     """The inverse of `_arrays`."""
     kind: Any = Context if isinstance(state, NumpyContext) else OnnxFlatState
     return kind(**{name: torch.from_numpy(array) for name, array in vars(state).items()})

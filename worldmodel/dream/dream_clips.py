@@ -19,7 +19,7 @@ from worldmodel.world.world_model import WorldModel
 
 
 @dataclass(frozen=True)
-class Shown:
+class ClipComparison:
     """Frames to lay beside each other, each (L, H, W, 3) uint8; `ended` is the dream's last step, if it ended."""
 
     real: np.ndarray
@@ -29,7 +29,7 @@ class Shown:
     ended: int | None
 
 
-def place_at(simulator: Simulator, data: Dataset, number: int, moment: int) -> None:
+def reset_to_episode(simulator: Simulator, data: Dataset, number: int, moment: int) -> None:
     """Put all rows of a simulator at a moment of a recorded episode, with the frames before it as context.
 
     Args:
@@ -58,10 +58,10 @@ def place_at(simulator: Simulator, data: Dataset, number: int, moment: int) -> N
         torch.from_numpy(episode.frame_valid[span])[None],
         torch.from_numpy(status.astype(np.int64)),
     )
-    simulator.reset(context=context.rows(torch.zeros(rows, dtype=torch.int64, device=world.device)))
+    simulator.reset(context=context.select(torch.zeros(rows, dtype=torch.int64, device=world.device)))
 
 
-def show_clip(
+def compare_clip(
     world: WorldModel,
     data: Dataset,
     number: int,
@@ -70,7 +70,7 @@ def show_clip(
     actions: Any = None,
     seed: int = 0,
     sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
-) -> Shown:
+) -> ClipComparison:
     """A recorded clip, its reconstruction, and what the world dreams from its first frame on.
 
     Args:
@@ -97,14 +97,14 @@ def show_clip(
     made = world.tokenizer.decode(world.tokenizer.encode(torch.from_numpy(real)[None].to(world.device)))[0]
     taken = episode.actions[moment : moment + length - 1] if actions is None else np.asarray(actions)
     simulator = Simulator(world, 1, seed=seed, sampling=sampling)
-    place_at(simulator, data, number, moment)
+    reset_to_episode(simulator, data, number, moment)
     frames, ended = [simulator.state.frames[0].cpu().numpy()], None
     for t, action in enumerate(taken):
         step = simulator.step(torch.as_tensor(np.asarray(action))[None])
         frames.append(step.frames[0].cpu().numpy())
         if ended is None and bool(step.terminations[0]):
             ended = t + 1
-    return Shown(real, made.cpu().numpy(), np.stack(frames), taken, ended)
+    return ClipComparison(real, made.cpu().numpy(), np.stack(frames), taken, ended)
 
 
 def draw_clips(
@@ -126,6 +126,6 @@ def draw_clips(
     """
     rows = []
     for number, start in zip(episodes, starts, strict=True):
-        pair = show_clip(world, data, int(number), int(start), length, seed=seed)
+        pair = compare_clip(world, data, int(number), int(start), length, seed=seed)
         rows += [np.concatenate(list(frames), axis=1) for frames in (pair.real, pair.dreamed)]
     return np.concatenate(rows, axis=0)

@@ -135,7 +135,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         out = self.simulator.step(torch.as_tensor(checked)[None])
         terminated = bool(out.terminations[0])
         steps = int(self.simulator.state.steps[0])
-        over = (self.horizon is not None and steps >= self.horizon) or bool(self.simulator.spent[0])
+        over = (self.horizon is not None and steps >= self.horizon) or bool(self.simulator.at_max_frames[0])
         truncated = not terminated and over
         self._show()
         info = {name: float(values[0]) for name, values in step_info(self.world, out).items()}

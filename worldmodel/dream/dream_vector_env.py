@@ -180,7 +180,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if again.any():  # NEXT_STEP
             info |= self._begin(again)
             rewards[again], terminations[again] = 0.0, False
-        truncations = self.simulator.spent.cpu().numpy() & ~terminations
+        truncations = self.simulator.at_max_frames.cpu().numpy() & ~terminations
         if self.horizon is not None:
             truncations |= (self.simulator.state.steps.cpu().numpy() >= self.horizon) & ~terminations
         done = terminations | truncations

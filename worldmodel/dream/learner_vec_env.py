@@ -107,7 +107,7 @@ class DreamLearnerEnv(BatchVecEnv):
         rewards, terminated, truncated = np.zeros(count), np.zeros(count, bool), np.zeros(count, bool)
         for _ in range(self.hold):
             alive = ~(terminated | truncated)
-            had = simulator.values_of(simulator.state.prior.status)
+            had = simulator.status_to_values(simulator.state.prior.status)
             out = simulator.step(actions)
             paid = out.rewards.cpu().numpy()
             self.returns += np.where(alive, paid, 0.0)
@@ -121,7 +121,7 @@ class DreamLearnerEnv(BatchVecEnv):
             self.stack = np.where(alive[:, None, None, None], pushed, self.stack)
             terminated |= alive & out.terminations.cpu().numpy()
             self.lengths += alive
-            over = simulator.spent.cpu().numpy()
+            over = simulator.at_max_frames.cpu().numpy()
             if self.horizon is not None:
                 over |= self.lengths >= self.horizon
             cut = alive & ~terminated & over

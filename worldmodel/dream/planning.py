@@ -26,12 +26,12 @@ Score = Callable[[SimulatorStep], Tensor]
 """What a step of each row is worth, (N,) float32; a plan's score is the sum over its steps."""
 
 
-def paid(step: SimulatorStep) -> Tensor:
+def reward_score(step: SimulatorStep) -> Tensor:
     """The rewards: (N,). A row that ended earns nothing more, so survival counts."""
     return step.rewards
 
 
-def nearness(goal: Tensor) -> Score:
+def goal_similarity(goal: Tensor) -> Score:
     """A score that is higher the nearer the frame is to a picture, and the sooner.
 
     Args:
@@ -97,14 +97,14 @@ class CrossEntropy:
             raise UserError(f"best={self.best}, keep={self.keep}: wanted shares below 1, and best above 0.")
 
     @torch.no_grad()
-    def plan(self, simulator: Simulator, score: Score = paid, seed: int = 0) -> Plan:
+    def plan(self, simulator: Simulator, score: Score = reward_score, seed: int = 0) -> Plan:
         """Search for the best actions from where row 0 of a simulator stands.
 
         All rows dream: a simulator of M * `dreams` rows tries M plans at once. It is afterwards as it was before.
 
         Args:
             simulator: N rows, a multiple of `dreams`; row 0 was reset, to a start or to frames of one's own.
-            score: what a step is worth; `paid`, `nearness(goal)`, or any function of a `SimulatorStep`.
+            score: what a step is worth; `reward_score`, `goal_similarity(goal)`, or any function of a `SimulatorStep`.
             seed: of the plans drawn and of the luck of their dreams: the same seed finds the same plan.
 
         Raises:

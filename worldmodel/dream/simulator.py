@@ -92,7 +92,7 @@ class Simulator:
         self.status_values = torch.tensor(world.prior.status_config.values, device=world.device)
         zeros = torch.zeros(num_rows, dtype=torch.int64, device=world.device)
         self._state = SimulatorState(
-            prior=self.backend.init_state(world.starts.context.rows(zeros)),
+            prior=self.backend.init_state(world.starts.context.select(zeros)),
             frames=torch.zeros((num_rows, *world.tokenizer.frame_shape), dtype=torch.uint8, device=world.device),
             codes=torch.zeros((num_rows, *world.tokenizer.grid), dtype=torch.int64, device=world.device),
             seeds=zeros,
@@ -103,7 +103,7 @@ class Simulator:
         )
         self.seed(torch.arange(num_rows) + seed)
 
-    def values_of(self, status: Tensor) -> Tensor:
+    def status_to_values(self, status: Tensor) -> Tensor:
         """The hidden variable in the middle of its bins: (N,) int64 -> (N,) float32, NaN where it is not known."""
         if not len(self.status_values):
             return torch.full(status.shape, float("nan"), device=status.device)
@@ -115,7 +115,7 @@ class Simulator:
         return self._state
 
     @property
-    def spent(self) -> Tensor:
+    def at_max_frames(self) -> Tensor:
         """Rows that show the last frame their prior knows (`max_frames`), and cannot be stepped on: (N,) bool."""
         limit, prior = self.world.prior.max_frames, self._state.prior
         return torch.zeros_like(self._state.ended) if limit is None else prior.times >= limit  # type: ignore[attr-defined]
@@ -159,7 +159,7 @@ class Simulator:
             if bool(((chosen < 0) | (chosen >= len(self._starts))).any()):
                 raise UserError(f"start {chosen.tolist()}: this world has starts 0 to {len(self._starts) - 1}.")
         if context is None:
-            context = self._starts.context.rows(chosen)
+            context = self._starts.context.select(chosen)
         elif len(context.status) != len(index):
             raise UserError(f"context: got {len(context.status)} rows to reset {len(index)}.")
         elif context.codes.shape[1:] != (wanted := self._starts.context.codes.shape[1:]):
@@ -174,7 +174,7 @@ class Simulator:
         fresh = self._tiled(self.backend.init_state, context)
         frames = self._decode(context.codes[:, -1])  # (n, H, W, 3)
         self._state = SimulatorState(
-            prior=state.prior.put(index, fresh),
+            prior=state.prior.scatter(index, fresh),
             frames=state.frames.index_copy(0, index, frames),
             codes=state.codes.index_copy(0, index, context.codes[:, -1]),
             seeds=state.seeds,
@@ -218,13 +218,13 @@ class Simulator:
         if self._bounded:  # rows that keep still are at no last frame
             before = replace(before, times=before.times.masked_fill(state.ended, 0))
         out: PriorStep[Any] = self._tiled(partial(self.backend.step, sampling=self.sampling), before, taken, draws)
-        shown = out.has_picture & ~state.ended
+        shown = out.has_frame & ~state.ended
         frames = self._decode(out.codes)  # (N, H, W, 3)
         frames = torch.where(shown[:, None, None, None], frames, state.frames)
         codes = torch.where(shown[:, None, None], out.codes, state.codes)
         after = replace(
             state,
-            prior=out.state.held(state.ended, state.prior),
+            prior=out.state.keep_where(state.ended, state.prior),
             frames=frames,
             codes=codes,
             steps=state.steps + 1,
@@ -238,7 +238,7 @@ class Simulator:
             terminations=after.ended,
             hazards=out.hazards,
             status=status,
-            status_values=self.values_of(status),
+            status_values=self.status_to_values(status),
             status_probs=out.status_probs,
             log_probs=out.log_probs.masked_fill(state.ended, 0.0),
         )
@@ -264,7 +264,7 @@ class Simulator:
         self._check_actions(actions, (self.num_rows, actions.shape[1] if actions.ndim > 1 else 0))
         if context is not None:
             spread = torch.zeros(self.num_rows, dtype=torch.int64, device=context.status.device)
-            self.reset(context=context.rows(spread) if context.num_rows == 1 else context)
+            self.reset(context=context.select(spread) if context.num_rows == 1 else context)
         frames, steps = [self._state.frames.clone()], []
         for t in range(actions.shape[1]):
             steps.append(self.step(actions[:, t]))
@@ -335,7 +335,7 @@ class Simulator:
         tensors = {name: rows[order] for name, rows in vars(self._state).items() if name != "prior"}
         if seeds is not None:
             tensors["seeds"] = tensors["seeds"].index_copy(0, target, seeds.to(target.device, torch.int64))
-        self._state = SimulatorState(prior=self._state.prior.rows(order), **tensors)
+        self._state = SimulatorState(prior=self._state.prior.select(order), **tensors)
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but a recording, which is made anew where it is needed."""

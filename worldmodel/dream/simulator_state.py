@@ -12,7 +12,7 @@ from torch import Tensor
 
 from worldmodel.common.errors import UserError
 from worldmodel.dream.cuda_graphs import mapped
-from worldmodel.prior.interface import Rows
+from worldmodel.prior.interface import StateRows
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class SimulatorState:
         starts: (N,) int64, the start each row began from; `NO_START` after a given context.
     """
 
-    prior: Rows
+    prior: StateRows
     frames: Tensor
     codes: Tensor
     seeds: Tensor

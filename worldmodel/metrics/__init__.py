@@ -4,16 +4,16 @@ from worldmodel.metrics.evaluation import evaluate, table
 from worldmodel.metrics.metric import Figure, Metric
 from worldmodel.metrics.metric_registry import METRICS, register
 from worldmodel.metrics.statistics import Estimate, bootstrap, difference, ratio
-from worldmodel.metrics.world_trial import Player, Settings, Trial
+from worldmodel.metrics.world_trial import EvaluationSettings, PolicyFactory, WorldTrial
 
 __all__ = [
     "METRICS",
     "Estimate",
+    "EvaluationSettings",
     "Figure",
     "Metric",
-    "Player",
-    "Settings",
-    "Trial",
+    "PolicyFactory",
+    "WorldTrial",
     "bootstrap",
     "difference",
     "evaluate",

@@ -47,7 +47,7 @@ def narrowed(simulator: Simulator, rows: Tensor) -> Simulator:
     state = simulator.state
     fields = {name: value[rows] for name, value in vars(state).items() if name != "prior"}
     fewer = Simulator(simulator.world, len(rows), sampling=simulator.sampling, backend=BACKEND)
-    fewer.restore(SimulatorState(prior=state.prior.rows(rows), **fields))
+    fewer.restore(SimulatorState(prior=state.prior.select(rows), **fields))
     return fewer
 
 

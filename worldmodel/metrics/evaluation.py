@@ -11,15 +11,15 @@ from worldmodel.metrics import free_run as freerun
 from worldmodel.metrics import policy_order as orders
 from worldmodel.metrics.frame_scores import SMALL
 from worldmodel.metrics.metric_registry import chosen
-from worldmodel.metrics.world_trial import Player, Progress, Settings, Trial
+from worldmodel.metrics.world_trial import EvaluationSettings, PolicyFactory, Progress, WorldTrial
 from worldmodel.world.world_model import WorldModel
 
 
 def evaluate(
     world: WorldModel,
     data: Dataset,
-    players: Mapping[str, Player],
-    settings: Settings = Settings(),  # noqa: B008 (frozen)
+    policies: Mapping[str, PolicyFactory],
+    settings: EvaluationSettings = EvaluationSettings(),  # noqa: B008 (frozen)
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Judge a world on recordings it did not learn from.
@@ -27,7 +27,7 @@ def evaluate(
     Args:
         world: the learned world.
         data: recordings of its environment.
-        players: policies for the free run, by the name that their recorded episodes carry. Each is called as
+        policies: policies for the free run, by the name that their recorded episodes carry. Each is called as
             (seed, rows) and returns a function from the frames now shown, (rows, H, W, 3) uint8, to actions.
         settings: how.
         progress: called as (stage, done, in all, {}).
@@ -41,7 +41,7 @@ def evaluate(
         UserError: an unknown metric, or data that the world cannot be judged on.
     """
     metrics = chosen(settings.metrics)
-    trial = Trial(world, data, players, settings, progress)
+    trial = WorldTrial(world, data, policies, settings, progress)
     sections: dict[str, dict[str, Any]] = {}
     for metric in metrics:
         figures = metric.function(trial)
@@ -60,7 +60,7 @@ def evaluate(
     }
 
 
-def _notes(trial: Trial, sections: Mapping[str, Any]) -> list[str]:
+def _notes(trial: WorldTrial, sections: Mapping[str, Any]) -> list[str]:
     """What a reader must know of how the figures came about."""
     notes, world, data = [], trial.world, trial.data
     if data.fingerprint != world.spec.dataset:

@@ -18,7 +18,7 @@ from worldmodel.metrics.dream_rollouts import begin, narrowed
 from worldmodel.metrics.frame_scores import small_bright
 from worldmodel.metrics.metric import Figure, Metric
 from worldmodel.metrics.statistics import ratio
-from worldmodel.metrics.world_trial import Player, Trial
+from worldmodel.metrics.world_trial import PolicyFactory, WorldTrial
 
 ENOUGH = 30  # recorded episodes of a policy; with fewer in the split, the other held-out one is used too
 MOST = 4  # times `rows`: recorded episodes read of each policy
@@ -82,23 +82,23 @@ class Played:
     source: str
 
 
-def horizons(trial: Trial) -> list[int]:
+def horizons(trial: WorldTrial) -> list[int]:
     """Steps over which rates are told: an eighth of the free run, a half, all of it."""
     steps = cap(trial)
     return sorted({max(1, steps // 8), max(1, steps // 2), steps})
 
 
-def play_all(trial: Trial) -> dict[str, Played]:
+def play_all(trial: WorldTrial) -> dict[str, Played]:
     """Every policy that can be played and was recorded: name -> its lives."""
     played = {}
-    for number, (name, player) in enumerate(sorted(trial.players.items())):
+    for number, (name, player) in enumerate(sorted(trial.policies.items())):
         episodes, source = _episodes(trial, name)
         if len(episodes) >= 2:
             played[name] = Played(recorded(trial, episodes), dreamed(trial, player, number, name), source)
     return played
 
 
-def recorded(trial: Trial, episodes: np.ndarray) -> Lives:
+def recorded(trial: WorldTrial, episodes: np.ndarray) -> Lives:
     """The first steps of recorded episodes: (R,) numbers."""
     data, steps = trial.data, cap(trial)
     lives = Lives.blank(len(episodes), steps)
@@ -118,7 +118,7 @@ def recorded(trial: Trial, episodes: np.ndarray) -> Lives:
 
 
 @torch.no_grad()
-def dreamed(trial: Trial, player: Player, number: int, name: str) -> Lives:
+def dreamed(trial: WorldTrial, player: PolicyFactory, number: int, name: str) -> Lives:
     """The same policy in the dream, from true starts of the split's episodes."""
     settings, world, steps = trial.settings, trial.world, cap(trial)
     starts = np.random.default_rng(settings.seed).permutation(trial.data.episodes_of(settings.split))
@@ -157,7 +157,7 @@ def dreamed(trial: Trial, player: Player, number: int, name: str) -> Lives:
     return lives
 
 
-def rates(trial: Trial, measure: str) -> list[Figure]:
+def rates(trial: WorldTrial, measure: str) -> list[Figure]:
     """A measure of each policy over each horizon, the recordings' beside it."""
     figures = []
     for name, played in measured(trial, measure).items():
@@ -167,12 +167,12 @@ def rates(trial: Trial, measure: str) -> list[Figure]:
     return figures
 
 
-def sources(trial: Trial) -> dict[str, str]:
+def sources(trial: WorldTrial) -> dict[str, str]:
     """Which recorded episodes each policy was held against."""
     return {name: played.source for name, played in trial.once(play_all).items()}
 
 
-def measured(trial: Trial, measure: str) -> dict[str, Played]:
+def measured(trial: WorldTrial, measure: str) -> dict[str, Played]:
     """The policies' lives; none for hits in a world that learns no status."""
     if measure == "hit_rate" and not trial.world.prior.status_config.variable:
         return {}
@@ -183,14 +183,14 @@ def _both(played: Played) -> tuple[Lives, Lives]:
     return played.real, played.dreamed
 
 
-def cap(trial: Trial) -> int:
+def cap(trial: WorldTrial) -> int:
     """Steps of the longest free run: the horizon, or where that is less the episodes' own limit or the prior's."""
     known = trial.world.prior.max_frames
     limits = [limit for limit in (trial.settings.horizon, trial.data.header.max_steps, known and known - 1) if limit]
     return min(limits)
 
 
-def _episodes(trial: Trial, name: str) -> tuple[np.ndarray, str]:
+def _episodes(trial: WorldTrial, name: str) -> tuple[np.ndarray, str]:
     """Recorded episodes of a policy: the split's, with the other held-out split's where those are too few."""
     data, split = trial.data, trial.settings.split
     numbers = [e for e in data.episodes_of(split) if data.policies[e] == name]

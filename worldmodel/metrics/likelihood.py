@@ -12,13 +12,13 @@ import numpy as np
 
 from worldmodel.metrics.metric import Figure, Metric
 from worldmodel.metrics.statistics import Estimate, ratio
-from worldmodel.metrics.world_trial import Trial
+from worldmodel.metrics.world_trial import WorldTrial
 
 PSEUDO = 0.5  # added to each unigram count
 TRUSTS = (1.0, 4.0, 16.0, 64.0, 256.0)  # pseudo-counts by which the bigram leans on the unigram; the best is taken
 
 
-def nats_of_clips(trial: Trial) -> dict[str, np.ndarray]:
+def nats_of_clips(trial: WorldTrial) -> dict[str, np.ndarray]:
     """Negative log-likelihood of each clip's frames >= 1, (B,) nats, by who predicts; "codes" are how many."""
     clips, prior = trial.clips, trial.world.prior
     true, other = np.zeros(len(clips.other)), np.zeros(len(clips.other))
@@ -71,14 +71,14 @@ def count_models(
     return -np.log(alone).sum((1, 2)), min(bigrams, key=np.sum)
 
 
-def per_code(trial: Trial) -> list[Figure]:
+def per_code(trial: WorldTrial) -> list[Figure]:
     """Nats a code of the world and of its rivals, resampled by episode."""
     nats, seed, units = trial.once(nats_of_clips), trial.settings.seed, trial.clips.episodes
     found = {name: ratio(nats[name], nats["codes"], seed, units) for name in nats if name != "codes"}
     return [Figure("true actions", found.pop("true"), found)]
 
 
-def bits(trial: Trial) -> list[Figure]:
+def bits(trial: WorldTrial) -> list[Figure]:
     """The same in bits."""
     return [
         Figure(f.of, _scaled(f.value), {name: _scaled(rival) for name, rival in f.beside.items()})
@@ -86,7 +86,7 @@ def bits(trial: Trial) -> list[Figure]:
     ]
 
 
-def control_gap(trial: Trial) -> list[Figure]:
+def control_gap(trial: WorldTrial) -> list[Figure]:
     """What the true actions are worth, in nats a code, paired by clip and resampled by episode."""
     nats = trial.once(nats_of_clips)
     gap = ratio(nats["other actions"] - nats["true"], nats["codes"], trial.settings.seed, trial.clips.episodes)

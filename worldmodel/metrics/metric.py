@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from worldmodel.metrics.statistics import Estimate
 
 if TYPE_CHECKING:
-    from worldmodel.metrics.world_trial import Trial
+    from worldmodel.metrics.world_trial import WorldTrial
 
 
 @dataclass(frozen=True)
@@ -52,4 +52,4 @@ class Metric:
     says: str
     unit: str
     better: str
-    function: Callable[[Trial], list[Figure]]
+    function: Callable[[WorldTrial], list[Figure]]

@@ -19,7 +19,7 @@ from worldmodel.metrics.statistics import (
     bootstrap,
     ratio,
 )
-from worldmodel.metrics.world_trial import CHUNK, Trial
+from worldmodel.metrics.world_trial import CHUNK, WorldTrial
 from worldmodel.prior.interface import CodeClip
 
 MOST_STEPS = 6_000  # judged; whole episodes of the split, drawn by the seed
@@ -83,7 +83,7 @@ def tiles(lengths: np.ndarray, length: int, overlap: int) -> dict[int, np.ndarra
     return {frames: np.asarray(rows, np.int64) for frames, rows in cut.items()}
 
 
-def judge(trial: Trial) -> Judged:
+def judge(trial: WorldTrial) -> Judged:
     """Ask the prior about whole episodes of the split, always given what was recorded."""
     data, window = trial.data, trial.world.prior.window
     order = np.random.default_rng(trial.settings.seed).permutation(data.episodes_of(trial.settings.split))
@@ -126,7 +126,7 @@ def judge(trial: Trial) -> Judged:
     )
 
 
-def _columns(trial: Trial, clip: CodeClip) -> dict[str, np.ndarray]:
+def _columns(trial: WorldTrial, clip: CodeClip) -> dict[str, np.ndarray]:
     """What is known and expected of each step of a batch of clips, all (B, L-1)."""
     expected = trial.world.prior.outcomes(clip)
     status, valid, cut = (x.cpu().numpy() for x in (clip.status, clip.frame_valid, clip.truncations))
@@ -145,7 +145,7 @@ def _columns(trial: Trial, clip: CodeClip) -> dict[str, np.ndarray]:
     }
 
 
-def _train_rates(trial: Trial) -> dict[str, tuple[float, np.ndarray]]:
+def _train_rates(trial: WorldTrial) -> dict[str, tuple[float, np.ndarray]]:
     """Of the training split: rate over all steps and in each status bin (the first where a bin is empty)."""
     data = trial.data
     number = np.repeat(np.arange(data.num_episodes), data.lengths)  # (S,), the episode of each step
@@ -169,24 +169,24 @@ def _train_rates(trial: Trial) -> dict[str, tuple[float, np.ndarray]]:
     return rates
 
 
-def _events(trial: Trial, which: str) -> Events | None:
+def _events(trial: WorldTrial, which: str) -> Events | None:
     judged = trial.once(judge)
     events = judged.ends if which == "end" else judged.hits
     return events if events is not None and len(events.truth) else None
 
 
-def precision(trial: Trial, which: str) -> list[Figure]:
+def precision(trial: WorldTrial, which: str) -> list[Figure]:
     """Average precision; knowing nothing reaches the base rate."""
     return _figures(trial, which, AveragePrecision, chance=True)
 
 
-def calibration(trial: Trial, which: str) -> list[Figure]:
+def calibration(trial: WorldTrial, which: str) -> list[Figure]:
     """Expected calibration error; the resampled ones, and so the interval, lean upward."""
     return _figures(trial, which, CalibrationError, chance=False)
 
 
 def _figures(
-    trial: Trial,
+    trial: WorldTrial,
     which: str,
     statistic: Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], float]],
     chance: bool,
@@ -204,7 +204,7 @@ def _figures(
     return [Figure("", of(events.probability), rivals)]
 
 
-def mean_probability(trial: Trial, which: str) -> list[Figure]:
+def mean_probability(trial: WorldTrial, which: str) -> list[Figure]:
     """Mean predicted probability beside how often it happened."""
     events, seed = _events(trial, which), trial.settings.seed
     if events is None:
@@ -216,7 +216,7 @@ def mean_probability(trial: Trial, which: str) -> list[Figure]:
     return [Figure("", mean, {"real": real, "training split": Estimate(events.base)})]
 
 
-def reward_error(trial: Trial) -> list[Figure]:
+def reward_error(trial: WorldTrial) -> list[Figure]:
     """Root of the mean squared error, beside that of always predicting the training split's mean."""
     judged = trial.once(judge)
 

@@ -13,7 +13,7 @@ import numpy as np
 from worldmodel.metrics.free_run import MEASURES, SECTION, Played, cap, horizons, measured
 from worldmodel.metrics.metric import Figure, Metric
 from worldmodel.metrics.statistics import Estimate, difference, ratio
-from worldmodel.metrics.world_trial import Trial
+from worldmodel.metrics.world_trial import WorldTrial
 
 COUNTED = ("hit_rate", "life", "bright_share", "bright_frames", "motion")  # one for each fact: ends make lives short
 
@@ -27,7 +27,7 @@ class Comparison:
     figure: Figure
 
 
-def comparisons(trial: Trial) -> list[Comparison]:
+def comparisons(trial: WorldTrial) -> list[Comparison]:
     """Every pair of policies by every measure over every horizon, whether reality tells them apart or not."""
     found, longest = [], cap(trial)
     for measure in (*MEASURES, "life"):
@@ -40,7 +40,7 @@ def comparisons(trial: Trial) -> list[Comparison]:
     return found
 
 
-def orders(trial: Trial) -> list[Figure]:
+def orders(trial: WorldTrial) -> list[Figure]:
     """Which pairs of policies reality tells apart, and whether the dream puts them in the same order.
 
     The summary counts each fact once (`Comparison.counts`); the comparisons that repeat one are listed after

@@ -15,7 +15,7 @@ from worldmodel.metrics.dream_rollouts import predict
 from worldmodel.metrics.frame_scores import WINDOW, bright_found, bright_right, changed, psnr, ssim
 from worldmodel.metrics.metric import Figure, Metric
 from worldmodel.metrics.statistics import Estimate, ratio
-from worldmodel.metrics.world_trial import Trial
+from worldmodel.metrics.world_trial import WorldTrial
 from worldmodel.prior.interface import CodeClip
 
 # candidate -> measure -> amounts and sizes, (B, n) each
@@ -23,13 +23,13 @@ Scores = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
 OTHER = "other actions"
 
 
-def horizons(trial: Trial) -> list[int]:
+def horizons(trial: WorldTrial) -> list[int]:
     """Frames ahead that are told: powers of two, and the last."""
     ahead = trial.settings.ahead
     return [h for h in (2**k for k in range(ahead.bit_length())) if h < ahead] + [ahead]
 
 
-def scores(trial: Trial) -> Scores:
+def scores(trial: WorldTrial) -> Scores:
     """Every candidate's frames against the real ones, clip by clip and horizon by horizon."""
     world, settings, clips, window = trial.world, trial.settings, trial.clips, trial.world.prior.window
     told = torch.tensor(horizons(trial))
@@ -83,7 +83,7 @@ def compare(real: Tensor, made: Tensor, last: Tensor, bright: int) -> dict[str, 
     return {name: (numbers(amounts), numbers(sizes)) for name, (amounts, sizes) in pairs.items()}
 
 
-def by_horizon(trial: Trial, measure: str) -> list[Figure]:
+def by_horizon(trial: WorldTrial, measure: str) -> list[Figure]:
     """A measure of the dream at each horizon, its rivals and its ceiling, the reconstruction, beside it.
 
     Intervals are by episode.
@@ -97,7 +97,7 @@ def by_horizon(trial: Trial, measure: str) -> list[Figure]:
     return figures
 
 
-def control_psnr(trial: Trial) -> list[Figure]:
+def control_psnr(trial: WorldTrial) -> list[Figure]:
     """PSNR with the true actions minus PSNR with another clip's, paired by clip and resampled by episode."""
     table = trial.once(scores)
     (true, sizes), (other, _) = table["dream"]["psnr"], table[OTHER]["psnr"]

@@ -12,14 +12,14 @@ import numpy as np
 from worldmodel.metrics.metric import Figure, Metric
 from worldmodel.metrics.prediction import compare
 from worldmodel.metrics.statistics import Estimate, ratio
-from worldmodel.metrics.world_trial import Trial
+from worldmodel.metrics.world_trial import WorldTrial
 
 EVERY = 4  # of the clips' frames one in so many is decoded
 
 Scores = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
 
 
-def scores(trial: Trial) -> Scores:
+def scores(trial: WorldTrial) -> Scores:
     """Reconstructions and the mean frame against the real frames: amounts and sizes, (B, n) each."""
     parts: dict[str, list[dict[str, tuple[np.ndarray, np.ndarray]]]] = {"world": [], "mean frame": []}
     for rows, clip in trial.chunks("reconstruction"):
@@ -36,7 +36,7 @@ def scores(trial: Trial) -> Scores:
     }
 
 
-def survival(trial: Trial, measure: str) -> list[Figure]:
+def survival(trial: WorldTrial, measure: str) -> list[Figure]:
     """A measure of the reconstructions, the mean frame's beside it, resampled by episode."""
     table = trial.once(scores)
     if measure not in table["world"]:
@@ -48,7 +48,7 @@ def survival(trial: Trial, measure: str) -> list[Figure]:
     return [Figure("", found.pop("world"), found)]
 
 
-def perplexity(trial: Trial) -> list[Figure]:
+def perplexity(trial: WorldTrial) -> list[Figure]:
     """Codes in effective use: the exponential of the entropy of how often each occurs."""
     counts = _counts(trial)
     share = counts[counts > 0] / counts.sum()
@@ -56,13 +56,13 @@ def perplexity(trial: Trial) -> list[Figure]:
     return [Figure("", Estimate(value), {"all alike": Estimate(float(len(counts)))})]
 
 
-def unused(trial: Trial) -> list[Figure]:
+def unused(trial: WorldTrial) -> list[Figure]:
     """Codes that the clips never show."""
     counts = _counts(trial)
     return [Figure("", Estimate(float((counts == 0).sum())), {"codes": Estimate(float(len(counts)))})]
 
 
-def _counts(trial: Trial) -> np.ndarray:
+def _counts(trial: WorldTrial) -> np.ndarray:
     codes = trial.clips.codes.codes.flatten().cpu().numpy()
     return np.bincount(codes, minlength=trial.world.prior.num_codes)
 

@@ -27,13 +27,13 @@ TRAIN_CLIPS, TRAIN_LENGTH = 288, 32  # of the training split, for what the rival
 BRIGHT_SHARE = 0.005  # of the training split's pixels are bright
 
 # (seed, R) -> a function from the frames shown now, (R, H, W, 3) uint8, to actions (R,) or (R, A)
-Player = Callable[[int, int], Callable[[np.ndarray], np.ndarray]]
+PolicyFactory = Callable[[int, int], Callable[[np.ndarray], np.ndarray]]
 Progress = Callable[[str, int, int, dict[str, float]], None]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Settings:
+class EvaluationSettings:
     """How a world is judged.
 
     Attributes:
@@ -92,13 +92,13 @@ class TrainSample:
     bright: int
 
 
-class Trial:
+class WorldTrial:
     """A world, the data it is judged on, and everything that several metrics need, made when first needed.
 
     Args:
         world: the learned world.
         data: recordings of its environment.
-        players: policies that can be played in the dream, by the name their episodes carry.
+        policies: policies that can be played in the dream, by the name their episodes carry.
         settings: how.
         progress: called as (stage, done, in all, {}).
 
@@ -110,11 +110,11 @@ class Trial:
         self,
         world: WorldModel,
         data: Dataset,
-        players: Mapping[str, Player],
-        settings: Settings,
+        policies: Mapping[str, PolicyFactory],
+        settings: EvaluationSettings,
         progress: Progress | None = None,
     ) -> None:
-        self.world, self.data, self.players, self.settings = world, data, dict(players), settings
+        self.world, self.data, self.policies, self.settings = world, data, dict(policies), settings
         self.progress: Progress = progress or (lambda *_: None)
         self._kept: dict[Any, Any] = {}
         _check(world, data, settings)
@@ -124,7 +124,7 @@ class Trial:
         """L: the context and the frames ahead."""
         return self.world.prior.window + self.settings.ahead
 
-    def once(self, function: Callable[[Trial], T]) -> T:
+    def once(self, function: Callable[[WorldTrial], T]) -> T:
         """What a function makes of this trial, computed once."""
         if function not in self._kept:
             self._kept[function] = function(self)
@@ -241,7 +241,7 @@ def _others(policies: np.ndarray, episodes: np.ndarray) -> np.ndarray:
     return after[np.arange(count), best]
 
 
-def _check(world: WorldModel, data: Dataset, settings: Settings) -> None:
+def _check(world: WorldModel, data: Dataset, settings: EvaluationSettings) -> None:
     """Refuse what cannot be judged, in a sentence."""
     spec, header = world.spec, data.header
     if world.tokenizer.time_stride > 1:

@@ -105,7 +105,7 @@ class OnnxSimulator:
         self._values = np.array([*self.world.status_values, np.nan], np.float32)
         zeros = np.zeros(num_rows, np.int64)
         self._state = OnnxSimulatorState(
-            prior=self.world.begin(self.world.starts.rows(zeros)),
+            prior=self.world.begin(self.world.starts.select(zeros)),
             frames=np.zeros((num_rows, *self.world.pixels.frame_shape), np.uint8),
             codes=np.zeros((num_rows, *self.world.grid), np.int64),
             seeds=zeros,
@@ -167,7 +167,7 @@ class OnnxSimulator:
             if ((chosen < 0) | (chosen >= len(kinds))).any():
                 raise UserError(f"start {chosen.tolist()}: this world has starts 0 to {len(kinds) - 1}.")
         if context is None:
-            context = self.world.starts.rows(chosen)
+            context = self.world.starts.select(chosen)
         elif len(context.status) != len(index):
             raise UserError(f"context: got {len(context.status)} rows to reset {len(index)}.")
         elif context.codes.shape[1:] != (wanted := self.world.starts.codes.shape[1:]):
@@ -183,7 +183,7 @@ class OnnxSimulator:
         mixed = {name: getattr(state, name).copy() for name in fresh}
         for name, value in fresh.items():
             mixed[name][index] = value
-        prior = state.prior.put(index, self.world.begin(context))
+        prior = state.prior.scatter(index, self.world.begin(context))
         self._state = OnnxSimulatorState(prior=prior, seeds=state.seeds, episodes=episodes, **mixed)
         return self._state.frames.copy()
 
@@ -208,12 +208,12 @@ class OnnxSimulator:
         if isinstance(before, NumpyFlatState):  # rows that keep still are at no last frame
             before = replace(before, times=np.where(state.ended, 0, before.times))
         out = world.step(before, actions, draws, self.sampling)
-        shown = out.has_picture & ~state.ended
+        shown = out.has_frame & ~state.ended
         codes = np.where(shown[:, None, None], out.codes, state.codes)
         frames = np.where(shown[:, None, None, None], world.decode(out.codes), state.frames)
         still, prior = np.flatnonzero(state.ended), out.state
         if len(still):
-            prior = prior.put(still, state.prior.rows(still))
+            prior = prior.scatter(still, state.prior.select(still))
         ended = state.ended | out.terminations
         self._state = replace(state, prior=prior, frames=frames, codes=codes, steps=state.steps + 1, ended=ended)
         nothing = np.float32(0)

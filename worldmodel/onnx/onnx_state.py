@@ -9,15 +9,15 @@ import numpy as np
 
 
 class NumpyRows:
-    """As `prior.interface.Rows`: keeping one is branching. Every one of them has `status`, (B,) int64."""
+    """As `prior.interface.StateRows`: keeping one is branching. Every one of them has `status`, (B,) int64."""
 
     status: np.ndarray
 
-    def rows(self, index: np.ndarray) -> Self:
+    def select(self, index: np.ndarray) -> Self:
         """Some rows: (n,) int64 -> n rows."""
         return type(self)(**{name: array[index] for name, array in vars(self).items()})
 
-    def put(self, index: np.ndarray, fresh: Self) -> Self:
+    def scatter(self, index: np.ndarray, fresh: Self) -> Self:
         """These rows with n others in the places (n,)."""
         mixed = {name: array.copy() for name, array in vars(self).items()}
         for name, array in mixed.items():

@@ -141,7 +141,7 @@ class Steps(ABC):
         actions: np.ndarray,
         seen: np.ndarray,
         status: np.ndarray,
-        has_picture: np.ndarray,
+        has_frame: np.ndarray,
         written: Any,
     ) -> Any:
         """What is remembered after the step; `seen` are its codes, V where it has no picture."""
@@ -232,7 +232,7 @@ class FactoredSteps(Steps):
         actions: np.ndarray,
         seen: np.ndarray,
         status: np.ndarray,
-        has_picture: np.ndarray,
+        has_frame: np.ndarray,
         written: None,
     ) -> NumpyContext:
         """As `Steps.after`."""
@@ -307,7 +307,7 @@ class FlatSteps(Steps):
         actions: np.ndarray,
         seen: np.ndarray,
         status: np.ndarray,
-        has_picture: np.ndarray,
+        has_frame: np.ndarray,
         written: Writer,
     ) -> NumpyFlatState:
         """As `Steps.after`."""
@@ -315,9 +315,9 @@ class FlatSteps(Steps):
         return NumpyFlatState(
             keys=np.stack([keys[..., size:] for keys in written.keys], 1),
             values=np.stack([values[..., size:, :] for values in written.values], 1),
-            seen=np.concatenate([state.seen[:, 1:], has_picture[:, None]], 1),
+            seen=np.concatenate([state.seen[:, 1:], has_frame[:, None]], 1),
             codes=seen,
-            summary=np.where(has_picture[:, None], written.said["z"], state.summary),
+            summary=np.where(has_frame[:, None], written.said["z"], state.summary),
             status=status,
             times=state.times + 1,
         )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.common import spaces
-from worldmodel.common.directories import Kind, read_directory
+from worldmodel.common.directories import DirectoryKind, read_directory
 from worldmodel.common.errors import UserError
 from worldmodel.common.pixels import PixelSpec
 from worldmodel.common.sampling_options import SamplingOptions
@@ -24,7 +24,7 @@ from worldmodel.onnx.onnx_steps import FactoredSteps, FlatSteps, Steps
 EXTRA = "pip install 'worldmodel[onnx]'"
 STARTS = "starts.safetensors"
 PARTS = ("outcome", "tell", "write", "reward", "pixels")  # and "begin" of a flat prior
-EXPORT = Kind(
+EXPORT = DirectoryKind(
     "portable world",
     "worldmodel.onnx",
     1,
@@ -39,8 +39,8 @@ class OnnxPriorStep:
 
     Attributes:
         state: the state after the step.
-        codes: (B, h, w) int64 of the new frame; of no meaning where `has_picture` is False.
-        has_picture, terminations: (B,) bool.
+        codes: (B, h, w) int64 of the new frame; of no meaning where `has_frame` is False.
+        has_frame, terminations: (B,) bool.
         hazards, rewards: (B,) float32.
         status: (B,) int64.
         status_probs: (B, bins) float32, given that the row goes on.
@@ -49,7 +49,7 @@ class OnnxPriorStep:
 
     state: NumpyRows
     codes: np.ndarray
-    has_picture: np.ndarray
+    has_frame: np.ndarray
     terminations: np.ndarray
     hazards: np.ndarray
     rewards: np.ndarray
@@ -145,19 +145,19 @@ class OnnxWorld:
         status, status_probs = state.status, np.zeros((len(draws), 0), np.float32)
         if self.num_status:
             status, status_probs = inverse_cdf(said.status_logits, draws[:, 1]), softmax(said.status_logits)
-        has_picture = np.ones_like(terminations) if self.end_has_frame else ~terminations
+        has_frame = np.ones_like(terminations) if self.end_has_frame else ~terminations
         codes, log_probs, written = steps.write(state, said, terminations, status, draws[:, 2:], restrictions)
-        seen = np.where(has_picture[:, None, None], codes, self.num_codes)
+        seen = np.where(has_frame[:, None, None], codes, self.num_codes)
         return OnnxPriorStep(
-            state=steps.after(state, actions, seen, status, has_picture, written),
+            state=steps.after(state, actions, seen, status, has_frame, written),
             codes=codes,
-            has_picture=has_picture,
+            has_frame=has_frame,
             terminations=terminations,
             hazards=said.hazards,
             rewards=steps.rewards(said, terminations, seen),
             status=status,
             status_probs=status_probs,
-            log_probs=np.where(has_picture, log_probs, np.float32(0)),
+            log_probs=np.where(has_frame, log_probs, np.float32(0)),
         )
 
     def decode(self, codes: np.ndarray) -> np.ndarray:

@@ -48,7 +48,7 @@ class CodeClip:
         """The same clip on another device."""
         return CodeClip(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
-    def rows(self, index: slice) -> CodeClip:
+    def select(self, index: slice) -> CodeClip:
         """Some of the clips."""
         return CodeClip(**{name: tensor[index] for name, tensor in vars(self).items()})
 
@@ -85,13 +85,13 @@ class StatusConfig:
         return (edges[0] - gaps[0] / 2, *inner, edges[-1] + gaps[-1] / 2)
 
 
-class Rows:
+class StateRows:
     """Base of frozen dataclasses of tensors, each with one row a dream. Every one of them has `status`, (B,) int64.
 
-    A branch is a `copy`: steps and `put` may write to the tensors that `written` names.
+    A branch is a `copy`: steps and `put` may write to the tensors that `mutable_fields` names.
     """
 
-    written: ClassVar[tuple[str, ...]] = ()
+    mutable_fields: ClassVar[tuple[str, ...]] = ()
     status: Tensor
 
     @property
@@ -103,37 +103,37 @@ class Rows:
         """The same on another device."""
         return type(self)(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
-    def rows(self, index: Tensor) -> Self:
+    def select(self, index: Tensor) -> Self:
         """Some rows: (n,) int64 -> n rows."""
         return type(self)(**{name: tensor[index] for name, tensor in vars(self).items()})
 
     def copy(self) -> Self:
         """The same, out of reach of whatever is done to these."""
-        copied = {name: tensor.clone() for name, tensor in vars(self).items() if name in self.written}
+        copied = {name: tensor.clone() for name, tensor in vars(self).items() if name in self.mutable_fields}
         return type(self)(**{**vars(self), **copied})
 
-    def put(self, index: Tensor, other: Self) -> Self:
+    def scatter(self, index: Tensor, other: Self) -> Self:
         """`other`'s n rows at places `index`, (n,) int64; these rows elsewhere. It uses these up."""
         mixed = {}
         for name, tensor in vars(self).items():
-            put = tensor.index_copy_ if name in self.written else tensor.index_copy
-            mixed[name] = put(0, index, getattr(other, name))
+            copy = tensor.index_copy_ if name in self.mutable_fields else tensor.index_copy
+            mixed[name] = copy(0, index, getattr(other, name))
         return type(self)(**mixed)
 
-    def held(self, mask: Tensor, before: Self) -> Self:
+    def keep_where(self, mask: Tensor, before: Self) -> Self:
         """What was `before` where the mask (B,) is True: rows that ended; these rows elsewhere.
 
         What steps write to is not held: of a row that has ended no step reads it.
         """
         mixed = dict(vars(self))
-        for name in mixed.keys() - set(self.written):
+        for name in mixed.keys() - set(self.mutable_fields):
             chosen = mask.reshape(-1, *[1] * (mixed[name].ndim - 1))
             mixed[name] = torch.where(chosen, getattr(before, name), mixed[name])
         return type(self)(**mixed)
 
 
 @dataclass(frozen=True)
-class Context(Rows):
+class Context(StateRows):
     """The last frames of each row: what any prior can begin from, and all that a factored one remembers.
 
     Attributes:
@@ -172,7 +172,7 @@ class Context(Rows):
         )
 
 
-State = TypeVar("State", bound=Rows)
+State = TypeVar("State", bound=StateRows)
 
 
 @dataclass(frozen=True)
@@ -181,8 +181,8 @@ class PriorStep(Generic[State]):
 
     Attributes:
         state: the state after the step.
-        codes: (B, h, w) int64 of the new frame; of no meaning where `has_picture` is False.
-        has_picture: (B,) bool; False where the row ended in a world whose ends have no picture.
+        codes: (B, h, w) int64 of the new frame; of no meaning where `has_frame` is False.
+        has_frame: (B,) bool; False where the row ended in a world whose ends have no picture.
         terminations: (B,) bool.
         hazards: (B,) float32, the probability of an end that was drawn from.
         rewards: (B,) float32.
@@ -194,7 +194,7 @@ class PriorStep(Generic[State]):
 
     state: State
     codes: Tensor
-    has_picture: Tensor
+    has_frame: Tensor
     terminations: Tensor
     hazards: Tensor
     rewards: Tensor
@@ -231,7 +231,7 @@ class Prior(nn.Module, ABC, Generic[State]):
         status_config: the hidden variable learned beside the picture, if any.
         window: W, the frames of a context.
         num_draws: uniform numbers a row needs for one step.
-        sees_whole_clips: whether one pass predicts every frame of a clip, so that all of them may be learned for
+        predicts_whole_clips: whether one pass predicts every frame of a clip, so that all of them may be learned for
             the price of one; else each frame is a pass of its own.
         heads: what is said of ends, status and rewards.
         max_frames: frames of the longest clip or dream it knows; None for any.
@@ -246,7 +246,7 @@ class Prior(nn.Module, ABC, Generic[State]):
     status_config: StatusConfig
     window: int
     num_draws: int
-    sees_whole_clips: bool = False
+    predicts_whole_clips: bool = False
     heads: OutcomeHeads
     max_frames: int | None = None
     can_step: bool = True

@@ -136,7 +136,7 @@ def learn_prior(
     check = check_prior(world, cache, settings.clip_length, config.seed, runtime, draw)
     loop = Loop("prior", folder, prior, settings, config.seed, runtime, locate, check, progress)
     for step in loop.steps():
-        clip = cache.clip(*locate(step), settings.clip_length, prior.sees_whole_clips).to(runtime.device)
+        clip = cache.clip(*locate(step), settings.clip_length, prior.predicts_whole_clips).to(runtime.device)
         with runtime.autocast():
             losses = prior.loss(clip)
         loop.descend(losses)

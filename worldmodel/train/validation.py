@@ -74,7 +74,7 @@ def check_prior(
     """
     data = cache.data
     places = ClipSampler(data, length, PRIOR_CLIPS, split_for(data, length), seed).locate(0)
-    clip = cache.clip(*places, length, world.prior.sees_whole_clips).to(runtime.device)
+    clip = cache.clip(*places, length, world.prior.predicts_whole_clips).to(runtime.device)
     shown = min(SHOWN, int(data.lengths.max()) + 1)
     if world.prior.max_frames is not None:
         shown = min(shown, world.prior.max_frames - world.prior.window + 1)

@@ -12,14 +12,14 @@ from cattrs.preconf.json import make_converter
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from worldmodel.common.directories import Kind, load_matching_weights, read_directory, write_directory
+from worldmodel.common.directories import DirectoryKind, load_matching_weights, read_directory, write_directory
 from worldmodel.common.errors import UserError
 from worldmodel.common.pixels import PixelSpec
 from worldmodel.tokenizer import Tokenizer, TokenizerConfig, make_tokenizer
 from worldmodel.world.world_model import WorldModel, is_world
 
 WEIGHTS = "model.safetensors"
-TOKENIZER = Kind("tokenizer", "worldmodel.tokenizer", 1, (WEIGHTS,), "worldmodel train tokenizer --out")
+TOKENIZER = DirectoryKind("tokenizer", "worldmodel.tokenizer", 1, (WEIGHTS,), "worldmodel train tokenizer --out")
 _converter = make_converter(forbid_extra_keys=True)
 
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from worldmodel.common import spaces
-from worldmodel.common.directories import Kind, load_matching_weights, read_directory, write_directory
+from worldmodel.common.directories import DirectoryKind, load_matching_weights, read_directory, write_directory
 from worldmodel.common.errors import UserError
 from worldmodel.common.pixels import PixelSpec
 from worldmodel.common.run_info import structure_unions_by_kind
@@ -30,7 +30,7 @@ from worldmodel.tokenizer import FrameTokenizer, Tokenizer, TokenizerConfig
 from worldmodel.world.hub import find_world
 from worldmodel.world.starts import Starts
 
-WORLD = Kind(
+WORLD = DirectoryKind(
     "world", "worldmodel.world", 1, ("model.safetensors", "starts.safetensors"), "worldmodel train world --out"
 )
 _converter = structure_unions_by_kind(make_converter(forbid_extra_keys=True))
@@ -283,7 +283,7 @@ class WorldModel(nn.Module):
 
 def is_world(path: Path) -> bool:
     """Whether a directory holds a world's config.json (of any version)."""
-    return WORLD.holds(path)
+    return WORLD.matches(path)
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:

@@ -257,15 +257,15 @@ class FactoredPrior(Prior[Context]):
         if self.config.status.num_bins:
             logits = self.heads.status_logits(summary).float()
             status, status_probs = inverse_cdf(logits, draws[:, 1]), logits.softmax(-1)
-        has_picture = torch.ones_like(terminations) if self.end_has_frame else ~terminations
+        has_frame = torch.ones_like(terminations) if self.end_has_frame else ~terminations
         told = condition + self.heads.condition(terminations, status)
         log_chances = self.mixture.log_chances(summary, told)
         codes, log_probs = self._draw(places, told, log_chances, draws[:, 2:], sampling)
-        seen = torch.where(has_picture[:, None, None], codes, self.num_codes)
+        seen = torch.where(has_frame[:, None, None], codes, self.num_codes)
         rewards = self.heads.unscale(self.heads.rewards(summary, terminations, seen).float())
         after = Context(torch.cat([state.codes[:, 1:], seen[:, None]], 1), now.actions, now.has_action, status)
-        log_probs = log_probs * has_picture
-        return PriorStep(after, codes, has_picture, terminations, hazards, rewards, status, status_probs, log_probs)
+        log_probs = log_probs * has_frame
+        return PriorStep(after, codes, has_frame, terminations, hazards, rewards, status, status_probs, log_probs)
 
     def _draw(
         self, places: Tensor, told: Tensor, log_chances: Tensor, draws: Tensor, sampling: Sampling

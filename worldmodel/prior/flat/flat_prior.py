@@ -26,14 +26,14 @@ from worldmodel.prior.flat.flat_config import FlatConfig
 from worldmodel.prior.flat.raster_network import RasterNetwork
 from worldmodel.prior.flat.ring_cache import keep_frame, make_ring
 from worldmodel.prior.heads import OutcomeHeads
-from worldmodel.prior.interface import CodeClip, Context, Outcomes, Prior, PriorStep, Rows
+from worldmodel.prior.interface import CodeClip, Context, Outcomes, Prior, PriorStep, StateRows
 from worldmodel.prior.losses import Predictions, code_nats, prior_losses
 from worldmodel.prior.sampling import Sampling, inverse_cdf
 from worldmodel.prior.targets import Targets, cut_targets
 
 
 @dataclass(frozen=True)
-class FlatState(Rows):
+class FlatState(StateRows):
     """What a flat prior remembers of each row, of the same size after any number of steps.
 
     Attributes:
@@ -46,7 +46,7 @@ class FlatState(Rows):
         times: (B,) int64, frames since the beginning.
     """
 
-    written = ("keys", "values")
+    mutable_fields = ("keys", "values")
     keys: Tensor
     values: Tensor
     seen: Tensor
@@ -70,7 +70,7 @@ class FlatPrior(Prior[FlatState]):
         UserError: sizes that do not fit each other.
     """
 
-    sees_whole_clips = True
+    predicts_whole_clips = True
 
     def __init__(
         self,
@@ -170,7 +170,7 @@ class FlatPrior(Prior[FlatState]):
         if self.training:
             pictures, told = self._spoilt(pictures), self._forgotten(told)
             ours = process_rows(len(pictures))
-            clip, targets, pictures, told = clip.rows(ours), targets.take(ours), pictures[ours], told[ours]
+            clip, targets, pictures, told = clip.select(ours), targets.take(ours), pictures[ours], told[ours]
             seed_by_rank()
         said, learned = self._forward(clip, targets, pictures, told), clip.weights > 0
         said = Predictions(**{name: value[learned] for name, value in vars(said).items()})
@@ -267,25 +267,25 @@ class FlatPrior(Prior[FlatState]):
         if self.config.status.num_bins:
             logits = self.heads.status_logits(summary).float()
             status, status_probs = inverse_cdf(logits, draws[:, 1]), logits.softmax(-1)
-        has_picture = torch.ones_like(terminations) if self.end_has_frame else ~terminations
+        has_frame = torch.ones_like(terminations) if self.end_has_frame else ~terminations
         told = taken + self.heads.condition(terminations, status)
         keys, values, network, slots = state.keys, state.values, self.network, state.times % self.memory
         past = (keys, values, state.seen, state.codes)
         codes, log_probs, z = network.write(*past, state.times, told, draws[:, 2:], sampling)
         keep_frame(keys, values, slots, network.size)
-        seen = torch.where(has_picture[:, None, None], codes, self.num_codes)
+        seen = torch.where(has_frame[:, None, None], codes, self.num_codes)
         rewards = self.heads.unscale(self.heads.rewards(summary, terminations, seen).float())
         after = FlatState(
             keys=keys,
             values=values,
-            seen=state.seen.scatter(1, slots[:, None], has_picture[:, None]),
+            seen=state.seen.scatter(1, slots[:, None], has_frame[:, None]),
             codes=seen,
-            summary=torch.where(has_picture[:, None], z, state.summary),
+            summary=torch.where(has_frame[:, None], z, state.summary),
             status=status,
             times=state.times + 1,
         )
-        log_probs = log_probs * has_picture
-        return PriorStep(after, codes, has_picture, terminations, hazards, rewards, status, status_probs, log_probs)
+        log_probs = log_probs * has_frame
+        return PriorStep(after, codes, has_frame, terminations, hazards, rewards, status, status_probs, log_probs)
 
     def _refuse_clip_scope(self) -> None:
         if self.config.scope == "clip":
