@@ -12,7 +12,7 @@ from untrained import SIDE, SPACES, make_world, some_actions
 from worldmodel.common import spaces
 from worldmodel.common.errors import UserError
 from worldmodel.dream import CrossEntropy, Simulator, goal_similarity, reward_score
-from worldmodel.dream.planning import propose
+from worldmodel.dream.plan_distributions import initial_distribution
 from worldmodel.dream.simulator_state import SimulatorStep
 
 TARGETS = {  # an action that pays the most, in each space
@@ -74,7 +74,7 @@ def test_a_goal_picture_is_approached() -> None:
     )
     assert plan.actions.tolist() == [[1, 0], [1, 0]]
     assert plan.score == 0
-    with pytest.raises(UserError, match="goal: got a picture"):
+    with pytest.raises(UserError, match="goal: got a frame"):
         CrossEntropy(horizon=1).plan(simulator, goal_similarity(torch.zeros(3, 3, 3)))
 
 
@@ -102,18 +102,18 @@ def test_dreams_of_a_plan_share_their_luck_and_are_averaged() -> None:
 
 def test_numbers_stay_within_their_bounds_and_choices_among_theirs() -> None:
     generator = torch.Generator().manual_seed(0)
-    box = propose(spaces.Box((-1.0, None, 0.0, None), (1.0, None, None, -3.0)), 5, torch.device("cpu"))
-    drawn = box.draw(500, generator)
+    box = initial_distribution(spaces.Box((-1.0, None, 0.0, None), (1.0, None, None, -3.0)), 5, torch.device("cpu"))
+    drawn = box.sample(500, generator)
     assert drawn.shape == (500, 5, 4)
     assert drawn[..., 0].abs().max() == 1
     assert drawn[..., 1].std() > 0.9
     assert drawn[..., 2].min() == 0
     assert drawn[..., 3].max() == -3
-    choices = propose(spaces.MultiDiscrete((2, 5)), 4, torch.device("cpu"))
-    drawn = choices.draw(500, generator)
+    choices = initial_distribution(spaces.MultiDiscrete((2, 5)), 4, torch.device("cpu"))
+    drawn = choices.sample(500, generator)
     assert drawn.amax((0, 1)).tolist() == [1, 4]
-    fitted = choices.fitted(torch.ones(3, 4, 2, dtype=torch.int64), keep=0.0)
-    assert (fitted.draw(20, generator) == 1).all()
+    fitted = choices.refit(torch.ones(3, 4, 2, dtype=torch.int64), keep=0.0)
+    assert (fitted.sample(20, generator) == 1).all()
 
 
 def test_misuse_is_answered_in_a_sentence() -> None:
