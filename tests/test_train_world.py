@@ -27,7 +27,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from worldmodel.cli import command_line as cli
 from worldmodel.common.errors import UserError
 from worldmodel.data import ClipSampler, Dataset
-from worldmodel.dream.dream_clips import draw_clips
+from worldmodel.dream.dream_clips import render_comparisons
 from worldmodel.prior import FactoredPrior, FlatConfig
 from worldmodel.train import LoopConfig, train_prior, train_tokenizer, train_world
 from worldmodel.train.calibration import calibrate_ends
@@ -217,7 +217,7 @@ def test_episodes_shorter_than_a_clip_are_told(data: Dataset, tmp_path: Path) ->
 
 
 def test_validation_is_logged_and_drawn(data: Dataset, tmp_path: Path) -> None:
-    train_world(data, tmp_path / "w", short(10, validations=2, log_every=5), draw_dreams=draw_clips)
+    train_world(data, tmp_path / "w", short(10, validations=2, log_every=5), draw_dreams=render_comparisons)
     for stage, height in (("tokenizer", 2), ("prior", 4)):
         lines = rows(tmp_path / "w" / "training" / f"{stage}.jsonl")
         assert [line["step"] for line in lines if "val/loss" in line] == [5, 10]

@@ -152,7 +152,7 @@ def _look(path: Path, out: Path) -> None:
 
 def _learn(config: Demo, path: Path, world: Path) -> None:
     from worldmodel.cli.data_commands import progress_bar
-    from worldmodel.dream.dream_clips import draw_clips
+    from worldmodel.dream.dream_clips import render_comparisons
     from worldmodel.train.presets import PRESETS
     from worldmodel.train.trainers import train_world
 
@@ -163,7 +163,7 @@ def _learn(config: Demo, path: Path, world: Path) -> None:
             PRESETS[config.world_preset],
             minutes=config.world_minutes,
             progress=progress,
-            draw_dreams=draw_clips,
+            draw_dreams=render_comparisons,
         )
 
 

@@ -81,7 +81,7 @@ def predict(config: Predict) -> None:
         "psnr_reconstructed": _psnr(shown.real, shown.reconstructed),
         "psnr_dreamed": _psnr(shown.real[1:], shown.dreamed[1:]),
         "psnr_first_frame_repeated": _psnr(shown.real[1:], np.broadcast_to(shown.real[:1], shown.real[1:].shape)),
-        "dream_ended_at": shown.ended,
+        "dream_ended_at": shown.end_step,
     }
     text = (
         f"{config.out}: {length} frames; PSNR {figures['psnr_reconstructed']:.1f} dB through the codes, "

@@ -121,11 +121,13 @@ for _name, _world in WORLDS.items():
 def train_world(config: TrainWorld) -> None:
     """Train, with a bar, and print what came out."""
     from worldmodel.cli.data_commands import progress_bar
-    from worldmodel.dream.dream_clips import draw_clips
+    from worldmodel.dream.dream_clips import render_comparisons
     from worldmodel.train.trainers import train_world as train
 
     with progress_bar() as progress:
-        made = train(list(config.data), config.out, config.world, **_how(config, progress), draw_dreams=draw_clips)
+        made = train(
+            list(config.data), config.out, config.world, **_how(config, progress), draw_dreams=render_comparisons
+        )
     _finish("world", config, made.report)
 
 
@@ -142,7 +144,7 @@ def train_tokenizer(config: TrainTokenizer) -> None:
 def train_prior(config: TrainPrior) -> None:
     """Train, with a bar, and print what came out."""
     from worldmodel.cli.data_commands import progress_bar
-    from worldmodel.dream.dream_clips import draw_clips
+    from worldmodel.dream.dream_clips import render_comparisons
     from worldmodel.train.trainers import train_prior as train
 
     with progress_bar() as progress:
@@ -152,7 +154,7 @@ def train_prior(config: TrainPrior) -> None:
             config.out,
             config.training,
             **_how(config, progress),
-            draw_dreams=draw_clips,
+            draw_dreams=render_comparisons,
         )
     _finish("prior", config, made.report)
 

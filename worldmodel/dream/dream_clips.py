@@ -1,6 +1,6 @@
-"""Real clips beside dreamed ones: the same start, then the real actions or other ones.
+"""Recorded clips compared with dreamed ones: the same start, then the recorded actions or other ones.
 
-Shapes: L frames, H W pixels, W frames of memory, N rows.
+Shapes: L frames, H W pixels, A action size, N rows.
 """
 
 from __future__ import annotations
@@ -20,104 +20,117 @@ from worldmodel.world.world_model import WorldModel
 
 @dataclass(frozen=True)
 class ClipComparison:
-    """Frames to lay beside each other, each (L, H, W, 3) uint8; `ended` is the dream's last step, if it ended."""
+    """A recorded clip and its dream.
+
+    Attributes:
+        real: (L, H, W, 3) uint8, the recorded frames.
+        reconstructed: (L, H, W, 3) uint8, those frames encoded and decoded by the tokenizer.
+        dreamed: (L, H, W, 3) uint8, the frames dreamed from the first frame on.
+        actions: (L-1,) or (L-1, A), the actions of the dream.
+        end_step: the dream's last step, None if it did not end.
+    """
 
     real: np.ndarray
     reconstructed: np.ndarray
     dreamed: np.ndarray
     actions: np.ndarray
-    ended: int | None
+    end_step: int | None
 
 
-def reset_to_episode(simulator: Simulator, data: Dataset, number: int, moment: int) -> None:
-    """Put all rows of a simulator at a moment of a recorded episode, with the frames before it as context.
+def reset_to_episode(simulator: Simulator, data: Dataset, episode_index: int, frame_index: int) -> None:
+    """Reset all rows of a simulator to a frame of a recorded episode, with the frames before it as context.
 
     Args:
         simulator: N rows; each keeps its own seed.
-        data: where the episode is.
-        number: of the episode.
-        moment: the frame that is shown now, 0 .. T.
+        data: the dataset of the episode.
+        episode_index: the episode's number.
+        frame_index: the frame that is shown after the reset, 0 .. T.
 
     Raises:
-        UserError: there is no such frame, or it is not the environment's own.
+        UserError: there is no such frame, or it is not valid.
     """
     world, prior = simulator.world, simulator.world.prior
-    episode = data.episode(number)
-    if not 0 <= moment <= episode.length or not episode.frame_valid[moment]:
-        raise UserError(f"episode {number} has no valid frame {moment}; it has {episode.length + 1} frames.")
-    first = max(0, moment - prior.window + 1)
-    span = slice(first, moment + 1)
-    rows = simulator.num_rows
-    settings = prior.status_config
+    episode = data.episode(episode_index)
+    if not 0 <= frame_index <= episode.length or not episode.frame_valid[frame_index]:
+        raise UserError(
+            f"episode {episode_index} has no valid frame {frame_index}; it has {episode.length + 1} frames."
+        )
+    first = max(0, frame_index - prior.window + 1)
+    span = slice(first, frame_index + 1)
+    config = prior.status_config
     status = np.zeros(1, np.int64)
-    if settings.variable:
-        status = np.digitize(episode.variables[settings.variable][moment : moment + 1], np.asarray(settings.edges))
+    if config.variable:
+        value = episode.variables[config.variable][frame_index : frame_index + 1]
+        status = np.digitize(value, np.asarray(config.edges))
     context = world.context(
         torch.from_numpy(episode.frames[span])[None],
-        torch.from_numpy(episode.actions[first:moment])[None],
+        torch.from_numpy(episode.actions[first:frame_index])[None],
         torch.from_numpy(episode.frame_valid[span])[None],
         torch.from_numpy(status.astype(np.int64)),
     )
-    simulator.reset(context=context.select(torch.zeros(rows, dtype=torch.int64, device=world.device)))
+    zeros = torch.zeros(simulator.num_rows, dtype=torch.int64, device=world.device)
+    simulator.reset(context=context.select(zeros))
 
 
 def compare_clip(
     world: WorldModel,
     data: Dataset,
-    number: int,
-    moment: int,
+    episode_index: int,
+    frame_index: int,
     length: int,
     actions: Any = None,
     seed: int = 0,
     sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
 ) -> ClipComparison:
-    """A recorded clip, its reconstruction, and what the world dreams from its first frame on.
+    """A recorded clip, its reconstruction, and the frames that the world dreams from its first frame on.
 
     Args:
         world: the learned world.
-        data: where the episode is.
-        number: of the episode.
-        moment: its first frame shown.
+        data: the dataset of the episode.
+        episode_index: the episode's number.
+        frame_index: the clip's first frame.
         length: L.
-        actions: (L-1,) or (L-1, A) to dream with; the recorded ones if not given.
+        actions: (L-1,) or (L-1, A) to dream with; None takes the recorded ones.
         seed: of the dream.
-        sampling: how the frames' codes are drawn.
+        sampling: how the frames' codes are sampled.
 
     Raises:
-        UserError: the episode is too short.
+        UserError: the episode is too short, or its first frame is not valid.
     """
-    episode = data.episode(number)
-    if moment + length > episode.length + 1:
+    episode = data.episode(episode_index)
+    if frame_index + length > episode.length + 1:
         raise UserError(
-            f"a clip of {length} frames from frame {moment} does not fit into episode {number} of "
+            f"a clip of {length} frames from frame {frame_index} does not fit into episode {episode_index} of "
             f"{episode.length + 1} frames."
         )
-    span = slice(moment, moment + length)
-    real = episode.frames[span]
-    made = world.tokenizer.decode(world.tokenizer.encode(torch.from_numpy(real)[None].to(world.device)))[0]
-    taken = episode.actions[moment : moment + length - 1] if actions is None else np.asarray(actions)
+    real = episode.frames[frame_index : frame_index + length]
+    codes = world.tokenizer.encode(torch.from_numpy(real)[None].to(world.device))
+    reconstructed = world.tokenizer.decode(codes)[0].cpu().numpy()
+    recorded_actions = episode.actions[frame_index : frame_index + length - 1]
+    actions = recorded_actions if actions is None else np.asarray(actions)
     simulator = Simulator(world, 1, seed=seed, sampling=sampling)
-    reset_to_episode(simulator, data, number, moment)
-    frames, ended = [simulator.state.frames[0].cpu().numpy()], None
-    for t, action in enumerate(taken):
+    reset_to_episode(simulator, data, episode_index, frame_index)
+    frames, end_step = [simulator.state.frames[0].cpu().numpy()], None
+    for t, action in enumerate(actions):
         step = simulator.step(torch.as_tensor(np.asarray(action))[None])
         frames.append(step.frames[0].cpu().numpy())
-        if ended is None and bool(step.terminations[0]):
-            ended = t + 1
-    return ClipComparison(real, made.cpu().numpy(), np.stack(frames), taken, ended)
+        if end_step is None and bool(step.terminations[0]):
+            end_step = t + 1
+    return ClipComparison(real, reconstructed, np.stack(frames), actions, end_step)
 
 
-def draw_clips(
+def render_comparisons(
     world: WorldModel, data: Dataset, episodes: np.ndarray, starts: np.ndarray, length: int, seed: int
 ) -> np.ndarray:
-    """Recorded clips, each above what is dreamed from its first frame with the same actions.
+    """An image of recorded clips, each above the clip dreamed from its first frame with the same actions.
 
-    Training takes this function as its `draw_dreams`, since it imports nothing of this package.
+    Training gets this function as its argument `draw_dreams`, since it imports nothing of this package.
 
     Args:
         world: the learned world.
-        data: where the episodes are.
-        episodes, starts: (n,) int64.
+        data: the dataset of the episodes.
+        episodes: (n,) int64, the episodes' numbers.
+        starts: (n,) int64, the clips' first frames.
         length: L.
         seed: of the dreams.
 
@@ -125,7 +138,7 @@ def draw_clips(
         (2n*H, L*W, 3) uint8.
     """
     rows = []
-    for number, start in zip(episodes, starts, strict=True):
-        pair = compare_clip(world, data, int(number), int(start), length, seed=seed)
-        rows += [np.concatenate(list(frames), axis=1) for frames in (pair.real, pair.dreamed)]
+    for episode_index, start in zip(episodes, starts, strict=True):
+        clip = compare_clip(world, data, int(episode_index), int(start), length, seed=seed)
+        rows += [np.concatenate(list(frames), axis=1) for frames in (clip.real, clip.dreamed)]
     return np.concatenate(rows, axis=0)

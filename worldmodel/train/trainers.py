@@ -60,7 +60,7 @@ def train_world(
         progress: called as (stage, steps done, steps in all or 0, figures).
         force: replace another world or another run's remains at `out`.
         init_from: a world, or a tokenizer, whose weights to begin with; its sizes must be the config's.
-        draw_dreams: draws validation clips, as `dream.dream_clips.draw_clips`; None logs no pictures of dreams.
+        draw_dreams: draws validation clips, as `dream.dream_clips.render_comparisons`; None logs no pictures of dreams.
 
     Returns:
         The world, in evaluation mode, as it was saved.
@@ -170,7 +170,7 @@ def train_prior(
         progress: called as (stage, steps done, steps in all or 0, figures).
         force: replace another world or another run's remains at `out`.
         init_from: a world whose prior's weights to begin with; its sizes must be the config's.
-        draw_dreams: draws validation clips, as `dream.dream_clips.draw_clips`; None logs no pictures of dreams.
+        draw_dreams: draws validation clips, as `dream.dream_clips.render_comparisons`; None logs no pictures of dreams.
 
     Returns:
         The world, in evaluation mode, as it was saved.
