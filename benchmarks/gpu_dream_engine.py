@@ -155,17 +155,17 @@ class Run:
         import torch
 
         from worldmodel.dream import Simulator
-        from worldmodel.dream.cuda_graphs import leaves
+        from worldmodel.dream.tensor_tree import tree_leaves
 
         cuda = self.device.type == "cuda"
         if cuda:
             torch.cuda.reset_peak_memory_stats()
-        simulator = Simulator(world, batch, starts="any", dtype=dtype, captured=captured and cuda)
+        simulator = Simulator(world, batch, starts="any", dtype=dtype, cuda_graph=captured and cuda)
         simulator.reset()
         actions = torch.randint(world.prior.action_space.n, (batch,), device=self.device)
         seconds = self.seconds_of(lambda: simulator.step(actions))
         found: dict[str, Any] = {"step_ms": 1000 * seconds, "steps_per_second": batch / seconds}
-        found["state_bytes"] = sum(x.numel() * x.element_size() for x in leaves(simulator.state.prior))
+        found["state_bytes"] = sum(x.numel() * x.element_size() for x in tree_leaves(simulator.state.prior))
         found["weight_bytes"] = sum(p.numel() * p.element_size() for p in world.parameters())
         if batch == 1:
             laps = 1000 * np.asarray(self.laps_of(lambda: simulator.step(actions)))

@@ -29,7 +29,7 @@ from worldmodel.common.memory import keep_freed_memory
 from worldmodel.common.run_info import code_version, machine
 from worldmodel.dream import Simulator
 from worldmodel.onnx import OnnxSimulator, OnnxWorld
-from worldmodel.onnx.export import OWN, export_world, exported
+from worldmodel.onnx.export import EXPORT_FOLDER, export_world, find_or_make_export
 from worldmodel.onnx.onnx_world import EXPORT
 from worldmodel.train.presets import PRESETS
 from worldmodel.world.world_model import WorldModel
@@ -55,18 +55,18 @@ def world_of(name: str, work: Path) -> WorldModel:
     """A world that carries its export, made unless it is there."""
     preset, cropped, changes = WORLDS[name]
     folder = work / name.replace(", ", "-").replace(" ", "-")
-    if not EXPORT.matches(folder / OWN):
+    if not EXPORT.matches(folder / EXPORT_FOLDER):
         config = PRESETS[preset]
         config = replace(config, prior=replace(config.prior, **changes))
         world = random_world(config, (32, 64) if cropped else (64, 64))
         world.save_pretrained(folder)
-        export_world(world, folder / OWN)
+        export_world(world, folder / EXPORT_FOLDER)
     return WorldModel.from_pretrained(folder)
 
 
 def ways(world: WorldModel, batch: int) -> dict[str, Callable[[], object]]:
     """The ways to step a batch of dreams, and the parts of one of them."""
-    export, actions = exported(world), random_actions(world.spec.action_space, (batch,))
+    export, actions = find_or_make_export(world), random_actions(world.spec.action_space, (batch,))
     eager, onnx = Simulator(world, batch, backend="torch"), Simulator(world, batch, backend="onnx")
     plain = OnnxSimulator(OnnxWorld(export), batch)
     for dreams in (eager, onnx, plain):

@@ -179,7 +179,7 @@ def test_wrong_contexts_rows_and_worlds_are_answered_in_a_sentence(world: WorldM
     other = make_world(window=4).context(frames, acted)
     another = OnnxFlatState(*[simulator.state.codes] * 7)
     for call, says in (
-        (lambda: simulator.reset(context=other), "this world remembers"),
+        (lambda: simulator.reset(context=other), "per row, this world has"),
         (lambda: simulator.reset(torch.tensor([2])), "has rows 0 to 1"),
         (lambda: simulator.reset(starts=torch.tensor([99, 0])), "starts 0 to 9"),
         (lambda: simulator.reset(starts=torch.tensor([1])), r"starts: got shape \(1,\) for 2 rows"),
@@ -210,7 +210,7 @@ def test_wrong_contexts_rows_and_worlds_are_answered_in_a_sentence(world: WorldM
             env.reset(options=options)
     no_picture = world.context(frames[:1], acted[:1], frame_valid=torch.tensor([[True, True, False]]))
     assert int(no_picture.codes[0, -1, 0, 0]) == CODES
-    with pytest.raises(UserError, match="last frame must be a picture"):
+    with pytest.raises(UserError, match="last frame is not valid"):
         Simulator(world, 1).reset(context=no_picture)
 
 
@@ -304,7 +304,7 @@ def test_rows_are_numbers_or_a_mask_and_none_of_them_is_no_reset(world: WorldMod
     other.hold(mask)
     assert other.state.ended.tolist() == (mask | before.ended).tolist()
     for rows in (mask[:4], torch.tensor([1.0]), torch.tensor(1)):
-        with pytest.raises(UserError, match=r"wanted their numbers, .* or a mask, \(6,\) bool"):
+        with pytest.raises(UserError, match=r"wanted row numbers, .* or a mask, \(6,\) bool"):
             other.reset(rows)
 
 

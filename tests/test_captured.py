@@ -14,7 +14,8 @@ from untrained import make_world, some_actions
 
 from worldmodel.common.errors import UserError
 from worldmodel.dream import Simulator
-from worldmodel.dream.cuda_graphs import CapturedStep, cuda_graph, leaves
+from worldmodel.dream.cuda_graphs import CapturedStep, capture_cuda_graph
+from worldmodel.dream.tensor_tree import tree_leaves
 
 GPU = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")])
 
@@ -27,8 +28,8 @@ def pair(flat: bool, device: str, rows: int = 3) -> tuple[Simulator, Simulator]:
     """The same dreams, recorded and not."""
     world = make_world(flat=flat, hazard=-2.0).to(device)
     world.starts = world.starts.to(device)
-    recorded, plain = (Simulator(world, rows, seed=5, starts="any", captured=False) for _ in range(2))
-    recorded._record = cuda_graph if device == "cuda" else again
+    recorded, plain = (Simulator(world, rows, seed=5, starts="any", cuda_graph=False) for _ in range(2))
+    recorded._capture = capture_cuda_graph if device == "cuda" else again
     return recorded, plain
 
 
@@ -52,9 +53,9 @@ def test_a_recorded_dream_is_the_same(flat: bool, device: str) -> None:
         if t == 7:
             for simulator in both:
                 simulator.clone(torch.tensor([0]), torch.tensor([2]), torch.tensor([9]))
-    assert isinstance(recorded._captured, CapturedStep)
+    assert isinstance(recorded._captured_step, CapturedStep)
     for ours, theirs in kept:  # what was brought then is not overwritten since
-        for a, b in zip(leaves(ours), leaves(theirs), strict=True):
+        for a, b in zip(tree_leaves(ours), tree_leaves(theirs), strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
     for simulator, mark in zip(both, marks, strict=True):
         simulator.restore(mark)
@@ -72,11 +73,11 @@ def test_a_recording_is_not_pickled() -> None:
         simulator.reset()
         simulator.step(some_actions(plain.world.spec.action_space, 3))
     twin = pickle.loads(pickle.dumps(recorded))
-    assert twin._captured is None
+    assert twin._captured_step is None
     actions = some_actions(plain.world.spec.action_space, 3, seed=1)
     assert torch.equal(twin.step(actions).frames, plain.step(actions).frames)
 
 
 def test_what_cannot_be_recorded_is_refused() -> None:
-    with pytest.raises(UserError, match="records CUDA graphs"):
-        Simulator(make_world(), 2, captured=True)
+    with pytest.raises(UserError, match="cuda_graph=True needs a world on a GPU"):
+        Simulator(make_world(), 2, cuda_graph=True)

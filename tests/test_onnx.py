@@ -26,7 +26,7 @@ from worldmodel.dream.backends import OnnxBackend, TorchBackend
 from worldmodel.metrics.dream_rollouts import begin, narrowed
 from worldmodel.onnx import OnnxSimulator, OnnxWorld, graphs, numpy_sampling
 from worldmodel.onnx import export as write
-from worldmodel.onnx.export import export_world, exported
+from worldmodel.onnx.export import export_world, find_or_make_export
 from worldmodel.prior.interface import CodeClip, StatusConfig
 from worldmodel.prior.sampling import Sampling, philox
 from worldmodel.train.presets import PRESETS
@@ -182,7 +182,7 @@ def test_numpy_draws_the_codes_that_torch_draws(limits: tuple[float, int, float]
     generator = torch.Generator().manual_seed(0)
     logits, draws = 3 * torch.randn(4000, 23, generator=generator), torch.rand(4000, generator=generator)
     draws[0], draws[1] = 0.0, 1 - 2.0**-24
-    codes, nats = numpy_sampling.draw(Sampling(*limits), logits.numpy(), draws.numpy())
+    codes, nats = numpy_sampling.sample(Sampling(*limits), logits.numpy(), draws.numpy())
     theirs = Sampling(*limits).draw(logits, draws)
     np.testing.assert_array_equal(codes, theirs.numpy())
     np.testing.assert_allclose(nats, logits.log_softmax(-1).gather(1, theirs[:, None])[:, 0], rtol=1e-5, atol=1e-5)
@@ -191,7 +191,7 @@ def test_numpy_draws_the_codes_that_torch_draws(limits: tuple[float, int, float]
 def test_auto_takes_the_carried_export_where_it_holds(world: WorldModel, world_dir: Path) -> None:
     stepper = Simulator(world, 1).backend
     assert isinstance(stepper, OnnxBackend)
-    assert stepper.plain.directory == world_dir / "onnx" == exported(world)
+    assert stepper.onnx_world.directory == world_dir / "onnx" == find_or_make_export(world)
     assert isinstance(Simulator(world, 1, backend="torch").backend, TorchBackend)
     assert isinstance(Simulator(world, 1, batch_invariant=True).backend, TorchBackend)
     assert isinstance(Simulator(world, 1, dtype=torch.bfloat16).backend, TorchBackend)
@@ -237,7 +237,7 @@ def test_an_export_made_by_itself_is_kept(world_dir: Path, tmp_path: Path, monke
         loaded.prior.heads.end.bias.data += change
         stepper = Simulator(loaded, 1, backend="onnx").backend
         assert isinstance(stepper, OnnxBackend)
-        assert stepper.plain.directory == made[-1]
+        assert stepper.onnx_world.directory == made[-1]
         assert len(made) == count
 
 
@@ -296,7 +296,7 @@ def test_mistakes_are_one_sentence(
     with pytest.raises(UserError, match="there is no portable world"):
         OnnxWorld(tmp_path / "none")
     dreams = OnnxSimulator(world_dir / "onnx", 2)
-    with pytest.raises(UserError, match=r"one a row"):
+    with pytest.raises(UserError, match="one per row"):
         dreams.step(np.zeros(3, np.int64))
     again = OnnxSimulator(world_dir / "onnx", 2)
     for simulator in (dreams, again):
@@ -312,9 +312,9 @@ def test_mistakes_are_one_sentence(
         np.testing.assert_array_equal(getattr(dreams.state, name), getattr(again.state, name))
     assert again.state.steps.tolist() == [1, 0]
     np.testing.assert_array_equal(dreams.step(np.ones(2, np.int64)).codes, again.step(np.ones(2, np.int64)).codes)
-    with pytest.raises(UserError, match="wanted their numbers"):
+    with pytest.raises(UserError, match="wanted row numbers"):
         dreams.reset(np.array([1.0]))
-    with pytest.raises(UserError, match="give it its own world's"):
+    with pytest.raises(UserError, match="give it one of the same world"):
         dreams.restore(replace(mark, prior=replace(mark.prior, codes=mark.prior.codes[:, 1:])))
     one, zero, short = np.array([1]), np.array([0]), dreams.world.starts.select(np.zeros(2, np.int64))
     short = replace(short, codes=short.codes[:, 1:])
@@ -322,21 +322,21 @@ def test_mistakes_are_one_sentence(
         (lambda: dreams.reset(np.array([-1])), "has rows 0 to 1"),
         (lambda: dreams.reset(starts=zero), r"starts: got shape \(1,\) for 2 rows"),
         (lambda: dreams.reset(one, np.array([-1])), "this world has starts 0 to"),
-        (lambda: dreams.reset(context=short), "this world remembers"),
+        (lambda: dreams.reset(context=short), "this world has"),
         (lambda: dreams.seed(zero), r"seeds: got shape \(1,\) for 2 rows"),
     ):
         with pytest.raises(UserError, match=says):
             call()
     clip = PRESETS["tiny-flat"]
     with pytest.raises(UserError, match="scope clip"):
-        graphs.graphs_of(random_world(replace(clip, prior=replace(clip.prior, scope="clip")), (32, 32)))
+        graphs.world_graphs(random_world(replace(clip, prior=replace(clip.prior, scope="clip")), (32, 32)))
     tiny = PRESETS["tiny"]
     for refused, size in (
         (replace(tiny, prior=replace(tiny.prior, order="frame", mixture=3)), (32, 32)),
         (replace(tiny, prior=replace(tiny.prior, order="groups", num_groups=3)), (32, 32)),
     ):
         with pytest.raises(UserError, match=r"[Ss]tep it with torch"):
-            graphs.graphs_of(random_world(refused, size))
+            graphs.world_graphs(random_world(refused, size))
     monkeypatch.setattr(graphs, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"onnx and onnxscript.*worldmodel\[onnx\]"):
         export_world(world, tmp_path / "half")
@@ -360,12 +360,12 @@ def test_a_damaged_export_is_refused(world_dir: Path, tmp_path: Path) -> None:
     for file in (world_dir / "onnx").iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
     OnnxWorld(copy)
-    with open(copy / "write.onnx", "ab") as file:
+    with open(copy / "group.onnx", "ab") as file:
         file.write(b"x")
-    with pytest.raises(UserError, match=r"write\.onnx is damaged"):
+    with pytest.raises(UserError, match=r"group\.onnx is damaged"):
         OnnxWorld(copy)
-    (copy / "write.onnx").unlink()
-    with pytest.raises(UserError, match=r"has no write\.onnx"):
+    (copy / "group.onnx").unlink()
+    with pytest.raises(UserError, match=r"has no group\.onnx"):
         OnnxWorld(copy)
 
 

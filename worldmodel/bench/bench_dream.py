@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from worldmodel.bench.bench_worlds import BenchWorld, random_actions
 from worldmodel.bench.timing import Job, Laps, Tell, in_turns, rate, ratio
 from worldmodel.dream import DREAM_ID, DreamVectorEnv, Simulator
-from worldmodel.dream.cuda_graphs import leaves
+from worldmodel.dream.tensor_tree import tree_leaves
 from worldmodel.world.world_model import WorldModel
 
 SIMULATOR = "Simulator"
@@ -162,7 +162,7 @@ def _simulator(bench: BenchWorld, batch: int) -> Stepper:
     after = _resident_mb()
     grown = None if before is None or after is None else max(0.0, after - before)
     weights = sum(p.numel() * p.element_size() for p in bench.world.parameters())
-    state = sum(x.numel() * x.element_size() for x in leaves(simulator.state.prior))
+    state = sum(x.numel() * x.element_size() for x in tree_leaves(simulator.state.prior))
     return Stepper(bench, SIMULATOR, batch, step, grown, weights + 2 * state)
 
 

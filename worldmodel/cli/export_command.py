@@ -30,12 +30,12 @@ class Export:
 def export(config: Export) -> None:
     """Export, and say where it lies."""
     from worldmodel.common.text import human_bytes
-    from worldmodel.onnx.export import OWN, export_world
+    from worldmodel.onnx.export import EXPORT_FOLDER, export_world
     from worldmodel.world.hub import find_world
     from worldmodel.world.world_model import WorldModel
 
     world = WorldModel.from_pretrained(config.directory)
-    out = config.onnx or find_world(config.directory) / OWN
+    out = config.onnx or find_world(config.directory) / EXPORT_FOLDER
     if out.exists() and not config.force:
         raise UserError(f"{out} exists; choose another --onnx, or --force to replace it.")
     export_world(world, out, lambda part: print(f"{part} ...", file=sys.stderr))

@@ -1,6 +1,6 @@
-"""How many of torch's threads a step is worth. A leaf.
+"""How many of torch's threads a computation uses.
 
-Few rows make small matrices, and a thread that waits for another loses more than it computes (docs/speed.md).
+Few rows make small matrices. For them a second thread costs more time in synchronisation than it saves.
 """
 
 from __future__ import annotations
@@ -10,22 +10,23 @@ from contextlib import contextmanager
 
 import torch
 
-ROWS_A_THREAD = 16
+ROWS_PER_THREAD = 16
 
 
-def threads_for(rows: int) -> int:
-    """One for every `ROWS_A_THREAD` rows computed at once."""
-    return max(1, rows // ROWS_A_THREAD)
+def threads_for_rows(num_rows: int) -> int:
+    """One thread for every `ROWS_PER_THREAD` rows that are computed at once."""
+    return max(1, num_rows // ROWS_PER_THREAD)
 
 
 @contextmanager
-def at_most(threads: int) -> Iterator[None]:
-    """Let torch use no more threads than these meanwhile; it may have fewer already.
+def limit_threads(num_threads: int) -> Iterator[None]:
+    """Let torch use at most so many threads inside the block; it may use fewer already.
 
-    A thread of the program that uses torch for the first time meanwhile takes over the smaller number.
+    The number is per thread of the program. A thread that uses torch for the first time inside the block inherits the
+    smaller number.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(min(threads, before))
+    torch.set_num_threads(min(num_threads, before))
     try:
         yield
     finally:

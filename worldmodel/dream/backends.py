@@ -1,6 +1,7 @@
-"""What steps a world: torch, or onnxruntime on an export of it.
+"""What computes a world's step: torch, or onnxruntime on an export of the world.
 
-Shapes: B rows, n some of them, h w code grid, A action size; those of a flat state are in `plain.rows`.
+Shapes: B rows, n some of them, H W pixels, h w code grid, A action size; those of a flat state are in
+`onnx.onnx_state`.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import torch
 from torch import Tensor
 
 from worldmodel.common.errors import UserError, unknown_name
-from worldmodel.onnx.export import exported, own_export
+from worldmodel.onnx.export import carried_export, find_or_make_export
 from worldmodel.onnx.onnx_state import NumpyContext, NumpyFlatState
-from worldmodel.onnx.onnx_world import EXTRA, OnnxWorld
+from worldmodel.onnx.onnx_world import INSTALL, OnnxWorld
 from worldmodel.prior.interface import Context, PriorStep, StateRows
 from worldmodel.prior.sampling import Sampling
 from worldmodel.world.world_model import WorldModel
@@ -26,11 +27,11 @@ BACKENDS = ("auto", "torch", "onnx")
 
 
 class Backend(ABC):
-    """What a simulator asks of a world."""
+    """The functions of a world that a simulator calls."""
 
     @abstractmethod
     def init_state(self, context: Context) -> StateRows:
-        """What is remembered after a context of real frames."""
+        """The prior's state after a context of frames."""
 
     @abstractmethod
     def step(self, state: Any, actions: Tensor, draws: Tensor, sampling: Sampling) -> PriorStep[Any]:
@@ -62,11 +63,11 @@ class TorchBackend(Backend):
 
 @dataclass(frozen=True)
 class OnnxFlatState(StateRows):
-    """`plain.rows.NumpyFlatState` as tensors."""
+    """`onnx.onnx_state.NumpyFlatState` as tensors."""
 
     keys: Tensor
     values: Tensor
-    seen: Tensor
+    frame_valid: Tensor
     codes: Tensor
     summary: Tensor
     status: Tensor
@@ -76,7 +77,7 @@ class OnnxFlatState(StateRows):
 class OnnxBackend(Backend):
     """onnxruntime on an export; tensors share their memory with its arrays.
 
-    The weights are those of the export: what is done to the world's afterwards, this engine does not see.
+    The weights are those of the export. Later changes of the world's weights have no effect here.
 
     Args:
         directory: the export.
@@ -84,33 +85,33 @@ class OnnxBackend(Backend):
     """
 
     def __init__(self, directory: Path, threads: int) -> None:
-        self.plain = OnnxWorld(directory, threads)
+        self.onnx_world = OnnxWorld(directory, threads)
 
     def init_state(self, context: Context) -> StateRows:
         """As `Backend.init_state`."""
-        return _tensors(self.plain.begin(_arrays(context)))
+        return _to_torch(self.onnx_world.init_state(_to_numpy(context)))
 
     def step(self, state: Any, actions: Tensor, draws: Tensor, sampling: Sampling) -> PriorStep[Any]:
         """As `Backend.step`."""
-        out = self.plain.step(_arrays(state), actions.numpy(), draws.numpy(), sampling)
-        rest = {name: torch.from_numpy(array) for name, array in vars(out).items() if name != "state"}
-        return PriorStep(state=_tensors(out.state), **rest)
+        out = self.onnx_world.step(_to_numpy(state), actions.numpy(), draws.numpy(), sampling)
+        results = {name: torch.from_numpy(array) for name, array in vars(out).items() if name != "state"}
+        return PriorStep(state=_to_torch(out.state), **results)
 
     def decode(self, codes: Tensor) -> Tensor:
         """As `Backend.decode`."""
-        return torch.from_numpy(self.plain.decode(codes.numpy()))
+        return torch.from_numpy(self.onnx_world.decode(codes.numpy()))
 
 
 def choose_backend(world: WorldModel, backend: str, dtype: torch.dtype, batch_invariant: bool, threads: int) -> Backend:
-    """The engine that a backend's name stands for.
+    """Make the backend of a name.
 
     Args:
         world: the world.
-        backend: "torch"; "onnx", onnxruntime on the export that the world's directory carries, or on one made now and
-            kept for the next time; "auto", onnxruntime where that export is carried, fits the weights, and the rest
-            allows it (on a CPU, float32, not batch_invariant, onnxruntime installed), else torch.
+        backend: "torch"; "onnx", onnxruntime on the export in the world's directory, or on one that is made now and
+            kept in a cache; "auto", onnxruntime if the directory has an export of the current weights and the other
+            arguments allow it (on a CPU, float32, not batch_invariant, onnxruntime installed), else torch.
         dtype: of matrix products.
-        batch_invariant: whether the rows are run in tiles.
+        batch_invariant: whether the rows are computed in tiles.
         threads: onnxruntime's, of one call; at most torch's own number.
 
     Raises:
@@ -118,30 +119,31 @@ def choose_backend(world: WorldModel, backend: str, dtype: torch.dtype, batch_in
     """
     if backend not in BACKENDS:
         raise unknown_name("backend", backend, BACKENDS)
-    fits = world.device.type == "cpu" and dtype == torch.float32
+    supported = world.device.type == "cpu" and dtype == torch.float32
+    threads = min(threads, torch.get_num_threads())
     if backend == "onnx":
-        if not fits:
+        if not supported:
             raise UserError(
                 f"backend='onnx' steps on the CPU in float32; this world is on {world.device} and its products in "
                 f"{dtype}. Load it on the CPU, or take backend='torch'."
             )
         if find_spec("onnxruntime") is None:
-            raise UserError(f"backend='onnx' needs onnxruntime, which is not installed: {EXTRA}")
-        return OnnxBackend(exported(world), min(threads, torch.get_num_threads()))
-    if backend == "auto" and fits and not batch_invariant and find_spec("onnxruntime") is not None:
-        carried = own_export(world)
-        if carried is not None:
-            return OnnxBackend(carried, min(threads, torch.get_num_threads()))
+            raise UserError(f"backend='onnx' needs onnxruntime, which is not installed: {INSTALL}")
+        return OnnxBackend(find_or_make_export(world), threads)
+    if backend == "auto" and supported and not batch_invariant and find_spec("onnxruntime") is not None:
+        directory = carried_export(world)
+        if directory is not None:
+            return OnnxBackend(directory, threads)
     return TorchBackend(world)
 
 
-def _arrays(state: StateRows) -> Any:
-    """A state's tensors as arrays of the same memory."""
+def _to_numpy(state: StateRows) -> Any:
+    """A state's tensors as arrays that share their memory."""
     kind = NumpyContext if isinstance(state, Context) else NumpyFlatState
     return kind(**{name: tensor.numpy() for name, tensor in vars(state).items()})
 
 
-def _tensors(state: Any) -> StateRows:
-    """The inverse of `_arrays`."""
+def _to_torch(state: Any) -> StateRows:
+    """The inverse of `_to_numpy`."""
     kind: Any = Context if isinstance(state, NumpyContext) else OnnxFlatState
     return kind(**{name: torch.from_numpy(array) for name, array in vars(state).items()})

@@ -1,6 +1,6 @@
-"""What a simulator remembers, and what its steps bring.
+"""The state of a simulator and the results of its steps.
 
-Shapes: N rows, H W pixels, h w code grid, L steps.
+Shapes: N rows, n some of them, H W pixels, h w code grid, L steps.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 
 from worldmodel.common.errors import UserError
-from worldmodel.dream.cuda_graphs import mapped
+from worldmodel.dream.tensor_tree import tree_leaves, tree_map
 from worldmodel.prior.interface import StateRows
 
 
 @dataclass(frozen=True)
 class SimulatorState:
-    """Everything a simulator remembers. A step or reset uses it up and may write to it: to branch, keep a `copy`.
+    """The whole state of a simulator. A step or reset may write to its tensors: to branch, keep a `copy`.
 
     Attributes:
         prior: N rows of the prior's state.
-        frames: (N, H, W, 3) uint8, the last frames shown.
-        codes: (N, h, w) int64, what those frames were decoded from.
-        seeds: (N,) int64, one a row.
+        frames: (N, H, W, 3) uint8, the last frames.
+        codes: (N, h, w) int64, the codes from which those frames were decoded.
+        seeds: (N,) int64, one per row.
         episodes: (N,) int64, resets of the row since it was seeded.
         steps: (N,) int64 since the last reset.
         ended: (N,) bool.
@@ -40,15 +40,31 @@ class SimulatorState:
     starts: Tensor
 
     def copy(self) -> SimulatorState:
-        """The same, out of reach of later steps."""
-        return mapped(torch.clone, self)
+        """A state with its own tensors, which later steps do not change."""
+        return tree_map(torch.clone, self)
+
+    def select(self, index: Tensor) -> SimulatorState:
+        """Some rows: (n,) int64 -> n rows."""
+        tensors = {name: rows[index] for name, rows in vars(self).items() if name != "prior"}
+        return SimulatorState(prior=self.prior.select(index), **tensors)
+
+    @property
+    def layout(self) -> str:
+        """For error messages: the kind of the prior's state, and the shapes of one row's tensors."""
+        shapes = ", ".join(str(tuple(leaf.shape[1:])) for leaf in [*tree_leaves(self.prior), self.frames])
+        return f"{type(self.prior).__name__} ({shapes})"
 
 
 def row_index(rows: Tensor | None, num_rows: int, device: torch.device) -> Tensor:
-    """Rows, given as (n,) integers or as a mask (N,) bool, as (n,) int64 on a device; None is all of them.
+    """Rows as (n,) int64 on a device.
+
+    Args:
+        rows: (n,) integers, or a mask (N,) bool; None selects all rows.
+        num_rows: N.
+        device: of the result.
 
     Raises:
-        UserError: neither of the two, or a row that is not there (numbers on a GPU are not looked at).
+        UserError: neither of the two, or a row out of range (values on a GPU are not checked).
     """
     if rows is None:
         return torch.arange(num_rows, device=device)
@@ -56,7 +72,7 @@ def row_index(rows: Tensor | None, num_rows: int, device: torch.device) -> Tenso
         return torch.nonzero(rows)[:, 0].to(device)
     if rows.ndim != 1 or rows.dtype == torch.bool or rows.is_floating_point():
         raise UserError(
-            f"rows: got {tuple(rows.shape)} {rows.dtype}, wanted their numbers, (n,) integers, or a mask, "
+            f"rows: got {tuple(rows.shape)} {rows.dtype}, wanted row numbers, (n,) integers, or a mask, "
             f"({num_rows},) bool."
         )
     if rows.device.type == "cpu" and bool(((rows < 0) | (rows >= num_rows)).any()):
@@ -66,18 +82,18 @@ def row_index(rows: Tensor | None, num_rows: int, device: torch.device) -> Tenso
 
 @dataclass(frozen=True)
 class SimulatorStep:
-    """What a step of N rows brought.
+    """The result of one step of N rows.
 
     Attributes:
         frames: (N, H, W, 3) uint8.
-        codes: (N, h, w) int64, what those frames were decoded from.
+        codes: (N, h, w) int64, the codes from which those frames were decoded.
         rewards: (N,) float32.
         terminations: (N,) bool.
-        hazards: (N,) float32, the probability of the end that was drawn from.
+        hazards: (N,) float32, the probability with which the termination was sampled.
         status: (N,) int64, the hidden variable's bin.
-        status_values: (N,) float32, the variable in the middle of that bin; NaN where no status is learned.
-        status_probs: (N, bins) float32, of the bins before one was drawn, given that the row goes on.
-        log_probs: (N,) float32, nats of the frame drawn.
+        status_values: (N,) float32, the middle of that bin; NaN where no status is learned.
+        status_probs: (N, bins) float32, from which the bin was sampled, given that the row goes on.
+        log_probs: (N,) float32, log-likelihood of the sampled frame in nats.
     """
 
     frames: Tensor
@@ -96,13 +112,24 @@ class Rollout:
     """N dreams of L steps.
 
     Attributes:
-        frames: (N, L+1, H, W, 3) uint8, the frame each row began from first.
+        frames: (N, L+1, H, W, 3) uint8; the first is the frame that each row began from.
         rewards: (N, L) float32, 0 after the end.
         terminations: (N, L) bool, True from the end on.
-        log_probs: (N, L) float32, nats of each frame drawn, 0 after the end.
+        log_probs: (N, L) float32, log-likelihood of each sampled frame in nats, 0 after the end.
     """
 
     frames: Tensor
     rewards: Tensor
     terminations: Tensor
     log_probs: Tensor
+
+    @staticmethod
+    def stack(first_frames: Tensor, steps: list[SimulatorStep]) -> Rollout:
+        """The rollout of L >= 0 steps that began at some frames (N, H, W, 3)."""
+        empty = torch.zeros((len(first_frames), 0), dtype=torch.float32, device=first_frames.device)
+
+        def over_time(name: str) -> Tensor:
+            return torch.stack([getattr(step, name) for step in steps], 1) if steps else empty
+
+        frames = torch.stack([first_frames, *(step.frames for step in steps)], 1)
+        return Rollout(frames, over_time("rewards"), over_time("terminations").bool(), over_time("log_probs"))

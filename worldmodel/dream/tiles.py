@@ -1,7 +1,7 @@
-"""Functions of rows computed in tiles of one size, so that a row's numbers do not depend on how many there are.
+"""Functions of rows computed in tiles of one size, so that a row's result does not depend on the number of rows.
 
-Kernels are chosen by the size of a batch, and with the kernel the order of its sums. Inside a tile of fixed size
-neither a row's place nor its neighbours matter.
+A kernel is chosen by the size of the batch, and with the kernel the order of its sums. In a tile of fixed size a row's
+result depends neither on its position nor on its neighbours.
 """
 
 from __future__ import annotations
@@ -12,36 +12,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from worldmodel.dream.tensor_tree import tree_leaves, tree_map
+
 TILE = 8  # rows
 
 
-def tiled(function: Callable[..., Any], *inputs: Any) -> Any:
-    """What a function of rows returns, computed `TILE` rows at a time, the last tile padded with its last row.
+def apply_in_tiles(function: Callable[..., Any], *inputs: Any) -> Any:
+    """Apply a function to `TILE` rows at a time; the last tile is padded with its last row.
 
     Args:
-        function: takes and returns tensors, or dataclasses of such, whose first axis is rows.
-        inputs: what it is given, of n >= 1 rows.
+        function: takes and returns tensors, or dataclasses of tensors, whose first axis is rows.
+        inputs: its arguments, of n >= 1 rows.
+
+    Returns:
+        The function's results for the n rows.
     """
-    first = _leaf(inputs[0])
-    index = torch.arange(-(-len(first) // TILE) * TILE, device=first.device).clamp_max(len(first) - 1)
-    tiles = [function(*(_pick(x, rows) for x in inputs)) for rows in index.split(TILE)]
-    return _pick(_join(tiles), torch.arange(len(first), device=first.device))
+    num_rows, device = len(tree_leaves(inputs[0])[0]), tree_leaves(inputs[0])[0].device
+    index = torch.arange(-(-num_rows // TILE) * TILE, device=device).clamp_max(num_rows - 1)
+    tiles = [function(*(_select(x, rows) for x in inputs)) for rows in index.split(TILE)]
+    return _select(tree_map(lambda *tensors: torch.cat(tensors), *tiles), torch.arange(num_rows, device=device))
 
 
-def _leaf(rows: Any) -> Tensor:
-    """Any tensor in it."""
-    return rows if isinstance(rows, Tensor) else _leaf(next(iter(vars(rows).values())))
-
-
-def _pick(rows: Any, index: Tensor) -> Any:
-    """Some rows of a tensor, or of a dataclass of such."""
-    if isinstance(rows, Tensor):
-        return rows[index]
-    return type(rows)(**{name: _pick(value, index) for name, value in vars(rows).items()})
-
-
-def _join(tiles: list[Any]) -> Any:
-    """Tiles of rows below each other."""
-    if isinstance(tiles[0], Tensor):
-        return torch.cat(tiles)
-    return type(tiles[0])(**{name: _join([getattr(tile, name) for tile in tiles]) for name in vars(tiles[0])})
+def _select(tree: Any, index: Tensor) -> Any:
+    """Some rows of a tensor, or of a dataclass of tensors."""
+    return tree_map(lambda tensor: tensor[index], tree)

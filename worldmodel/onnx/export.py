@@ -1,4 +1,4 @@
-"""A world written out for onnxruntime: a directory that `plain.world` steps without torch."""
+"""A world written for onnxruntime: a directory that `onnx.onnx_world` steps without torch."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 from torch import Tensor
 
 from worldmodel.common.directories import check_target, write_directory
-from worldmodel.onnx.graphs import facts_of, graphs_of, to_onnx
+from worldmodel.onnx.graphs import prior_facts, to_onnx, world_graphs
 from worldmodel.onnx.onnx_world import EXPORT, STARTS
 from worldmodel.world.world_model import WorldModel
 
-OWN = "onnx"  # the folder of a world's directory in which it carries its own export
+EXPORT_FOLDER = "onnx"  # the folder of a world's directory that holds its own export
 
 
 def world_hash(world: WorldModel) -> str:
-    """sha256 of everything that decides a world's dreams but its starts: sizes, spaces and weights."""
+    """sha256 of everything that decides a world's dreams except its starts: sizes, spaces and weights."""
     sizes = [asdict(world.tokenizer.config), asdict(world.prior.config), world.spec.to_json()]
     digest = hashlib.sha256(json.dumps(sizes).encode())
     for name, tensor in sorted(world.state_dict().items()):
@@ -30,13 +30,13 @@ def world_hash(world: WorldModel) -> str:
     return digest.hexdigest()
 
 
-def export_world(world: WorldModel, out: str | Path, tell: Callable[[str], None] | None = None) -> Path:
-    """Write a world for onnxruntime, all of it or nothing.
+def export_world(world: WorldModel, out: str | Path, report: Callable[[str], None] | None = None) -> Path:
+    """Write a world for onnxruntime, atomically.
 
     Args:
         world: on the CPU, with its starts.
         out: the directory; made, or replaced if it holds an export already.
-        tell: told of every part before it is made.
+        report: called with the name of every graph before it is made.
 
     Returns:
         The directory.
@@ -49,24 +49,24 @@ def export_world(world: WorldModel, out: str | Path, tell: Callable[[str], None]
     facts = {
         "world": world_hash(world),
         "spec": world.spec.to_json(),
-        "prior": facts_of(world.prior),
+        "prior": prior_facts(world.prior),
         "status": {**asdict(world.prior.status_config), "values": world.prior.status_config.values},
     }
     files: dict[str, dict[str, Tensor] | bytes] = {STARTS: world.starts.tensors()}
-    for name, graph in graphs_of(world).items():
-        if tell is not None:
-            tell(name)
+    for name, graph in world_graphs(world).items():
+        if report is not None:
+            report(name)
         files[f"{name}.onnx"] = to_onnx(graph)
     write_directory(Path(out), EXPORT, facts, files, _card(world), None)
     return Path(out)
 
 
-def exported(world: WorldModel) -> Path:
-    """A directory with a world's export: the one it carries, or one kept for its weights, made if there is none.
+def find_or_make_export(world: WorldModel) -> Path:
+    """A directory with a world's export: the world's own, or one in the cache, which is made if it is missing.
 
-    Kept ones lie in `$XDG_CACHE_HOME/worldmodel/onnx` (`~/.cache/worldmodel/onnx`), a few MB each.
+    The cache is `$XDG_CACHE_HOME/worldmodel/onnx` (`~/.cache/worldmodel/onnx`), with a few MB per world.
     """
-    carried = own_export(world)
+    carried = carried_export(world)
     if carried is not None:
         return carried
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "worldmodel" / "onnx"
@@ -74,16 +74,25 @@ def exported(world: WorldModel) -> Path:
     digest = hashlib.sha256(world_hash(world).encode())
     for tensor in world.starts.tensors().values():
         digest.update(tensor.cpu().numpy().tobytes())
-    kept = cache / digest.hexdigest()[:32]
-    return kept if EXPORT.matches(kept) else export_world(world, kept)
+    cached = cache / digest.hexdigest()[:32]
+    return cached if _read_config(cached) is not None else export_world(world, cached)
 
 
-def own_export(world: WorldModel) -> Path | None:
-    """The export in the directory a world was read from, if it has one and its weights are still those."""
-    if world.directory is None or not EXPORT.matches(world.directory / OWN):
+def carried_export(world: WorldModel) -> Path | None:
+    """The export in the directory a world was read from, if there is one of this version and of the current weights."""
+    if world.directory is None:
         return None
-    config: dict[str, Any] = json.loads((world.directory / OWN / "config.json").read_text())
-    return world.directory / OWN if config.get("world") == world_hash(world) else None
+    directory = world.directory / EXPORT_FOLDER
+    config = _read_config(directory)
+    return directory if config is not None and config.get("world") == world_hash(world) else None
+
+
+def _read_config(directory: Path) -> dict[str, Any] | None:
+    """The config of an export of the version that this code reads, or None."""
+    if not EXPORT.matches(directory):
+        return None
+    config: dict[str, Any] = json.loads((directory / "config.json").read_text())
+    return config if config.get("version") == EXPORT.version else None
 
 
 def _card(world: WorldModel) -> str:

@@ -1,4 +1,4 @@
-"""Drawing codes from logits in numpy, as `prior.sampling` does with tensors."""
+"""Sampling codes from logits in numpy, as `prior.sampling` does with tensors."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import numpy as np
 from worldmodel.common.sampling_options import SamplingOptions
 
 
-def draw(restrictions: SamplingOptions, logits: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a category of each place.
+def sample(options: SamplingOptions, logits: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sample a category of each place.
 
     Args:
-        restrictions: how.
+        options: temperature, top_k and top_p.
         logits: (..., V) float32.
-        draws: (...) float32 in [0, 1).
+        draws: (...) float32 in [0, 1), uniform numbers.
 
     Returns:
         (...) int64 in [0, V), and its log-probability as predicted (at temperature 1, unrestricted), float32.
     """
     shifted = logits - logits.max(-1, keepdims=True)
-    cumulated = np.exp(shifted).cumsum(-1, dtype=np.float64)
-    plain = restrictions.temperature == 1 and not restrictions.top_k and restrictions.top_p == 1
-    codes = _pick(cumulated, draws) if plain else _restricted(restrictions, shifted, draws)
+    cumulative = np.exp(shifted).cumsum(-1, dtype=np.float64)
+    unrestricted = options.temperature == 1 and not options.top_k and options.top_p == 1
+    codes = _locate(cumulative, draws) if unrestricted else _sample_restricted(options, shifted, draws)
     flat = shifted.reshape(-1, shifted.shape[-1])
     chosen = flat[np.arange(len(flat)), codes.ravel()].reshape(codes.shape)
-    return codes, (chosen - np.log(cumulated[..., -1])).astype(np.float32)
+    return codes, (chosen - np.log(cumulative[..., -1])).astype(np.float32)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -34,7 +34,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def inverse_cdf(logits: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """Draw a category by where a uniform number falls in the cumulated probabilities.
+    """Sample a category by the position of a uniform number in the cumulative probabilities.
 
     Args:
         logits: (..., V) float32.
@@ -43,29 +43,29 @@ def inverse_cdf(logits: np.ndarray, draws: np.ndarray) -> np.ndarray:
     Returns:
         (...) int64 in [0, V), never one of probability 0.
     """
-    return _pick(softmax(logits).cumsum(-1, dtype=np.float64), draws)
+    return _locate(softmax(logits).cumsum(-1, dtype=np.float64), draws)
 
 
-def _pick(cumulated: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """Where draws (...) fall in cumulated weights (..., V) float64 (as torch sums), which need not end at 1."""
-    # a number that rounding carries to the total itself would fall behind the last category that can be drawn
-    at = np.minimum(draws, np.float32(1 - 2.0**-23)) * cumulated[..., -1]
-    return (cumulated > at[..., None]).argmax(-1)
+def _locate(cumulative: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """The categories of uniform numbers (...) in cumulative weights (..., V) float64, which need not end at 1."""
+    # a number that rounding carries to the total itself would lie after the last category of positive probability
+    position = np.minimum(draws, np.float32(1 - 2.0**-23)) * cumulative[..., -1]
+    return (cumulative > position[..., None]).argmax(-1)
 
 
-def _restricted(restrictions: SamplingOptions, logits: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """Draw under temperature, top_k and top_p."""
-    if restrictions.temperature == 0 or restrictions.top_k == 1:
+def _sample_restricted(options: SamplingOptions, logits: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Sample under temperature, top_k and top_p."""
+    if options.temperature == 0 or options.top_k == 1:
         return logits.argmax(-1)
-    logits = logits / np.float32(restrictions.temperature)
-    if 0 < restrictions.top_k < logits.shape[-1]:
-        least = np.partition(logits, -restrictions.top_k, -1)[..., -restrictions.top_k, None]
-        logits = np.where(logits < least, np.float32(-np.inf), logits)
-    if restrictions.top_p < 1:
+    logits = logits / np.float32(options.temperature)
+    if 0 < options.top_k < logits.shape[-1]:
+        smallest = np.partition(logits, -options.top_k, -1)[..., -options.top_k, None]
+        logits = np.where(logits < smallest, np.float32(-np.inf), logits)
+    if options.top_p < 1:
         order = np.argsort(-logits, -1, kind="stable")
         ordered = np.take_along_axis(softmax(logits), order, -1)
-        before = ordered.cumsum(-1, dtype=np.float64) - ordered  # probability of the likelier codes
+        before = ordered.cumsum(-1, dtype=np.float64) - ordered  # total probability of the likelier codes
         dropped = np.zeros_like(before, dtype=bool)
-        np.put_along_axis(dropped, order, before >= restrictions.top_p, -1)
+        np.put_along_axis(dropped, order, before >= options.top_p, -1)
         logits = np.where(dropped, np.float32(-np.inf), logits)
     return inverse_cdf(logits, draws)

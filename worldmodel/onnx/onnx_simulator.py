@@ -21,13 +21,13 @@ from worldmodel.world.start_kinds import KIND_EPISODE, NO_START
 
 @dataclass(frozen=True)
 class OnnxSimulatorState:
-    """Everything a simulator remembers; keeping it is branching, since no array is ever written to.
+    """The whole state of a simulator. Its arrays are never written to, so that keeping one is saving it.
 
     Attributes:
         prior: N rows of the prior's state.
-        frames: (N, H, W, 3) uint8, the last frames shown.
-        codes: (N, h, w) int64, what those frames were decoded from.
-        seeds: (N,) int64, one a row.
+        frames: (N, H, W, 3) uint8, the last frames.
+        codes: (N, h, w) int64, the codes from which those frames were decoded.
+        seeds: (N,) int64, one per row.
         episodes: (N,) int64, resets of the row since it was seeded.
         steps: (N,) int64 since the last reset.
         ended: (N,) bool.
@@ -43,21 +43,26 @@ class OnnxSimulatorState:
     ended: np.ndarray
     starts: np.ndarray
 
+    @property
+    def layout(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of one row's arrays."""
+        return {name: array.shape[1:] for name, array in {**vars(self.prior), "frames": self.frames}.items()}
+
 
 @dataclass(frozen=True)
 class OnnxSimulatorStep:
-    """What a step of N rows brought.
+    """The result of one step of N rows.
 
     Attributes:
         frames: (N, H, W, 3) uint8.
-        codes: (N, h, w) int64, what those frames were decoded from.
+        codes: (N, h, w) int64, the codes from which those frames were decoded.
         rewards: (N,) float32.
         terminations: (N,) bool.
-        hazards: (N,) float32, the probability of the end that was drawn from.
+        hazards: (N,) float32, the probability with which the termination was sampled.
         status: (N,) int64, the hidden variable's bin.
-        status_values: (N,) float32, the variable in the middle of that bin; NaN where no status is learned.
-        status_probs: (N, bins) float32, of the bins before one was drawn, given that the row goes on.
-        log_probs: (N,) float32, nats of the frame drawn.
+        status_values: (N,) float32, the middle of that bin; NaN where no status is learned.
+        status_probs: (N, bins) float32, from which the bin was sampled, given that the row goes on.
+        log_probs: (N,) float32, log-likelihood of the sampled frame in nats.
     """
 
     frames: np.ndarray
@@ -72,14 +77,14 @@ class OnnxSimulatorStep:
 
 
 class OnnxSimulator:
-    """N independent dreams of one exported world; a row dreams what it would in `dream.Simulator`, to rounding.
+    """N independent dreams of one exported world. A row dreams the same as in `dream.Simulator`, to rounding.
 
     Args:
         world: the exported world, or its directory.
         num_rows: N.
         seed: row i has seed + i.
-        sampling: how the frames' codes are drawn; the end and the status always as they are predicted.
-        starts: "episode" draws true episode starts, "any" also moments inside episodes.
+        sampling: how the frames' codes are sampled. Terminations and the status are always sampled as predicted.
+        starts: "episode" begins at first frames of episodes, "any" also at time steps inside episodes.
 
     Raises:
         UserError: not an exported world, or an argument out of range.
@@ -102,10 +107,10 @@ class OnnxSimulator:
         kinds = self.world.start_kinds
         true_starts = np.flatnonzero(kinds == KIND_EPISODE)
         self._choices = np.arange(len(kinds)) if starts == "any" or not len(true_starts) else true_starts
-        self._values = np.array([*self.world.status_values, np.nan], np.float32)
+        self._status_values = np.array([*self.world.status_values, np.nan], np.float32)
         zeros = np.zeros(num_rows, np.int64)
         self._state = OnnxSimulatorState(
-            prior=self.world.begin(self.world.starts.select(zeros)),
+            prior=self.world.init_state(self.world.starts.select(zeros)),
             frames=np.zeros((num_rows, *self.world.pixels.frame_shape), np.uint8),
             codes=np.zeros((num_rows, *self.world.grid), np.int64),
             seeds=zeros,
@@ -118,16 +123,16 @@ class OnnxSimulator:
 
     @property
     def state(self) -> OnnxSimulatorState:
-        """What is remembered now."""
+        """The current state."""
         return self._state
 
     def seed(self, seeds: np.ndarray, rows: np.ndarray | None = None) -> None:
-        """Seed rows anew: (n,) int64. Their next reset is the first episode of that seed.
+        """Set the seeds, (n,) int64, of rows, given as to `reset`. Their next reset is the first episode of that seed.
 
         Raises:
-            UserError: rows that this simulator does not have, or not one seed a row.
+            UserError: rows that this simulator does not have, or not one seed per row.
         """
-        index = self._rows(rows)
+        index = self._row_index(rows)
         if np.shape(seeds) != index.shape:
             raise UserError(f"seeds: got shape {np.shape(seeds)} for {len(index)} rows.")
         episodes, mixed = self._state.episodes.copy(), self._state.seeds.copy()
@@ -140,52 +145,63 @@ class OnnxSimulator:
         """Begin new episodes.
 
         Args:
-            rows: (n,) int64 rows to reset, or a mask (N,) bool; None for all.
-            starts: (n,) int64 indices into the world's starts; None draws them.
+            rows: (n,) int64 rows to reset, or a mask (N,) bool; None resets all.
+            starts: (n,) int64 indices into the world's starts; None samples them.
             context: n rows of codes to begin from instead.
 
         Returns:
-            (N, H, W, 3) uint8: all rows' frames, the reset ones showing the reconstruction of their start.
+            (N, H, W, 3) uint8: all rows' frames. A reset row shows the reconstruction of its start.
 
         Raises:
-            UserError: rows or starts that are not there, not one start a row, or a context of another number of rows
+            UserError: rows or starts that do not exist, not one start per row, or a context of another number of rows
                 or of another world's size.
         """
-        index, state, kinds = self._rows(rows), self._state, self.world.start_kinds
+        index, state = self._row_index(rows), self._state
         if not len(index):
             return state.frames.copy()
         episodes = state.episodes.copy()
         episodes[index] += 1
-        if starts is None:
-            moments = (state.seeds[index], episodes[index], np.zeros(len(index), np.int64))
-            draws = uniforms(*moments, 1, STREAM_START)[:, 0]
-            chosen = self._choices[(draws * np.float32(len(self._choices))).astype(np.int64)]
-        else:
-            chosen = np.asarray(starts, np.int64)
-            if chosen.shape != index.shape:
-                raise UserError(f"starts: got shape {chosen.shape} for {len(index)} rows to reset.")
-            if ((chosen < 0) | (chosen >= len(kinds))).any():
-                raise UserError(f"start {chosen.tolist()}: this world has starts 0 to {len(kinds) - 1}.")
+        chosen = self._sample_starts(index, episodes) if starts is None else self._checked_starts(starts, index)
         if context is None:
             context = self.world.starts.select(chosen)
-        elif len(context.status) != len(index):
-            raise UserError(f"context: got {len(context.status)} rows to reset {len(index)}.")
-        elif context.codes.shape[1:] != (wanted := self.world.starts.codes.shape[1:]):
-            raise UserError(
-                f"context: got frames of codes {context.codes.shape[1:]}, this world remembers {tuple(wanted)}."
-            )
-        elif (context.codes[:, -1] == self.world.num_codes).any():
-            raise UserError("context: its last frame must be a picture; cut off what comes after the last valid frame.")
         else:
+            self._check_context(context, index)
             chosen = np.full(len(index), NO_START)
-        codes = context.codes[:, -1]
-        fresh = {"frames": self.world.decode(codes), "codes": codes, "steps": 0, "ended": False, "starts": chosen}
-        mixed = {name: getattr(state, name).copy() for name in fresh}
-        for name, value in fresh.items():
+        codes = context.codes[:, -1]  # (n, h, w)
+        new = {"frames": self.world.decode(codes), "codes": codes, "steps": 0, "ended": False, "starts": chosen}
+        mixed = {name: getattr(state, name).copy() for name in new}
+        for name, value in new.items():
             mixed[name][index] = value
-        prior = state.prior.scatter(index, self.world.begin(context))
+        prior = state.prior.scatter(index, self.world.init_state(context))
         self._state = OnnxSimulatorState(prior=prior, seeds=state.seeds, episodes=episodes, **mixed)
         return self._state.frames.copy()
+
+    def _sample_starts(self, index: np.ndarray, episodes: np.ndarray) -> np.ndarray:
+        """Sample a start for each of some rows, (n,) int64, from its seed and episode number."""
+        zeros = np.zeros(len(index), np.int64)
+        draws = uniforms(self._state.seeds[index], episodes[index], zeros, 1, STREAM_START)[:, 0]
+        return self._choices[(draws * np.float32(len(self._choices))).astype(np.int64)]
+
+    def _checked_starts(self, starts: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """Starts that the caller chose for some rows, (n,) int64."""
+        chosen, num_starts = np.asarray(starts, np.int64), len(self.world.start_kinds)
+        if chosen.shape != index.shape:
+            raise UserError(f"starts: got shape {chosen.shape} for {len(index)} rows to reset.")
+        if ((chosen < 0) | (chosen >= num_starts)).any():
+            raise UserError(f"start {chosen.tolist()}: this world has starts 0 to {num_starts - 1}.")
+        return chosen
+
+    def _check_context(self, context: NumpyContext, index: np.ndarray) -> None:
+        """Refuse a context that does not fit the rows to reset or this world."""
+        if len(context.status) != len(index):
+            raise UserError(f"context: got {len(context.status)} rows to reset {len(index)}.")
+        wanted = self.world.starts.codes.shape[1:]
+        if context.codes.shape[1:] != wanted:
+            raise UserError(
+                f"context: got codes of shape {context.codes.shape[1:]} per row, this world has {tuple(wanted)}."
+            )
+        if (context.codes[:, -1] == self.world.num_codes).any():
+            raise UserError("context: its last frame is not valid; cut off what comes after the last valid frame.")
 
     def step(self, actions: np.ndarray) -> OnnxSimulatorStep:
         """Take one step in every row.
@@ -194,71 +210,71 @@ class OnnxSimulator:
             actions: (N,) or (N, A).
 
         Returns:
-            What happened, in arrays that are the caller's own; rows that had ended before keep still.
+            The result of the step, in arrays that belong to the caller. Rows that had ended before stay unchanged.
 
         Raises:
-            UserError: actions outside the space, or not one a row.
+            UserError: actions outside the space, or not one per row.
         """
         actions = spaces.check_actions(self.world.action_space, actions)
         if actions.shape != (self.num_rows, *self.world.action_space.shape):
-            raise UserError(f"actions: got shape {actions.shape} for {self.num_rows} rows; wanted one a row.")
+            raise UserError(f"actions: got shape {actions.shape} for {self.num_rows} rows; wanted one per row.")
         state, world = self._state, self.world
         draws = uniforms(state.seeds, state.episodes.clip(0), state.steps, world.num_draws)
         before = state.prior
-        if isinstance(before, NumpyFlatState):  # rows that keep still are at no last frame
+        if isinstance(before, NumpyFlatState):  # rows that have ended are not refused at their last frame
             before = replace(before, times=np.where(state.ended, 0, before.times))
         out = world.step(before, actions, draws, self.sampling)
-        shown = out.has_frame & ~state.ended
-        codes = np.where(shown[:, None, None], out.codes, state.codes)
-        frames = np.where(shown[:, None, None, None], world.decode(out.codes), state.frames)
-        still, prior = np.flatnonzero(state.ended), out.state
-        if len(still):
-            prior = prior.scatter(still, state.prior.select(still))
+        changes = out.has_frame & ~state.ended  # (N,)
+        codes = np.where(changes[:, None, None], out.codes, state.codes)
+        frames = np.where(changes[:, None, None, None], world.decode(out.codes), state.frames)
+        unchanged, prior = np.flatnonzero(state.ended), out.state
+        if len(unchanged):
+            prior = prior.scatter(unchanged, state.prior.select(unchanged))
         ended = state.ended | out.terminations
         self._state = replace(state, prior=prior, frames=frames, codes=codes, steps=state.steps + 1, ended=ended)
-        nothing = np.float32(0)
+        zero, nan = np.float32(0), np.float32("nan")
         return OnnxSimulatorStep(
             frames=frames.copy(),
             codes=codes.copy(),
-            rewards=np.where(state.ended, nothing, out.rewards),
+            rewards=np.where(state.ended, zero, out.rewards),
             terminations=ended.copy(),
             hazards=out.hazards,
             status=prior.status.copy(),
-            status_values=self._values[prior.status] if world.num_status else np.full(self.num_rows, np.float32("nan")),
+            status_values=self._status_values[prior.status] if world.num_status else np.full(self.num_rows, nan),
             status_probs=out.status_probs,
-            log_probs=np.where(state.ended, nothing, out.log_probs),
+            log_probs=np.where(state.ended, zero, out.log_probs),
         )
 
     def save(self) -> OnnxSimulatorState:
-        """A mark to come back to."""
+        """The state, to restore as often as wanted."""
         return self._state
 
     def restore(self, state: OnnxSimulatorState) -> None:
-        """Go back to a mark; the same actions then bring the same dream."""
+        """Return to a saved state. The same actions then give the same dream.
+
+        Raises:
+            UserError: a state of another number of rows, or of another world.
+        """
         if len(state.seeds) != self.num_rows:
             raise UserError(f"restore: got {len(state.seeds)} rows, this simulator has {self.num_rows}.")
-        sizes, ours = _sizes(state), _sizes(self._state)
-        if sizes != ours:
+        if state.layout != self._state.layout:
             raise UserError(
-                f"restore: got a mark of {sizes}, this simulator remembers {ours}; give it its own world's."
+                f"restore: got a state of {state.layout}, this simulator has {self._state.layout}; give it one of the "
+                "same world."
             )
         self._state = state
 
-    def _rows(self, rows: np.ndarray | None) -> np.ndarray:
-        given = np.arange(self.num_rows) if rows is None else np.asarray(rows)
-        if given.dtype == np.bool_ and given.shape == (self.num_rows,):
-            return np.flatnonzero(given)
-        if given.ndim != 1 or (len(given) and given.dtype.kind not in "iu"):
+    def _row_index(self, rows: np.ndarray | None) -> np.ndarray:
+        """Rows as (n,) int64; None selects all rows."""
+        array = np.arange(self.num_rows) if rows is None else np.asarray(rows)
+        if array.dtype == np.bool_ and array.shape == (self.num_rows,):
+            return np.flatnonzero(array)
+        if array.ndim != 1 or (len(array) and array.dtype.kind not in "iu"):
             raise UserError(
-                f"rows: got {given.shape} {given.dtype}, wanted their numbers, (n,) integers, or a mask, "
+                f"rows: got {array.shape} {array.dtype}, wanted row numbers, (n,) integers, or a mask, "
                 f"({self.num_rows},) bool."
             )
-        index = given.astype(np.int64)
+        index = array.astype(np.int64)
         if ((index < 0) | (index >= self.num_rows)).any():
             raise UserError(f"rows {index.tolist()}: this simulator has rows 0 to {self.num_rows - 1}.")
         return index
-
-
-def _sizes(state: OnnxSimulatorState) -> dict[str, tuple[int, ...]]:
-    """Of each array of the prior's state, and of the frames, without the rows."""
-    return {name: array.shape[1:] for name, array in {**vars(state.prior), "frames": state.frames}.items()}

@@ -1,4 +1,4 @@
-"""What a dream remembers, in numpy: frozen dataclasses of arrays, one row a dream, none ever written to."""
+"""The prior's state in numpy: frozen dataclasses of arrays with one row per dream, which are never written to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class NumpyRows:
-    """As `prior.interface.StateRows`: keeping one is branching. Every one of them has `status`, (B,) int64."""
+    """As `prior.interface.StateRows`, but never written to. Every subclass has `status`, (B,) int64."""
 
     status: np.ndarray
 
@@ -17,17 +17,24 @@ class NumpyRows:
         """Some rows: (n,) int64 -> n rows."""
         return type(self)(**{name: array[index] for name, array in vars(self).items()})
 
-    def scatter(self, index: np.ndarray, fresh: Self) -> Self:
-        """These rows with n others in the places (n,)."""
-        mixed = {name: array.copy() for name, array in vars(self).items()}
-        for name, array in mixed.items():
-            array[index] = getattr(fresh, name)
-        return type(self)(**mixed)
+    def scatter(self, index: np.ndarray, rows: Self) -> Self:
+        """These rows with n others, `rows`, at the indices (n,) int64."""
+        arrays = {name: array.copy() for name, array in vars(self).items()}
+        for name, array in arrays.items():
+            array[index] = getattr(rows, name)
+        return type(self)(**arrays)
 
 
 @dataclass(frozen=True)
 class NumpyContext(NumpyRows):
-    """As `prior.interface.Context`: (B, W, h, w), (B, W) or (B, W, A), (B, W) bool, (B,)."""
+    """As `prior.interface.Context`.
+
+    Attributes:
+        codes: (B, W, h, w) int64.
+        actions: (B, W) or (B, W, A).
+        has_action: (B, W) bool.
+        status: (B,) int64.
+    """
 
     codes: np.ndarray
     actions: np.ndarray
@@ -37,21 +44,21 @@ class NumpyContext(NumpyRows):
 
 @dataclass(frozen=True)
 class NumpyFlatState(NumpyRows):
-    """What a flat prior remembers, as `prior.flat.FlatState`; keys have their numbers in rows.
+    """The state of a flat prior, as `prior.flat.flat_prior.FlatState` but with the oldest frame first.
 
     Attributes:
-        keys: (B, L, F, d, M*S) of L layers' F heads of keys and values and the last M frames, oldest first.
+        keys: (B, L, F, d, M*S) of L layers, F heads of keys and values and the last M frames of S positions.
         values: (B, L, F, M*S, d).
-        seen: (B, M) bool, which of those frames are there to be seen.
-        codes: (B, h, w) int64 of the last frame, V where there was none.
-        summary: (B, D), z of the last frame that was there.
+        frame_valid: (B, M) bool, which of those frames are valid.
+        codes: (B, h, w) int64 of the last frame, V where there is none.
+        summary: (B, D), summary of the last valid frame.
         status: (B,) int64.
-        times: (B,) int64, frames since the beginning.
+        times: (B,) int64, frames since the first.
     """
 
     keys: np.ndarray
     values: np.ndarray
-    seen: np.ndarray
+    frame_valid: np.ndarray
     codes: np.ndarray
     summary: np.ndarray
     status: np.ndarray

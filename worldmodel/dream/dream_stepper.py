@@ -1,0 +1,117 @@
+"""One step of a dream as a function of its state.
+
+Shapes: N rows, n some of them, H W pixels, h w code grid, A action size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worldmodel.common.threads import limit_threads
+from worldmodel.dream.backends import Backend
+from worldmodel.dream.simulator_state import SimulatorState, SimulatorStep
+from worldmodel.dream.tiles import apply_in_tiles
+from worldmodel.prior.interface import Context, PriorStep, StateRows
+from worldmodel.prior.sampling import Sampling, uniforms
+from worldmodel.world.world_model import WorldModel
+
+
+class DreamStepper:
+    """Steps dreams of one world; it has settings but no state.
+
+    Args:
+        world: the world.
+        backend: what computes the world's step.
+        sampling: how the frames' codes are sampled.
+        batch_invariant: whether rows are computed in tiles of one size.
+        dtype: of matrix products.
+        threads: torch threads of one call on a CPU, at most.
+
+    Attributes:
+        status_values: (bins,) float32, the hidden variable at the middle of each bin.
+    """
+
+    def __init__(
+        self,
+        world: WorldModel,
+        backend: Backend,
+        sampling: Sampling,
+        batch_invariant: bool,
+        dtype: torch.dtype,
+        threads: int,
+    ) -> None:
+        self.world, self.backend, self.sampling = world, backend, sampling
+        self.batch_invariant, self.dtype, self.threads = batch_invariant, dtype, threads
+        self.status_values = torch.tensor(world.prior.status_config.values, dtype=torch.float32, device=world.device)
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether the prior knows a last frame. Its step then waits for the device, to see whether a row is there."""
+        return self.world.prior.max_frames is not None
+
+    def init_state(self, context: Context) -> StateRows:
+        """The prior's state after a context of frames, n rows."""
+        return self._compute(self.backend.init_state, context)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Frames of codes: (n, h, w) -> (n, H, W, 3) uint8."""
+        return self._compute(self.backend.decode, codes)
+
+    def step(self, state: SimulatorState, actions: Tensor) -> tuple[SimulatorState, SimulatorStep]:
+        """Take a step in every row.
+
+        Args:
+            state: N rows; the step may write to its tensors.
+            actions: (N,) or (N, A), on the world's device.
+
+        Returns:
+            The state after the step and the step's result, which may share tensors. A row that had ended keeps its
+            last frame and gets no reward.
+        """
+        uniform = uniforms(state.seeds, state.episodes.clamp_min(0), state.steps, self.world.prior.num_draws)
+        prior: Any = state.prior
+        if self.is_bounded:  # rows that have ended are not refused at their last frame
+            prior = replace(prior, times=prior.times.masked_fill(state.ended, 0))
+        out: PriorStep[Any] = self._compute(partial(self.backend.step, sampling=self.sampling), prior, actions, uniform)
+        changes = out.has_frame & ~state.ended  # (N,)
+        frames = torch.where(changes[:, None, None, None], self.decode(out.codes), state.frames)
+        codes = torch.where(changes[:, None, None], out.codes, state.codes)
+        after = replace(
+            state,
+            prior=out.state.keep_where(state.ended, state.prior),
+            frames=frames,
+            codes=codes,
+            steps=state.steps + 1,
+            ended=state.ended | out.terminations,
+        )
+        status = after.prior.status
+        return after, SimulatorStep(
+            frames=frames,
+            codes=codes,
+            rewards=out.rewards.masked_fill(state.ended, 0.0),
+            terminations=after.ended,
+            hazards=out.hazards,
+            status=status,
+            status_values=self.status_to_values(status),
+            status_probs=out.status_probs,
+            log_probs=out.log_probs.masked_fill(state.ended, 0.0),
+        )
+
+    def status_to_values(self, status: Tensor) -> Tensor:
+        """The hidden variable at the middle of its bins: (N,) int64 -> (N,) float32, NaN where it is not known."""
+        if not len(self.status_values):
+            return torch.full(status.shape, float("nan"), dtype=torch.float32, device=status.device)
+        return F.pad(self.status_values, (0, 1), value=float("nan"))[status]
+
+    def _compute(self, function: Callable[..., Any], *inputs: Any) -> Any:
+        """Apply a function of rows under this stepper's settings."""
+        dtype = torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        with dtype, limit_threads(self.threads):
+            return apply_in_tiles(function, *inputs) if self.batch_invariant else function(*inputs)
