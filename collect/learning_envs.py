@@ -129,7 +129,7 @@ def dreams(config: TrainPolicy) -> Iterator[Any]:
         try:
             if meta.action_space != space:
                 raise UserError(f"{config.env} has actions {meta.action_space}, the world {config.world} has {space}.")
-            seen, dreamed = LearnerView(env, learner).observation_space.shape, venv.observation_space.shape
+            seen, dreamed = LearnerView(env, learner).observation_space.shape, venv.venv.observation_space.shape
             if seen != dreamed:
                 raise UserError(
                     f"the policy would see {seen} in {config.env} and {dreamed} in the dream; give --size, --crop or "

@@ -274,7 +274,7 @@ def test_faces_take_a_backend_and_survive_pickling(world_dir: Path) -> None:
     np.testing.assert_array_equal(mine[0], theirs[0])
     assert mine[1:4] == theirs[1:4]
     assert isinstance(env.simulator.backend, OnnxBackend)
-    assert isinstance(DreamVecEnv(world_dir, 2, backend="torch").target.simulator.backend, TorchBackend)
+    assert isinstance(DreamVecEnv(world_dir, 2, backend="torch").dreams.simulator.backend, TorchBackend)
 
 
 def test_mistakes_are_one_sentence(

@@ -81,6 +81,27 @@ class Runtime:
             dist.barrier()
 
 
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The device of a name, for a world that is loaded outside of a command.
+
+    Args:
+        device: "auto" (CUDA if there is a CUDA device, else the CPU), or a name that torch knows: "cpu", "cuda:1" ...
+
+    Raises:
+        UserError: a name that torch does not know, or a CUDA device that is not there.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        resolved = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"device={device!r}: wanted auto, cpu, cuda or cuda:INDEX.") from error
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if resolved.type == "cuda" and (resolved.index or 0) >= count:
+        raise UserError(f"device={str(device)!r}: torch finds {count} CUDA devices here; use device='cpu'.")
+    return resolved
+
+
 def choose_runtime(device: str = "auto", threads: int | None = None) -> Runtime:
     """Decide once, at the start of a command; under torchrun also meet the other processes.
 

@@ -2,105 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import gymnasium
 import numpy as np
 import torch
 
 from worldmodel.common import spaces
+from worldmodel.common.arguments import checked_integer
 from worldmodel.common.display import Window
 from worldmodel.common.errors import UserError, unknown_name
-from worldmodel.dream.simulator import Simulator
+from worldmodel.common.threads import limit_threads
+from worldmodel.dream.dream_options import FPS, RENDER_MODES, DreamKeywords, DreamOptions
 from worldmodel.dream.simulator_state import SimulatorState, SimulatorStep
 from worldmodel.prior.interface import Context
-from worldmodel.prior.sampling import Sampling
 from worldmodel.world.world_model import WorldModel
 
-DEFAULT_HORIZON = "recorded"
-FRAME_INFO = ("codes",)  # what `info` tells of a frame when it is asked for
-
-
-def load(world: str | Path | WorldModel, device: str | torch.device) -> WorldModel:
-    """A world, loaded unless it is already."""
-    return world if isinstance(world, WorldModel) else WorldModel.from_pretrained(world, device)
-
-
-def horizon_of(world: WorldModel, horizon: int | str | None) -> int | None:
-    """Steps until truncation: the number given, or the recorded environment's; None has none."""
-    if horizon == DEFAULT_HORIZON:
-        return world.spec.max_steps
-    if horizon is None or (isinstance(horizon, int) and horizon >= 1):
-        return horizon
-    raise UserError(f"horizon={horizon!r}: wanted a number of steps, None for no end, or 'recorded'.")
-
-
-def observation_space_of(world: WorldModel) -> gymnasium.spaces.Box:
-    """Frames."""
-    return gymnasium.spaces.Box(0, 255, world.spec.pixels.frame_shape, np.uint8)
-
-
-def row_seed(seed: int | None, generator: np.random.Generator) -> int:
-    """The row's seed as int64: the one given, or one drawn."""
-    chosen = int(generator.integers(2**63)) if seed is None else int(seed)
-    return chosen % 2**63
+RESET_OPTIONS = ("start", "frames", "actions")
 
 
 class DreamEnv(gymnasium.Env[np.ndarray, Any]):
-    """A learned world as an environment with the real one's spaces.
+    """A learned world as an environment with the spaces of the recorded one.
 
-    `terminated` is the model's word, `truncated` the horizon's; both together never occur. `info` holds
-    `log_prob` (nats of the frame shown), `surprise` (nats a code, its negative mean), `hazard`
-    (probability of the end that was drawn from), `status` where the world has a hidden variable (its value in the
-    middle of the bin) and, after a reset, `start` (index into the world's starts).
+    `terminated` is predicted by the world, `truncated` comes from the horizon; they are never both True. `info` has
+    `log_prob` (log-likelihood of the frame in nats), `surprise` (its negative mean per code), `hazard` (the probability
+    with which the termination was sampled), `status` where the world has a hidden variable (the middle of its bin) and,
+    after a reset, `start` (index into the world's starts).
 
     Args:
-        world: a world directory, or a loaded `WorldModel`.
-        horizon: steps until truncation; "recorded" takes the recorded environment's, None has none. A world that
-            knows only so many frames (`prior.max_frames`) truncates at its last one in any case.
-        temperature, top_k, top_p: how the frames' codes are drawn, see `Sampling`.
-        starts, batch_invariant, backend: see `Simulator`.
-        info: what `info` holds besides, after resets too: "codes", (h, w) int64 of the frame shown.
-        render_mode: None, "rgb_array", or "human": a window that follows every step.
-        device: where a world given as a directory is loaded.
+        world: a world directory, the name of a shipped world, or a loaded `WorldModel`.
+        **options: the fields of `DreamOptions`.
 
     Raises:
-        UserError: not a world directory, or an argument out of range.
+        UserError: not a world directory, or an option that is unknown or out of range.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 9}  # noqa: RUF012 (gymnasium's own)
+    metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": FPS}  # noqa: RUF012 (gymnasium's own)
 
-    def __init__(
-        self,
-        world: str | Path | WorldModel,
-        horizon: int | str | None = DEFAULT_HORIZON,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        starts: str = "episode",
-        batch_invariant: bool = False,
-        info: Sequence[str] = (),
-        backend: str = "auto",
-        render_mode: str | None = None,
-        device: str = "cpu",
-    ) -> None:
-        if render_mode not in (None, "rgb_array", "human"):
-            raise UserError(f"render_mode={render_mode!r}: wanted None, 'rgb_array' or 'human'.")
-        self.world = load(world, device)
-        self.horizon = horizon_of(self.world, horizon)
-        self.observation_space = observation_space_of(self.world)
+    def __init__(self, world: str | Path | WorldModel, **options: Unpack[DreamKeywords]) -> None:
+        self.options = DreamOptions.from_keywords(options, self.metadata["render_modes"])
+        self.simulator = self.options.simulator(world, 1)
+        self.world = self.simulator.world
+        self.horizon = self.options.max_steps(self.world)
+        self.observation_space = frame_space(self.world)
         self.action_space = spaces.to_gymnasium(self.world.spec.action_space)
-        self.render_mode, self.info = render_mode, checked_info(info)
-        self.simulator = Simulator(
-            self.world,
-            1,
-            sampling=Sampling(temperature, top_k, top_p),
-            starts=starts,
-            batch_invariant=batch_invariant,
-            backend=backend,
-        )
+        self.render_mode = self.options.render_mode
         self._seeded = False
         self._window: Window | None = None
 
@@ -110,45 +58,57 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         """Begin a dream.
 
         Args:
-            seed: the same seed and the same actions bring the same dream, here and as a row of a batch.
+            seed: the same seed and the same actions give the same dream, here and as a row of a batch.
             options: {"start": i} begins at the world's i-th start; {"frames": (T, H, W, 3) uint8, "actions":
-                (T-1,) or (T-1, A)} after frames of your own.
+                (T-1,) or (T-1, A)} begins after given frames.
 
         Returns:
             The reconstruction of the start, (H, W, 3) uint8, and info.
+
+        Raises:
+            UserError: an unknown option, a start that does not exist, or frames and actions that do not fit.
         """
+        seed = checked_seed(seed)
         super().reset(seed=seed)
+        starts, context = self._begin_at(options or {})
         if seed is not None or not self._seeded:
             self.simulator.seed(torch.tensor([row_seed(seed, self.np_random)]))
             self._seeded = True
-        options = options or {}
-        start, context = options.get("start"), None
-        if "frames" in options:
-            context = context_of(self.world, options["frames"], options.get("actions", ()))
-        frames = self.simulator.reset(starts=None if start is None else torch.tensor([int(start)]), context=context)
+        frames = self.simulator.reset(starts=starts, context=context)
         self._show()
-        return frames[0].cpu().numpy(), {"start": int(self.simulator.state.starts[0]), **self._asked()}
+        return frames[0].cpu().numpy(), {"start": int(self.simulator.state.starts[0]), **self._frame_info()}
+
+    def _begin_at(self, options: dict[str, Any]) -> tuple[torch.Tensor | None, Context | None]:
+        """The start, (1,) int64, or the context that the options of a reset ask for."""
+        check_reset_options(options, RESET_OPTIONS)
+        if "frames" in options:
+            if options.get("start") is not None:
+                raise UserError("options: got a start and frames; give one of them.")
+            return None, context_of_frames(self.world, options["frames"], options.get("actions", ()))
+        if "actions" in options:
+            raise UserError("options: 'actions' are those between 'frames'; give both.")
+        start = options.get("start")
+        return None if start is None else torch.tensor([checked_integer("start", start, least=None)]), None
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Take a step; as gymnasium's."""
         checked = spaces.check_actions(self.world.spec.action_space, action, "action")
         out = self.simulator.step(torch.as_tensor(checked)[None])
         terminated = bool(out.terminations[0])
-        steps = int(self.simulator.state.steps[0])
-        over = (self.horizon is not None and steps >= self.horizon) or bool(self.simulator.at_max_frames[0])
-        truncated = not terminated and over
+        at_horizon = self.horizon is not None and int(self.simulator.state.steps[0]) >= self.horizon
+        truncated = not terminated and (at_horizon or bool(self.simulator.at_max_frames[0]))
         self._show()
         info = {name: float(values[0]) for name, values in step_info(self.world, out).items()}
-        return (
-            out.frames[0].cpu().numpy(), float(out.rewards[0]), terminated, truncated, {**info, **self._asked()}
-        )  # fmt: skip
+        frame, reward = out.frames[0].cpu().numpy(), float(out.rewards[0])
+        return frame, reward, terminated, truncated, {**info, **self._frame_info()}
 
-    def _asked(self) -> dict[str, np.ndarray]:
-        """What `info` was asked to hold besides."""
-        return {name: rows[0].copy() for name, rows in frame_info(self.simulator.state, self.info).items()}
+    def _frame_info(self) -> dict[str, np.ndarray]:
+        """The keys of `info` that the options ask for."""
+        fields = frame_info(self.simulator.state, self.options.info)
+        return {name: rows[0].copy() for name, rows in fields.items()}
 
     def render(self) -> np.ndarray | None:
-        """The frame last shown, (H, W, 3) uint8, in mode "rgb_array"; "human" shows it by itself."""
+        """The current frame, (H, W, 3) uint8, in mode "rgb_array"; None otherwise."""
         if self.render_mode != "rgb_array":
             return None
         return self.simulator.state.frames[0].cpu().numpy().copy()
@@ -157,7 +117,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         """Show the frame in the window of mode "human"."""
         if self.render_mode == "human":
             if self._window is None:
-                self._window = Window(f"a dream of {self.world.spec.env}", self.metadata["render_fps"])
+                self._window = Window(f"a dream of {self.world.spec.env}", FPS)
             self._window.show(self.simulator.state.frames[0].cpu().numpy())
 
     def close(self) -> None:
@@ -167,29 +127,54 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
             self._window = None
 
 
-def context_of(world: WorldModel, frames: Any, actions: Any) -> Context:
+def frame_space(world: WorldModel) -> gymnasium.spaces.Box:
+    """The observation space of one dream: frames."""
+    return gymnasium.spaces.Box(0, 255, world.spec.pixels.frame_shape, np.uint8)
+
+
+def checked_seed(seed: Any) -> int | None:
+    """A seed as gymnasium takes it.
+
+    Raises:
+        UserError: neither None nor an integer of at least 0.
+    """
+    return None if seed is None else checked_integer("seed", seed, least=0)
+
+
+def row_seed(seed: int | None, generator: np.random.Generator) -> int:
+    """A row's seed as int64: the given one, or one sampled from the generator."""
+    chosen = int(generator.integers(2**63)) if seed is None else seed
+    return chosen % 2**63
+
+
+def check_reset_options(options: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Refuse options of a reset that are unknown.
+
+    Raises:
+        UserError: an unknown option.
+    """
+    names = tuple(names)
+    for name in options:
+        if name not in names:
+            raise unknown_name("reset option", str(name), names)
+
+
+def context_of_frames(world: WorldModel, frames: Any, actions: Any) -> Context:
     """One row of context from frames (T, H, W, 3) uint8 and the T-1 actions between them."""
-    space, frames, taken = world.spec.action_space, np.ascontiguousarray(frames), np.asarray(actions)
-    taken = spaces.check_actions(space, taken) if taken.size else np.zeros((0, *space.shape), space.dtype)
-    return world.context(torch.as_tensor(frames)[None], torch.as_tensor(taken)[None])
+    space, frames, actions = world.spec.action_space, np.ascontiguousarray(frames), np.asarray(actions)
+    empty = np.zeros((0, *space.shape), space.dtype)
+    actions = spaces.check_actions(space, actions) if actions.size else empty
+    with limit_threads(1):
+        return world.context(torch.as_tensor(frames)[None], torch.as_tensor(actions)[None])
 
 
 def step_info(world: WorldModel, out: SimulatorStep) -> dict[str, torch.Tensor]:
-    """What every step tells beside its result, (N,) float32 each."""
+    """The keys of `info` after every step, (N,) float32 each."""
     h, w = world.tokenizer.grid
-    told = {"status": out.status_values} if world.prior.status_config.num_bins else {}
-    return told | {"log_prob": out.log_probs, "surprise": -out.log_probs / (h * w), "hazard": out.hazards}
+    status = {"status": out.status_values} if world.prior.status_config.num_bins else {}
+    return status | {"log_prob": out.log_probs, "surprise": -out.log_probs / (h * w), "hazard": out.hazards}
 
 
 def frame_info(state: SimulatorState, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """What is told of the frames shown where it was asked for, a row each."""
+    """Fields of the state that describe the current frames, N rows each."""
     return {name: getattr(state, name).cpu().numpy() for name in names}
-
-
-def checked_info(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of `FRAME_INFO`, or a sentence that says which there are."""
-    names = (names,) if isinstance(names, str) else tuple(names)
-    for name in names:
-        if name not in FRAME_INFO:
-            raise unknown_name("info", str(name), FRAME_INFO)
-    return names

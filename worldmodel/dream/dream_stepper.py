@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldmodel.common.threads import limit_threads
 from worldmodel.dream.backends import Backend
 from worldmodel.dream.simulator_state import SimulatorState, SimulatorStep
 from worldmodel.dream.tiles import apply_in_tiles
@@ -32,7 +31,6 @@ class DreamStepper:
         sampling: how the frames' codes are sampled.
         batch_invariant: whether rows are computed in tiles of one size.
         dtype: of matrix products.
-        threads: torch threads of one call on a CPU, at most.
 
     Attributes:
         status_values: (bins,) float32, the hidden variable at the middle of each bin.
@@ -45,10 +43,9 @@ class DreamStepper:
         sampling: Sampling,
         batch_invariant: bool,
         dtype: torch.dtype,
-        threads: int,
     ) -> None:
         self.world, self.backend, self.sampling = world, backend, sampling
-        self.batch_invariant, self.dtype, self.threads = batch_invariant, dtype, threads
+        self.batch_invariant, self.dtype = batch_invariant, dtype
         self.status_values = torch.tensor(world.prior.status_config.values, dtype=torch.float32, device=world.device)
 
     @property
@@ -112,6 +109,5 @@ class DreamStepper:
 
     def _compute(self, function: Callable[..., Any], *inputs: Any) -> Any:
         """Apply a function of rows under this stepper's settings."""
-        dtype = torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype != torch.float32)
-        with dtype, limit_threads(self.threads):
+        with torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return apply_in_tiles(function, *inputs) if self.batch_invariant else function(*inputs)

@@ -7,98 +7,77 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
-from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from worldmodel.common import spaces
+from worldmodel.common.arguments import checked_integer, is_integer
 from worldmodel.common.errors import UserError, unknown_name
 from worldmodel.dream.dream_env import (
-    DEFAULT_HORIZON,
-    checked_info,
+    check_reset_options,
+    checked_seed,
     frame_info,
-    horizon_of,
-    load,
-    observation_space_of,
+    frame_space,
     row_seed,
     step_info,
 )
-from worldmodel.dream.simulator import Simulator
-from worldmodel.prior.sampling import Sampling
+from worldmodel.dream.dream_options import FPS, DreamKeywords, DreamOptions
 from worldmodel.world.world_model import WorldModel
 
 Info = dict[str, Any]
+RESET_OPTIONS = ("start", "reset_mask")
 
 
 class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """N dreams in one of gymnasium's three autoreset modes.
 
-    Row i of `reset(seed=s)` dreams what a `DreamEnv` with `reset(seed=s + i)` does, and infos are those of
-    gymnasium's `SyncVectorEnv` over such environments: an array a key, and under "_key" the rows that have it.
+    Row i of `reset(seed=s)` dreams the same as a `DreamEnv` with `reset(seed=s + i)`. Infos are those of gymnasium's
+    `SyncVectorEnv` over such environments: an array per key, and under "_key" the rows that have it.
 
     Args:
         num_envs: N.
-        world, horizon, temperature, top_k, top_p, starts, batch_invariant, backend, info, render_mode, device: as for
-            `DreamEnv`.
+        world: a world directory, the name of a shipped world, or a loaded `WorldModel`.
         autoreset_mode: NEXT_STEP: the step after an end resets that row and ignores its action. SAME_STEP: the
-            step of an end returns the next episode's first frame, the last one is in info["final_obs"]. DISABLED:
+            step of an end returns the next episode's first frame; the last one is in info["final_obs"]. DISABLED:
             call `reset(options={"reset_mask": rows})`.
         max_episode_steps: another name for the horizon, which gymnasium's `make_vec` may pass.
+        **options: the fields of `DreamOptions`; render modes are None and "rgb_array".
 
     Raises:
-        UserError: not a world directory, or an argument out of range.
+        UserError: not a world directory, or an argument that is unknown or out of range.
     """
 
-    metadata: Info = {"render_modes": ["rgb_array"], "render_fps": 9}  # noqa: RUF012 (gymnasium's own)
+    metadata: Info = {"render_modes": ["rgb_array"], "render_fps": FPS}  # noqa: RUF012 (gymnasium's own)
 
     def __init__(
         self,
         num_envs: int = 1,
         *,
         world: str | Path | WorldModel,
-        horizon: int | str | None = DEFAULT_HORIZON,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        starts: str = "episode",
-        batch_invariant: bool = False,
-        info: Sequence[str] = (),
-        backend: str = "auto",
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
-        render_mode: str | None = None,
-        device: str = "cpu",
         max_episode_steps: int | None = None,
+        **options: Unpack[DreamKeywords],
     ) -> None:
-        if render_mode not in (None, "rgb_array"):
-            raise UserError(f"render_mode={render_mode!r}: wanted None or 'rgb_array'.")
-        modes = {mode.value: mode for mode in AutoresetMode} | {mode.name: mode for mode in AutoresetMode}
-        if not isinstance(autoreset_mode, AutoresetMode):
-            if autoreset_mode not in modes:
-                raise unknown_name("autoreset mode", str(autoreset_mode), [mode.value for mode in AutoresetMode])
-            autoreset_mode = modes[autoreset_mode]
-        self.mode = autoreset_mode
-        self.metadata = {**type(self).metadata, "autoreset_mode": self.mode}
-        self.world = load(world, device)
-        self.horizon = horizon_of(self.world, horizon if max_episode_steps is None else max_episode_steps)
-        self.num_envs, self.render_mode, self.info = num_envs, render_mode, checked_info(info)
-        self.single_observation_space = observation_space_of(self.world)
+        self.num_envs = checked_integer("num_envs", num_envs)
+        self.autoreset_mode = _autoreset_mode(autoreset_mode)
+        self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
+        if max_episode_steps is not None:
+            options["horizon"] = max_episode_steps
+        self.options = DreamOptions.from_keywords(options, self.metadata["render_modes"])
+        self.render_mode = self.options.render_mode
+        self.simulator = self.options.simulator(world, self.num_envs)
+        self.world = self.simulator.world
+        self.horizon = self.options.max_steps(self.world)
+        self.single_observation_space = frame_space(self.world)
         self.single_action_space = spaces.to_gymnasium(self.world.spec.action_space)
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
-        self.simulator = Simulator(
-            self.world,
-            num_envs,
-            sampling=Sampling(temperature, top_k, top_p),
-            starts=starts,
-            batch_invariant=batch_invariant,
-            backend=backend,
-        )
-        self._seeded = np.zeros(num_envs, bool)
-        self._finished = np.zeros(num_envs, bool)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._seeded = np.zeros(self.num_envs, bool)
+        self._finished = np.zeros(self.num_envs, bool)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: Info | None = None
@@ -106,46 +85,66 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Begin dreams.
 
         Args:
-            seed: row i takes seed + i; or one seed a row.
+            seed: row i takes seed + i; or one seed per row.
             options: {"start": i} or {"start": (N,) indices}; {"reset_mask": (N,) bool} resets only those rows.
 
         Returns:
             (N, H, W, 3) uint8 and info.
 
         Raises:
-            UserError: a mask or a list of seeds that does not fit the rows, or an option that only `DreamEnv` takes.
+            UserError: a mask, starts or seeds that do not fit the rows, or an option that is unknown or that only
+                `DreamEnv` takes.
         """
         options = dict(options or {})
-        if "frames" in options:
+        if "frames" in options or "actions" in options:
             raise UserError(
-                "options: a context of your own is taken by DreamEnv, for one dream, or by reset(context=...) of a "
+                "options: frames to begin from are taken by DreamEnv, for one dream, or by reset(context=...) of a "
                 "dream.Simulator, for many; here give {'start': indices}."
             )
-        mask = np.asarray(options.pop("reset_mask", np.ones(self.num_envs, bool)))
+        check_reset_options(options, RESET_OPTIONS)
+        mask = np.asarray(options.get("reset_mask", np.ones(self.num_envs, bool)))
         if mask.shape != (self.num_envs,) or mask.dtype != np.bool_ or not mask.any():
             raise UserError(f"reset_mask: wanted ({self.num_envs},) bool with a True in it, got {mask}.")
-        if seed is None or isinstance(seed, int | np.integer):
-            seeds: list[int | None] = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
-        else:
-            seeds = list(seed)
-        if len(seeds) != self.num_envs:
-            raise UserError(f"seed: got {len(seeds)} seeds for {self.num_envs} rows; wanted one a row, or a number.")
-        for i in np.flatnonzero(mask):
-            if seeds[i] is not None or not self._seeded[i]:
-                value = row_seed(seeds[i], seeding.np_random(seeds[i])[0])
-                self.simulator.seed(torch.tensor([value]), torch.tensor([i]))
-                self._seeded[i] = True
-        start = options.get("start")
-        chosen = None if start is None else torch.as_tensor(np.broadcast_to(start, self.num_envs)[mask].copy())
-        info = self._begin(mask, chosen)
+        starts = None if options.get("start") is None else self._checked_starts(options["start"])[mask]
+        super().reset(seed=int(seed) if is_integer(seed) else None)  # type: ignore[arg-type]
+        self._seed_rows(np.flatnonzero(mask), self._row_seeds(seed))
+        info = self._reset_rows(mask, None if starts is None else torch.from_numpy(starts))
         return self._frames(), info
 
-    def _begin(self, mask: np.ndarray, starts: torch.Tensor | None = None) -> Info:
-        """Reset the rows of a mask."""
+    def _checked_starts(self, start: Any) -> np.ndarray:
+        """The start of every row, (N,) int64."""
+        starts = np.asarray(start)
+        if starts.dtype.kind not in "iu" or starts.shape not in ((), (self.num_envs,)):
+            raise UserError(f"start={start!r}: wanted an integer, or ({self.num_envs},) integers, one per row.")
+        return np.broadcast_to(starts, self.num_envs).astype(np.int64)
+
+    def _row_seeds(self, seed: Any) -> list[int | None]:
+        """A seed, or None, for every row."""
+        if seed is None:
+            return [None] * self.num_envs
+        if not isinstance(seed, Sequence | np.ndarray):
+            first = checked_seed(seed)
+            assert first is not None
+            return [first + i for i in range(self.num_envs)]
+        seeds = [checked_seed(x) for x in seed]
+        if len(seeds) != self.num_envs:
+            raise UserError(f"seed: got {len(seeds)} seeds for {self.num_envs} rows; wanted one per row, or a number.")
+        return seeds
+
+    def _seed_rows(self, rows: np.ndarray, seeds: list[int | None]) -> None:
+        """Seed the rows that have a seed or that were never seeded."""
+        index = [int(i) for i in rows if seeds[i] is not None or not self._seeded[i]]
+        if index:
+            values = [row_seed(seeds[i], self.np_random) for i in index]
+            self.simulator.seed(torch.tensor(values), torch.tensor(index))
+            self._seeded[index] = True
+
+    def _reset_rows(self, mask: np.ndarray, starts: torch.Tensor | None = None) -> Info:
+        """Reset the rows of a mask, (N,) bool."""
         self.simulator.reset(torch.as_tensor(np.flatnonzero(mask)), starts)
         self._finished[mask] = False
         state = self.simulator.state
-        return _masked({"start": state.starts.cpu().numpy(), **frame_info(state, self.info)}, mask)
+        return _to_vector_info({"start": state.starts.cpu().numpy(), **frame_info(state, self.options.info)}, mask)
 
     def _frames(self) -> np.ndarray:
         return self.simulator.state.frames.cpu().numpy().copy()
@@ -162,48 +161,73 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         Raises:
             UserError: actions outside the space, or in mode DISABLED a row that has ended.
         """
-        checked = spaces.check_actions(self.world.spec.action_space, actions)
-        if len(np.atleast_1d(checked)) != self.num_envs:
-            raise UserError(f"actions: got {len(np.atleast_1d(checked))} for {self.num_envs} rows; wanted one a row.")
-        again = self._finished.copy()
-        if self.mode == AutoresetMode.DISABLED and again.any():
-            raise UserError(
-                f"rows {np.flatnonzero(again).tolist()} have ended; call reset(options={{'reset_mask': mask}}) first, "
-                f"mask ({self.num_envs},) bool, True for these."
-            )
-        out = self.simulator.step(torch.as_tensor(checked))
+        actions = self._checked_actions(actions)
+        resets = self._finished.copy()  # NEXT_STEP resets these rows instead of stepping them
+        out = self.simulator.step(torch.as_tensor(actions))
         rewards = out.rewards.cpu().numpy().astype(np.float64)
         terminations = out.terminations.cpu().numpy().copy()
-        told = {name: v.cpu().numpy() for name, v in step_info(self.world, out).items()}
-        told |= frame_info(self.simulator.state, self.info)
-        info = _masked(told, ~again)
-        if again.any():  # NEXT_STEP
-            info |= self._begin(again)
-            rewards[again], terminations[again] = 0.0, False
-        truncations = self.simulator.at_max_frames.cpu().numpy() & ~terminations
-        if self.horizon is not None:
-            truncations |= (self.simulator.state.steps.cpu().numpy() >= self.horizon) & ~terminations
+        fields = {name: values.cpu().numpy() for name, values in step_info(self.world, out).items()}
+        fields |= frame_info(self.simulator.state, self.options.info)
+        info = _to_vector_info(fields, ~resets)
+        if resets.any():
+            info |= self._reset_rows(resets)
+            rewards[resets], terminations[resets] = 0.0, False
+        truncations = self._truncations() & ~terminations
         done = terminations | truncations
-        if self.mode == AutoresetMode.SAME_STEP and done.any():
-            last = np.full(self.num_envs, None, object)
-            for i, frame in zip(np.flatnonzero(done), self._frames()[done], strict=True):
-                last[i] = frame
-            ended = {"final_obs": last, "final_info": _masked(told, done)}
-            info = _masked(told, ~done) | ended | {f"_{name}": done.copy() for name in ended} | self._begin(done)
+        if self.autoreset_mode == AutoresetMode.SAME_STEP and done.any():
+            info = self._reset_same_step(fields, done)
         else:
             self._finished = done.copy()
-            if done.any():  # those that were cut off as well
+            if done.any():
                 self.simulator.hold(torch.as_tensor(done))
-        info |= _masked(frame_info(self.simulator.state, self.info), np.ones(self.num_envs, bool))
+        info |= _to_vector_info(frame_info(self.simulator.state, self.options.info), np.ones(self.num_envs, bool))
         return self._frames(), rewards, terminations, truncations, info
 
+    def _checked_actions(self, actions: Any) -> np.ndarray:
+        """Actions as the simulator takes them."""
+        actions = spaces.check_actions(self.world.spec.action_space, actions)
+        if len(np.atleast_1d(actions)) != self.num_envs:
+            raise UserError(f"actions: got {len(np.atleast_1d(actions))} for {self.num_envs} rows; wanted one per row.")
+        if self.autoreset_mode == AutoresetMode.DISABLED and self._finished.any():
+            raise UserError(
+                f"rows {np.flatnonzero(self._finished).tolist()} have ended; call "
+                f"reset(options={{'reset_mask': mask}}) first, mask ({self.num_envs},) bool, True for these."
+            )
+        return actions
+
+    def _truncations(self) -> np.ndarray:
+        """Rows at the horizon or at the last frame that the prior knows: (N,) bool."""
+        at_end = self.simulator.at_max_frames.cpu().numpy()
+        if self.horizon is None:
+            return at_end
+        return at_end | (self.simulator.state.steps.cpu().numpy() >= self.horizon)
+
+    def _reset_same_step(self, fields: dict[str, np.ndarray], done: np.ndarray) -> Info:
+        """Reset the rows that are done; their last frames and infos are under "final_obs" and "final_info"."""
+        last_frames = np.full(self.num_envs, None, object)
+        for i, frame in zip(np.flatnonzero(done), self._frames()[done], strict=True):
+            last_frames[i] = frame
+        final: Info = {"final_obs": last_frames, "final_info": _to_vector_info(fields, done)}
+        masks = {f"_{name}": done.copy() for name in final}
+        return _to_vector_info(fields, ~done) | final | masks | self._reset_rows(done)
+
     def render(self) -> tuple[np.ndarray, ...] | None:
-        """The frames last shown, one (H, W, 3) uint8 a row, in mode "rgb_array"."""
+        """The current frames, one (H, W, 3) uint8 per row, in mode "rgb_array"; None otherwise."""
         return None if self.render_mode is None else tuple(self._frames())
 
 
-def _masked(values: dict[str, np.ndarray], mask: np.ndarray) -> Info:
-    """An info in gymnasium's form: zero where a row has no value, and under "_name" which rows have one."""
+def _autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
+    """The mode of a value, such as "SameStep", or of a name, such as "SAME_STEP"."""
+    if isinstance(mode, AutoresetMode):
+        return mode
+    modes = {x.value: x for x in AutoresetMode} | {x.name: x for x in AutoresetMode}
+    if mode not in modes:
+        raise unknown_name("autoreset mode", str(mode), [x.value for x in AutoresetMode])
+    return modes[mode]
+
+
+def _to_vector_info(values: dict[str, np.ndarray], mask: np.ndarray) -> Info:
+    """An info in gymnasium's form: zero where a row has no value, and under "_name" the rows that have one."""
     if not mask.any():
         return {}
     wide = {name: value.astype(np.float64 if value.dtype.kind == "f" else np.int64) for name, value in values.items()}

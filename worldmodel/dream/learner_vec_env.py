@@ -1,94 +1,145 @@
-"""Many dreams as a learner sees them: part of the frame, stacked, each action held for some steps.
+"""Many dreams as a learning policy observes them: a part of the frame, stacked, with held actions.
 
-Shapes: N rows, H W pixels of a frame, h w of the part that is seen, D frames in a stack.
+Shapes: N rows, H W pixels of a frame, h w of the visible part, D frames in a stack, A action size.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import gymnasium
 import numpy as np
 import torch
 
 from worldmodel.common import spaces
-from worldmodel.common.errors import UserError
+from worldmodel.common.arguments import checked_integer
+from worldmodel.common.channels_first import VecChannelsFirst
+from worldmodel.common.errors import UserError, unknown_name
 from worldmodel.common.runtime import choose_runtime
-from worldmodel.dream.dream_env import DEFAULT_HORIZON, horizon_of, load
-from worldmodel.dream.dream_vec_env import BatchVecEnv
+from worldmodel.dream.batch_vec_env import BatchVecEnv
+from worldmodel.dream.dream_options import RECORDED, DreamOptions
 from worldmodel.dream.simulator import Simulator
+from worldmodel.dream.simulator_state import SimulatorStep
 from worldmodel.prior.sampling import Sampling
 from worldmodel.world.world_model import WorldModel
 
+View = tuple[int, int, int, int]
+REWARDS = ("env", "status")
 
-class DreamLearnerEnv(BatchVecEnv):
-    """An SB3 VecEnv whose one step is `hold` steps of every dream; as `collect.view.LearnerView` over a real one.
 
-    A row that ends while its action is held waits until the others are through, and then begins anew. infos of a
-    finished row have `terminal_observation`, `TimeLimit.truncated` and `episode` (the dream's return and steps).
+class LearnerKeywords(TypedDict, total=False):
+    """The keyword arguments of `DreamLearnerEnv`: the fields of `LearnerOptions`."""
 
-    Args:
-        world: a world directory, or a loaded `WorldModel`.
-        num_envs: N.
+    frame_stack: int
+    view: View | None
+    hold: int
+    reward: str
+    reward_scale: float
+    horizon: int | str | None
+    temperature: float
+    seed: int
+    device: str
+
+
+@dataclass(frozen=True)
+class LearnerOptions:
+    """Options of dreams in which a policy learns.
+
+    Attributes:
         frame_stack: D.
-        view: (top, bottom, left, right) that is seen, in pixels of the whole picture the environment's screen is
-            averaged to: a world that learned a crop of it shows the same part. None shows all the world's frame.
-        hold: steps of the dream for each action.
-        reward: "env" is the world's own reward; "status" the expected change of the hidden variable in hundredths,
-            never above 0, where an end takes all that was left.
-        reward_scale: factor on the reward.
-        horizon, temperature: as for `DreamEnv`.
+        view: (top, bottom, left, right) of the visible part, in pixels of the whole frame before the world's crop;
+            None shows the world's frame.
+        hold: steps of the dream per action.
+        reward: "env" is the world's reward; "status" the expected change of the hidden variable in hundredths, at most
+            0; a termination counts as the loss of all that was left.
+        reward_scale: factor of the reward.
+        horizon, temperature: as in `DreamOptions`.
         seed: row i begins with seed + i.
-        device: "auto", "cpu" or "cuda": where a world given as a directory is loaded. On a GPU matrix products are in
+        device: "auto", "cpu" or "cuda": where a world given as a directory is loaded. On a GPU, matrix products are in
             bfloat16, as in training.
 
     Raises:
-        UserError: a view outside the world's frame, or reward="status" of a world without one.
+        UserError: a value out of range.
     """
 
-    def __init__(
-        self,
-        world: str | Path | WorldModel,
-        num_envs: int,
-        *,
-        frame_stack: int = 4,
-        view: tuple[int, int, int, int] | None = None,
-        hold: int = 1,
-        reward: str = "env",
-        reward_scale: float = 1.0,
-        horizon: int | str | None = DEFAULT_HORIZON,
-        temperature: float = 1.0,
-        seed: int = 0,
-        device: str = "cpu",
-    ) -> None:
-        runtime = choose_runtime(world.device.type if isinstance(world, WorldModel) else device)
-        loaded = load(world, runtime.device)
-        if reward not in ("env", "status"):
-            raise UserError(f"reward={reward!r}: wanted 'env' or 'status'.")
-        if reward == "status" and not loaded.prior.status_config.num_bins:
+    frame_stack: int = 4
+    view: View | None = None
+    hold: int = 1
+    reward: str = "env"
+    reward_scale: float = 1.0
+    horizon: int | str | None = RECORDED
+    temperature: float = 1.0
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for name, least in (("frame_stack", 1), ("hold", 1), ("seed", 0)):
+            object.__setattr__(self, name, checked_integer(name, getattr(self, name), least))
+        if self.reward not in REWARDS:
+            raise unknown_name("reward", str(self.reward), REWARDS)
+
+    @staticmethod
+    def from_keywords(**keywords: Any) -> LearnerOptions:
+        """Options from keyword arguments.
+
+        Raises:
+            UserError: an unknown keyword, or a value out of range.
+        """
+        names = [field.name for field in fields(LearnerOptions)]
+        for name in keywords:
+            if name not in names:
+                raise unknown_name("option of dreams to learn in", name, names)
+        return LearnerOptions(**keywords)
+
+    def simulator(self, world: str | Path | WorldModel, num_rows: int) -> Simulator:
+        """A simulator of a world, which is loaded first if it is a directory or a name.
+
+        Raises:
+            UserError: not a world directory, or reward="status" of a world without a hidden variable.
+        """
+        runtime = choose_runtime(world.device.type if isinstance(world, WorldModel) else self.device)
+        world = world if isinstance(world, WorldModel) else WorldModel.from_pretrained(world, runtime.device)
+        if self.reward == "status" and not world.prior.status_config.num_bins:
             raise UserError(
                 "reward='status' needs a world with a hidden variable; this one learned none. Train it with "
                 "--prior.status.variable, or take reward='env'."
             )
-        self.world, self.horizon = loaded, horizon_of(loaded, horizon)
-        self.part = part_seen(loaded, view)
-        shape = (self.part[0].stop - self.part[0].start, self.part[1].stop - self.part[1].start, 3 * frame_stack)
-        self.target, self.render_mode = self, None
-        action_space = spaces.to_gymnasium(loaded.spec.action_space)
-        super().__init__(num_envs, gymnasium.spaces.Box(0, 255, shape, np.uint8), action_space)
-        self.hold, self.reward, self.reward_scale = hold, reward, reward_scale
-        self.simulator = Simulator(loaded, num_envs, seed, Sampling(temperature, exact=False), dtype=runtime.dtype)
+        sampling = Sampling(self.temperature, exact=False)  # nobody reads the log-probabilities
+        return Simulator(world, num_rows, self.seed, sampling, dtype=runtime.dtype)
+
+
+class HeldDreams(BatchVecEnv):
+    """The VecEnv inside `DreamLearnerEnv`; its observations have the channels last, (N, h, w, 3*D) uint8."""
+
+    def __init__(self, world: str | Path | WorldModel, num_envs: int, **options: Unpack[LearnerKeywords]) -> None:
+        num_envs = checked_integer("num_envs", num_envs)
+        self.options = LearnerOptions.from_keywords(**options)
+        self.hold = self.options.hold
+        horizon = DreamOptions(horizon=self.options.horizon)
+        self.simulator = self.options.simulator(world, num_envs)
+        self.world = self.simulator.world
+        self.horizon = horizon.max_steps(self.world)
+        self.visible = visible_part(self.world, self.options.view)
+        height, width = (part.stop - part.start for part in self.visible)
+        shape = (height, width, 3 * self.options.frame_stack)
         self.stack = np.zeros((num_envs, *shape), np.uint8)  # (N, h, w, 3*D), oldest first
         self.returns, self.lengths = np.zeros(num_envs), np.zeros(num_envs, np.int64)
-        self.begun = time.monotonic()
+        self.start_time = time.monotonic()
+        super().__init__(
+            self,
+            num_envs,
+            gymnasium.spaces.Box(0, 255, shape, np.uint8),
+            spaces.to_gymnasium(self.world.spec.action_space),
+        )
 
-    def _begin(self, rows: np.ndarray) -> None:
+    def _reset_rows(self, rows: np.ndarray) -> None:
         """Reset rows, (n,) int64, and fill their stacks with their first frame."""
-        frames = self.simulator.reset(torch.from_numpy(rows)).cpu().numpy()[(rows, *self.part)]
-        self.stack[rows] = np.tile(frames, self.stack.shape[-1] // 3)
+        frames = self.simulator.reset(torch.from_numpy(rows)).cpu().numpy()[(rows, *self.visible)]
+        self.stack[rows] = np.tile(frames, self.options.frame_stack)
         self.returns[rows], self.lengths[rows] = 0.0, 0
 
     def reset(self) -> np.ndarray:
@@ -97,76 +148,116 @@ class DreamLearnerEnv(BatchVecEnv):
             if seed is not None:
                 self.simulator.seed(torch.tensor([seed]), torch.tensor([i]))
         self._reset_seeds()
-        self._begin(np.arange(self.num_envs))
+        self._reset_rows(np.arange(self.num_envs))
         return self.stack.copy()
-
-    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """Stacks (N, h, w, 3*D) uint8, rewards (N,) float32, dones (N,) bool, one info a row."""
-        actions = torch.as_tensor(spaces.check_actions(self.world.spec.action_space, self._actions))
-        simulator, count = self.simulator, self.num_envs
-        rewards, terminated, truncated = np.zeros(count), np.zeros(count, bool), np.zeros(count, bool)
-        for _ in range(self.hold):
-            alive = ~(terminated | truncated)
-            had = simulator.status_to_values(simulator.state.prior.status)
-            out = simulator.step(actions)
-            paid = out.rewards.cpu().numpy()
-            self.returns += np.where(alive, paid, 0.0)
-            if self.reward == "status":
-                # dead is nothing at all, whatever the last bin said
-                kept = (out.status_probs @ simulator.status_values) * (1 - out.hazards)
-                paid = ((kept - had).clamp_max(0.0) / 100).nan_to_num().cpu().numpy()
-            rewards += np.where(alive, paid, 0.0)
-            frames = simulator.state.frames.cpu().numpy()[(slice(None), *self.part)]
-            pushed = np.concatenate([self.stack[..., 3:], frames], -1)
-            self.stack = np.where(alive[:, None, None, None], pushed, self.stack)
-            terminated |= alive & out.terminations.cpu().numpy()
-            self.lengths += alive
-            over = simulator.at_max_frames.cpu().numpy()
-            if self.horizon is not None:
-                over |= self.lengths >= self.horizon
-            cut = alive & ~terminated & over
-            truncated |= cut
-            if (terminated | truncated).all():
-                break
-            if cut.any():
-                simulator.hold(torch.from_numpy(cut))
-        dones = terminated | truncated
-        infos: list[dict[str, Any]] = [{"TimeLimit.truncated": bool(cut)} for cut in truncated]
-        finished = np.flatnonzero(dones)
-        for i in finished:
-            seconds = round(time.monotonic() - self.begun, 6)
-            infos[i]["terminal_observation"] = self.stack[i].copy()
-            infos[i]["episode"] = {"r": float(self.returns[i]), "l": int(self.lengths[i]), "t": seconds}
-        if len(finished):
-            self._begin(finished)
-        return self.stack.copy(), (rewards * self.reward_scale).astype(np.float32), dones, infos
 
     def step_async(self, actions: np.ndarray) -> None:
         """Keep the actions, (N,) or (N, A), for `step_wait`."""
         self._actions = actions
 
+    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """Stacks (N, h, w, 3*D) uint8, rewards (N,) float32, dones (N,) bool, one info per row."""
+        actions = torch.as_tensor(spaces.check_actions(self.world.spec.action_space, self._actions))
+        rewards, terminations, truncations = self._hold_actions(actions)
+        dones = terminations | truncations
+        infos: list[dict[str, Any]] = [{"TimeLimit.truncated": bool(x)} for x in truncations]
+        finished = np.flatnonzero(dones)
+        for i in finished:
+            seconds = round(time.monotonic() - self.start_time, 6)
+            infos[i]["terminal_observation"] = self.stack[i].copy()
+            infos[i]["episode"] = {"r": float(self.returns[i]), "l": int(self.lengths[i]), "t": seconds}
+        if len(finished):
+            self._reset_rows(finished)
+        return self.stack.copy(), (rewards * self.options.reward_scale).astype(np.float32), dones, infos
+
+    def _hold_actions(self, actions: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Take `hold` steps: sums of rewards (N,), terminations and truncations (N,) bool.
+
+        A row that ends stays unchanged until all rows have taken their steps.
+        """
+        simulator, count = self.simulator, self.num_envs
+        rewards, terminations, truncations = np.zeros(count), np.zeros(count, bool), np.zeros(count, bool)
+        for _ in range(self.hold):
+            active = ~(terminations | truncations)
+            status_before = simulator.status_to_values(simulator.state.prior.status)
+            out = simulator.step(actions)
+            env_rewards = out.rewards.cpu().numpy()
+            self.returns += np.where(active, env_rewards, 0.0)
+            step_rewards = env_rewards if self.options.reward == "env" else self._status_rewards(status_before, out)
+            rewards += np.where(active, step_rewards, 0.0)
+            self._push_frames(active)
+            terminations |= active & out.terminations.cpu().numpy()
+            self.lengths += active
+            cut_off = active & ~terminations & self._at_last_step()
+            truncations |= cut_off
+            if (terminations | truncations).all():
+                break
+            if cut_off.any():
+                simulator.hold(torch.from_numpy(cut_off))
+        return rewards, terminations, truncations
+
+    def _status_rewards(self, status_before: torch.Tensor, out: SimulatorStep) -> np.ndarray:
+        """The expected change of the hidden variable in hundredths, (N,), at most 0, and 0 where it is not known.
+
+        After a termination nothing is left of it, whatever its last bin is.
+        """
+        after = (out.status_probs @ self.simulator.status_values) * (1 - out.hazards)
+        return ((after - status_before).clamp_max(0.0) / 100).nan_to_num().cpu().numpy()
+
+    def _push_frames(self, rows: np.ndarray) -> None:
+        """Add the current frames to the stacks of some rows, (N,) bool."""
+        frames = self.simulator.state.frames.cpu().numpy()[(slice(None), *self.visible)]
+        pushed = np.concatenate([self.stack[..., 3:], frames], -1)
+        self.stack = np.where(rows[:, None, None, None], pushed, self.stack)
+
+    def _at_last_step(self) -> np.ndarray:
+        """Rows at the horizon or at the last frame that the prior knows: (N,) bool."""
+        at_end = self.simulator.at_max_frames.cpu().numpy()
+        return at_end if self.horizon is None else at_end | (self.lengths >= self.horizon)
+
     def close(self) -> None:
-        """Nothing is held that had to be let go."""
+        """There is nothing to close."""
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """The dreams' whole frames."""
+        """The dreams' whole frames, (H, W, 3) uint8 each."""
         return list(self.simulator.state.frames.cpu().numpy())
 
 
-def part_seen(world: WorldModel, view: tuple[int, int, int, int] | None) -> tuple[slice, slice]:
-    """Rows and columns of the world's frame that a view of the whole picture shows.
+class DreamLearnerEnv(VecChannelsFirst):
+    """An SB3 VecEnv in which one step is `hold` steps of every dream; as `collect.learner_view` over an environment.
+
+    Observations are (N, 3*D, h, w) uint8, with the channels first so that SB3 cannot take rows for channels. A row that
+    ends while its action is held waits until the others have taken their steps, and is then reset. infos of a finished
+    row have `terminal_observation`, `TimeLimit.truncated` and `episode` (the dream's return and number of steps).
+
+    Args:
+        world: a world directory, the name of a shipped world, or a loaded `WorldModel`.
+        num_envs: N.
+        **options: the fields of `LearnerOptions`.
 
     Raises:
-        UserError: the view is not inside what the world shows.
+        UserError: a view outside the world's frame, reward="status" of a world without a hidden variable, or an option
+            that is unknown or out of range.
+    """
+
+    def __init__(self, world: str | Path | WorldModel, num_envs: int, **options: Unpack[LearnerKeywords]) -> None:
+        super().__init__(HeldDreams(world, num_envs, **options))
+
+
+def visible_part(world: WorldModel, view: View | None) -> tuple[slice, slice]:
+    """Rows and columns of the world's frame that a view of the whole frame shows.
+
+    Raises:
+        UserError: the view is not inside the world's frame.
     """
     height, width, _ = world.spec.pixels.frame_shape
     if view is None:
         return slice(0, height), slice(0, width)
-    down, _, across, _ = world.spec.pixels.crop or (0, 0, 0, 0)
-    top, bottom, left, right = view[0] - down, view[1] - down, view[2] - across, view[3] - across
+    first_row, _, first_column, _ = world.spec.pixels.crop or (0, 0, 0, 0)
+    top, bottom, left, right = view[0] - first_row, view[1] - first_row, view[2] - first_column, view[3] - first_column
     if not (0 <= top < bottom <= height and 0 <= left < right <= width):
         raise UserError(
-            f"view={view} is not inside the part of the picture that this world shows: rows {down} to "
-            f"{down + height}, columns {across} to {across + width}."
+            f"view={view} is not inside the part of the frame that this world has: rows {first_row} to "
+            f"{first_row + height}, columns {first_column} to {first_column + width}."
         )
     return slice(top, bottom), slice(left, right)

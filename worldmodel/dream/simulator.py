@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from worldmodel.common import spaces
+from worldmodel.common.arguments import checked_integer
 from worldmodel.common.errors import UserError
-from worldmodel.common.threads import threads_for_rows
+from worldmodel.common.threads import thread_limited, threads_for_rows
 from worldmodel.dream.backends import choose_backend
 from worldmodel.dream.cuda_graphs import CapturedStep, capture_cuda_graph
 from worldmodel.dream.dream_stepper import DreamStepper
@@ -67,19 +68,17 @@ class Simulator:
         cuda_graph: bool | None = None,
         threads: int | None = None,
     ) -> None:
-        if num_rows < 1:
-            raise UserError(f"num_rows={num_rows}: wanted at least 1.")
-        if threads is not None and threads < 1:
-            raise UserError(f"threads={threads}: wanted at least 1, or None.")
-        threads = threads or threads_for_rows(TILE if batch_invariant else num_rows)
-        self.world, self.num_rows, self.sampling = world, num_rows, sampling
+        self.num_rows = checked_integer("num_rows", num_rows)
+        computed_rows = TILE if batch_invariant else self.num_rows
+        self.threads = threads_for_rows(computed_rows) if threads is None else checked_integer("threads", threads)
+        self.world, self.sampling = world, sampling
         self._starts = EpisodeStarts(world, starts)
-        self.backend = choose_backend(world, backend, dtype, batch_invariant, threads)
-        self._stepper = DreamStepper(world, self.backend, sampling, batch_invariant, dtype, threads)
+        self.backend = choose_backend(world, backend, dtype, batch_invariant, self.threads)
+        self._stepper = DreamStepper(world, self.backend, sampling, batch_invariant, dtype)
         self._capture = capture_cuda_graph if self._captures(cuda_graph) else None
         self._captured_step: CapturedStep[SimulatorState, SimulatorStep] | None = None
         self._state = self._initial_state()
-        self.seed(torch.arange(num_rows) + seed)
+        self.seed(torch.arange(self.num_rows) + seed)
 
     def _captures(self, cuda_graph: bool | None) -> bool:
         """Whether steps are captured as a CUDA graph.
@@ -96,20 +95,11 @@ class Simulator:
             )
         return possible and cuda_graph is not False
 
+    @thread_limited
     def _initial_state(self) -> SimulatorState:
-        """The state before the first reset: every row has ended."""
-        rows, world = self.num_rows, self.world
-        zeros = torch.zeros(rows, dtype=torch.int64, device=world.device)
-        return SimulatorState(
-            prior=self.backend.init_state(self._starts.placeholder(rows)),
-            frames=torch.zeros((rows, *world.tokenizer.frame_shape), dtype=torch.uint8, device=world.device),
-            codes=torch.zeros((rows, *world.tokenizer.grid), dtype=torch.int64, device=world.device),
-            seeds=zeros,
-            episodes=zeros,
-            steps=zeros,
-            ended=torch.ones_like(zeros, dtype=torch.bool),
-            starts=zeros,
-        )
+        """The state before the first reset."""
+        prior = self.backend.init_state(self._starts.placeholder(self.num_rows))
+        return SimulatorState.ended_rows(prior, self.world.tokenizer.frame_shape, self.world.tokenizer.grid)
 
     @property
     def state(self) -> SimulatorState:
@@ -131,6 +121,7 @@ class Simulator:
         """The hidden variable at the middle of its bins: (N,) int64 -> (N,) float32, NaN where it is not known."""
         return self._stepper.status_to_values(status)
 
+    @thread_limited
     def seed(self, seeds: Tensor, rows: Tensor | None = None) -> None:
         """Set the seeds, (n,) int64, of rows, given as to `reset`. Their next reset is the first episode of that seed.
 
@@ -144,6 +135,7 @@ class Simulator:
         mixed = self._state.seeds.index_copy(0, index, seeds.to(index.device, torch.int64))
         self._state = replace(self._state, seeds=mixed, episodes=episodes)
 
+    @thread_limited
     @torch.no_grad()
     def reset(self, rows: Tensor | None = None, starts: Tensor | None = None, context: Context | None = None) -> Tensor:
         """Begin new episodes.
@@ -181,6 +173,7 @@ class Simulator:
         )
         return self._state.frames.clone()
 
+    @thread_limited
     @torch.no_grad()
     def step(self, actions: Tensor) -> SimulatorStep:
         """Take one step in every row.
@@ -206,10 +199,12 @@ class Simulator:
         self._state, step = self._stepper.step(self._state, actions)
         return tree_map(torch.clone, step)
 
+    @thread_limited
     def hold(self, rows: Tensor) -> None:
         """Keep rows, given as to `reset`, unchanged until they are reset, like rows that have ended."""
         self._state = replace(self._state, ended=self._state.ended.index_fill(0, self._row_index(rows), True))
 
+    @thread_limited
     def rollout(self, actions: Tensor, context: Context | None = None) -> Rollout:
         """Step every row through a sequence of actions.
 
@@ -231,10 +226,12 @@ class Simulator:
         first_frames = self._state.frames.clone()
         return Rollout.stack(first_frames, [self.step(actions[:, t]) for t in range(actions.shape[1])])
 
+    @thread_limited
     def save(self) -> SimulatorState:
         """A copy of the state, to restore as often as wanted."""
         return self._state.copy()
 
+    @thread_limited
     def restore(self, state: SimulatorState) -> None:
         """Return to a saved state. The same actions then give the same dream.
 
@@ -250,6 +247,7 @@ class Simulator:
             )
         self._state = state.copy()
 
+    @thread_limited
     def clone(self, source_rows: Tensor, target_rows: Tensor, seeds: Tensor | None = None) -> None:
         """Branch dreams: copy the state of some rows to other rows.
 

@@ -39,6 +39,21 @@ class SimulatorState:
     ended: Tensor
     starts: Tensor
 
+    @staticmethod
+    def ended_rows(prior: StateRows, frame_shape: tuple[int, int, int], grid: tuple[int, int]) -> SimulatorState:
+        """The state before the first reset: black frames of rows that have ended."""
+        zeros = torch.zeros_like(prior.status)
+        return SimulatorState(
+            prior=prior,
+            frames=zeros.new_zeros((len(zeros), *frame_shape), dtype=torch.uint8),
+            codes=zeros.new_zeros((len(zeros), *grid)),
+            seeds=zeros,
+            episodes=zeros,
+            steps=zeros,
+            ended=torch.ones_like(zeros, dtype=torch.bool),
+            starts=zeros,
+        )
+
     def copy(self) -> SimulatorState:
         """A state with its own tensors, which later steps do not change."""
         return tree_map(torch.clone, self)
