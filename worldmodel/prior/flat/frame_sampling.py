@@ -66,7 +66,7 @@ def draw_frame(
     bias, weight = read_weights(network.logits, rows, dtype)
     biases = bias + network.prejudice.to(dtype)  # (K, V)
     visible = F.pad(seen.repeat_interleave(size, 1), (0, size))  # (B, N), none of its own yet
-    mask = torch.zeros(visible.shape, device=device).masked_fill_(~visible, -torch.inf)
+    mask = torch.zeros(visible.shape, dtype=torch.float32, device=device).masked_fill_(~visible, -torch.inf)
     mask = mask.repeat_interleave(groups, 0)[:, None]  # (B*G, 1, N)
     places, numbers, others = mask[..., past:].unbind(2), draws.unbind(1), given.unbind(1)
     said, codes = weight.new_empty(size - 1, rows, network.num_codes), []
