@@ -302,3 +302,84 @@ def test_a_pickled_dream_continues_like_the_original(world_dir: Path) -> None:
     copy = pickle.loads(pickle.dumps(env))
     for action in (1, 2, 3):
         assert_same(env.step(action), copy.step(action))
+
+
+@pytest.mark.parametrize("render_mode", [None, "rgb_array"])
+def test_dream_vector_env_has_what_gymnasiums_vector_envs_promise(render_mode: str | None, world: Any) -> None:
+    dreams = DreamVectorEnv(2, world=world, render_mode=render_mode)
+    reference = SyncVectorEnv([lambda: DreamEnv(world, render_mode=render_mode)] * 2)
+    for name in ("num_envs", "render_mode", "spec", "closed", "autoreset_mode", "single_action_space"):
+        assert getattr(dreams, name) == getattr(reference, name)
+    assert set(dreams.metadata) == set(reference.metadata)
+    assert dreams.metadata["render_fps"] == reference.metadata["render_fps"]
+    assert dreams.unwrapped is dreams
+    dreams.reset(seed=7)
+    reference.reset(seed=7)
+    assert dreams.np_random_seed == reference.np_random_seed[0] == 7
+    assert isinstance(dreams.np_random, np.random.Generator)
+    images = dreams.render()
+    assert (images is None) == (render_mode is None)
+    if images is not None:
+        assert_same(images, reference.render())
+    for _ in range(2):  # closing twice is allowed
+        dreams.close()
+    assert dreams.closed
+
+
+def test_unseeded_rows_dream_differently_and_follow_np_random(world: Any) -> None:
+    def dream(seed: int) -> np.ndarray:
+        envs = DreamVectorEnv(3, world=world)
+        envs.np_random = np.random.default_rng(seed)
+        envs.reset()
+        return envs.simulator.state.seeds.numpy()
+
+    assert len(set(dream(0).tolist())) == 3
+    np.testing.assert_array_equal(dream(0), dream(0))
+    assert (dream(0) != dream(1)).all()
+
+
+def test_dream_vec_env_has_what_sb3s_vec_envs_promise(world: Any) -> None:
+    dreams = DreamVecEnv(world, 3, render_mode="rgb_array")
+    reference = DummyVecEnv([lambda: DreamEnv(world, render_mode="rgb_array")] * 3)
+    for vec_env in (dreams, reference):
+        assert vec_env.seed(5) == [5, 6, 7]
+        vec_env.reset()
+        assert vec_env.unwrapped is vec_env
+        assert set(vec_env.metadata["render_modes"]) == {"human", "rgb_array"}
+        assert vec_env.metadata["render_fps"] == 9
+        assert vec_env.get_attr("spec") == [None] * 3
+        assert vec_env.get_attr("render_mode") == ["rgb_array"] * 3
+        assert vec_env.has_attr("horizon")
+        assert not vec_env.has_attr("no_such_attribute")
+    for method in ("get_images", "render"):
+        assert_same(np.stack(getattr(dreams, method)()), np.stack(getattr(reference, method)()))
+    for indices in (None, 1, [2, 0]):
+        assert_same(dreams.env_method("render", indices=indices), reference.env_method("render", indices=indices))
+    dreams.set_attr("note", 3)
+    assert dreams.get_attr("note", [1]) == [3]
+    with pytest.raises(UserError, match="leave the indices out"):
+        dreams.set_attr("note", 4, indices=[1])
+    assert VecMonitor(dreams).reset().shape == reference.reset().shape
+    dreams.close()
+    dreams.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "shape"),
+    [
+        ({"frame_stack": 4}, (12, 16, 16)),
+        ({"frame_stack": 6}, (18, 16, 16)),  # fewer rows and columns than channels
+        ({"frame_stack": 4, "view": (4, 12, 0, 16)}, (12, 8, 16)),  # fewer rows than channels
+        ({"frame_stack": 2, "view": (0, 16, 4, 8)}, (6, 16, 4)),  # fewer columns than channels
+    ],
+    ids=str,
+)
+def test_a_policy_gets_the_channels_first_whatever_their_number(
+    options: dict[str, Any], shape: tuple[int, int, int]
+) -> None:
+    dreams = DreamLearnerEnv(make_world(), 2, **options)
+    policy = PPO("MlpPolicy", dreams, n_steps=2, batch_size=2, n_epochs=1, device="cpu")
+    assert policy.observation_space.shape == dreams.observation_space.shape == shape
+    observations = dreams.reset()
+    np.testing.assert_array_equal(observations, np.moveaxis(dreams.venv.stack, -1, 1))  # type: ignore[attr-defined]
+    policy.learn(4)

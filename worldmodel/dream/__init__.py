@@ -1,14 +1,15 @@
-"""A learned world as an environment. Nothing here loads torch until one of its names is used."""
+"""A learned world as an environment. torch is loaded when one of these names is used first."""
 
 from __future__ import annotations
 
 from typing import Any
 
 DREAM_ID = "worldmodel/Dream-v0"
-_NAMES = {
+_MODULES = {
     "CrossEntropy": "planning",
     "DreamEnv": "dream_env",
     "DreamLearnerEnv": "learner_vec_env",
+    "DreamOptions": "dream_options",
     "DreamVecEnv": "dream_vec_env",
     "DreamVectorEnv": "dream_vector_env",
     "Plan": "planning",
@@ -21,10 +22,10 @@ _NAMES = {
 
 
 def register() -> None:
-    """Register `worldmodel/Dream-v0` with gymnasium; needs no torch, and may be called again."""
+    """Register `worldmodel/Dream-v0` with gymnasium, once; torch is not loaded."""
     try:
         import gymnasium
-    except ImportError:  # models and training run on machines without it
+    except ImportError:  # models and training run without gymnasium
         return
 
     if DREAM_ID not in gymnasium.registry:
@@ -36,8 +37,8 @@ def register() -> None:
 
 
 def __getattr__(name: str) -> Any:
-    if name in _NAMES:
+    if name in _MODULES:
         from importlib import import_module
 
-        return getattr(import_module(f"worldmodel.dream.{_NAMES[name]}"), name)
+        return getattr(import_module(f"worldmodel.dream.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

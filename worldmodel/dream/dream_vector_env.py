@@ -106,8 +106,9 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if mask.shape != (self.num_envs,) or mask.dtype != np.bool_ or not mask.any():
             raise UserError(f"reset_mask: wanted ({self.num_envs},) bool with a True in it, got {mask}.")
         starts = None if options.get("start") is None else self._checked_starts(options["start"])[mask]
-        super().reset(seed=int(seed) if is_integer(seed) else None)  # type: ignore[arg-type]
-        self._seed_rows(np.flatnonzero(mask), self._row_seeds(seed))
+        seeds = self._row_seeds(seed)
+        super().reset(seed=seeds[0] if is_integer(seed) else None)
+        self._seed_rows(np.flatnonzero(mask), seeds)
         info = self._reset_rows(mask, None if starts is None else torch.from_numpy(starts))
         return self._frames(), info
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.common.errors import UserError
+from worldmodel.dream.simulator_state import check_integers
 from worldmodel.prior.interface import Context
 from worldmodel.prior.sampling import STREAM_START, uniforms
 from worldmodel.world.start_kinds import NO_START
@@ -46,8 +47,9 @@ class EpisodeStarts:
         """Starts that the caller chose for the rows `index`, (n,) int64, on the world's device.
 
         Raises:
-            UserError: not one start per row, or a start that the world does not have.
+            UserError: not integers, not one start per row, or a start that the world does not have.
         """
+        check_integers("starts", starts)
         chosen = starts.to(index.device, torch.int64)
         if chosen.shape != index.shape:
             raise UserError(f"starts: got shape {tuple(chosen.shape)} for {len(index)} rows to reset.")

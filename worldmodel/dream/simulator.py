@@ -19,7 +19,7 @@ from worldmodel.dream.backends import choose_backend
 from worldmodel.dream.cuda_graphs import CapturedStep, capture_cuda_graph
 from worldmodel.dream.dream_stepper import DreamStepper
 from worldmodel.dream.episode_starts import EpisodeStarts
-from worldmodel.dream.simulator_state import Rollout, SimulatorState, SimulatorStep, row_index
+from worldmodel.dream.simulator_state import Rollout, SimulatorState, SimulatorStep, check_integers, row_index
 from worldmodel.dream.tensor_tree import tree_map
 from worldmodel.dream.tiles import TILE
 from worldmodel.prior.interface import Context
@@ -126,9 +126,10 @@ class Simulator:
         """Set the seeds, (n,) int64, of rows, given as to `reset`. Their next reset is the first episode of that seed.
 
         Raises:
-            UserError: rows that this simulator does not have, or not one seed per row.
+            UserError: rows that this simulator does not have, or seeds that are not integers or not one per row.
         """
         index = self._row_index(rows)
+        check_integers("seeds", seeds)
         if seeds.shape != index.shape:
             raise UserError(f"seeds: got shape {tuple(seeds.shape)} for {len(index)} rows.")
         episodes = self._state.episodes.index_fill(0, index, -1)

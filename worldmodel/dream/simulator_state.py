@@ -70,6 +70,16 @@ class SimulatorState:
         return f"{type(self.prior).__name__} ({shapes})"
 
 
+def check_integers(name: str, values: Tensor) -> None:
+    """Refuse a tensor of another dtype than integers.
+
+    Raises:
+        UserError: floats or bools.
+    """
+    if values.is_floating_point() or values.dtype == torch.bool:
+        raise UserError(f"{name}: got {values.dtype}, wanted integers.")
+
+
 def row_index(rows: Tensor | None, num_rows: int, device: torch.device) -> Tensor:
     """Rows as (n,) int64 on a device.
 

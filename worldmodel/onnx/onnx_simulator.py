@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from worldmodel.common import spaces
+from worldmodel.common.arguments import checked_integer
 from worldmodel.common.errors import UserError
 from worldmodel.common.random import STREAM_START, uniforms
 from worldmodel.common.sampling_options import SamplingOptions
@@ -98,12 +99,11 @@ class OnnxSimulator:
         sampling: SamplingOptions = SamplingOptions(),  # noqa: B008 (frozen)
         starts: str = "episode",
     ) -> None:
-        if num_rows < 1:
-            raise UserError(f"num_rows={num_rows}: wanted at least 1.")
+        self.num_rows = num_rows = checked_integer("num_rows", num_rows)
         if starts not in ("episode", "any"):
             raise UserError(f"starts={starts!r}: wanted 'episode' or 'any'.")
         self.world = world if isinstance(world, OnnxWorld) else OnnxWorld(world)
-        self.num_rows, self.sampling = num_rows, sampling
+        self.sampling = sampling
         kinds = self.world.start_kinds
         true_starts = np.flatnonzero(kinds == KIND_EPISODE)
         self._choices = np.arange(len(kinds)) if starts == "any" or not len(true_starts) else true_starts
