@@ -1,6 +1,6 @@
-"""A device that is not there: tensors that say they are on it and are computed here, and nothing may mix them.
+"""A pretended device: tensors report that they are on it, are computed on the CPU, and cannot be mixed with others.
 
-Code that forgets to move a tensor fails as on a GPU: in an operation on tensors of both places, or in `.numpy()`.
+Code that forgets to move a tensor fails as on a GPU: in an operation on tensors of both devices, or in `.numpy()`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-DEVICE = torch.device("meta")  # of those that are always known, the one that holds nothing
+DEVICE = torch.device("meta")  # a device that torch always knows and that holds no data
 aten = torch.ops.aten
 
 
 class Far(torch.Tensor):
-    """A tensor that says that it is on `DEVICE`; `near` holds its numbers."""
+    """A tensor that reports `DEVICE` as its device; `near` holds its values."""
 
     near: torch.Tensor
 
@@ -43,8 +43,8 @@ class Far(torch.Tensor):
         raise RuntimeError(f"{func} outside of the pretended device")
 
 
-def made_there(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """`torch.tensor` or `torch.as_tensor` for `DEVICE`: of themselves they would not keep the numbers."""
+def kept_there(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """`torch.tensor` or `torch.as_tensor` for `DEVICE`, where they would otherwise drop the values."""
 
     def made(*args: Any, device: Any = None, **kwargs: Any) -> torch.Tensor:
         tensor = make(*args, **kwargs)
@@ -54,7 +54,7 @@ def made_there(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]
 
 
 class Pretend(TorchDispatchMode):
-    """Inside, `DEVICE` exists."""
+    """Inside this mode, `DEVICE` exists."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})

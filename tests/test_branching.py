@@ -1,4 +1,4 @@
-"""Branches, rollouts and codes of a simulator, and the sentence that each misuse is answered with."""
+"""Branches, rollouts and codes of a simulator, and the error message of each misuse."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def world(request: pytest.FixtureRequest) -> WorldModel:
 
 
 def simulator_of(world: WorldModel, rows: int = 6, steps: int = 4, **options: object) -> Simulator:
-    """A simulator whose rows have lived a little, each by itself."""
+    """A simulator whose rows have taken some steps, each with its own actions."""
     simulator = Simulator(world, rows, seed=5, batch_invariant=True, **options)  # type: ignore[arg-type]
     simulator.reset()
     for t in range(steps):
@@ -33,7 +33,7 @@ def simulator_of(world: WorldModel, rows: int = 6, steps: int = 4, **options: ob
 
 
 def equal_rows(a: object, b: object, rows_of_a: list[int], rows_of_b: list[int]) -> bool:
-    """Whether some rows of two dataclasses of tensors are the same to the bit."""
+    """Whether some rows of two dataclasses of tensors are bit-identical."""
     same = [getattr(a, f.name) for f in fields(a)], [getattr(b, f.name) for f in fields(b)]  # type: ignore[arg-type]
     return all(
         torch.equal(x[rows_of_a], y[rows_of_b])
@@ -43,13 +43,13 @@ def equal_rows(a: object, b: object, rows_of_a: list[int], rows_of_b: list[int])
     )
 
 
-def test_a_clone_has_its_sources_future_and_another_seed_another(world: WorldModel) -> None:
+def test_a_clone_has_its_sources_future_and_with_another_seed_another_one(world: WorldModel) -> None:
     simulator = simulator_of(world, starts="any")
     simulator.reset(torch.tensor([0, 1]))
     before = simulator.state
     simulator.clone(torch.tensor([0, 1]), torch.tensor([3, 0]))  # a row may be source and target
     assert equal_rows(simulator.state, before, [0, 1, 2, 3, 4, 5], [1, 1, 2, 0, 4, 5])
-    ours, theirs = Simulator(world, 6, batch_invariant=True), simulator_of(world)
+    untouched, branched = Simulator(world, 6, batch_invariant=True), simulator_of(world)
     simulator.clone(torch.tensor([1]), torch.arange(6), torch.tensor([7, 7, 8, 9, 9, 9]))  # one source for all
     assert simulator.state.seeds.tolist() == [7, 7, 8, 9, 9, 9]
     shared = some_actions(world.spec.action_space, 12).reshape(1, 12).repeat(6, 1)
@@ -58,94 +58,95 @@ def test_a_clone_has_its_sources_future_and_another_seed_another(world: WorldMod
     assert not torch.equal(rollout.log_probs[0], rollout.log_probs[2])
     assert not torch.equal(rollout.log_probs[0], rollout.log_probs[3])
     first = simulator.reset()
-    assert torch.equal(first[0], first[1])  # to the next episode's start
+    assert torch.equal(first[0], first[1])  # up to the start of the next episode
     assert simulator.state.starts[0] == simulator.state.starts[1]
-    ours.restore(theirs.save())
-    theirs.clone(torch.tensor([2]), torch.tensor([4]))
-    for t in range(3):  # others are left alone, to the bit
+    untouched.restore(branched.save())
+    branched.clone(torch.tensor([2]), torch.tensor([4]))
+    for t in range(3):  # the other rows are bit-identical
         actions = some_actions(world.spec.action_space, 6, seed=t)
-        assert equal_rows(ours.step(actions), theirs.step(actions), [0, 1, 2, 3, 5], [0, 1, 2, 3, 5])
+        assert equal_rows(untouched.step(actions), branched.step(actions), [0, 1, 2, 3, 5], [0, 1, 2, 3, 5])
 
 
-def test_without_tiles_too_a_mark_is_not_written_to_and_rows_leave_each_other_alone(world: WorldModel) -> None:
-    ours, theirs = (Simulator(world, 6, seed=5, starts="any") for _ in range(2))  # the ring in place, all rows at once
-    for simulator in (ours, theirs):
-        simulator.reset()
-        simulator.rollout(some_actions(world.spec.action_space, 18).reshape(6, 3))
-    everyone, plan = list(range(6)), some_actions(world.spec.action_space, 48, seed=1).reshape(6, 8)
-    mark = ours.save()
-    kept = mark.copy()
-    first = ours.rollout(plan)
-    assert not equal_rows(ours.state, kept, everyone, everyone)
-    assert equal_rows(mark, kept, everyone, everyone)
+def test_without_tiles_a_saved_state_never_changes_and_rows_are_independent(world: WorldModel) -> None:
+    # all rows at once, with the ring cache written in place
+    simulator, copy = (Simulator(world, 6, seed=5, starts="any") for _ in range(2))
+    for each in (simulator, copy):
+        each.reset()
+        each.rollout(some_actions(world.spec.action_space, 18).reshape(6, 3))
+    rows, plan = list(range(6)), some_actions(world.spec.action_space, 48, seed=1).reshape(6, 8)
+    saved = simulator.save()
+    expected = saved.copy()
+    first = simulator.rollout(plan)
+    assert not equal_rows(simulator.state, expected, rows, rows)
+    assert equal_rows(saved, expected, rows, rows)
     for _ in range(2):
-        ours.restore(mark)
-        assert equal_rows(ours.rollout(plan), first, everyone, everyone)
-    assert equal_rows(theirs.rollout(plan), first, everyone, everyone)
-    ours.restore(mark)
-    ours.clone(torch.tensor([2]), torch.tensor([0, 4]))
-    ours.reset(torch.tensor([5]))
-    branched = ours.rollout(plan[2:3].expand(6, -1))
-    for name in ("rewards", "log_probs"):  # of another place in the batch: to rounding
+        simulator.restore(saved)
+        assert equal_rows(simulator.rollout(plan), first, rows, rows)
+    assert equal_rows(copy.rollout(plan), first, rows, rows)
+    simulator.restore(saved)
+    simulator.clone(torch.tensor([2]), torch.tensor([0, 4]))
+    simulator.reset(torch.tensor([5]))
+    branched = simulator.rollout(plan[2:3].expand(6, -1))
+    for name in ("rewards", "log_probs"):  # in other rows of the batch: equal to rounding
         found = getattr(branched, name)
         torch.testing.assert_close(found[[0, 2, 4]], getattr(first, name)[[2, 2, 2]], rtol=1e-4, atol=1e-4)
-    ours.restore(mark)
-    ours.clone(torch.tensor([2]), torch.tensor([0, 4]))
-    ours.reset(torch.tensor([5]))
-    assert equal_rows(ours.rollout(plan), first, [1, 2, 3], [1, 2, 3])
+    simulator.restore(saved)
+    simulator.clone(torch.tensor([2]), torch.tensor([0, 4]))
+    simulator.reset(torch.tensor([5]))
+    assert equal_rows(simulator.rollout(plan), first, [1, 2, 3], [1, 2, 3])
 
 
 def test_a_rollout_from_a_context_is_a_reset_to_it(world: WorldModel) -> None:
     frames = torch.randint(0, 256, (1, 2, SIDE, SIDE, 3), dtype=torch.uint8)
     context = world.context(frames, torch.tensor([[1]]))
     plans = some_actions(world.spec.action_space, 24).reshape(6, 4)
-    ours, theirs = (Simulator(world, 6, batch_invariant=True) for _ in range(2))
-    theirs.reset(context=context.select(torch.zeros(6, dtype=torch.int64)))
-    wanted = theirs.rollout(plans)
-    assert wanted.frames.shape == (6, 5, SIDE, SIDE, 3)
-    assert equal_rows(ours.rollout(plans, context), wanted, list(range(6)), list(range(6)))
-    assert isinstance(ours.rollout(plans, context.select(torch.zeros(6, dtype=torch.int64))), Rollout)
-    assert ours.rollout(plans[:, :0]).rewards.shape == (6, 0)
+    simulator, reset = (Simulator(world, 6, batch_invariant=True) for _ in range(2))
+    reset.reset(context=context.select(torch.zeros(6, dtype=torch.int64)))
+    expected = reset.rollout(plans)
+    assert expected.frames.shape == (6, 5, SIDE, SIDE, 3)
+    assert equal_rows(simulator.rollout(plans, context), expected, list(range(6)), list(range(6)))
+    assert isinstance(simulator.rollout(plans, context.select(torch.zeros(6, dtype=torch.int64))), Rollout)
+    assert simulator.rollout(plans[:, :0]).rewards.shape == (6, 0)
     with pytest.raises(UserError, match="got 2 rows to reset 6"):
-        ours.rollout(plans, context.select(torch.zeros(2, dtype=torch.int64)))
+        simulator.rollout(plans, context.select(torch.zeros(2, dtype=torch.int64)))
 
 
-def test_codes_are_those_of_the_frames_shown(world: WorldModel) -> None:
+def test_codes_are_those_of_the_current_frames(world: WorldModel) -> None:
     simulator = simulator_of(world, steps=0)
     for t in range(12):
         out = simulator.step(some_actions(world.spec.action_space, 6, seed=t))
         assert torch.equal(out.codes, simulator.state.codes)
-        shown = world.tokenizer.decode(out.codes[:, None])[:, 0].int() - out.frames.int()
-        assert shown.abs().max() <= 1  # after an end too
+        difference = world.tokenizer.decode(out.codes[:, None])[:, 0].int() - out.frames.int()
+        assert difference.abs().max() <= 1  # also after a termination
     assert out.terminations.any()
     env = DreamEnv(world, info=["codes"], horizon=None)
     frame, info = env.reset(seed=3)
-    for told, shown in [(info, frame), *((out[4], out[0]) for out in map(env.step, (1, 2, 0)))]:
-        assert told["codes"].shape == world.tokenizer.grid
-        again = world.tokenizer.decode(torch.from_numpy(told["codes"])[None, None])[0, 0].numpy()
-        assert abs(again.astype(int) - shown.astype(int)).max() <= 1
+    for step_info, step_frame in [(info, frame), *((out[4], out[0]) for out in map(env.step, (1, 2, 0)))]:
+        assert step_info["codes"].shape == world.tokenizer.grid
+        decoded = world.tokenizer.decode(torch.from_numpy(step_info["codes"])[None, None])[0, 0].numpy()
+        assert abs(decoded.astype(int) - step_frame.astype(int)).max() <= 1
     assert "codes" not in DreamEnv(world).reset(seed=0)[1]
-    for face in (DreamEnv, DreamVectorEnv, DreamVecEnv):
+    for interface in (DreamEnv, DreamVectorEnv, DreamVecEnv):
         with pytest.raises(UserError, match="Did you mean 'codes'"):
-            face(world=world, info=["code"])  # type: ignore[operator]
+            interface(world=world, info=["code"])  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_wrong_actions_are_answered_in_a_sentence(name: str) -> None:
+def test_wrong_actions_are_refused(name: str) -> None:
     space = SPACES[name]
     simulator = Simulator(make_world(space), 4)
     simulator.reset()
     good = some_actions(space, 4)
     simulator.step(good)
-    wrong_kind = good.round().long() if good.is_floating_point() else good.float()
-    for bad, says in (
+    wrong_dtype = good.round().long() if good.is_floating_point() else good.float()
+    for bad, message in (
         (good[:3], r"got shape \(3.*wanted \(4"),
         (good[:, None], r"got shape \(4, 1"),
         (good[0], "got shape"),
-        (wrong_kind, r"got torch\.(int64|float32), wanted (float32|int64)"),
+        (wrong_dtype, r"got torch\.(int64|float32), wanted (float32|int64)"),
         (good + 100, "lies outside"),
     ):
-        with pytest.raises(UserError, match=says):
+        with pytest.raises(UserError, match=message):
             simulator.step(bad)
     with pytest.raises(UserError, match="got shape"):
         simulator.rollout(good)
@@ -153,11 +154,11 @@ def test_wrong_actions_are_answered_in_a_sentence(name: str) -> None:
         simulator.rollout(good[:, None] + 100)
 
 
-def test_wrong_contexts_rows_and_worlds_are_answered_in_a_sentence(world: WorldModel) -> None:
+def test_wrong_contexts_rows_and_worlds_are_refused(world: WorldModel) -> None:
     frames = torch.zeros((2, 3, SIDE, SIDE, 3), dtype=torch.uint8)
     acted = torch.zeros((2, 2), dtype=torch.int64)
-    for what in (world.context, world.log_prob):
-        for a, b, says in (
+    for function in (world.context, world.log_prob):
+        for a, b, message in (
             (frames[:, :0], acted[:, :0], "got no frame; wanted at least one"),
             (frames, acted[:, :1], "one action fewer than frames"),
             (frames, acted[..., None], "one action fewer than frames in each row, each of shape"),
@@ -167,18 +168,18 @@ def test_wrong_contexts_rows_and_worlds_are_answered_in_a_sentence(world: WorldM
             (frames, acted + 9, "lies outside"),
             (frames, acted.float(), "wanted integers"),
         ):
-            with pytest.raises(UserError, match=says):
-                what(a, b)
+            with pytest.raises(UserError, match=message):
+                function(a, b)
     simulator = simulator_of(world, rows=2)
     long = torch.randint(0, 256, (2, 9, SIDE, SIDE, 3), dtype=torch.uint8)
     actions = some_actions(world.spec.action_space, 16).reshape(2, 8)
-    window = world.prior.window  # a long context is cut to what is remembered
+    window = world.prior.window  # a long context is cut to its last frames
     whole, cut = world.context(long, actions), world.context(long[:, -window:], actions[:, -window + 1 :])
     assert torch.equal(whole.codes, cut.codes)
     simulator.reset(context=whole)
     other = make_world(window=4).context(frames, acted)
-    another = OnnxFlatState(*[simulator.state.codes] * 7)
-    for call, says in (
+    other_state = OnnxFlatState(*[simulator.state.codes] * 7)
+    for call, message in (
         (lambda: simulator.reset(context=other), "per row, this world has"),
         (lambda: simulator.reset(torch.tensor([2])), "has rows 0 to 1"),
         (lambda: simulator.reset(starts=torch.tensor([99, 0])), "starts 0 to 9"),
@@ -189,44 +190,44 @@ def test_wrong_contexts_rows_and_worlds_are_answered_in_a_sentence(world: WorldM
         (lambda: simulator.clone(torch.tensor([0, 1]), torch.tensor([1])), "got 2 sources"),
         (lambda: simulator.clone(torch.tensor([0]), torch.tensor([1]), torch.tensor([1, 2])), "2 seeds for 1"),
         (lambda: simulator.restore(simulator_of(world, rows=3).save()), "got 3 rows, this simulator has 2"),
-        (lambda: simulator.restore(replace(simulator.state, prior=another)), "give it one of the same world and"),
+        (lambda: simulator.restore(replace(simulator.state, prior=other_state)), "give it one of the same world and"),
         (lambda: Simulator(world, 0), "num_rows=0"),
         (lambda: Simulator(world, 1, threads=0), "threads=0"),
         (lambda: Simulator(world, 1, starts="episodes"), "wanted 'episode' or 'any'"),
     ):
-        with pytest.raises(UserError, match=says):
+        with pytest.raises(UserError, match=message):
             call()
     env = DreamEnv(world)
-    picture = frames[0].numpy()
-    for options, says in (
-        ({"frames": picture[:0]}, "got no frame"),
-        ({"frames": picture, "actions": [0.5, 1.0]}, "wanted integers"),
-        ({"frames": picture, "actions": [[0], [1]]}, "one action fewer"),
-        ({"frames": picture, "actions": [0, 9]}, "lies outside"),
-        ({"frames": picture[0], "actions": []}, "got frames"),
+    given = frames[0].numpy()
+    for options, message in (
+        ({"frames": given[:0]}, "got no frame"),
+        ({"frames": given, "actions": [0.5, 1.0]}, "wanted integers"),
+        ({"frames": given, "actions": [[0], [1]]}, "one action fewer"),
+        ({"frames": given, "actions": [0, 9]}, "lies outside"),
+        ({"frames": given[0], "actions": []}, "got frames"),
         ({"start": -1}, "starts 0 to 9"),
     ):
-        with pytest.raises(UserError, match=says):
+        with pytest.raises(UserError, match=message):
             env.reset(options=options)
-    no_picture = world.context(frames[:1], acted[:1], frame_valid=torch.tensor([[True, True, False]]))
-    assert int(no_picture.codes[0, -1, 0, 0]) == CODES
+    no_last_frame = world.context(frames[:1], acted[:1], frame_valid=torch.tensor([[True, True, False]]))
+    assert int(no_last_frame.codes[0, -1, 0, 0]) == CODES
     with pytest.raises(UserError, match="last frame is not valid"):
-        Simulator(world, 1).reset(context=no_picture)
+        Simulator(world, 1).reset(context=no_last_frame)
 
 
-def test_starts_are_true_ones_any_or_given(world: WorldModel) -> None:
-    true, every = (Simulator(world, 64, starts=kind) for kind in ("episode", "any"))
-    true.reset()
+def test_starts_are_first_frames_any_frames_or_given_ones(world: WorldModel) -> None:
+    first, every = (Simulator(world, 64, starts=kind) for kind in ("episode", "any"))
+    first.reset()
     every.reset()
-    assert set(true.state.starts.tolist()) == set(range(5))
+    assert set(first.state.starts.tolist()) == set(range(5))
     assert set(every.state.starts.tolist()) == set(range(10))
     assert every.reset(starts=torch.full((64,), 7)).unique(dim=0).shape[0] == 1
 
 
-def test_what_is_given_on_another_device_is_moved_to_the_worlds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inputs_of_another_device_are_moved_to_the_worlds_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
     for name in ("tensor", "as_tensor"):
-        monkeypatch.setattr(torch, name, pretend.made_there(getattr(torch, name)))
+        monkeypatch.setattr(torch, name, pretend.kept_there(getattr(torch, name)))
     monkeypatch.setattr(torch.__future__, "_swap_module_params_on_conversion", True)
     here, there = make_world(), make_world()
     frames = torch.randint(0, 256, (1, 2, SIDE, SIDE, 3), dtype=torch.uint8)
@@ -264,24 +265,24 @@ def test_what_is_given_on_another_device_is_moved_to_the_worlds(monkeypatch: pyt
         (64, {"batch_invariant": True}, 1),
     ],
 )
-def test_a_step_takes_the_threads_its_rows_are_worth_and_gives_them_back(
+def test_a_step_limits_the_threads_by_its_rows_and_restores_them(
     rows: int, options: dict[str, bool], wanted: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world, taken = make_world(), set()
+    world, used = make_world(), set()
     step = world.prior.step
 
-    def told(*args: object, **more: object) -> object:
-        taken.add(torch.get_num_threads())
+    def counted(*args: object, **more: object) -> object:
+        used.add(torch.get_num_threads())
         return step(*args, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(world.prior, "step", told)
+    monkeypatch.setattr(world.prior, "step", counted)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
         simulator = Simulator(world, rows, backend="torch", **options)
         simulator.reset()
         simulator.step(some_actions(world.spec.action_space, rows))
-        assert (taken, torch.get_num_threads()) == ({wanted}, 3)
+        assert (used, torch.get_num_threads()) == ({wanted}, 3)
         monkeypatch.setattr(world.tokenizer, "decode", None)
         with pytest.raises(TypeError, match="not callable"):  # within the step
             simulator.step(some_actions(world.spec.action_space, rows))
@@ -290,7 +291,7 @@ def test_a_step_takes_the_threads_its_rows_are_worth_and_gives_them_back(
         torch.set_num_threads(before)
 
 
-def test_rows_are_numbers_or_a_mask_and_none_of_them_is_no_reset(world: WorldModel) -> None:
+def test_rows_are_numbers_or_a_mask_and_an_empty_selection_resets_nothing(world: WorldModel) -> None:
     simulator, other = simulator_of(world), simulator_of(world)
     simulator.reset(torch.tensor([2, 3]))
     mask = torch.tensor([False, False, True, True, False, False])
@@ -308,29 +309,29 @@ def test_rows_are_numbers_or_a_mask_and_none_of_them_is_no_reset(world: WorldMod
             other.reset(rows)
 
 
-def test_what_a_step_brings_is_the_callers_own(world: WorldModel) -> None:
-    simulator, twin = simulator_of(world), simulator_of(world)
-    mark = simulator.save()
+def test_the_results_of_a_step_belong_to_the_caller(world: WorldModel) -> None:
+    simulator, copy = simulator_of(world), simulator_of(world)
+    saved = simulator.save()
     actions = some_actions(world.spec.action_space, 6)
     step = simulator.step(actions)
-    twin.step(actions)
+    copy.step(actions)
     for name in (field.name for field in fields(step)):
         getattr(step, name).fill_(1)
     simulator.reset(torch.tensor([0])).fill_(0)
-    twin.reset(torch.tensor([0]))
-    assert equal_rows(simulator.state, twin.state, list(range(6)), list(range(6)))
-    simulator.restore(mark)
-    assert equal_rows(simulator.state, mark, list(range(6)), list(range(6)))
+    copy.reset(torch.tensor([0]))
+    assert equal_rows(simulator.state, copy.state, list(range(6)), list(range(6)))
+    simulator.restore(saved)
+    assert equal_rows(simulator.state, saved, list(range(6)), list(range(6)))
 
 
 @pytest.mark.parametrize("flat", [False, True])
-def test_a_mark_of_a_world_that_remembers_otherwise_is_refused(flat: bool) -> None:
-    mark = simulator_of(make_world(flat=flat)).save()
+def test_a_state_of_another_layout_is_refused(flat: bool) -> None:
+    saved = simulator_of(make_world(flat=flat)).save()
     with pytest.raises(UserError, match="give it one of the same world"):
-        simulator_of(make_world(flat=flat, window=2)).restore(mark)
+        simulator_of(make_world(flat=flat, window=2)).restore(saved)
 
 
-def test_a_context_is_cast_or_refused_in_a_sentence(world: WorldModel) -> None:
+def test_a_context_is_cast_or_refused(world: WorldModel) -> None:
     frames = torch.randint(0, 256, (2, 2, SIDE, SIDE, 3), dtype=torch.uint8)
     acted, known = torch.tensor([[1], [2]]), torch.tensor([0, 2])
     right, cast = (
@@ -342,7 +343,7 @@ def test_a_context_is_cast_or_refused_in_a_sentence(world: WorldModel) -> None:
         with pytest.raises(UserError, match="wanted an integer of 0 to 3 for each of 2 rows"):
             world.context(frames, acted, status=status)
     env = DreamEnv(world)
-    picture = frames[0].numpy()
-    turned, _ = env.reset(options={"frames": picture[..., ::-1], "actions": [1]})
-    again, _ = env.reset(options={"frames": picture[..., ::-1].copy(), "actions": [1]})
-    assert (turned == again).all()
+    given = frames[0].numpy()
+    mirrored, _ = env.reset(options={"frames": given[..., ::-1], "actions": [1]})
+    again, _ = env.reset(options={"frames": given[..., ::-1].copy(), "actions": [1]})
+    assert (mirrored == again).all()

@@ -1,6 +1,6 @@
-"""A recorded step brings the dream that an unrecorded one does: resets, branches, marks and pickles included.
+"""A captured step gives the same dream as an uncaptured one, with resets, branches, saved states and pickles.
 
-What a recording does on the CPU is to run the function again on the same tensors; on a GPU it is a CUDA graph.
+On the CPU a captured step runs the function again on the same tensors; on a GPU it replays a CUDA graph.
 """
 
 from __future__ import annotations
@@ -20,64 +20,63 @@ from worldmodel.dream.tensor_tree import tree_leaves
 GPU = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")])
 
 
-def again(work: Callable[[], None]) -> Callable[[], None]:
+def run_again(work: Callable[[], None]) -> Callable[[], None]:
     return work
 
 
 def pair(flat: bool, device: str, rows: int = 3) -> tuple[Simulator, Simulator]:
-    """The same dreams, recorded and not."""
+    """The same dreams, captured and not."""
     world = make_world(flat=flat, hazard=-2.0).to(device)
     world.starts = world.starts.to(device)
-    recorded, plain = (Simulator(world, rows, seed=5, starts="any", cuda_graph=False) for _ in range(2))
-    recorded._capture = capture_cuda_graph if device == "cuda" else again
-    return recorded, plain
+    captured, uncaptured = (Simulator(world, rows, seed=5, starts="any", cuda_graph=False) for _ in range(2))
+    captured._capture = capture_cuda_graph if device == "cuda" else run_again
+    return captured, uncaptured
 
 
 @pytest.mark.parametrize("device", ["cpu", GPU])
 @pytest.mark.parametrize("flat", [False, True], ids=["factored", "flat"])
-def test_a_recorded_dream_is_the_same(flat: bool, device: str) -> None:
-    recorded, plain = pair(flat, device)
-    both = (recorded, plain)
-    kept, marks = [], []
+def test_a_captured_dream_equals_an_uncaptured_one(flat: bool, device: str) -> None:
+    captured, uncaptured = pair(flat, device)
+    both = (captured, uncaptured)
+    results, saved = [], []
     for simulator in both:
         simulator.reset()
     for t in range(12):
-        actions = some_actions(plain.world.spec.action_space, 3, seed=t)
-        ours, theirs = (simulator.step(actions) for simulator in both)
-        kept.append((ours, theirs))
+        actions = some_actions(uncaptured.world.spec.action_space, 3, seed=t)
+        results.append([simulator.step(actions) for simulator in both])
         if t == 3:
-            marks = [simulator.save() for simulator in both]
+            saved = [simulator.save() for simulator in both]
         if t == 5:
             for simulator in both:
                 simulator.reset(torch.tensor([1]))
         if t == 7:
             for simulator in both:
                 simulator.clone(torch.tensor([0]), torch.tensor([2]), torch.tensor([9]))
-    assert isinstance(recorded._captured_step, CapturedStep)
-    for ours, theirs in kept:  # what was brought then is not overwritten since
-        for a, b in zip(tree_leaves(ours), tree_leaves(theirs), strict=True):
+    assert isinstance(captured._captured_step, CapturedStep)
+    for result, expected in results:  # later steps do not overwrite earlier results
+        for a, b in zip(tree_leaves(result), tree_leaves(expected), strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
-    for simulator, mark in zip(both, marks, strict=True):
-        simulator.restore(mark)
-    plan = torch.stack([some_actions(plain.world.spec.action_space, 3, seed=t) for t in range(5)], 1)
+    for simulator, state in zip(both, saved, strict=True):
+        simulator.restore(state)
+    plan = torch.stack([some_actions(uncaptured.world.spec.action_space, 3, seed=t) for t in range(5)], 1)
     futures = [simulator.rollout(plan).frames for simulator in both]
     assert torch.equal(*futures)
-    for simulator, mark in zip(both, marks, strict=True):
-        simulator.restore(mark)
-    assert torch.equal(recorded.rollout(plan).frames, futures[0]), "a mark may be come back to twice"
+    for simulator, state in zip(both, saved, strict=True):
+        simulator.restore(state)
+    assert torch.equal(captured.rollout(plan).frames, futures[0]), "a saved state can be restored twice"
 
 
-def test_a_recording_is_not_pickled() -> None:
-    recorded, plain = pair(False, "cpu")
-    for simulator in (recorded, plain):
+def test_a_captured_step_is_not_pickled() -> None:
+    captured, uncaptured = pair(False, "cpu")
+    for simulator in (captured, uncaptured):
         simulator.reset()
-        simulator.step(some_actions(plain.world.spec.action_space, 3))
-    twin = pickle.loads(pickle.dumps(recorded))
-    assert twin._captured_step is None
-    actions = some_actions(plain.world.spec.action_space, 3, seed=1)
-    assert torch.equal(twin.step(actions).frames, plain.step(actions).frames)
+        simulator.step(some_actions(uncaptured.world.spec.action_space, 3))
+    copy = pickle.loads(pickle.dumps(captured))
+    assert copy._captured_step is None
+    actions = some_actions(uncaptured.world.spec.action_space, 3, seed=1)
+    assert torch.equal(copy.step(actions).frames, uncaptured.step(actions).frames)
 
 
-def test_what_cannot_be_recorded_is_refused() -> None:
+def test_a_cuda_graph_without_a_gpu_is_refused() -> None:
     with pytest.raises(UserError, match="cuda_graph=True needs a world on a GPU"):
         Simulator(make_world(), 2, cuda_graph=True)

@@ -1,4 +1,4 @@
-"""The dream under what people put around an environment: SB3's learners, gymnasium's wrappers, pickles, all spaces."""
+"""Dreams with SB3's algorithms, gymnasium's wrappers, pickling and all action spaces."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from worldmodel.train import train_world
 from worldmodel.train.presets import PRESETS
 from worldmodel.world.world_model import WorldModel
 
-LEARNER_PRESETS: dict[type, dict[str, Any]] = {
+ALGORITHMS: dict[type, dict[str, Any]] = {
     PPO: {"n_steps": 8, "batch_size": 16, "n_epochs": 1},
     A2C: {"n_steps": 4},
     DQN: {"learning_starts": 8, "buffer_size": 100, "batch_size": 8},
@@ -34,11 +34,11 @@ LEARNER_PRESETS: dict[type, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("algorithm", LEARNER_PRESETS, ids=lambda x: x.__name__)
-def test_each_learner_of_sb3_runs_in_the_sb3_face(algorithm: Any) -> None:
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda x: x.__name__)
+def test_every_algorithm_of_sb3_learns_in_dream_vec_env(algorithm: Any) -> None:
     world = make_world(SPACES["Box" if algorithm is SAC else "Discrete"], hazard=-1.5)
     dreams = VecMonitor(DreamVecEnv(world, 2, horizon=6))
-    learner = algorithm("MlpPolicy", dreams, seed=0, **LEARNER_PRESETS[algorithm])
+    learner = algorithm("MlpPolicy", dreams, seed=0, **ALGORITHMS[algorithm])
     before = [x.clone() for x in learner.policy.parameters()]
     learner.learn(48)
     assert learner.num_timesteps >= 48
@@ -58,37 +58,37 @@ def test_every_space_in_every_autoreset_mode_by_id(name: str, mode: AutoresetMod
     assert envs.metadata["autoreset_mode"] == mode
     envs.action_space.seed(0)
     frames, _ = envs.reset(seed=0)
-    ends = cuts = 0
+    terminated = truncated = 0
     for _ in range(16):
         frames, rewards, terminations, truncations, info = envs.step(envs.action_space.sample())
         assert frames in envs.observation_space
         assert np.isfinite(rewards).all()
         done = terminations | truncations
-        ends, cuts = ends + terminations.sum(), cuts + truncations.sum()
+        terminated, truncated = terminated + terminations.sum(), truncated + truncations.sum()
         if mode == AutoresetMode.SAME_STEP and done.any():
             assert [frame is not None for frame in info["final_obs"]] == done.tolist()
         if mode == AutoresetMode.DISABLED and done.any():
             envs.reset(options={"reset_mask": done})
-    assert ends > 0
-    assert cuts > 0
+    assert terminated > 0
+    assert truncated > 0
     envs.close()
 
 
-def made(**options: Any) -> gym.Env[Any, Any]:
+def make_dream(**options: Any) -> gym.Env[Any, Any]:
     return gym.make(worldmodel.DREAM_ID, world=make_world(hazard=-30.0), **options)
 
 
 def test_gymnasiums_wrappers_around_a_dream() -> None:
-    limited = TimeLimit(made(horizon=None), 4)
+    limited = TimeLimit(make_dream(horizon=None), 4)
     limited.reset(seed=0)
     assert [limited.step(1)[2:4] for _ in range(4)] == [(False, False)] * 3 + [(False, True)]
-    stacked = FrameStackObservation(made(horizon=None), 3)
+    stacked = FrameStackObservation(make_dream(horizon=None), 3)
     first, _ = stacked.reset(seed=0)
-    then = stacked.step(1)[0]
-    assert then.shape == (3, SIDE, SIDE, 3)
-    np.testing.assert_array_equal(then[:-1], first[1:])
-    assert then in stacked.observation_space
-    plain, scaled = made(horizon=None), NormalizeReward(made(horizon=None))
+    second = stacked.step(1)[0]
+    assert second.shape == (3, SIDE, SIDE, 3)
+    np.testing.assert_array_equal(second[:-1], first[1:])
+    assert second in stacked.observation_space
+    plain, scaled = make_dream(horizon=None), NormalizeReward(make_dream(horizon=None))
     plain.reset(seed=0)
     scaled.reset(seed=0)
     rewards = np.asarray([(plain.step(1)[1], scaled.step(1)[1]) for _ in range(20)])
@@ -99,7 +99,7 @@ def test_gymnasiums_wrappers_around_a_dream() -> None:
 
 def test_a_dream_is_recorded_as_a_video(tmp_path: Path) -> None:
     pytest.importorskip("moviepy", reason="gymnasium's RecordVideo needs the package moviepy")
-    env = RecordVideo(made(horizon=5, render_mode="rgb_array"), str(tmp_path), episode_trigger=lambda _: True)
+    env = RecordVideo(make_dream(horizon=5, render_mode="rgb_array"), str(tmp_path), episode_trigger=lambda _: True)
     env.reset(seed=0)
     while not env.step(1)[3]:
         pass
@@ -107,36 +107,35 @@ def test_a_dream_is_recorded_as_a_video(tmp_path: Path) -> None:
     assert [path.suffix for path in tmp_path.iterdir()] == [".mp4"]
 
 
-def test_faces_pickle_render_and_close() -> None:
+def test_interfaces_pickle_render_and_close() -> None:
     world = make_world(hazard=-2.0)
-    for face in (DreamEnv(world, render_mode="rgb_array"), DreamVectorEnv(3, world=world, render_mode="rgb_array")):
-        first, _ = face.reset(seed=1)
-        seen = face.render()
-        np.testing.assert_array_equal(np.asarray(seen), first)
-        face.step(face.action_space.sample())
-        twin = pickle.loads(pickle.dumps(face))
+    for env in (DreamEnv(world, render_mode="rgb_array"), DreamVectorEnv(3, world=world, render_mode="rgb_array")):
+        first, _ = env.reset(seed=1)
+        np.testing.assert_array_equal(np.asarray(env.render()), first)
+        env.step(env.action_space.sample())
+        copy = pickle.loads(pickle.dumps(env))
         for _ in range(4):
-            actions = face.action_space.sample()
-            for a, b in zip(face.step(actions)[:4], twin.step(actions)[:4], strict=True):
+            actions = env.action_space.sample()
+            for a, b in zip(env.step(actions)[:4], copy.step(actions)[:4], strict=True):
                 np.testing.assert_array_equal(a, b)
-        np.testing.assert_array_equal(np.asarray(face.render()), np.asarray(twin.render()))
-        face.close()
-        face.close()  # twice is fine
+        np.testing.assert_array_equal(np.asarray(env.render()), np.asarray(copy.render()))
+        env.close()
+        env.close()  # closing twice is allowed
     dreams = DreamVecEnv(world, 2, render_mode="rgb_array")
     dreams.seed(0)
     frames = dreams.reset()
     np.testing.assert_array_equal(np.stack(dreams.get_images()), frames)
-    twin = pickle.loads(pickle.dumps(dreams))
-    np.testing.assert_array_equal(dreams.step(np.array([1, 2]))[0], twin.step(np.array([1, 2]))[0])
+    copy = pickle.loads(pickle.dumps(dreams))
+    np.testing.assert_array_equal(dreams.step(np.array([1, 2]))[0], copy.step(np.array([1, 2]))[0])
     dreams.close()
     assert DreamEnv(world).render() is None
 
 
-# -- what is learned in the toy's dream --------------------------------------------------------------------
+# -- learning in the toy's dream --------------------------------------------------------------------------
 
 
 def toy_world(folder: Path, env: str) -> WorldModel:
-    """The toy, or its continuous twin, learned well."""
+    """A well trained world of the toy, or of its continuous variant."""
     data = record(
         env, "sticky", folder / "toy.h5", episodes=3000, seed=3, mix_with="random=0.4", size=16, progress=False
     )
@@ -145,14 +144,14 @@ def toy_world(folder: Path, env: str) -> WorldModel:
 
 
 @pytest.fixture(scope="module")
-def storms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, WorldModel]:
-    """The toy's world, for whole numbers and for pairs of real ones."""
+def toy_worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, WorldModel]:
+    """The toy's world, with discrete and with continuous actions."""
     torch.set_num_threads(1)
     names = {"Discrete": "toy", "Box": "toy/continuous"}
     return {kind: toy_world(tmp_path_factory.mktemp(kind), env) for kind, env in names.items()}
 
 
-SERIOUS: dict[type, tuple[int, dict[str, Any]]] = {  # decisions, and settings
+TRAINING: dict[type, tuple[int, dict[str, Any]]] = {  # decisions, and settings of the algorithm
     PPO: (30_000, {"n_steps": 64, "batch_size": 256, "learning_rate": 1e-3, "gamma": 0.97, "ent_coef": 0.01}),
     A2C: (
         60_000,
@@ -179,12 +178,12 @@ SERIOUS: dict[type, tuple[int, dict[str, Any]]] = {  # decisions, and settings
 
 
 def improvement(world: WorldModel, algorithm: Any, seed: int = 0) -> dict[str, tuple[float, float, float]]:
-    """Mean return in the dream before and after learning there, each with its 95 % interval, 100 episodes."""
-    decisions, settings = SERIOUS[algorithm]
+    """Mean return in the dream before and after learning in it, each with its 95 % interval, 100 episodes."""
+    decisions, settings = TRAINING[algorithm]
 
-    def dreams(first: int) -> VecMonitor:
+    def dreams(seed: int) -> VecMonitor:
         env = DreamVecEnv(world, 32)
-        env.seed(first)
+        env.seed(seed)
         return VecMonitor(VecFrameStack(env, 4))
 
     learner = algorithm("MlpPolicy", dreams(seed), seed=seed, device="cpu", **settings)
@@ -200,7 +199,7 @@ def improvement(world: WorldModel, algorithm: Any, seed: int = 0) -> dict[str, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", SERIOUS, ids=lambda x: x.__name__)
-def test_learners_of_sb3_improve_in_the_toys_dream(algorithm: Any, storms: dict[str, WorldModel]) -> None:
-    found = improvement(storms["Box" if algorithm is SAC else "Discrete"], algorithm)
+@pytest.mark.parametrize("algorithm", TRAINING, ids=lambda x: x.__name__)
+def test_algorithms_of_sb3_improve_in_the_toys_dream(algorithm: Any, toy_worlds: dict[str, WorldModel]) -> None:
+    found = improvement(toy_worlds["Box" if algorithm is SAC else "Discrete"], algorithm)
     assert found["after"][1] > found["before"][2] + 1, found

@@ -1,4 +1,4 @@
-"""A dream has no end: the same cost, the same memory, and rows begun anew at any moment as if nothing had been."""
+"""Endless dreams: constant time and memory per step, and rows that are reset at any step dream like new ones."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from worldmodel.dream import DreamVectorEnv, Simulator
 from worldmodel.train.presets import PRESETS
 
 STEPS, PART = 10_000, 1_000
-GROWTH = 12 * 2**20  # bytes that the process may grow by between the first and the last part: noise of the allocator
+GROWTH = 12 * 2**20  # bytes by which the process may grow between the first and the last part: allocator noise
 
 
-def resident() -> int:
-    """Bytes of this process in memory."""
+def resident_bytes() -> int:
+    """Resident memory of this process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
@@ -28,16 +28,16 @@ def resident() -> int:
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
 @pytest.mark.parametrize("rows", [1, 5])
 @pytest.mark.parametrize("flat", [False, True], ids=["factored", "flat"])
-def test_ten_thousand_steps_cost_what_the_first_cost(flat: bool, rows: int) -> None:
+def test_ten_thousand_steps_take_constant_time_and_memory(flat: bool, rows: int) -> None:
     world = make_world(flat=flat, hazard=-4.0)
-    tiles = rows > 1  # a single row needs none, and steps the one state in place
+    tiles = rows > 1  # a single row needs none
     simulator, rng = Simulator(world, rows, batch_invariant=tiles, starts="any"), np.random.default_rng(0)
     simulator.reset()
     seconds, compared, ends = np.zeros(STEPS), 0, 0
     alone: Simulator | None = None
-    held = row = 0
+    before = row = 0
     for t in range(STEPS):
-        if t % 50 == 0:  # some row begins anew, and is held against a dream of its own for a while
+        if t % 50 == 0:  # reset a row and compare it with a dream of its own for some steps
             row = int(rng.integers(rows))
             alone = Simulator(world, 1, seed=t, batch_invariant=tiles, starts="any")
             simulator.seed(torch.tensor([t]), torch.tensor([row]))
@@ -50,15 +50,15 @@ def test_ten_thousand_steps_cost_what_the_first_cost(flat: bool, rows: int) -> N
         if t % 50 == 8:
             alone = None
         actions = some_actions(world.spec.action_space, rows, seed=t)
-        begun = time.process_time()
+        start = time.process_time()
         out = simulator.step(actions)
-        seconds[t] = time.process_time() - begun
+        seconds[t] = time.process_time() - start
         assert all(torch.isfinite(x).all() for x in (out.rewards, out.hazards, out.log_probs))
         assert all(torch.isfinite(x).all() for x in vars(simulator.state.prior).values() if x.is_floating_point())
         if alone is not None:
-            same = alone.step(actions[row : row + 1])
+            expected = alone.step(actions[row : row + 1])
             for name in ("frames", "rewards", "terminations", "hazards", "log_probs", "status"):
-                assert torch.equal(getattr(same, name)[0], getattr(out, name)[row]), (t, name)
+                assert torch.equal(getattr(expected, name)[0], getattr(out, name)[row]), (t, name)
             compared += 1
         ended = torch.nonzero(out.terminations)[:, 0]
         if len(ended):
@@ -66,26 +66,26 @@ def test_ten_thousand_steps_cost_what_the_first_cost(flat: bool, rows: int) -> N
             alone = None if row in ended else alone
             simulator.reset(ended)
         if t == PART:
-            held = resident()
+            before = resident_bytes()
     assert compared > 300
     assert ends > 20
-    assert resident() - held < GROWTH
+    assert resident_bytes() - before < GROWTH
     first, last = np.median(seconds[:PART]), np.median(seconds[-PART:])
     assert last < 1.5 * first, (first, last)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
-def test_a_hundred_thousand_steps_of_the_toys_size_leak_nothing() -> None:
+def test_a_hundred_thousand_steps_of_the_toys_size_leak_no_memory() -> None:
     sizes = {k: v for k, v in vars(PRESETS["toy"].prior).items() if k not in ("kind", "status")}
     envs = DreamVectorEnv(50, world=make_world(**sizes), autoreset_mode="SameStep", info=["codes"])
     envs.action_space.seed(0)
     envs.reset(seed=0)
-    held, ends = 0, 0
+    before, ends = 0, 0
     for t in range(2_000):
         *_, terminations, truncations, _ = envs.step(envs.action_space.sample())
         ends += int((terminations | truncations).sum())
         if t == 200:
-            held = resident()
+            before = resident_bytes()
     assert ends > 1_000
-    assert resident() - held < GROWTH
+    assert resident_bytes() - before < GROWTH

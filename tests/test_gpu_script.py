@@ -205,7 +205,7 @@ def another_device(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "choose_runtime", lambda *_: runtime)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
     for name in ("tensor", "as_tensor"):
-        monkeypatch.setattr(torch, name, pretend.made_there(getattr(torch, name)))
+        monkeypatch.setattr(torch, name, pretend.kept_there(getattr(torch, name)))
     monkeypatch.setattr(torch.__future__, "_swap_module_params_on_conversion", True)
 
 

@@ -1,7 +1,8 @@
-"""Worlds written for onnxruntime: without torch they dream what torch dreams, and the simulator takes either."""
+"""Exported worlds: without torch they dream the same as with torch, and the simulator takes either backend."""
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 import shutil
@@ -25,7 +26,7 @@ from worldmodel.dream import DreamEnv, DreamVecEnv, Simulator
 from worldmodel.dream.backends import OnnxBackend, TorchBackend
 from worldmodel.metrics.dream_rollouts import begin, narrowed
 from worldmodel.onnx import OnnxSimulator, OnnxWorld, graphs, numpy_sampling
-from worldmodel.onnx import export as write
+from worldmodel.onnx import export as export_module
 from worldmodel.onnx.export import export_world, find_or_make_export
 from worldmodel.prior.interface import CodeClip, StatusConfig
 from worldmodel.prior.sampling import Sampling, philox
@@ -33,37 +34,37 @@ from worldmodel.train.presets import PRESETS
 from worldmodel.world import hub as shipped
 from worldmodel.world.world_model import WorldModel
 
-ROWS, STEPS, AGAIN = 3, 40, 17  # rows, steps, and after how many of them one row is reset
+ROWS, STEPS, RESET_STEP = 3, 40, 17  # rows, steps, and the step before which one row is reset
 
 DREAM_WITHOUT_TORCH = f"""
 import sys
 class Refused:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] == "torch":
-            raise ImportError("torch is not to be had here")
+            raise ImportError("torch is blocked in this test")
 sys.meta_path.insert(0, Refused())
 import numpy as np
 from worldmodel.onnx import OnnxSimulator
 dreams = OnnxSimulator(sys.argv[1], {ROWS}, seed=5)
 found = {{"first": dreams.reset()}}
-steps, mark = [], None
+steps, saved = [], None
 for t, actions in enumerate(np.load(sys.argv[2])):
-    if t == {AGAIN}:
+    if t == {RESET_STEP}:
         dreams.reset(np.array([1]))
     if t == {STEPS} - 4:
-        mark = dreams.save()
+        saved = dreams.save()
     steps.append(dreams.step(actions))
 for name in ("frames", "codes", "rewards", "terminations", "hazards", "status", "log_probs"):
     found[name] = np.stack([getattr(step, name) for step in steps])
-dreams.restore(mark)
-found["again"] = np.stack([dreams.step(actions).codes for actions in np.load(sys.argv[2])[-4:]])
+dreams.restore(saved)
+found["repeated"] = np.stack([dreams.step(actions).codes for actions in np.load(sys.argv[2])[-4:]])
 assert "torch" not in sys.modules
 np.savez(sys.argv[3], **found)
 """
 
 
-def a_world(preset: str, **changed: object) -> WorldModel:
-    """A small world of random weights with a hidden variable, whose episodes end now and then without a picture."""
+def small_world(preset: str, **changed: object) -> WorldModel:
+    """A small world of random weights with a hidden variable, whose terminations sometimes have no frame."""
     config = PRESETS[preset]
     prior = replace(config.prior, status=StatusConfig("health", (1.0, 2.0)), **changed)  # type: ignore[arg-type]
     world = random_world(replace(config, prior=prior), (32, 32))
@@ -75,9 +76,9 @@ def a_world(preset: str, **changed: object) -> WorldModel:
 
 @pytest.fixture(scope="module")
 def world_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A world that carries its export, made by the command."""
+    """A world with its export in its directory, made by the command."""
     folder = tmp_path_factory.mktemp("onnx") / "w"
-    a_world("tiny").save_pretrained(folder)
+    small_world("tiny").save_pretrained(folder)
     cli.main(["export", str(folder)])
     return folder
 
@@ -87,27 +88,27 @@ def world(world_dir: Path) -> WorldModel:
     return WorldModel.from_pretrained(world_dir)
 
 
-def the_actions() -> np.ndarray:
+def recorded_actions() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 3, (STEPS, ROWS))
 
 
-def torchs_dream(world: WorldModel) -> tuple[dict[str, np.ndarray], torch.Tensor]:
-    """The same dream by torch: arrays by name, (STEPS, ROWS, ...), and the codes each step ended with."""
+def dream_with_torch(world: WorldModel) -> tuple[dict[str, np.ndarray], torch.Tensor]:
+    """The same dream with torch: arrays by name, (STEPS, ROWS, ...), and the codes in the state after each step."""
     dreams = Simulator(world, ROWS, seed=5, backend="torch")
-    found, steps, seen = {"first": dreams.reset().numpy()}, [], []
-    for t, actions in enumerate(torch.from_numpy(the_actions())):
-        if t == AGAIN:
+    found, steps, state_codes = {"first": dreams.reset().numpy()}, [], []
+    for t, actions in enumerate(torch.from_numpy(recorded_actions())):
+        if t == RESET_STEP:
             dreams.reset(torch.tensor([1]))
         steps.append(dreams.step(actions))
         codes = dreams.state.prior.codes  # type: ignore[attr-defined]
-        seen.append(codes if codes.ndim == 3 else codes[:, -1])
+        state_codes.append(codes if codes.ndim == 3 else codes[:, -1])
     for name in ("frames", "rewards", "terminations", "hazards", "status", "log_probs"):
         found[name] = torch.stack([getattr(step, name) for step in steps]).numpy()
-    return found, torch.stack(seen)
+    return found, torch.stack(state_codes)
 
 
 def check_dream_without_torch(world: WorldModel, export: Path, folder: Path) -> None:
-    np.save(folder / "actions.npy", the_actions())
+    np.save(folder / "actions.npy", recorded_actions())
     command = [
         sys.executable,
         "-c",
@@ -118,19 +119,19 @@ def check_dream_without_torch(world: WorldModel, export: Path, folder: Path) -> 
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert not done.returncode, done.stderr
-    plain = np.load(folder / "d.npz")
-    ours, seen = torchs_dream(world)
-    assert ours["terminations"][AGAIN - 1].any(), "some row is to end before another is reset"
-    assert not ours["terminations"].all()
-    shown = (seen != world.prior.num_codes).numpy()
-    np.testing.assert_array_equal(np.where(shown, plain["codes"], 0), np.where(shown, seen.numpy(), 0))
+    found = np.load(folder / "d.npz")
+    expected, state_codes = dream_with_torch(world)
+    assert expected["terminations"][RESET_STEP - 1].any(), "a row must end before another is reset"
+    assert not expected["terminations"].all()
+    has_frame = (state_codes != world.prior.num_codes).numpy()
+    np.testing.assert_array_equal(np.where(has_frame, found["codes"], 0), np.where(has_frame, state_codes.numpy(), 0))
     for name in ("terminations", "status"):
-        np.testing.assert_array_equal(plain[name], ours[name])
+        np.testing.assert_array_equal(found[name], expected[name])
     for name in ("rewards", "hazards", "log_probs"):
-        np.testing.assert_allclose(plain[name], ours[name], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-4)
     for name in ("first", "frames"):
-        assert np.abs(plain[name].astype(int) - ours[name]).max() <= 1
-    np.testing.assert_array_equal(plain["again"], plain["codes"][-4:])
+        assert np.abs(found[name].astype(int) - expected[name]).max() <= 1
+    np.testing.assert_array_equal(found["repeated"], found["codes"][-4:])
 
 
 def test_without_torch_an_exported_world_dreams_the_same(world: WorldModel, world_dir: Path, tmp_path: Path) -> None:
@@ -160,38 +161,38 @@ def test_without_torch_an_exported_world_dreams_the_same(world: WorldModel, worl
     ids=["flat", "shared-keys", "paper", "raster", "frame", "groups"],
 )
 def test_every_prior_dreams_the_same_without_torch(preset: str, changed: dict[str, object], tmp_path: Path) -> None:
-    world = a_world(preset, **changed)
+    world = small_world(preset, **changed)
     check_dream_without_torch(world, export_world(world, tmp_path / "w"), tmp_path)
 
 
-def test_numpy_draws_the_numbers_that_torch_draws() -> None:
+def test_numpys_uniform_numbers_equal_torchs() -> None:
     rng = np.random.default_rng(0)
     seeds, episodes, steps = rng.integers(-(2**63), 2**63, 5), rng.integers(0, 2**32, 5), rng.integers(0, 2**32, 5)
-    ours = numpy_random.uniforms(seeds, episodes, steps, 11, stream=1)
+    found = numpy_random.uniforms(seeds, episodes, steps, 11, stream=1)
     blocks = torch.arange(3)[None]
     counter = (blocks, torch.from_numpy(steps)[:, None], torch.from_numpy(episodes)[:, None], torch.ones_like(blocks))
     low, high = torch.from_numpy(seeds) & 0xFFFFFFFF, (torch.from_numpy(seeds) >> 32) & 0xFFFFFFFF
     words = philox(counter, (low[:, None], high[:, None])).flatten(1)[:, :11]
-    np.testing.assert_array_equal(ours, ((words >> 8).float() * 2.0**-24).numpy())
+    np.testing.assert_array_equal(found, ((words >> 8).float() * 2.0**-24).numpy())
 
 
 @pytest.mark.parametrize(
     "limits", [(1.0, 0, 1.0), (0.7, 0, 1.0), (1.3, 5, 1.0), (1.0, 0, 0.6), (0.9, 9, 0.8), (0, 0, 1.0)]
 )
-def test_numpy_draws_the_codes_that_torch_draws(limits: tuple[float, int, float]) -> None:
+def test_numpy_samples_the_same_codes_as_torch(limits: tuple[float, int, float]) -> None:
     generator = torch.Generator().manual_seed(0)
     logits, draws = 3 * torch.randn(4000, 23, generator=generator), torch.rand(4000, generator=generator)
     draws[0], draws[1] = 0.0, 1 - 2.0**-24
     codes, nats = numpy_sampling.sample(Sampling(*limits), logits.numpy(), draws.numpy())
-    theirs = Sampling(*limits).draw(logits, draws)
-    np.testing.assert_array_equal(codes, theirs.numpy())
-    np.testing.assert_allclose(nats, logits.log_softmax(-1).gather(1, theirs[:, None])[:, 0], rtol=1e-5, atol=1e-5)
+    expected = Sampling(*limits).draw(logits, draws)
+    np.testing.assert_array_equal(codes, expected.numpy())
+    np.testing.assert_allclose(nats, logits.log_softmax(-1).gather(1, expected[:, None])[:, 0], rtol=1e-5, atol=1e-5)
 
 
-def test_auto_takes_the_carried_export_where_it_holds(world: WorldModel, world_dir: Path) -> None:
-    stepper = Simulator(world, 1).backend
-    assert isinstance(stepper, OnnxBackend)
-    assert stepper.onnx_world.directory == world_dir / "onnx" == find_or_make_export(world)
+def test_auto_uses_the_export_of_the_worlds_directory_where_it_fits(world: WorldModel, world_dir: Path) -> None:
+    backend = Simulator(world, 1).backend
+    assert isinstance(backend, OnnxBackend)
+    assert backend.onnx_world.directory == world_dir / "onnx" == find_or_make_export(world)
     assert isinstance(Simulator(world, 1, backend="torch").backend, TorchBackend)
     assert isinstance(Simulator(world, 1, batch_invariant=True).backend, TorchBackend)
     assert isinstance(Simulator(world, 1, dtype=torch.bfloat16).backend, TorchBackend)
@@ -204,7 +205,7 @@ def test_auto_takes_the_carried_export_where_it_holds(world: WorldModel, world_d
         Simulator(world, 1, backend="onnx", dtype=torch.bfloat16)
 
 
-def test_a_world_that_carries_an_export_is_judged_by_torch(world: WorldModel) -> None:
+def test_a_world_with_an_export_is_evaluated_with_torch(world: WorldModel) -> None:
     assert world.starts is not None
     codes = world.starts.context.codes[:2, -1:].expand(-1, 4, -1, -1).flip(3)
     flags, acted = torch.ones(codes.shape[:2], dtype=torch.bool), torch.zeros(2, 3, dtype=torch.int64)
@@ -216,13 +217,15 @@ def test_a_world_that_carries_an_export_is_judged_by_torch(world: WorldModel) ->
     assert torch.equal(simulator.state.frames, world.tokenizer.decode(codes[:, 2:3])[:, 0])
     fewer = narrowed(simulator, torch.tensor([1]))
     assert isinstance(fewer.backend, TorchBackend)
-    assert not fewer.sampling.exact, "nobody asks"
+    assert not fewer.sampling.exact, "evaluation does not read exact log-probabilities"
     whole, part = simulator.step(torch.tensor([2, 1])), fewer.step(torch.tensor([1]))
     assert torch.equal(part.codes[0], whole.codes[1])
-    assert multiply_adds(world) > 0, "they are counted where torch steps"
+    assert multiply_adds(world) > 0, "multiply-adds are counted in torch"
 
 
-def test_an_export_made_by_itself_is_kept(world_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_that_is_made_automatically_is_cached(
+    world_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made: list[Path] = []
 
     def copied(world: WorldModel, out: Path) -> Path:
@@ -230,31 +233,31 @@ def test_an_export_made_by_itself_is_kept(world_dir: Path, tmp_path: Path, monke
         return Path(shutil.copytree(world_dir / "onnx", out))
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(write, "export_world", copied)
+    monkeypatch.setattr(export_module, "export_world", copied)
     for change, count in ((0, 1), (0, 1), (1, 2)):
         loaded = WorldModel.from_pretrained(world_dir)
         loaded.directory = None
         loaded.prior.heads.end.bias.data += change
-        stepper = Simulator(loaded, 1, backend="onnx").backend
-        assert isinstance(stepper, OnnxBackend)
-        assert stepper.onnx_world.directory == made[-1]
+        backend = Simulator(loaded, 1, backend="onnx").backend
+        assert isinstance(backend, OnnxBackend)
+        assert backend.onnx_world.directory == made[-1]
         assert len(made) == count
 
 
-def test_both_backends_dream_alike(world: WorldModel) -> None:
-    theirs, seen = torchs_dream(world)
+def test_both_backends_dream_the_same(world: WorldModel) -> None:
+    expected, state_codes = dream_with_torch(world)
     dreams = Simulator(world, ROWS, seed=5, backend="onnx")
-    assert np.abs(dreams.reset().numpy().astype(int) - theirs["first"]).max() <= 1
-    for t, actions in enumerate(torch.from_numpy(the_actions())):
-        if t == AGAIN:
+    assert np.abs(dreams.reset().numpy().astype(int) - expected["first"]).max() <= 1
+    for t, actions in enumerate(torch.from_numpy(recorded_actions())):
+        if t == RESET_STEP:
             dreams.reset(torch.tensor([1]))
         step = dreams.step(actions)
-        assert torch.equal(dreams.state.prior.codes[:, -1], seen[t])  # type: ignore[attr-defined]
+        assert torch.equal(dreams.state.prior.codes[:, -1], state_codes[t])  # type: ignore[attr-defined]
         for name in ("rewards", "hazards", "log_probs"):
-            np.testing.assert_allclose(getattr(step, name), theirs[name][t], rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(getattr(step, name), expected[name][t], rtol=1e-4, atol=1e-4)
 
 
-def test_in_tiles_a_row_is_the_same_to_the_bit(world: WorldModel) -> None:
+def test_in_tiles_a_row_is_bit_identical_for_any_number_of_rows(world: WorldModel) -> None:
     def dream(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         dreams = Simulator(world, rows, seed=9, batch_invariant=True, backend="onnx")
         dreams.reset()
@@ -266,25 +269,25 @@ def test_in_tiles_a_row_is_the_same_to_the_bit(world: WorldModel) -> None:
         assert all(torch.equal(a, b) for a, b in zip(alone, dream(rows), strict=True))
 
 
-def test_faces_take_a_backend_and_survive_pickling(world_dir: Path) -> None:
+def test_interfaces_take_a_backend_and_can_be_pickled(world_dir: Path) -> None:
     env = DreamEnv(world_dir, backend="onnx")
     env.reset(seed=1)
-    twin = pickle.loads(pickle.dumps(env))
-    mine, theirs = env.step(2), twin.step(2)
-    np.testing.assert_array_equal(mine[0], theirs[0])
-    assert mine[1:4] == theirs[1:4]
+    copy = pickle.loads(pickle.dumps(env))
+    step, expected = copy.step(2), env.step(2)
+    np.testing.assert_array_equal(step[0], expected[0])
+    assert step[1:4] == expected[1:4]
     assert isinstance(env.simulator.backend, OnnxBackend)
     assert isinstance(DreamVecEnv(world_dir, 2, backend="torch").dreams.simulator.backend, TorchBackend)
 
 
-def test_mistakes_are_one_sentence(
+def test_mistakes_are_refused_in_one_sentence(
     world: WorldModel,
     world_dir: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for arguments, told in (
+    for arguments, message in (
         (["export", str(world_dir)], "--force"),
         (["export", str(tmp_path / "none")], "there is no world directory"),
         (["export", str(world_dir), "--onnx", str(world_dir.parent), "--force"], "is not a portable world"),
@@ -292,40 +295,42 @@ def test_mistakes_are_one_sentence(
         with pytest.raises(SystemExit) as done:
             cli.main(arguments)
         assert done.value.code == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     with pytest.raises(UserError, match="there is no portable world"):
         OnnxWorld(tmp_path / "none")
     dreams = OnnxSimulator(world_dir / "onnx", 2)
     with pytest.raises(UserError, match="one per row"):
         dreams.step(np.zeros(3, np.int64))
-    again = OnnxSimulator(world_dir / "onnx", 2)
-    for simulator in (dreams, again):
+    other = OnnxSimulator(world_dir / "onnx", 2)
+    for simulator in (dreams, other):
         simulator.reset()
-    mark = dreams.save()
-    step, twin = dreams.step(np.zeros(2, np.int64)), again.step(np.zeros(2, np.int64))
+    saved = dreams.save()
+    step, expected = dreams.step(np.zeros(2, np.int64)), other.step(np.zeros(2, np.int64))
     for name in ("frames", "codes", "terminations", "status"):
         getattr(step, name)[...] = 1
     dreams.reset(np.array([False, True]))[...] = 0
-    again.reset(np.array([1]))
-    assert again.reset(np.array([], np.int64)).shape == twin.frames.shape
+    other.reset(np.array([1]))
+    assert other.reset(np.array([], np.int64)).shape == expected.frames.shape
     for name in ("frames", "codes", "ended", "steps"):
-        np.testing.assert_array_equal(getattr(dreams.state, name), getattr(again.state, name))
-    assert again.state.steps.tolist() == [1, 0]
-    np.testing.assert_array_equal(dreams.step(np.ones(2, np.int64)).codes, again.step(np.ones(2, np.int64)).codes)
+        np.testing.assert_array_equal(getattr(dreams.state, name), getattr(other.state, name))
+    assert other.state.steps.tolist() == [1, 0]
+    np.testing.assert_array_equal(dreams.step(np.ones(2, np.int64)).codes, other.step(np.ones(2, np.int64)).codes)
     with pytest.raises(UserError, match="wanted row numbers"):
         dreams.reset(np.array([1.0]))
     with pytest.raises(UserError, match="give it one of the same world"):
-        dreams.restore(replace(mark, prior=replace(mark.prior, codes=mark.prior.codes[:, 1:])))
+        dreams.restore(replace(saved, prior=replace(saved.prior, codes=saved.prior.codes[:, 1:])))
     one, zero, short = np.array([1]), np.array([0]), dreams.world.starts.select(np.zeros(2, np.int64))
     short = replace(short, codes=short.codes[:, 1:])
-    for call, says in (
+    for call, message in (
         (lambda: dreams.reset(np.array([-1])), "has rows 0 to 1"),
         (lambda: dreams.reset(starts=zero), r"starts: got shape \(1,\) for 2 rows"),
         (lambda: dreams.reset(one, np.array([-1])), "this world has starts 0 to"),
         (lambda: dreams.reset(context=short), "this world has"),
         (lambda: dreams.seed(zero), r"seeds: got shape \(1,\) for 2 rows"),
+        (lambda: dreams.seed(np.array([0.5, 1.0])), "seeds: got float64, wanted integers"),
+        (lambda: dreams.reset(starts=np.array([0.5, 1.0])), "starts: got float64, wanted integers"),
     ):
-        with pytest.raises(UserError, match=says):
+        with pytest.raises(UserError, match=message):
             call()
     clip = PRESETS["tiny-flat"]
     with pytest.raises(UserError, match="scope clip"):
@@ -340,7 +345,7 @@ def test_mistakes_are_one_sentence(
     monkeypatch.setattr(graphs, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"onnx and onnxscript.*worldmodel\[onnx\]"):
         export_world(world, tmp_path / "half")
-    assert not any(tmp_path.iterdir()), "nothing half written"
+    assert not any(tmp_path.iterdir()), "nothing incomplete is written"
 
 
 def test_a_world_given_by_name_is_exported_into_its_own_directory(
@@ -351,7 +356,7 @@ def test_a_world_given_by_name_is_exported_into_its_own_directory(
     with pytest.raises(SystemExit):
         cli.main(["export", world_dir.name])
     assert f"{world_dir / 'onnx'} exists" in capsys.readouterr().err
-    assert not any(tmp_path.iterdir()), "a folder of the world's name would be taken before the world"
+    assert not any(tmp_path.iterdir()), "a folder of that name would be taken in place of the world"
 
 
 def test_a_damaged_export_is_refused(world_dir: Path, tmp_path: Path) -> None:
@@ -369,11 +374,31 @@ def test_a_damaged_export_is_refused(world_dir: Path, tmp_path: Path) -> None:
         OnnxWorld(copy)
 
 
+def test_an_export_of_version_1_is_refused_and_replaced(
+    world_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = Path(shutil.copytree(world_dir, tmp_path / "w"))
+    config = old / "onnx" / "config.json"
+    facts = json.loads(config.read_text())
+    config.write_text(json.dumps({**facts, "version": 1, "files": {"tell.onnx": "", "write.onnx": ""}}))
+    with pytest.raises(UserError, match=r"version 1, this code reads 2.*make it again with `worldmodel export"):
+        OnnxWorld(old / "onnx")
+    loaded = WorldModel.from_pretrained(old)
+    assert isinstance(Simulator(loaded, 1).backend, TorchBackend)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(
+        export_module, "export_world", lambda world, out: Path(shutil.copytree(world_dir / "onnx", out))
+    )
+    backend = Simulator(loaded, 1, backend="onnx").backend
+    assert isinstance(backend, OnnxBackend)
+    assert tmp_path / "cache" in backend.onnx_world.directory.parents
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["Box", "MultiBinary"])
-def test_the_cards_lines_step_a_world_of_any_actions(name: str, tmp_path: Path) -> None:
+def test_the_example_on_the_card_steps_a_world_of_any_action_space(name: str, tmp_path: Path) -> None:
     export = export_world(make_world(SPACES[name]), tmp_path / "x")
-    (lines,) = re.findall(r"```python\n(.*?)```", (export / "README.md").read_text(), re.S)
+    (example,) = re.findall(r"```python\n(.*?)```", (export / "README.md").read_text(), re.S)
     found: dict[str, Any] = {}
-    exec(lines.replace("DIR", str(export)), found)
+    exec(example.replace("DIR", str(export)), found)
     assert found["step"].frames.shape == (2, 16, 16, 3)

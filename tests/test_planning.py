@@ -1,4 +1,4 @@
-"""The cross-entropy planner: it finds what a scripted dream pays for, alike for the same seed, in all four spaces."""
+"""The cross-entropy planner finds the rewarded actions of a scripted dream in all four spaces, alike for a seed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from worldmodel.dream import CrossEntropy, Simulator, goal_similarity, reward_sc
 from worldmodel.dream.plan_distributions import initial_distribution
 from worldmodel.dream.simulator_state import SimulatorStep
 
-TARGETS = {  # an action that pays the most, in each space
+TARGETS = {  # the action with the highest reward, in each space
     "Discrete": torch.tensor(2),
     "MultiDiscrete": torch.tensor([1, 0]),
     "MultiBinary": torch.tensor([1, 0, 1]),
@@ -24,7 +24,7 @@ TARGETS = {  # an action that pays the most, in each space
 
 
 class Scripted(Simulator):
-    """A dream that pays for actions near the target, in frames that are the brighter the farther they were."""
+    """A dream with higher rewards and darker frames the nearer the actions are to a target."""
 
     target: torch.Tensor
 
@@ -43,12 +43,12 @@ def scripted(name: str, rows: int) -> Scripted:
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_the_best_actions_of_each_space_are_found_alike_for_the_same_seed(name: str) -> None:
+def test_the_best_actions_of_each_space_are_found_and_reproduced_by_the_seed(name: str) -> None:
     simulator = scripted(name, 100)
     search = CrossEntropy(horizon=2, rounds=4)
     state = simulator.state
     plan = search.plan(simulator, seed=1)
-    for name_of, rows in vars(simulator.state.prior).items():  # it is left as it was
+    for name_of, rows in vars(simulator.state.prior).items():  # the state is restored
         assert torch.equal(rows, vars(state.prior)[name_of])
     assert torch.equal(simulator.state.seeds, state.seeds)
     assert plan.actions.shape == (2, *SPACES[name].shape)
@@ -67,7 +67,7 @@ def test_the_best_actions_of_each_space_are_found_alike_for_the_same_seed(name: 
     assert not torch.equal(plan.rounds, other.rounds)
 
 
-def test_a_goal_picture_is_approached() -> None:
+def test_a_goal_frame_is_approached() -> None:
     simulator = scripted("MultiDiscrete", 64)
     plan = CrossEntropy(horizon=2, rounds=4).plan(
         simulator, goal_similarity(torch.zeros(SIDE, SIDE, 3, dtype=torch.uint8))
@@ -78,45 +78,45 @@ def test_a_goal_picture_is_approached() -> None:
         CrossEntropy(horizon=1).plan(simulator, goal_similarity(torch.zeros(3, 3, 3)))
 
 
-def test_dreams_of_a_plan_share_their_luck_and_are_averaged() -> None:
+def test_dreams_of_all_plans_share_their_noise_seeds_and_are_averaged() -> None:
     world = make_world(hazard=-1.0)
     simulator = Simulator(world, 60, batch_invariant=True)
     simulator.reset()
-    seen: list[tuple[list[int], torch.Tensor]] = []
+    observed: list[tuple[list[int], torch.Tensor]] = []
 
-    def watch(step: SimulatorStep) -> torch.Tensor:
-        seen.append((simulator.state.seeds.tolist(), simulator.state.starts))
+    def observe(step: SimulatorStep) -> torch.Tensor:
+        observed.append((simulator.state.seeds.tolist(), simulator.state.starts))
         return reward_score(step)
 
-    plan = CrossEntropy(horizon=2, rounds=2, dreams=3).plan(simulator, watch)
-    assert len(seen) == 4
-    for seeds, starts in seen:
-        assert seeds == seeds[:3] * 20, "dream i of every plan has one luck"
+    plan = CrossEntropy(horizon=2, rounds=2, dreams=3).plan(simulator, observe)
+    assert len(observed) == 4
+    for seeds, starts in observed:
+        assert seeds == seeds[:3] * 20, "dream i of every plan has the same noise seed"
         assert len(set(seeds)) == 3
-        assert len(set(starts.tolist())) == 1, "all begin where row 0 stands"
-    simulator.clone(torch.tensor([0]), torch.arange(60), torch.tensor(seen[0][0]))
+        assert len(set(starts.tolist())) == 1, "all begin at the state of row 0"
+    simulator.clone(torch.tensor([0]), torch.arange(60), torch.tensor(observed[0][0]))
     again = simulator.rollout(plan.actions.expand(60, -1)).rewards[:3].sum(1)
     assert len(again.unique()) > 1
     assert float(again.mean()) == pytest.approx(plan.score, abs=1e-5)
 
 
-def test_numbers_stay_within_their_bounds_and_choices_among_theirs() -> None:
+def test_sampled_plans_stay_within_the_bounds_of_their_space() -> None:
     generator = torch.Generator().manual_seed(0)
     box = initial_distribution(spaces.Box((-1.0, None, 0.0, None), (1.0, None, None, -3.0)), 5, torch.device("cpu"))
-    drawn = box.sample(500, generator)
-    assert drawn.shape == (500, 5, 4)
-    assert drawn[..., 0].abs().max() == 1
-    assert drawn[..., 1].std() > 0.9
-    assert drawn[..., 2].min() == 0
-    assert drawn[..., 3].max() == -3
+    sampled = box.sample(500, generator)
+    assert sampled.shape == (500, 5, 4)
+    assert sampled[..., 0].abs().max() == 1
+    assert sampled[..., 1].std() > 0.9
+    assert sampled[..., 2].min() == 0
+    assert sampled[..., 3].max() == -3
     choices = initial_distribution(spaces.MultiDiscrete((2, 5)), 4, torch.device("cpu"))
-    drawn = choices.sample(500, generator)
-    assert drawn.amax((0, 1)).tolist() == [1, 4]
-    fitted = choices.refit(torch.ones(3, 4, 2, dtype=torch.int64), keep=0.0)
-    assert (fitted.sample(20, generator) == 1).all()
+    sampled = choices.sample(500, generator)
+    assert sampled.amax((0, 1)).tolist() == [1, 4]
+    refitted = choices.refit(torch.ones(3, 4, 2, dtype=torch.int64), keep=0.0)
+    assert (refitted.sample(20, generator) == 1).all()
 
 
-def test_misuse_is_answered_in_a_sentence() -> None:
+def test_wrong_arguments_are_refused() -> None:
     simulator: Any = Simulator(make_world(), 6)
     with pytest.raises(UserError, match="has ended or was never reset"):
         CrossEntropy().plan(simulator)

@@ -130,9 +130,10 @@ class OnnxSimulator:
         """Set the seeds, (n,) int64, of rows, given as to `reset`. Their next reset is the first episode of that seed.
 
         Raises:
-            UserError: rows that this simulator does not have, or not one seed per row.
+            UserError: rows that this simulator does not have, or seeds that are not integers or not one per row.
         """
         index = self._row_index(rows)
+        _check_integers("seeds", seeds)
         if np.shape(seeds) != index.shape:
             raise UserError(f"seeds: got shape {np.shape(seeds)} for {len(index)} rows.")
         episodes, mixed = self._state.episodes.copy(), self._state.seeds.copy()
@@ -184,6 +185,7 @@ class OnnxSimulator:
 
     def _checked_starts(self, starts: np.ndarray, index: np.ndarray) -> np.ndarray:
         """Starts that the caller chose for some rows, (n,) int64."""
+        _check_integers("starts", starts)
         chosen, num_starts = np.asarray(starts, np.int64), len(self.world.start_kinds)
         if chosen.shape != index.shape:
             raise UserError(f"starts: got shape {chosen.shape} for {len(index)} rows to reset.")
@@ -278,3 +280,9 @@ class OnnxSimulator:
         if ((index < 0) | (index >= self.num_rows)).any():
             raise UserError(f"rows {index.tolist()}: this simulator has rows 0 to {self.num_rows - 1}.")
         return index
+
+
+def _check_integers(name: str, values: np.ndarray) -> None:
+    """Refuse an array of another dtype than integers."""
+    if np.asarray(values).dtype.kind not in "iu":
+        raise UserError(f"{name}: got {np.asarray(values).dtype}, wanted integers.")
