@@ -1,4 +1,4 @@
-"""From nothing to a dream in half a minute: record the toy, learn a tiny world, step it."""
+"""Record the toy, train a tiny world and step it as an environment. Takes half a minute."""
 
 import sys
 from pathlib import Path

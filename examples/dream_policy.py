@@ -1,8 +1,8 @@
-"""Learn the toy world from recordings, learn a policy in its dreams alone, and play the toy with it.
+"""Train a world of the toy on recordings, train a policy in its dreams alone, and test the policy in the toy.
 
-A quarter of the toy lights up for one frame; who stands there four steps later earns 1. Random play returns 1.01, the
-best fixed sequence of actions 1.34, the best policy 10.00. Takes some minutes; with --quick it takes seconds, and
-learns nothing worth having.
+A quarter of the toy lights up for one frame; whoever stands there four steps later gets a reward of 1. Random play
+returns 1.01, the best fixed sequence of actions 1.34, the best policy 10.00. Takes some minutes. With --quick it takes
+seconds and the policy is useless.
 """
 
 import argparse
@@ -15,21 +15,21 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMoni
 
 from worldmodel import envs
 from worldmodel.collect import record
-from worldmodel.dream.dream_vec_env import DreamVecEnv
+from worldmodel.dream import DreamVecEnv
 from worldmodel.train import train_world
 from worldmodel.train.presets import PRESETS
 
-STACK = 4  # frames that the policy sees: as many as lie between a flash and its storm
+STACK = 4  # frames in an observation: as many as lie between a flash and its storm
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("."))
-    parser.add_argument("--quick", action="store_true", help="a few steps of everything")
+    parser.add_argument("--quick", action="store_true", help="only a few steps of each training")
     arguments = parser.parse_args()
     folder, quick = arguments.folder, arguments.quick
 
-    # recordings of the real thing: the policy will never see more of it than this
+    # recordings of the environment: the policy is trained with no other contact to it
     data = record(
         "toy",
         "sticky",
@@ -41,7 +41,7 @@ def main() -> None:
         progress=False,
     )
 
-    # a world learned from them
+    # a world trained on them
     config = PRESETS["toy"]
     if quick:
         config = replace(
@@ -51,16 +51,16 @@ def main() -> None:
         )
     train_world(data, folder / "world", config)
 
-    # a policy learned in its dreams, 32 at once
+    # a policy trained in 32 dreams at once
     dreams = VecMonitor(VecFrameStack(DreamVecEnv(folder / "world", 8 if quick else 32), STACK))
     model = PPO("MlpPolicy", dreams, n_steps=64, batch_size=256, learning_rate=1e-3, gamma=0.97, ent_coef=0.01, seed=0)
     model.learn(512 if quick else 40_000)
 
-    # and the toy itself, on seeds that were never recorded
-    real = DummyVecEnv([lambda: envs.make("toy", size=16)])
-    real.seed(1_000_000)
-    mean, deviation = evaluate_policy(model, VecMonitor(VecFrameStack(real, STACK)), 5 if quick else 100)
-    print(f"outside the dream: return {mean:.2f} (deviation {deviation:.2f}); the best fixed sequence returns 1.34")
+    # the toy itself, with seeds that were never recorded
+    toy = DummyVecEnv([lambda: envs.make("toy", size=16)])
+    toy.seed(1_000_000)
+    mean, deviation = evaluate_policy(model, VecMonitor(VecFrameStack(toy, STACK)), 5 if quick else 100)
+    print(f"in the environment: return {mean:.2f} (deviation {deviation:.2f}); the best fixed sequence returns 1.34")
 
 
 if __name__ == "__main__":

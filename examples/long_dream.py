@@ -1,10 +1,10 @@
-"""One dream of 2,000 steps as a contact sheet: it must neither freeze nor fill up.
+"""One dream of 2,000 steps as a contact sheet: it must neither freeze nor fill with bright pixels.
 
     python examples/long_dream.py doom-take-cover-small long-dream.png
 
-Uniform actions, each held for some steps, in a world whose ends are switched off, so that nothing begins anew. The
-sheet shows a frame in every ten, row by row. Printed are, for each tenth of the dream, the mean change from frame to
-frame, the share of bright pixels, and how surprised the world is by what it draws.
+Uniform random actions, each held for some steps, in a world whose terminations are switched off, so that the dream is
+never reset. The sheet shows every tenth frame, row by row. For each tenth of the dream the script prints the mean
+change from frame to frame, the fraction of bright pixels, and the surprise of the sampled frames.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from worldmodel import WorldModel
 from worldmodel.cli.report import strips
 from worldmodel.dream import Simulator
 
-COLUMNS, HELD, BRIGHT = 20, 8, 200
+COLUMNS, HOLD, BRIGHT = 20, 8, 200  # of the sheet; steps per action; level of a bright pixel
 
 
 def main() -> None:
@@ -29,12 +29,12 @@ def main() -> None:
     steps = arguments.steps
     torch.set_num_threads(1)
     world = WorldModel.from_pretrained(arguments.world)
-    world.prior.heads.end_shift.fill_(-200.0)  # log-odds of an end
+    world.prior.heads.end_shift.fill_(-200.0)  # log-odds of a termination
     simulator, rng = Simulator(world, 1, seed=0, backend="torch"), np.random.default_rng(0)
     simulator.reset()
     frames, surprise = [], []
     for t in range(steps):
-        if t % HELD == 0:
+        if t % HOLD == 0:
             action = torch.from_numpy(np.asarray(world.spec.action_space.sample(rng)))[None]
         out = simulator.step(action)
         frames.append(out.frames[0].numpy())
@@ -42,12 +42,12 @@ def main() -> None:
     dream = np.stack(frames)  # (T, H, W, 3)
     change = np.abs(np.diff(dream.astype(np.int16), axis=0)).mean((1, 2, 3))
     bright = (dream.max(-1) > BRIGHT).mean((1, 2))
-    print("steps           change, levels  bright pixels  surprise, nats a code")
+    print("steps           change, levels  bright pixels  surprise, nats per code")
     for part in np.array_split(np.arange(steps - 1), 10):
-        found = change[part].mean(), bright[part].mean(), np.asarray(surprise)[part].mean()
-        print("{:5d} to {:5d}  {:14.2f}  {:13.5f}  {:21.2f}".format(part[0], part[-1] + 1, *found))
-    shown = dream[:: max(1, steps // 200)]
-    rows = [(f"{i * max(1, steps // 200)}", shown[i : i + COLUMNS]) for i in range(0, len(shown), COLUMNS)]
+        values = change[part].mean(), bright[part].mean(), np.asarray(surprise)[part].mean()
+        print("{:5d} to {:5d}  {:14.2f}  {:13.5f}  {:21.2f}".format(part[0], part[-1] + 1, *values))
+    sheet = dream[:: max(1, steps // 200)]
+    rows = [(f"{i * max(1, steps // 200)}", sheet[i : i + COLUMNS]) for i in range(0, len(sheet), COLUMNS)]
     arguments.picture.write_bytes(strips(rows, scale=1))
 
 

@@ -1,10 +1,10 @@
-"""Plan in a learned toy world, act in the toy itself: no policy is learned.
+"""Plan in a learned world of the toy and act in the toy itself, without a learned policy.
 
-A quarter of the toy lights up for one frame; who stands there four steps later earns 1, who does not loses one of three
-lives. The planner looks at the last frames, dreams plans up to the next storm, follows the best, and looks again.
-Uniform random play returns 1.01, the best fixed sequence of actions 1.34, the best policy 10.00. An episode is a
-success if every storm found it in shelter. Takes some minutes; with --quick it takes seconds, and plans in a world that
-has learned nothing.
+A quarter of the toy lights up for one frame; whoever stands there four steps later gets a reward of 1, anyone else
+loses one of three lives. The planner takes the last frames as context, dreams plans up to the next storm, executes the
+best and plans again. Uniform random play returns 1.01, the best fixed sequence of actions 1.34, the best policy 10.00.
+An episode is a success if the player is in shelter at every storm. Takes some minutes. With --quick it takes seconds
+and the world is useless.
 """
 
 import argparse
@@ -24,11 +24,11 @@ from worldmodel.train.presets import PRESETS
 
 PLANS = 128  # rows of the simulator
 SEARCH = CrossEntropy(horizon=4, rounds=4, best=0.05, keep=0.2)  # four steps lie between a flash and its storm
-STORMS = 10  # in an episode that is lived to its end
+STORMS = 10  # in an episode without a termination
 
 
-def learn(folder: Path, quick: bool) -> WorldModel:
-    """Record the toy and learn it; what is done already is not done again."""
+def train(folder: Path, quick: bool) -> WorldModel:
+    """Record the toy and train its world, unless the folder has one already."""
     if (folder / "world").exists():
         return WorldModel.from_pretrained(folder / "world")
     data = record(
@@ -52,29 +52,29 @@ def learn(folder: Path, quick: bool) -> WorldModel:
 
 
 def play(env: envs.PixelEnv, simulator: Simulator, seed: int) -> float:
-    """An episode of the toy under plans; its return."""
+    """Play an episode of the toy with the planner; its return."""
     frame, _ = env.reset(seed=seed)
-    frames, actions, planned, total, over = [frame], [], [], 0.0, False
-    while not over:
+    frames, actions, planned, total, done = [frame], [], [], 0.0, False
+    while not done:
         if not planned:
-            seen = torch.from_numpy(np.stack(frames))[None]  # (1, T, H, W, 3); the world takes the last it remembers
-            context = simulator.world.context(seen, torch.tensor(actions, dtype=torch.int64)[None])
+            history = torch.from_numpy(np.stack(frames))[None]  # (1, T, H, W, 3), of which the context takes the last
+            context = simulator.world.context(history, torch.tensor(actions, dtype=torch.int64)[None])
             simulator.reset(rows=torch.tensor([0]), context=context)
             planned = SEARCH.plan(simulator, seed=len(actions)).actions.tolist()
         actions.append(planned.pop(0))
         frame, reward, terminated, truncated, _ = env.step(actions[-1])
         frames.append(frame)
-        total, over = total + float(reward), terminated or truncated
+        total, done = total + float(reward), terminated or truncated
     return total
 
 
 def play_at_random(env: envs.PixelEnv, seed: int) -> float:
-    """An episode of the toy under uniform random actions; its return."""
+    """Play an episode of the toy with uniform random actions; its return."""
     env.reset(seed=seed)
-    rng, total, over = np.random.default_rng(seed), 0.0, False
-    while not over:
+    rng, total, done = np.random.default_rng(seed), 0.0, False
+    while not done:
         _, reward, terminated, truncated, _ = env.step(rng.integers(5))
-        total, over = total + float(reward), terminated or truncated
+        total, done = total + float(reward), terminated or truncated
     return total
 
 
@@ -82,18 +82,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("."))
     parser.add_argument("--episodes", type=int, default=100)
-    parser.add_argument("--quick", action="store_true", help="a few steps of everything")
+    parser.add_argument("--quick", action="store_true", help="only a few steps of each training")
     arguments = parser.parse_args()
-    world = learn(arguments.folder, arguments.quick)
+    world = train(arguments.folder, arguments.quick)
     simulator = Simulator(world, 8 if arguments.quick else PLANS, sampling=Sampling(top_p=0.9))
     env = envs.make("toy", size=16)
     seeds = range(1_000_000, 1_000_000 + arguments.episodes)  # never recorded
     planned = np.asarray([play(env, simulator, seed) for seed in seeds])
-    blind = np.asarray([play_at_random(env, seed) for seed in seeds])
-    for name, returns in (("planned", planned), ("random", blind)):
-        for what, values in (("return", returns), ("success", (returns == STORMS).astype(float))):
+    random = np.asarray([play_at_random(env, seed) for seed in seeds])
+    for name, returns in (("planned", planned), ("random", random)):
+        for measure, values in (("return", returns), ("success", (returns == STORMS).astype(float))):
             low, high = interval(values)
-            print(f"{name}: {what} {values.mean():.2f} [{low:.2f}, {high:.2f}] of {len(values)} episodes")
+            print(f"{name}: {measure} {values.mean():.2f} [{low:.2f}, {high:.2f}] of {len(values)} episodes")
 
 
 if __name__ == "__main__":

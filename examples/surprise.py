@@ -1,16 +1,16 @@
-"""What a learned world finds likely, as a reward and as a sign of novelty.
+"""The likelihood of frames under a learned world, as a reward and as a measure of novelty.
 
-A world is learned from a player who always reaches shelter. Then it is shown clips that it never saw, and says how
-likely it finds each frame given those before it and the action:
+A world is trained on a player who always reaches shelter. It then evaluates the log-likelihood of clips that it was not
+trained on, each frame given the frames and actions before it:
 
-- `own`: the same player's clips;
-- `other actions`: the same frames with the actions of another clip, as if the world had not obeyed;
-- `other player`: clips of uniform random play, who is hit by storms, which this world has never seen.
+- `own`: clips of the same player;
+- `other actions`: the same frames with the actions of another clip, as if the environment had ignored them;
+- `other player`: clips of uniform random play, with hits by storms, which the training data does not have.
 
-Surprise is minus the log-likelihood. Printed are nats a frame, and how often a clip of the player's own is likelier
-than one of the others (0.5 would be chance). Used as a reward, as VIPER does (Escontrela et al. 2023), the likelihood
-pays a learner for behaving as the player did, without any reward of the world's own: the last line is the likelihood of
-the random player's steps that were hits, beside those that were not.
+Surprise is minus the log-likelihood. The script prints nats per frame, and how often a clip of the player is likelier
+than one of the others (0.5 is chance). Used as a reward, as VIPER does (Escontrela et al. 2023), the likelihood rewards
+a policy for behaving like the player, without the environment's own reward: the last line compares the likelihood of
+the random player's steps with a hit to those in shelter.
 """
 
 import argparse
@@ -31,7 +31,7 @@ STAY, UP, DOWN, LEFT, RIGHT = range(5)
 
 
 class Sheltered:
-    """Plays the toy well: goes where the last flash was, rows first."""
+    """Plays the toy well: goes to the last flash, first to its row."""
 
     def begin(self, rng: np.random.Generator) -> None:
         self.goal = (0.0, 0.0)
@@ -59,15 +59,15 @@ def clips(data: Dataset, split: str | None) -> tuple[torch.Tensor, torch.Tensor,
     return torch.from_numpy(frames), torch.from_numpy(np.stack(actions)), torch.from_numpy(np.stack(rewards))
 
 
-def likelier(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    """Share of pairs in which the first is likelier: (A,) and (B,)."""
-    return float((ours[:, None] > theirs[None]).float().mean())
+def fraction_likelier(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Fraction of pairs in which the first log-likelihood is higher: (A,) and (B,)."""
+    return float((first[:, None] > second[None]).float().mean())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("."))
-    parser.add_argument("--quick", action="store_true", help="a few steps of everything")
+    parser.add_argument("--quick", action="store_true", help="only a few steps of each training")
     arguments = parser.parse_args()
     folder, quick = arguments.folder, arguments.quick
 
@@ -87,19 +87,21 @@ def main() -> None:
     world = WorldModel.from_pretrained(folder / "players-world")
 
     frames, actions, _ = clips(Dataset(player), "test")
-    shown, taken, rewards = clips(Dataset(other), None)
+    other_frames, other_actions, rewards = clips(Dataset(other), None)
     nats = {
-        "own": world.log_prob(frames, actions)[:, 1:],  # (B, L-1): the first frame is given nothing
+        "own": world.log_prob(frames, actions)[:, 1:],  # (B, L-1): the first frame has no condition
         "other actions": world.log_prob(frames, actions.roll(1, 0))[:, 1:],
-        "other player": world.log_prob(shown, taken)[:, 1:],
+        "other player": world.log_prob(other_frames, other_actions)[:, 1:],
     }
-    for name, said in nats.items():
-        beside = "" if name == "own" else f"; own likelier {likelier(nats['own'].sum(1), said.sum(1)):.3f}"
-        print(f"{name}: {said.mean():.2f} nats a frame over {len(said)} clips{beside}")
+    for name, values in nats.items():
+        fraction = fraction_likelier(nats["own"].sum(1), values.sum(1))
+        comparison = "" if name == "own" else f"; own likelier {fraction:.3f}"
+        print(f"{name}: {values.mean():.2f} nats per frame over {len(values)} clips{comparison}")
 
-    storms = torch.arange(1, LENGTH) % 4 == 0  # every fourth step a storm strikes
-    struck, paid = nats["other player"][:, storms], rewards[:, storms] > 0
-    print(f"storms of the other player: {struck[~paid].mean():.2f} nats when hit, {struck[paid].mean():.2f} in shelter")
+    storms = torch.arange(1, LENGTH) % 4 == 0  # every fourth step has a storm
+    storm_nats, in_shelter = nats["other player"][:, storms], rewards[:, storms] > 0
+    hit, sheltered = storm_nats[~in_shelter].mean(), storm_nats[in_shelter].mean()
+    print(f"storms of the other player: {hit:.2f} nats when hit, {sheltered:.2f} in shelter")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""PPO on tensors: a policy learned in a dream without a frame ever leaving the world's device.
+"""PPO on tensors: a policy is trained in a dream whose frames never leave the world's device.
 
-The dream is a `Simulator`: rows are reset and stepped as tensors, on a GPU if there is one. Learned is the toy of
-`examples/dream_policy.py` (random play returns 1.01, the best policy 10.00); the policy then plays the toy itself.
-Takes some minutes; with --quick it takes seconds, and learns nothing worth having.
+The dream is a `Simulator`: rows are reset and stepped as tensors, on a GPU if there is one. The environment is the toy,
+as in `examples/dream_policy.py` (random play returns 1.01, the best policy 10.00); the policy is then tested in the toy
+itself. Takes some minutes. With --quick it takes seconds and the policy is useless.
 
 Shapes: N rows, T steps of a rollout, S frames in a stack, F numbers in it.
 """
@@ -41,92 +41,98 @@ class Policy(nn.Module):
             nn.init.orthogonal_(last.weight, gain)
             return nn.Sequential(nn.Linear(inputs, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), last)
 
-        self.act, self.judge = head(num_actions, 0.01), head(1, 1.0)
+        self.actor, self.critic = head(num_actions, 0.01), head(1, 1.0)
 
     def forward(self, stack: Tensor) -> tuple[torch.distributions.Categorical, Tensor]:
-        seen = stack.flatten(1).float() / 255  # (N, F)
-        return torch.distributions.Categorical(logits=self.act(seen), validate_args=False), self.judge(seen)[:, 0]
+        inputs = stack.flatten(1).float() / 255  # (N, F)
+        return torch.distributions.Categorical(logits=self.actor(inputs), validate_args=False), self.critic(inputs)[
+            :, 0
+        ]
 
 
 class Dreams:
-    """N dreams, each begun anew in the step after its end; all of it tensors on the world's device."""
+    """N dreams, each reset in the step of its end; everything is a tensor on the world's device."""
 
     def __init__(self, world: WorldModel, num_rows: int) -> None:
         self.simulator = Simulator(world, num_rows)
         self.stack = self.simulator.reset()[:, None].repeat(1, STACK, 1, 1, 1)  # (N, S, H, W, 3) uint8, oldest first
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Rewards (N,), ends (N,) bool, truncations (N,) bool, and the stacks before anything is begun anew."""
+        """Rewards (N,), terminations (N,) bool, truncations (N,) bool, and the stacks before any row is reset."""
         out = self.simulator.step(actions)
         last = self.stack = torch.cat([self.stack[:, 1:], out.frames[:, None]], 1)
         truncations = (self.simulator.state.steps >= HORIZON) & ~out.terminations
         rows = torch.nonzero(out.terminations | truncations)[:, 0]
-        if len(rows):  # the one question that waits for the device
-            fresh = self.simulator.reset(rows)[rows]
-            self.stack = self.stack.index_copy(0, rows, fresh[:, None].repeat(1, STACK, 1, 1, 1))
+        if len(rows):  # the only operation that waits for the device
+            first = self.simulator.reset(rows)[rows]
+            self.stack = self.stack.index_copy(0, rows, first[:, None].repeat(1, STACK, 1, 1, 1))
         return out.rewards, out.terminations, truncations, last
 
 
-def advantages(rewards: Tensor, values: Tensor, nexts: Tensor, ends: Tensor, stops: Tensor) -> Tensor:
-    """Generalised advantages (T, N): `nexts` are the values after each step, `ends` and `stops` cut the sums."""
-    found, gain = torch.empty_like(rewards), torch.zeros_like(rewards[0])
+def generalised_advantages(
+    rewards: Tensor, values: Tensor, next_values: Tensor, terminations: Tensor, truncations: Tensor
+) -> Tensor:
+    """Generalised advantages, all (T, N); the values after each step are `next_values`."""
+    advantages, advantage = torch.empty_like(rewards), torch.zeros_like(rewards[0])
     for t in reversed(range(len(rewards))):
-        surprise = rewards[t] + GAMMA * nexts[t] * ~ends[t] - values[t]
-        gain = surprise + GAMMA * LAMBDA * gain * ~(ends[t] | stops[t])
-        found[t] = gain
-    return found
+        difference = rewards[t] + GAMMA * next_values[t] * ~terminations[t] - values[t]
+        advantage = difference + GAMMA * LAMBDA * advantage * ~(terminations[t] | truncations[t])
+        advantages[t] = advantage
+    return advantages
 
 
-def learn(world: WorldModel, decisions: int, num_rows: int, length: int) -> tuple[Policy, float]:
-    """Learn in dreams; returns the policy and decisions a second, learning included."""
+def train(world: WorldModel, decisions: int, num_rows: int, length: int) -> tuple[Policy, float]:
+    """Train in dreams; returns the policy and decisions per second, training included."""
     torch.manual_seed(0)
     dreams = Dreams(world, num_rows)
     policy = Policy(world.tokenizer.frame_shape, world.spec.action_space.n).to(world.device)
     optimizer = torch.optim.Adam(policy.parameters(), RATE, eps=1e-5)
-    begun = time.perf_counter()
+    start = time.perf_counter()
     for _ in range(decisions // (num_rows * length)):
-        kept = []
+        steps = []
         for _ in range(length):
             stack = dreams.stack
             with torch.no_grad():
-                choice, value = policy(stack)
-                action = choice.sample()
-                reward, ended, stopped, last = dreams.step(action)
-                kept.append((stack, action, choice.log_prob(action), value, reward, ended, stopped, policy(last)[1]))
-        stacks, actions, before, values, rewards, ends, stops, nexts = map(torch.stack, zip(*kept, strict=True))
-        gains = advantages(rewards, values, nexts, ends, stops)  # (T, N)
-        batch = [x.flatten(0, 1) for x in (stacks, actions, before, gains, gains + values)]  # (T*N, ...)
+                distribution, value = policy(stack)
+                action = distribution.sample()
+                log_prob = distribution.log_prob(action)
+                reward, terminated, truncated, last = dreams.step(action)
+                steps.append((stack, action, log_prob, value, reward, terminated, truncated, policy(last)[1]))
+        stacks, actions, log_probs, values, *outcome = map(torch.stack, zip(*steps, strict=True))
+        rewards, terminations, truncations, next_values = outcome
+        advantages = generalised_advantages(rewards, values, next_values, terminations, truncations)  # (T, N)
+        batch = [x.flatten(0, 1) for x in (stacks, actions, log_probs, advantages, advantages + values)]  # (T*N, ...)
         for _ in range(EPOCHS):
             for index in torch.randperm(len(batch[0]), device=world.device).split(BATCH):
-                seen, taken, old, gain, aim = (x[index] for x in batch)
-                choice, value = policy(seen)
-                ratio = (choice.log_prob(taken) - old).exp()
-                gain = (gain - gain.mean()) / (gain.std() + 1e-8)
-                surrogate = torch.minimum(ratio * gain, ratio.clamp(1 - CLIP, 1 + CLIP) * gain).mean()
-                loss = -surrogate + 0.5 * F.mse_loss(value, aim) - ENTROPY * choice.entropy().mean()
+                stack, action, log_prob, advantage, value_target = (x[index] for x in batch)
+                distribution, value = policy(stack)
+                ratio = (distribution.log_prob(action) - log_prob).exp()
+                advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+                surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - CLIP, 1 + CLIP) * advantage).mean()
+                loss = -surrogate + 0.5 * F.mse_loss(value, value_target) - ENTROPY * distribution.entropy().mean()
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 nn.utils.clip_grad_norm_(policy.parameters(), 0.5)
                 optimizer.step()
-    return policy, decisions // (num_rows * length) * num_rows * length / (time.perf_counter() - begun)
+    return policy, decisions // (num_rows * length) * num_rows * length / (time.perf_counter() - start)
 
 
 @torch.no_grad()
 def play(policy: Policy, env: envs.PixelEnv, seed: int, device: torch.device) -> float:
-    """The return of an episode of the real environment, under the likeliest actions."""
+    """Play an episode of the environment with the most likely actions; its return."""
     frame, _ = env.reset(seed=seed)
-    stack, total, over = [frame] * STACK, 0.0, False
-    while not over:
-        seen = torch.from_numpy(np.stack(stack))[None].to(device)
-        frame, reward, terminated, truncated, _ = env.step(int(policy(seen)[0].logits.argmax()))
-        stack, total, over = [*stack[1:], frame], total + float(reward), terminated or truncated
+    stack, total, done = [frame] * STACK, 0.0, False
+    while not done:
+        inputs = torch.from_numpy(np.stack(stack))[None].to(device)
+        frame, reward, terminated, truncated, _ = env.step(int(policy(inputs)[0].logits.argmax()))
+        stack, total, done = [*stack[1:], frame], total + float(reward), terminated or truncated
     return total
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("."))
-    parser.add_argument("--quick", action="store_true", help="a few steps of everything")
+    parser.add_argument("--quick", action="store_true", help="only a few steps of each training")
     arguments = parser.parse_args()
     folder, quick = arguments.folder, arguments.quick
     if not (folder / "world").exists():
@@ -138,12 +144,12 @@ def main() -> None:
             toy = replace(toy, **loops)
         train_world(data, folder / "world", toy)
     world = WorldModel.from_pretrained(folder / "world", "cuda" if torch.cuda.is_available() else "cpu")
-    policy, speed = learn(world, *((512, 8, 16) if quick else (41_000, 32, 64)))
-    print(f"in the dream: {speed:.0f} decisions a second, learning included")
+    policy, speed = train(world, *((512, 8, 16) if quick else (41_000, 32, 64)))
+    print(f"in the dream: {speed:.0f} decisions per second, training included")
     env = envs.make("toy", size=16)
     returns = np.asarray([play(policy, env, 1_000_000 + i, world.device) for i in range(5 if quick else 100)])
     low, high = interval(returns)
-    print(f"outside the dream: return {returns.mean():.2f} [{low:.2f}, {high:.2f}]")
+    print(f"in the environment: return {returns.mean():.2f} [{low:.2f}, {high:.2f}]")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The examples that plan, judge and learn on tensors: they run, and given their time they do what they say."""
+"""The examples run, and with their full training they reach what they describe."""
 
 from __future__ import annotations
 
@@ -17,91 +17,91 @@ ROOT = Path(__file__).parent.parent
 
 
 def run(name: str, *arguments: str | Path) -> str:
-    """Run an example as its user would; what it prints."""
+    """Run an example as a user does; returns what it prints."""
     torch.set_num_threads(1)
-    said = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+    output = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output):
         patch.setattr("sys.argv", [name, *map(str, arguments)])
         runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
-    return said.getvalue()
+    return output.getvalue()
 
 
-def figures(said: str, words: str) -> list[float]:
-    """The numbers of the line that begins with some words, after them."""
-    line = next(line for line in said.splitlines() if line.startswith(words))
+def figures(output: str, words: str) -> list[float]:
+    """The numbers after some words at the beginning of a line."""
+    line = next(line for line in output.splitlines() if line.startswith(words))
     return [float(number) for number in re.findall(r"-?\d+\.\d+", line[len(words) :])]
 
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A folder with a world of the toy learned in a few steps, and what PPO on tensors said of it."""
+    """A folder with a world of the toy trained for a few steps, and the output of PPO on tensors."""
     folder = tmp_path_factory.mktemp("quick")
     return folder, run("tensor_ppo.py", folder, "--quick")
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The same of a world learned well."""
-    folder = tmp_path_factory.mktemp("whole")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The same of a world with its full training."""
+    folder = tmp_path_factory.mktemp("trained")
     return folder, run("tensor_ppo.py", folder)
 
 
 def test_ppo_on_tensors_runs(quick: tuple[Path, str]) -> None:
-    assert "decisions a second" in quick[1]
-    mean, low, high = figures(quick[1], "outside the dream: return")
+    assert "decisions per second" in quick[1]
+    mean, low, high = figures(quick[1], "in the environment: return")
     assert 0 <= low <= mean <= high <= 10
 
 
 def test_planning_runs(quick: tuple[Path, str]) -> None:
-    said = run("plan_in_the_toy.py", quick[0], "--quick", "--episodes", "2")
-    for who in ("planned", "random"):
-        assert 0 <= figures(said, f"{who}: return")[0] <= 10
-        assert 0 <= figures(said, f"{who}: success")[0] <= 1
+    output = run("plan_in_the_toy.py", quick[0], "--quick", "--episodes", "2")
+    for policy in ("planned", "random"):
+        assert 0 <= figures(output, f"{policy}: return")[0] <= 10
+        assert 0 <= figures(output, f"{policy}: success")[0] <= 1
 
 
-def test_the_loop_of_the_documents_runs(quick: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_planning_loop_of_the_documentation_runs(quick: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "worlds.md").read_text(), re.S)
     (source,) = [block for block in blocks if "CrossEntropy" in block]
     monkeypatch.chdir(quick[0])
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
         exec(source.replace("toyworld", "world"), {})
-    assert "torch.Size([32, 9, 16, 16, 3])" in said.getvalue()
+    assert "torch.Size([32, 9, 16, 16, 3])" in output.getvalue()
 
 
 def test_surprise_runs(tmp_path: Path) -> None:
-    said = run("surprise.py", tmp_path, "--quick")
-    assert figures(said, "own:")[0] < 0
-    assert 0 <= figures(said, "other player:")[1] <= 1
+    output = run("surprise.py", tmp_path, "--quick")
+    assert figures(output, "own:")[0] < 0
+    assert 0 <= figures(output, "other player:")[1] <= 1
 
 
 @pytest.mark.slow
-def test_ppo_on_tensors_learns_the_toy(whole: tuple[Path, str]) -> None:
-    assert figures(whole[1], "outside the dream: return")[0] >= 9
+def test_ppo_on_tensors_learns_the_toy(trained: tuple[Path, str]) -> None:
+    assert figures(trained[1], "in the environment: return")[0] >= 9
 
 
 @pytest.mark.slow
-def test_plans_reach_the_shelter(whole: tuple[Path, str]) -> None:
-    said = run("plan_in_the_toy.py", whole[0], "--episodes", "12")
-    planned, blind = figures(said, "planned: return"), figures(said, "random: return")
+def test_plans_reach_the_shelter(trained: tuple[Path, str]) -> None:
+    output = run("plan_in_the_toy.py", trained[0], "--episodes", "12")
+    planned, random = figures(output, "planned: return"), figures(output, "random: return")
     assert planned[0] >= 9
-    assert planned[1] > blind[2] + 5
+    assert planned[1] > random[2] + 5
 
 
 @pytest.mark.slow
-def test_surprise_tells_other_actions_and_another_player(tmp_path: Path) -> None:
-    said = run("surprise.py", tmp_path)
-    assert figures(said, "other actions:")[1] >= 0.75  # chance is 0.5
-    assert figures(said, "other player:")[1] >= 0.95
-    hit, sheltered = figures(said, "storms of the other player:")
+def test_surprise_is_higher_for_other_actions_and_another_player(tmp_path: Path) -> None:
+    output = run("surprise.py", tmp_path)
+    assert figures(output, "other actions:")[1] >= 0.75  # chance is 0.5
+    assert figures(output, "other player:")[1] >= 0.95
+    hit, sheltered = figures(output, "storms of the other player:")
     assert hit < sheltered - 1
 
 
-def test_a_long_dream_is_drawn(tmp_path: Path) -> None:
-    said = run("long_dream.py", "toy", tmp_path / "dream.png", "--steps", "60")
-    assert len(said.splitlines()) == 11
-    assert all(change > 1 for change, _, _ in (map(float, line.split()[3:]) for line in said.splitlines()[1:])), (
-        "it moves"
+def test_a_long_dream_is_written_as_a_sheet(tmp_path: Path) -> None:
+    output = run("long_dream.py", "toy", tmp_path / "dream.png", "--steps", "60")
+    assert len(output.splitlines()) == 11
+    assert all(change > 1 for change, _, _ in (map(float, line.split()[3:]) for line in output.splitlines()[1:])), (
+        "the frames change"
     )
     with Image.open(tmp_path / "dream.png") as sheet:
         assert np.asarray(sheet).std() > 10

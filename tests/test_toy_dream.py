@@ -308,7 +308,7 @@ def test_the_example_runs(tmp_path: Path) -> None:
         [sys.executable, str(script), str(tmp_path), "--quick"], capture_output=True, text=True, timeout=200
     )
     assert result.returncode == 0, result.stderr
-    assert "outside the dream: return" in result.stdout
+    assert "in the environment: return" in result.stdout
 
 
 if __name__ == "__main__":
