@@ -26,7 +26,7 @@ from worldmodel.collect.policy_training import train_policy
 from worldmodel.common.errors import UserError
 from worldmodel.common.pixels import PixelSpec
 from worldmodel.dream import DreamEnv, DreamLearnerEnv, DreamVecEnv, DreamVectorEnv, Simulator
-from worldmodel.dream.learner_vec_env import visible_part
+from worldmodel.dream.learner_vec_env import policy_view
 from worldmodel.train.presets import PRESETS
 from worldmodel.train.trainers import train_world
 
@@ -199,7 +199,7 @@ def test_dream_learner_env_equals_the_learner_view_over_single_dreams(world: Any
         ends += step[2].sum()
     assert ends - truncated > 3
     assert truncated > 3
-    with pytest.raises(UserError, match="not inside the part"):
+    with pytest.raises(UserError, match="is not inside the frame"):
         DreamLearnerEnv(world, 1, view=(0, 65, 0, 64))
     with pytest.raises(UserError, match="needs a world with a hidden variable"):
         DreamLearnerEnv(world, 1, reward="status")
@@ -208,9 +208,9 @@ def test_dream_learner_env_equals_the_learner_view_over_single_dreams(world: Any
 def test_a_view_is_given_in_pixels_of_the_frame_before_the_crop(world: Any) -> None:
     cropped = replace(world.spec, pixels=PixelSpec((128, 128), (20, 84, 10, 74)))
     other = worldmodel.WorldModel(world.tokenizer.config, world.prior.config, cropped)
-    assert visible_part(other, (30, 80, 10, 74)) == (slice(10, 60), slice(0, 64))
+    assert policy_view(other, 1, (30, 80, 10, 74)).slices == (slice(10, 60), slice(0, 64))
     with pytest.raises(UserError, match="rows 20 to 84"):
-        visible_part(other, (19, 80, 10, 74))
+        policy_view(other, 1, (19, 80, 10, 74))
 
 
 def test_a_rollout_equals_its_steps_and_begins_after_given_frames(world: Any) -> None:
@@ -381,5 +381,5 @@ def test_a_policy_gets_the_channels_first_whatever_their_number(
     policy = PPO("MlpPolicy", dreams, n_steps=2, batch_size=2, n_epochs=1, device="cpu")
     assert policy.observation_space.shape == dreams.observation_space.shape == shape
     observations = dreams.reset()
-    np.testing.assert_array_equal(observations, np.moveaxis(dreams.venv.stack, -1, 1))  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(observations, np.moveaxis(dreams.venv.observations, -1, 1))  # type: ignore[attr-defined]
     policy.learn(4)

@@ -187,7 +187,7 @@ def test_numpy_integers_are_taken(integer: Any, world: WorldModel) -> None:
         ({"frame_stack": 1.5}, r"frame_stack=1\.5"),
         ({"hold": True}, "hold=True"),
         ({"reward": "stat"}, "Did you mean 'status'"),
-        ({"view": (0, 8, 0, 99)}, "is not inside the part"),
+        ({"view": (0, 8, 0, 99)}, "is not inside the frame"),
         ({"framestack": 2}, "Did you mean 'frame_stack'"),
     ],
     ids=str,

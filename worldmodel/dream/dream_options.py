@@ -12,6 +12,7 @@ import torch
 from worldmodel.common.arguments import checked_integer, is_integer
 from worldmodel.common.errors import UserError, unknown_name
 from worldmodel.common.runtime import resolve_device
+from worldmodel.common.threads import limit_threads
 from worldmodel.dream.simulator import Simulator
 from worldmodel.prior.sampling import Sampling
 from worldmodel.world.world_model import WorldModel
@@ -116,7 +117,8 @@ class DreamOptions:
         """
         if isinstance(world, WorldModel):
             return world
-        return WorldModel.from_pretrained(world, resolve_device(self.device))
+        with limit_threads(1):
+            return WorldModel.from_pretrained(world, resolve_device(self.device))
 
     def max_steps(self, world: WorldModel) -> int | None:
         """Steps until truncation in a world; None never truncates."""

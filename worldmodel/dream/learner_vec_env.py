@@ -19,7 +19,9 @@ from worldmodel.common import spaces
 from worldmodel.common.arguments import checked_integer
 from worldmodel.common.channels_first import VecChannelsFirst
 from worldmodel.common.errors import UserError, unknown_name
+from worldmodel.common.policy_view import FrameStack, PolicyView, Rectangle
 from worldmodel.common.runtime import choose_runtime
+from worldmodel.common.threads import limit_threads
 from worldmodel.dream.batch_vec_env import BatchVecEnv
 from worldmodel.dream.dream_options import RECORDED, DreamOptions
 from worldmodel.dream.simulator import Simulator
@@ -27,7 +29,6 @@ from worldmodel.dream.simulator_state import SimulatorStep
 from worldmodel.prior.sampling import Sampling
 from worldmodel.world.world_model import WorldModel
 
-View = tuple[int, int, int, int]
 REWARDS = ("env", "status")
 
 
@@ -35,7 +36,7 @@ class LearnerKeywords(TypedDict, total=False):
     """The keyword arguments of `DreamLearnerEnv`: the fields of `LearnerOptions`."""
 
     frame_stack: int
-    view: View | None
+    view: Rectangle | None
     hold: int
     reward: str
     reward_scale: float
@@ -67,7 +68,7 @@ class LearnerOptions:
     """
 
     frame_stack: int = 4
-    view: View | None = None
+    view: Rectangle | None = None
     hold: int = 1
     reward: str = "env"
     reward_scale: float = 1.0
@@ -102,7 +103,9 @@ class LearnerOptions:
             UserError: not a world directory, or reward="status" of a world without a hidden variable.
         """
         runtime = choose_runtime(world.device.type if isinstance(world, WorldModel) else self.device)
-        world = world if isinstance(world, WorldModel) else WorldModel.from_pretrained(world, runtime.device)
+        if not isinstance(world, WorldModel):
+            with limit_threads(1):
+                world = WorldModel.from_pretrained(world, runtime.device)
         if self.reward == "status" and not world.prior.status_config.num_bins:
             raise UserError(
                 "reward='status' needs a world with a hidden variable; this one learned none. Train it with "
@@ -123,24 +126,17 @@ class HeldDreams(BatchVecEnv):
         self.simulator = self.options.simulator(world, num_envs)
         self.world = self.simulator.world
         self.horizon = horizon.max_steps(self.world)
-        self.visible = visible_part(self.world, self.options.view)
-        height, width = (part.stop - part.start for part in self.visible)
-        shape = (height, width, 3 * self.options.frame_stack)
-        self.stack = np.zeros((num_envs, *shape), np.uint8)  # (N, h, w, 3*D), oldest first
+        self.view = policy_view(self.world, self.options.frame_stack, self.options.view)
+        self.stack = FrameStack(self.options.frame_stack)
+        self.observations = np.zeros((num_envs, *self.view.shape), np.uint8)  # (N, h, w, 3*D)
         self.returns, self.lengths = np.zeros(num_envs), np.zeros(num_envs, np.int64)
         self.start_time = time.monotonic()
         super().__init__(
             self,
             num_envs,
-            gymnasium.spaces.Box(0, 255, shape, np.uint8),
+            gymnasium.spaces.Box(0, 255, self.view.shape, np.uint8),
             spaces.to_gymnasium(self.world.spec.action_space),
         )
-
-    def _reset_rows(self, rows: np.ndarray) -> None:
-        """Reset rows, (n,) int64, and fill their stacks with their first frame."""
-        frames = self.simulator.reset(torch.from_numpy(rows)).cpu().numpy()[(rows, *self.visible)]
-        self.stack[rows] = np.tile(frames, self.options.frame_stack)
-        self.returns[rows], self.lengths[rows] = 0.0, 0
 
     def reset(self) -> np.ndarray:
         """Begin a dream in every row: (N, h, w, 3*D) uint8."""
@@ -148,8 +144,15 @@ class HeldDreams(BatchVecEnv):
             if seed is not None:
                 self.simulator.seed(torch.tensor([seed]), torch.tensor([i]))
         self._reset_seeds()
-        self._reset_rows(np.arange(self.num_envs))
-        return self.stack.copy()
+        self.observations = self.stack.reset(self.view.crop(self.simulator.reset().cpu().numpy()))
+        self.returns[:], self.lengths[:] = 0.0, 0
+        return self.observations.copy()
+
+    def _reset_rows(self, rows: np.ndarray) -> None:
+        """Reset rows, (n,) int64; the others stay unchanged."""
+        frames = self.simulator.reset(torch.from_numpy(rows)).cpu().numpy()[rows]
+        self.observations = self.stack.reset(self.view.crop(frames), rows)
+        self.returns[rows], self.lengths[rows] = 0.0, 0
 
     def step_async(self, actions: np.ndarray) -> None:
         """Keep the actions, (N,) or (N, A), for `step_wait`."""
@@ -164,11 +167,11 @@ class HeldDreams(BatchVecEnv):
         finished = np.flatnonzero(dones)
         for i in finished:
             seconds = round(time.monotonic() - self.start_time, 6)
-            infos[i]["terminal_observation"] = self.stack[i].copy()
+            infos[i]["terminal_observation"] = self.observations[i].copy()
             infos[i]["episode"] = {"r": float(self.returns[i]), "l": int(self.lengths[i]), "t": seconds}
         if len(finished):
             self._reset_rows(finished)
-        return self.stack.copy(), (rewards * self.options.reward_scale).astype(np.float32), dones, infos
+        return self.observations.copy(), (rewards * self.options.reward_scale).astype(np.float32), dones, infos
 
     def _hold_actions(self, actions: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Take `hold` steps: sums of rewards (N,), terminations and truncations (N,) bool.
@@ -185,7 +188,8 @@ class HeldDreams(BatchVecEnv):
             self.returns += np.where(active, env_rewards, 0.0)
             step_rewards = env_rewards if self.options.reward == "env" else self._status_rewards(status_before, out)
             rewards += np.where(active, step_rewards, 0.0)
-            self._push_frames(active)
+            frames = simulator.state.frames.cpu().numpy()
+            self.observations = self.stack.push(self.view.crop(frames), active)
             terminations |= active & out.terminations.cpu().numpy()
             self.lengths += active
             cut_off = active & ~terminations & self._at_last_step()
@@ -203,12 +207,6 @@ class HeldDreams(BatchVecEnv):
         """
         after = (out.status_probs @ self.simulator.status_values) * (1 - out.hazards)
         return ((after - status_before).clamp_max(0.0) / 100).nan_to_num().cpu().numpy()
-
-    def _push_frames(self, rows: np.ndarray) -> None:
-        """Add the current frames to the stacks of some rows, (N,) bool."""
-        frames = self.simulator.state.frames.cpu().numpy()[(slice(None), *self.visible)]
-        pushed = np.concatenate([self.stack[..., 3:], frames], -1)
-        self.stack = np.where(rows[:, None, None, None], pushed, self.stack)
 
     def _at_last_step(self) -> np.ndarray:
         """Rows at the horizon or at the last frame that the prior knows: (N,) bool."""
@@ -244,20 +242,11 @@ class DreamLearnerEnv(VecChannelsFirst):
         super().__init__(HeldDreams(world, num_envs, **options))
 
 
-def visible_part(world: WorldModel, view: View | None) -> tuple[slice, slice]:
-    """Rows and columns of the world's frame that a view of the whole frame shows.
+def policy_view(world: WorldModel, frame_stack: int, view: Rectangle | None) -> PolicyView:
+    """The view of a world's frames; `view` is in pixels of the whole frame before the world's crop.
 
     Raises:
         UserError: the view is not inside the world's frame.
     """
-    height, width, _ = world.spec.pixels.frame_shape
-    if view is None:
-        return slice(0, height), slice(0, width)
     first_row, _, first_column, _ = world.spec.pixels.crop or (0, 0, 0, 0)
-    top, bottom, left, right = view[0] - first_row, view[1] - first_row, view[2] - first_column, view[3] - first_column
-    if not (0 <= top < bottom <= height and 0 <= left < right <= width):
-        raise UserError(
-            f"view={view} is not inside the part of the frame that this world has: rows {first_row} to "
-            f"{first_row + height}, columns {first_column} to {first_column + width}."
-        )
-    return slice(top, bottom), slice(left, right)
+    return PolicyView(world.spec.pixels.frame_shape, frame_stack, view, (first_row, first_column))

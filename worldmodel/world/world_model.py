@@ -24,7 +24,8 @@ from worldmodel.common.directories import DirectoryKind, load_matching_weights, 
 from worldmodel.common.errors import UserError
 from worldmodel.common.pixels import PixelSpec
 from worldmodel.common.run_info import structure_unions_by_kind
-from worldmodel.common.torch_state import fixed_torch_state
+from worldmodel.common.threads import limit_threads
+from worldmodel.common.torch_state import isolated_torch_state
 from worldmodel.prior import PriorConfig, build_prior
 from worldmodel.prior.interface import CodeClip, Context
 from worldmodel.tokenizer import FrameTokenizer, Tokenizer, TokenizerConfig
@@ -228,7 +229,8 @@ class WorldModel(nn.Module):
         write_directory(Path(directory), WORLD, facts, weights, self._card(), extras)
 
     @staticmethod
-    @fixed_torch_state()
+    @isolated_torch_state()
+    @limit_threads(1)  # so that a process that has loaded a world can fork
     def from_pretrained(directory: str | Path, device: str | torch.device = "cpu") -> WorldModel:
         """Read a world directory; nothing is unpickled.
 
