@@ -181,10 +181,10 @@ def test_numpys_uniform_numbers_equal_torchs() -> None:
 )
 def test_numpy_samples_the_same_codes_as_torch(limits: tuple[float, int, float]) -> None:
     generator = torch.Generator().manual_seed(0)
-    logits, draws = 3 * torch.randn(4000, 23, generator=generator), torch.rand(4000, generator=generator)
-    draws[0], draws[1] = 0.0, 1 - 2.0**-24
-    codes, nats = numpy_sampling.sample(Sampling(*limits), logits.numpy(), draws.numpy())
-    expected = Sampling(*limits).draw(logits, draws)
+    logits, uniforms = 3 * torch.randn(4000, 23, generator=generator), torch.rand(4000, generator=generator)
+    uniforms[0], uniforms[1] = 0.0, 1 - 2.0**-24
+    codes, nats = numpy_sampling.sample(Sampling(*limits), logits.numpy(), uniforms.numpy())
+    expected = Sampling(*limits).draw(logits, uniforms)
     np.testing.assert_array_equal(codes, expected.numpy())
     np.testing.assert_allclose(nats, logits.log_softmax(-1).gather(1, expected[:, None])[:, 0], rtol=1e-5, atol=1e-5)
 

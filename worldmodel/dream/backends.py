@@ -34,7 +34,7 @@ class Backend(ABC):
         """The prior's state after a context of frames."""
 
     @abstractmethod
-    def step(self, state: Any, actions: Tensor, draws: Tensor, sampling: Sampling) -> PriorStep[Any]:
+    def step(self, state: Any, actions: Tensor, uniforms: Tensor, sampling: Sampling) -> PriorStep[Any]:
         """Take one step in every row, as `Prior.step`."""
 
     @abstractmethod
@@ -52,9 +52,9 @@ class TorchBackend(Backend):
         """As `Backend.init_state`."""
         return self.world.prior.init_state(context)
 
-    def step(self, state: Any, actions: Tensor, draws: Tensor, sampling: Sampling) -> PriorStep[Any]:
+    def step(self, state: Any, actions: Tensor, uniforms: Tensor, sampling: Sampling) -> PriorStep[Any]:
         """As `Backend.step`."""
-        return self.world.prior.step(state, actions, draws, sampling)
+        return self.world.prior.step(state, actions, uniforms, sampling)
 
     def decode(self, codes: Tensor) -> Tensor:
         """As `Backend.decode`."""
@@ -91,9 +91,9 @@ class OnnxBackend(Backend):
         """As `Backend.init_state`."""
         return _to_torch(self.onnx_world.init_state(_to_numpy(context)))
 
-    def step(self, state: Any, actions: Tensor, draws: Tensor, sampling: Sampling) -> PriorStep[Any]:
+    def step(self, state: Any, actions: Tensor, uniforms: Tensor, sampling: Sampling) -> PriorStep[Any]:
         """As `Backend.step`."""
-        out = self.onnx_world.step(_to_numpy(state), actions.numpy(), draws.numpy(), sampling)
+        out = self.onnx_world.step(_to_numpy(state), actions.numpy(), uniforms.numpy(), sampling)
         results = {name: torch.from_numpy(array) for name, array in vars(out).items() if name != "state"}
         return PriorStep(state=_to_torch(out.state), **results)
 

@@ -95,7 +95,7 @@ def prior_facts(prior: Prior[Any]) -> dict[str, Any]:
         "grid": [h, w],
         "num_codes": prior.num_codes,
         "window": prior.window,
-        "num_draws": prior.num_draws,
+        "num_uniforms": prior.num_draws,
         "max_frames": prior.max_frames,
         "group": group,
         "places": places.tolist(),

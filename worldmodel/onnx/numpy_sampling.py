@@ -7,13 +7,13 @@ import numpy as np
 from worldmodel.common.sampling_options import SamplingOptions
 
 
-def sample(options: SamplingOptions, logits: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def sample(options: SamplingOptions, logits: np.ndarray, uniforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sample a category of each place.
 
     Args:
         options: temperature, top_k and top_p.
         logits: (..., V) float32.
-        draws: (...) float32 in [0, 1), uniform numbers.
+        uniforms: (...) float32 in [0, 1), uniform numbers.
 
     Returns:
         (...) int64 in [0, V), and its log-probability as predicted (at temperature 1, unrestricted), float32.
@@ -21,7 +21,7 @@ def sample(options: SamplingOptions, logits: np.ndarray, draws: np.ndarray) -> t
     shifted = logits - logits.max(-1, keepdims=True)
     cumulative = np.exp(shifted).cumsum(-1, dtype=np.float64)
     unrestricted = options.temperature == 1 and not options.top_k and options.top_p == 1
-    codes = _locate(cumulative, draws) if unrestricted else _sample_restricted(options, shifted, draws)
+    codes = _locate(cumulative, uniforms) if unrestricted else _sample_restricted(options, shifted, uniforms)
     flat = shifted.reshape(-1, shifted.shape[-1])
     chosen = flat[np.arange(len(flat)), codes.ravel()].reshape(codes.shape)
     return codes, (chosen - np.log(cumulative[..., -1])).astype(np.float32)
@@ -33,27 +33,27 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return weights / weights.sum(-1, keepdims=True)
 
 
-def inverse_cdf(logits: np.ndarray, draws: np.ndarray) -> np.ndarray:
+def inverse_cdf(logits: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
     """Sample a category by the position of a uniform number in the cumulative probabilities.
 
     Args:
         logits: (..., V) float32.
-        draws: (...) float32 in [0, 1).
+        uniforms: (...) float32 in [0, 1).
 
     Returns:
         (...) int64 in [0, V), never one of probability 0.
     """
-    return _locate(softmax(logits).cumsum(-1, dtype=np.float64), draws)
+    return _locate(softmax(logits).cumsum(-1, dtype=np.float64), uniforms)
 
 
-def _locate(cumulative: np.ndarray, draws: np.ndarray) -> np.ndarray:
+def _locate(cumulative: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
     """The categories of uniform numbers (...) in cumulative weights (..., V) float64, which need not end at 1."""
     # a number that rounding carries to the total itself would lie after the last category of positive probability
-    position = np.minimum(draws, np.float32(1 - 2.0**-23)) * cumulative[..., -1]
+    position = np.minimum(uniforms, np.float32(1 - 2.0**-23)) * cumulative[..., -1]
     return (cumulative > position[..., None]).argmax(-1)
 
 
-def _sample_restricted(options: SamplingOptions, logits: np.ndarray, draws: np.ndarray) -> np.ndarray:
+def _sample_restricted(options: SamplingOptions, logits: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
     """Sample under temperature, top_k and top_p."""
     if options.temperature == 0 or options.top_k == 1:
         return logits.argmax(-1)
@@ -68,4 +68,4 @@ def _sample_restricted(options: SamplingOptions, logits: np.ndarray, draws: np.n
         dropped = np.zeros_like(before, dtype=bool)
         np.put_along_axis(dropped, order, before >= options.top_p, -1)
         logits = np.where(dropped, np.float32(-np.inf), logits)
-    return inverse_cdf(logits, draws)
+    return inverse_cdf(logits, uniforms)

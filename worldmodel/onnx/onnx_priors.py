@@ -91,7 +91,7 @@ class OnnxPrior(ABC):
 
     @abstractmethod
     def sample_frame(
-        self, state: Any, outcome: OnnxOutcome, sampled: SampledOutcome, draws: np.ndarray, sampling: SamplingOptions
+        self, state: Any, outcome: OnnxOutcome, sampled: SampledOutcome, uniforms: np.ndarray, sampling: SamplingOptions
     ) -> SampledFrame:
         """Sample the codes of the new frame.
 
@@ -99,7 +99,7 @@ class OnnxPrior(ABC):
             state: before the step.
             outcome: the predictions of the step.
             sampled: what was sampled from them.
-            draws: (B, P) float32 in [0, 1), uniform numbers.
+            uniforms: (B, P) float32 in [0, 1), uniform numbers.
             sampling: how codes are sampled.
         """
 
@@ -133,7 +133,7 @@ class OnnxPrior(ABC):
         session: GroupSession,
         group_inputs: dict[str, np.ndarray],
         slot: int,
-        draws: np.ndarray,
+        uniforms: np.ndarray,
         sampling: SamplingOptions,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Sample all groups of a frame. A flat prior has one run more, which reads the last code.
@@ -142,13 +142,13 @@ class OnnxPrior(ABC):
             session: with the condition of the frame.
             group_inputs: inputs that differ between groups, (n, ...) or (n + 1, ...).
             slot: where the first group's keys and values are stored.
-            draws: (B, P) float32.
+            uniforms: (B, P) float32.
             sampling: how codes are sampled.
 
         Returns:
             Codes (B, h, w) and their log-probability (B,).
         """
-        rows, group, num_places = len(draws), self.group, len(self.places)
+        rows, group, num_places = len(uniforms), self.group, len(self.places)
         ordered, log_probs = np.empty((rows, num_places), np.int64), np.zeros(rows, np.float32)
         previous_codes = session.inputs["previous_codes"]
         previous_codes.fill(self.num_codes)
@@ -159,7 +159,7 @@ class OnnxPrior(ABC):
             logits = session.run(i, slot + first)
             if first < num_places:
                 span = slice(first, first + group)
-                codes, nats = sample(sampling, logits, draws[:, span])
+                codes, nats = sample(sampling, logits, uniforms[:, span])
                 ordered[:, span] = previous_codes[...] = codes
                 log_probs += nats.sum(1)
         codes = np.empty_like(ordered)
@@ -184,14 +184,16 @@ class OnnxFactoredPrior(OnnxPrior):
         state: NumpyContext,
         outcome: OnnxOutcome,
         sampled: SampledOutcome,
-        draws: np.ndarray,
+        uniforms: np.ndarray,
         sampling: SamplingOptions,
     ) -> SampledFrame:
         """As `OnnxPrior.sample_frame`."""
         assert outcome.place_inputs is not None
         (affines,) = self.run("frame_condition", outcome.condition, sampled.terminations, sampled.status)
-        session = self._begin_frame(len(draws), affines)
-        return SampledFrame(*self._sample_groups(session, {"place_inputs": outcome.place_inputs}, 0, draws, sampling))
+        session = self._begin_frame(len(uniforms), affines)
+        return SampledFrame(
+            *self._sample_groups(session, {"place_inputs": outcome.place_inputs}, 0, uniforms, sampling)
+        )
 
     def next_state(
         self, state: NumpyContext, actions: np.ndarray, codes: np.ndarray, status: np.ndarray, frame: SampledFrame
@@ -249,7 +251,7 @@ class OnnxFlatPrior(OnnxPrior):
         state: NumpyFlatState,
         outcome: OnnxOutcome,
         sampled: SampledOutcome,
-        draws: np.ndarray,
+        uniforms: np.ndarray,
         sampling: SamplingOptions,
     ) -> SampledFrame:
         """As `OnnxPrior.sample_frame`; the cache is copied to the session and back, so that a state never changes."""
@@ -257,13 +259,13 @@ class OnnxFlatPrior(OnnxPrior):
             "frame_condition", outcome.condition, sampled.terminations, sampled.status, state.codes, state.times
         )
         size, past = len(place_inputs), state.keys.shape[-1]
-        session = self._begin_frame(len(draws), affines)
+        session = self._begin_frame(len(uniforms), affines)
         for i, (keys, values) in enumerate(zip(session.keys, session.values, strict=True)):
             keys[..., :past], values[..., :past, :] = state.keys[:, i], state.values[:, i]
         visible = state.frame_valid.repeat(size, 1)  # (B, M) -> (B, M*S)
         session.inputs["slot_mask"][:, 0, 0, :past] = np.where(visible, np.float32(0), MASKED)
         group_inputs = {"place_inputs": place_inputs} | ({"rotary": rotary[0]} if rotary else {})
-        codes, log_probs = self._sample_groups(session, group_inputs, past, draws, sampling)
+        codes, log_probs = self._sample_groups(session, group_inputs, past, uniforms, sampling)
         return SampledFrame(codes, log_probs, session)
 
     def next_state(

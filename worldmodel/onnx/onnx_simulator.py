@@ -180,8 +180,8 @@ class OnnxSimulator:
     def _sample_starts(self, index: np.ndarray, episodes: np.ndarray) -> np.ndarray:
         """Sample a start for each of some rows, (n,) int64, from its seed and episode number."""
         zeros = np.zeros(len(index), np.int64)
-        draws = uniforms(self._state.seeds[index], episodes[index], zeros, 1, STREAM_START)[:, 0]
-        return self._choices[(draws * np.float32(len(self._choices))).astype(np.int64)]
+        uniform = uniforms(self._state.seeds[index], episodes[index], zeros, 1, STREAM_START)[:, 0]
+        return self._choices[(uniform * np.float32(len(self._choices))).astype(np.int64)]
 
     def _checked_starts(self, starts: np.ndarray, index: np.ndarray) -> np.ndarray:
         """Starts that the caller chose for some rows, (n,) int64."""
@@ -221,11 +221,11 @@ class OnnxSimulator:
         if actions.shape != (self.num_rows, *self.world.action_space.shape):
             raise UserError(f"actions: got shape {actions.shape} for {self.num_rows} rows; wanted one per row.")
         state, world = self._state, self.world
-        draws = uniforms(state.seeds, state.episodes.clip(0), state.steps, world.num_draws)
+        uniform = uniforms(state.seeds, state.episodes.clip(0), state.steps, world.num_uniforms)
         before = state.prior
         if isinstance(before, NumpyFlatState):  # rows that have ended are not refused at their last frame
             before = replace(before, times=np.where(state.ended, 0, before.times))
-        out = world.step(before, actions, draws, self.sampling)
+        out = world.step(before, actions, uniform, self.sampling)
         changes = out.has_frame & ~state.ended  # (N,)
         codes = np.where(changes[:, None, None], out.codes, state.codes)
         frames = np.where(changes[:, None, None, None], world.decode(out.codes), state.frames)

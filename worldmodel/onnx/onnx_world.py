@@ -73,7 +73,7 @@ class OnnxWorld:
         max_steps: steps after which recording stopped an episode; None for no limit.
         grid: (h, w).
         num_codes: V.
-        num_draws: uniform numbers per row and step.
+        num_uniforms: uniform numbers per row and step.
         num_status: bins of the hidden variable, 0 without one.
         status_values: the variable at the middle of each bin.
         starts: contexts to begin from, S rows.
@@ -107,7 +107,7 @@ class OnnxWorld:
             self._read_starts()
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise UserError(
-                f"{path}/config.json is not whole or not ours ({type(error).__name__}: {error})."
+                f"{path}/config.json is incomplete or not of an export ({type(error).__name__}: {error})."
             ) from error
 
     def _read_spec(self, config: dict[str, Any]) -> None:
@@ -118,7 +118,7 @@ class OnnxWorld:
         self.action_labels, self.end_has_frame = spec["action_labels"], bool(spec["end_has_frame"])
         self.world_hash, self.status_values = str(config["world"]), tuple(config["status"]["values"])
         self.grid: tuple[int, int] = (prior["grid"][0], prior["grid"][1])
-        self.num_codes, self.num_draws = int(prior["num_codes"]), int(prior["num_draws"])
+        self.num_codes, self.num_uniforms = int(prior["num_codes"]), int(prior["num_uniforms"])
         self.num_status, self.window = len(self.status_values), int(prior["window"])
 
     def _read_starts(self) -> None:
@@ -135,13 +135,13 @@ class OnnxWorld:
         """The prior's state after a context of frames."""
         return self._prior.init_state(context)
 
-    def step(self, state: Any, actions: np.ndarray, draws: np.ndarray, sampling: SamplingOptions) -> OnnxPriorStep:
+    def step(self, state: Any, actions: np.ndarray, uniforms: np.ndarray, sampling: SamplingOptions) -> OnnxPriorStep:
         """Take one step in every row, sampling termination, status and codes in this order, as `Prior.step`.
 
         Args:
             state: before the step.
             actions: (B,) int64 or (B, A).
-            draws: (B, num_draws) float32 in [0, 1): all random numbers of the step.
+            uniforms: (B, num_uniforms) float32 in [0, 1): all random numbers of the step.
             sampling: how the codes are sampled. Termination and status are sampled as predicted.
 
         Raises:
@@ -149,12 +149,12 @@ class OnnxWorld:
         """
         prior = self._prior
         outcome = prior.outcome(state, actions)
-        terminations = draws[:, 0] < outcome.hazards
-        status, status_probs = state.status, np.zeros((len(draws), 0), np.float32)
+        terminations = uniforms[:, 0] < outcome.hazards
+        status, status_probs = state.status, np.zeros((len(uniforms), 0), np.float32)
         if self.num_status:
-            status, status_probs = inverse_cdf(outcome.status_logits, draws[:, 1]), softmax(outcome.status_logits)
+            status, status_probs = inverse_cdf(outcome.status_logits, uniforms[:, 1]), softmax(outcome.status_logits)
         has_frame = np.ones_like(terminations) if self.end_has_frame else ~terminations
-        frame = prior.sample_frame(state, outcome, SampledOutcome(terminations, status), draws[:, 2:], sampling)
+        frame = prior.sample_frame(state, outcome, SampledOutcome(terminations, status), uniforms[:, 2:], sampling)
         codes = np.where(has_frame[:, None, None], frame.codes, self.num_codes)
         return OnnxPriorStep(
             state=prior.next_state(state, actions, codes, status, frame),
