@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and room for them on the disk."""
+"""Atomic writing of files, and checks of the free space on the disk."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from worldmodel.common.text import human_bytes
 
 
 def check_free_space(path: str | Path, num_bytes: int, what: str) -> None:
-    """Refuse to begin what the disk cannot hold.
+    """Refuse to write more than the disk has free.
 
     Args:
         path: the file or folder that will be written; it need not exist yet.
-        num_bytes: how many bytes will be written there.
-        what: what they are, the sentence's subject, e.g. "sealing 'cover.h5'".
+        num_bytes: how many bytes will be written.
+        what: the subject of the error message, e.g. "sealing 'cover.h5'".
 
     Raises:
         UserError: fewer bytes are free than `num_bytes`.
@@ -35,7 +35,7 @@ def check_free_space(path: str | Path, num_bytes: int, what: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename or a new name inside `folder` survive a power cut, where the system can."""
+    """Flush the directory entries of `folder` to the disk, so that a rename survives a power cut (POSIX only)."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -47,18 +47,18 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Write a file so that it appears under its name whole or not at all.
+    """Write a file atomically.
 
-    Yields a temporary path in the same folder with the same suffix. When the block ends, that file is
-    flushed to the disk and renamed over `path`; when the block fails, it is removed and `path` is as it
-    was. Missing parent folders are made.
+    Yields a temporary path in the same folder with the same suffix. When the block ends, the temporary file is
+    flushed to the disk and renamed to `path`. When the block fails, the temporary file is removed and `path` is
+    unchanged. Missing parent folders are created.
 
     Example:
         >>> with atomic_path("sheet.png") as temporary:
         ...     image.save(temporary)
 
     Raises:
-        UserError: the folder cannot be written or a folder stands at `path`.
+        UserError: the file cannot be written, or `path` is a folder.
     """
     path = Path(path)
     if path.is_dir():
