@@ -181,7 +181,7 @@ def train_prior(
     runtime = choose_runtime(device)
     config = _with_budget(half(config, PriorTraining), minutes)
     saved = TokenizerCheckpoint.from_pretrained(tokenizer, runtime.device)
-    data = data if isinstance(data, Dataset) else Dataset.like(data, saved.pixels)
+    data = data if isinstance(data, Dataset) else Dataset.open_cropped(data, saved.pixels)
     _refuse_clips(saved.tokenizer.config.time)
     if saved.pixels != data.header.pixels:
         raise UserError(
