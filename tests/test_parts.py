@@ -5,15 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from recordings import make_episode, make_header, write_part
+from recordings import make_episode, make_header, names_in, write_part
 
 from worldmodel.common.errors import UserError
 from worldmodel.common.pixels import PixelSpec
-from worldmodel.data import PartWriter, PolicyRecord, read_part, read_part_header
+from worldmodel.data import PartWriter, PolicyRecord, read_part, read_part_header, seal
 from worldmodel.data import parts as data_parts
 from worldmodel.data.verification import verify
 
@@ -125,3 +128,74 @@ def test_a_full_disk_leaves_the_part_as_it_was(
     writer.append(make_episode(header, 1))
     writer.close()
     assert [e.index for e in read_part(tmp_path / "p")] == [0, 1]
+
+
+# ---------------------------------------------------------------- locks
+
+
+WRITER_PROCESS = """
+import sys
+from recordings import make_header, make_episode
+from worldmodel.data import PartWriter
+
+writer = PartWriter(sys.argv[1], make_header())
+writer.append(make_episode(writer.header, 0))
+print("writing", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_part_has_one_writer_and_a_killed_writer_leaves_no_lock(tmp_path: Path) -> None:
+    path, header = tmp_path / "p", make_header()
+    (tmp_path / "link").symlink_to(path)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER_PROCESS, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stdout.readline() == "writing\n"
+    before = path.read_bytes()
+    for name in (path, tmp_path / "link", tmp_path / "." / "p"):
+        with pytest.raises(UserError, match=r"is being written by another process. Wait for it to end, or end it"):
+            PartWriter(name, header)
+    assert path.read_bytes() == before
+    assert [e.index for e in read_part(path)] == [0]  # readers need no lock
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdin.close()
+    process.stdout.close()
+    for _ in range(2):  # a part can be opened again right after it was closed
+        with PartWriter(path, header) as writer:
+            assert writer.indices == {0}
+
+
+def test_a_writer_may_be_closed_by_another_thread(tmp_path: Path) -> None:
+    from threading import Thread
+
+    writer = PartWriter(tmp_path / "p", make_header())
+    thread = Thread(target=writer.close)
+    thread.start()
+    thread.join()
+    with PartWriter(tmp_path / "p", make_header()):
+        pass
+
+
+def test_readers_create_no_lock_and_seal_removes_it_with_the_part(tmp_path: Path) -> None:
+    header = make_header()
+    path = write_part(tmp_path / "part-000.bin", header, [make_episode(header, 0)])
+    assert names_in(tmp_path) == ["part-000.bin", "part-000.bin.lock"]
+    assert list(tmp_path.glob("part-*.bin")) == [path]  # the pattern of `worldmodel data seal`
+    (tmp_path / "part-000.bin.lock").unlink()
+    list(read_part(path))
+    verify(path)
+    seal([path], tmp_path / "a.h5")
+    assert names_in(tmp_path) == ["a.h5", "part-000.bin"]
+    with PartWriter(path, header):
+        pass
+    seal([path], tmp_path / "a.h5", remove_parts=True)
+    assert names_in(tmp_path) == ["a.h5"]

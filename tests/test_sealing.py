@@ -33,7 +33,8 @@ def test_seal_refuses_wrong_parts_in_one_sentence(tmp_path: Path) -> None:
     ]:
         with pytest.raises(UserError, match=sentence):
             seal(arguments.pop("parts"), out, **arguments)
-    assert names_in(tmp_path) == ["foreign", "other", "p", "same"]
+    parts = ["foreign", "other", "p", "same"]
+    assert names_in(tmp_path) == sorted([*parts, *(f"{name}.lock" for name in parts)])
     seal([part, same], out, indices=range(3))
     assert Dataset(out).indices.tolist() == [0, 1, 2]
     assert verify(out).missing == tuple(range(3, 12))
@@ -66,13 +67,17 @@ def test_seal_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    for function in ("worldmodel.data.sealing.write_user_block", "h5py.Dataset.__setitem__"):
+    for function in (
+        "worldmodel.data.sealing.write_user_block",
+        "worldmodel.data.hdf5_writing.ArrayWriter.write",
+        "h5py.Dataset.__setitem__",
+    ):
         monkeypatch.setattr(function, full)
         with pytest.raises(UserError, match=r"could not be written.*The parts are unchanged"):
             seal([part], out, remove_parts=True)
         monkeypatch.undo()
     monkeypatch.setattr(data_files.os, "replace", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UserError, match=r"cannot write .*No space.* Free some space"):
         seal([part], out, remove_parts=True)
     monkeypatch.undo()
     assert out.read_bytes() == b"older"
@@ -82,5 +87,5 @@ def test_seal_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     part.write_bytes(damaged)
     with pytest.raises(UserError, match="record 2"):
         seal([part], out, remove_parts=True)
-    assert names_in(tmp_path) == ["out.h5", "p"]
+    assert names_in(tmp_path) == ["out.h5", "p", "p.lock"]
     assert out.read_bytes() == b"older"

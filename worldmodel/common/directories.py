@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worldmodel.common.errors import UserError
+from worldmodel.common.files import atomic_directory, expand_path
+from worldmodel.common.tensor_files import write_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -41,7 +42,7 @@ class DirectoryKind:
     def is_stored_at(self, path: Path) -> bool:
         """Whether `path` is a directory of this kind, of any version, by its config.json."""
         try:
-            return json.loads((path / "config.json").read_text()).get("format") == self.format
+            return json.loads((expand_path(path) / "config.json").read_text()).get("format") == self.format
         except (OSError, ValueError, AttributeError):
             return False
 
@@ -52,6 +53,7 @@ def check_target(out: Path, kind: DirectoryKind) -> None:
     Raises:
         UserError: `out` is something else.
     """
+    out = expand_path(out)
     if out.exists() and not kind.is_stored_at(out) and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} exists and is not a {kind.name} directory; choose another path or remove it.")
 
@@ -75,37 +77,22 @@ def write_directory(
         extra_folder: a folder that is copied into the directory under its own name (the training log).
 
     Raises:
-        UserError: `out` is something else.
+        UserError: `out` is something else, or cannot be written.
     """
-    from safetensors.torch import save_file
-
+    out = expand_path(out)
     check_target(out, kind)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    fresh = out.with_name(f".{out.name}.new-{os.getpid()}")
-    old = out.with_name(f".{out.name}.old-{os.getpid()}")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir()
-    try:
+    with atomic_directory(out) as fresh:
         for name, content in weights.items():
             if isinstance(content, bytes):
                 (fresh / name).write_bytes(content)
             else:
-                save_file({key: tensor.detach().cpu().contiguous() for key, tensor in content.items()}, fresh / name)
+                write_tensors(fresh / name, content)
         hashes = {name: _sha256((fresh / name).read_bytes()) for name in weights}
         stored = {"format": kind.format, "version": kind.version, **config, "files": hashes}
         (fresh / "config.json").write_text(json.dumps(stored, indent=1))
         (fresh / "README.md").write_text(card)
         if extra_folder is not None:
             shutil.copytree(extra_folder, fresh / extra_folder.name)
-        for path in fresh.iterdir():
-            _sync(path)
-        if out.exists():
-            out.rename(old)
-        fresh.rename(out)
-        _sync(out.parent)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def read_directory(path: Path, kind: DirectoryKind) -> dict[str, Any]:
@@ -117,6 +104,7 @@ def read_directory(path: Path, kind: DirectoryKind) -> dict[str, Any]:
     Raises:
         UserError: not a directory of this kind, another version, or damaged.
     """
+    path = expand_path(path)
     if not path.is_dir():
         raise UserError(f"there is no {kind.name} directory {path}; give the path of one that `{kind.command}` wrote.")
     try:
@@ -174,11 +162,3 @@ def load_matching_weights(module: nn.Module, weights: dict[str, Tensor], what: s
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

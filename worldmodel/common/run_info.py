@@ -18,6 +18,7 @@ from types import UnionType
 from typing import Any, TypeVar, get_args
 
 from worldmodel.common.errors import UserError
+from worldmodel.common.files import expand_path, write_json_atomic
 from worldmodel.common.version import VERSION
 
 T = TypeVar("T")
@@ -166,11 +167,12 @@ def run_info(verb: str, config: Any) -> dict[str, Any]:
 
 
 def save_run_info(path: Path, verb: str, config: Any, **extra: Any) -> None:
-    """Write `run_info` and more entries as JSON, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({**run_info(verb, config), **extra}, indent=1) + "\n")
-    os.replace(temporary, path)
+    """Write `run_info` and more entries as JSON, atomically.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    write_json_atomic(path, {**run_info(verb, config), **extra})
 
 
 def load_run_info(path: Path) -> dict[str, Any]:
@@ -179,6 +181,7 @@ def load_run_info(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing or is not a run.json.
     """
+    path = expand_path(path)
     try:
         info = json.loads(path.read_text())
         if not isinstance(info, dict) or "config" not in info or "verb" not in info:
@@ -209,6 +212,7 @@ def remove_run(out: Path) -> None:
     Raises:
         UserError: the folder has files but no run.json, so it is something else.
     """
+    out = expand_path(out)
     if out.is_dir() and any(out.iterdir()) and not (out / "run.json").is_file():
         raise UserError(f"{out} is not the folder of a run (it has no run.json), so --force does not remove it.")
     shutil.rmtree(out, ignore_errors=True)
@@ -225,6 +229,6 @@ def check_same_run(saved: Path, out: Path, config: Any) -> None:
     Raises:
         UserError: the saved config gives another output; the message names the first field that differs.
     """
-    difference = run_difference(load_run_info(saved), config) if saved.exists() else None
+    difference = run_difference(load_run_info(saved), config) if expand_path(saved).exists() else None
     if difference:
         raise UserError(f"{out} holds another run ({difference}); choose another --out, or --force to remove it.")

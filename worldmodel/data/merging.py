@@ -15,8 +15,9 @@ import h5py
 import numpy as np
 
 from worldmodel.common.errors import UserError
-from worldmodel.common.files import atomic_path
-from worldmodel.data.header import canonical_json
+from worldmodel.common.files import atomic_path, expand_path
+from worldmodel.data.hdf5_writing import check_writable, metadata_size
+from worldmodel.data.header import Header, canonical_json
 from worldmodel.data.layout import (
     HDF5_OPTIONS,
     MERGED,
@@ -24,7 +25,7 @@ from worldmodel.data.layout import (
     write_metadata,
     write_user_block,
 )
-from worldmodel.data.sources import check_no_duplicates, join_metadata, open_sources
+from worldmodel.data.sources import Source, check_no_duplicates, join_metadata, open_sources
 
 
 def merge(paths: Sequence[str | Path], out: str | Path) -> Path:
@@ -43,10 +44,10 @@ def merge(paths: Sequence[str | Path], out: str | Path) -> Path:
         UserError: files of different environments (the message names the field), an episode in two files, or `out`
             cannot be written.
     """
-    out = Path(out)
-    if any(Path(path).absolute() == out.absolute() for path in paths):
+    out, inputs = expand_path(out), [expand_path(path) for path in paths]
+    if any(path.absolute() == out.absolute() for path in inputs):
         raise UserError(f"'{out}' is one of the files to merge; choose another name for the merged file.")
-    sources = [source for path in paths for source in open_sources(Path(path))]
+    sources = [source for path in inputs for source in open_sources(path)]
     if not sources:
         raise UserError(f"there is nothing to merge into '{out}'; give the paths of at least one sealed file.")
     header, table = join_metadata(sources)
@@ -58,19 +59,27 @@ def merge(paths: Sequence[str | Path], out: str | Path) -> Path:
         for name, source in zip(names, sources, strict=True)
     ]
     text = canonical_json(entries).encode("ascii")
+    num_arrays = 7 + len(header.variables)
+    num_bytes = metadata_size(header, len(table["length"])) + len(text)
+    num_bytes += sum(num_arrays * (512 + 2 * len(name)) for name in names)  # the mappings of virtual datasets
     with atomic_path(out) as temporary:
+        check_writable(temporary, num_bytes, num_bytes)
         with h5py.File(temporary, "w", **HDF5_OPTIONS) as file:
             write_metadata(file, MERGED, header, table)
             file.attrs["sources"] = np.bytes_(text)
             file.attrs["sources_crc"] = np.uint32(zlib.crc32(text))
-            for name, dtype, entry, _ in array_layout(header):
-                counts = [source.locations[name][2][0] for source in sources]
-                layout = h5py.VirtualLayout((sum(counts), *entry), dtype)
-                begin = 0
-                for source_name, count in zip(names, counts, strict=True):
-                    virtual = h5py.VirtualSource(source_name, name, (count, *entry), dtype)
-                    layout[begin : begin + count] = virtual
-                    begin += count
-                file.create_virtual_dataset(name, layout)
+            _write_virtual_datasets(file, header, sources, names)
         write_user_block(temporary, MERGED)
     return out
+
+
+def _write_virtual_datasets(file: h5py.File, header: Header, sources: list[Source], names: list[str]) -> None:
+    """Write each array as a virtual dataset over the sources, whose paths in the file are `names`."""
+    for name, dtype, entry, _ in array_layout(header):
+        counts = [source.locations[name][2][0] for source in sources]
+        layout = h5py.VirtualLayout((sum(counts), *entry), dtype)
+        begin = 0
+        for source_name, count in zip(names, counts, strict=True):
+            layout[begin : begin + count] = h5py.VirtualSource(source_name, name, (count, *entry), dtype)
+            begin += count
+        file.create_virtual_dataset(name, layout)

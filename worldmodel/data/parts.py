@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zlib
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from worldmodel.common.errors import UserError
-from worldmodel.common.files import sync_folder
+from worldmodel.common.files import expand_path, sync_folder, write_error
+from worldmodel.common.locks import acquire_lock
 from worldmodel.data.episode import Episode, byte_view
 from worldmodel.data.header import Header, canonical_json
 from worldmodel.data.records import (
@@ -24,7 +26,18 @@ from worldmodel.data.records import (
     scan_part,
 )
 
-__all__ = ["PartWriter", "read_part", "read_part_header", "scan_part"]
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+__all__ = ["PartWriter", "lock_path", "read_part", "read_part_header", "scan_part"]
+
+
+def lock_path(part: Path) -> Path:
+    """The lock file of a part: its path with ".lock" appended, symbolic links resolved.
+
+    Only writers create it. It stays until the part is deleted by `seal(remove_parts=True)`, or with its folder.
+    """
+    return Path(os.path.realpath(part) + ".lock")
 
 
 class PartWriter:
@@ -43,34 +56,27 @@ class PartWriter:
     """
 
     def __init__(self, path: str | Path, header: Header) -> None:
-        self.path = Path(path)
+        self.path = expand_path(path)
         self.header = header
         self._indices: set[int] = set()
+        self._file: BinaryIO | None = None
+        self._lock: BaseFileLock | None = None
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            refusal = f"'{self.path}' is being written by another process. Wait for it to end, or end it."
+            self._lock = acquire_lock(lock_path(self.path), refusal)
+            is_new = not self.path.exists()
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
-        except OSError as error:
-            raise UserError(f"cannot write '{self.path}': {error.strerror}.") from error
-        self._file: BinaryIO | None = os.fdopen(handle, "r+b", buffering=0)
-        try:
-            self._lock()
+            self._file = os.fdopen(handle, "r+b", buffering=0)
             self._end = self._recover()
+        except OSError as error:
+            if self._file is not None and is_new:
+                self.path.unlink(missing_ok=True)
+            self.close()
+            raise write_error(self.path, error) from error
         except BaseException:
             self.close()
             raise
-
-    def _lock(self) -> None:
-        try:
-            import fcntl
-        except ImportError:  # no such locks on this system
-            return
-        assert self._file is not None
-        try:
-            fcntl.flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"'{self.path}' is being written by another process. Wait for it to end, or end it."
-            ) from error
 
     def _recover(self) -> int:
         """Check the existing content, remove an incomplete record, and return the offset for the next record."""
@@ -122,7 +128,8 @@ class PartWriter:
         try:
             end = self._write(self._end, pieces)
         except BaseException as error:
-            os.ftruncate(self._file.fileno(), self._end)
+            with contextlib.suppress(OSError):  # what stays is an incomplete record, which no reader accepts
+                os.ftruncate(self._file.fileno(), self._end)
             if isinstance(error, OSError):
                 raise UserError(
                     f"episode {episode.index} could not be written to '{self.path}': {error.strerror}. "
@@ -149,6 +156,9 @@ class PartWriter:
         if self._file is not None:
             self._file.close()
             self._file = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def __enter__(self) -> PartWriter:
         return self

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from worldmodel.common.errors import UserError
-from worldmodel.common.files import atomic_path
+from worldmodel.common.files import atomic_path, expand_path, write_bytes_atomic
 from worldmodel.data.dataset import Dataset
 
 _BACK, _INK, _INVALID = (24, 24, 27), (228, 228, 231), (220, 60, 60)
@@ -115,7 +115,7 @@ def contact_sheet(
             draw.text((x + 1, y + height * scale), str(t), fill=_INK)
     with atomic_path(path) as temporary:
         sheet.save(temporary, format="PNG")
-    return Path(path)
+    return expand_path(path)
 
 
 def gif(
@@ -169,6 +169,6 @@ def gif(
         ImageDraw.Draw(label).text((1, 1), _label(dataset, number), fill=_INK)
         labels.paste(label, (x, 0))
     strip[:, :_LABEL] = np.asarray(labels)
-    with atomic_path(path) as temporary:
-        iio.imwrite(temporary, strip, extension=".gif", duration=1000 / fps, loop=0)
-    return Path(path)
+    # encoded in memory: on a full disk, imageio prints a traceback when it closes the file
+    content = iio.imwrite("<bytes>", strip, extension=".gif", duration=1000 / fps, loop=0)
+    return write_bytes_atomic(path, content)

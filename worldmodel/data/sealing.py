@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from worldmodel.common.errors import UserError
-from worldmodel.common.files import atomic_path, check_free_space
+from worldmodel.common.files import atomic_path, check_free_space, expand_path
 from worldmodel.common.text import format_list
+from worldmodel.data.hdf5_writing import create_dataset_file, metadata_size
 from worldmodel.data.header import Header
 from worldmodel.data.layout import (
     DATASET,
-    HDF5_OPTIONS,
     TABLE,
     Table,
-    array_layout,
-    write_metadata,
     write_user_block,
 )
+from worldmodel.data.parts import lock_path
 from worldmodel.data.records import IncompleteRecord, Record, read_part_header, read_record, scan_part
 from worldmodel.data.splits import split_numbers
 
@@ -56,8 +54,7 @@ def seal(
         UserError: parts of different runs; episodes that are missing, unwanted, damaged or differ between two parts;
             too little space; or `out` cannot be written.
     """
-    paths = [Path(part) for part in parts]
-    out = Path(out)
+    paths, out = [expand_path(part) for part in parts], expand_path(out)
     if not paths:
         raise UserError(f"there is nothing to seal into '{out}'; give the path of at least one part file.")
     if any(path.absolute() == out.absolute() for path in paths):
@@ -67,15 +64,20 @@ def seal(
     _check_complete(entries, indices, out)
     ordered = [entries[index] for index in sorted(entries)]
     table = _table(header, ordered)
-    num_bytes = sum(record.array_bytes for _, record in ordered) + 64 * len(ordered) + (1 << 16)
+    num_bytes = sum(record.array_bytes for _, record in ordered) + metadata_size(header, len(ordered))
     check_free_space(out, num_bytes, f"sealing '{out}'")
     with atomic_path(out) as temporary:
         try:
-            _write(temporary, header, table, ordered)
+            with create_dataset_file(temporary, header, table) as writer:
+                for number, (part, record) in enumerate(ordered):
+                    episode = read_record(part, record)
+                    header.check(episode)
+                    writer.write(number, episode, header)
             write_user_block(temporary, DATASET)
         except OSError as error:
             raise UserError(
-                f"'{out}' could not be written: {error}. The parts are unchanged; free some space and seal again."
+                f"'{out}' could not be written: {error.strerror or error}. The parts are unchanged; free some space "
+                "and seal again."
             ) from error
     if remove_parts:
         from worldmodel.data.verification import verify
@@ -83,6 +85,7 @@ def seal(
         verify(out)
         for path in paths:
             path.unlink()
+            lock_path(path).unlink(missing_ok=True)
     return out
 
 
@@ -169,20 +172,3 @@ def _table(header: Header, ordered: list[Entry]) -> Table:
     }
     assert list(table) == list(TABLE)
     return table
-
-
-def _write(path: Path, header: Header, table: Table, ordered: Sequence[Entry]) -> None:
-    """Write everything except the user block."""
-    totals = {True: int((table["length"] + 1).sum()), False: int(table["length"].sum())}
-    with h5py.File(path, "w", **HDF5_OPTIONS) as file:
-        write_metadata(file, DATASET, header, table)
-        arrays, per_frame = {}, {}
-        for name, dtype, entry, of_frame in array_layout(header):
-            arrays[name] = file.create_dataset(name, (totals[of_frame], *entry), dtype, track_times=False)
-            per_frame[name] = of_frame
-        for number, (part, record) in enumerate(ordered):
-            episode = read_record(part, record)
-            header.check(episode)
-            for name, array in episode.arrays():
-                begin = table["frame_offset" if per_frame[name] else "step_offset"][number]
-                arrays[name][begin : begin + len(array)] = array
