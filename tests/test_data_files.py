@@ -115,7 +115,9 @@ def test_verify_names_the_first_bad_episode(tmp_path: Path) -> None:
             file.seek(place)
             file.write(bytes([episodes[number].frames.flat[0] ^ 1]))
         crc = f"{episodes[number].crc():08x}"
-        with pytest.raises(UserError, match=rf"episode {number} \(index {number}\): CRC .* is .*, stored {crc}"):
+        with pytest.raises(
+            UserError, match=rf"episode {number} \(index {number}\): the CRC-32 of its arrays is .*, stored is {crc}"
+        ):
             verify(path)
     assert Dataset(path).num_episodes == 12  # opening reads only the metadata
     with h5py.File(path) as file:
@@ -134,7 +136,7 @@ def test_verify_names_the_first_bad_episode(tmp_path: Path) -> None:
         ("step_offset", 2, 0, "wrong step_offset"),
         ("index", 1, 0, "does not come after"),
         ("policy", 1, 2, "policy number"),
-        ("crc", 1, 0, r"episode 1 \(index 1\): CRC of its arrays"),
+        ("crc", 1, 0, r"episode 1 \(index 1\): the CRC-32 of its arrays"),
     ],
 )
 def test_verify_checks_the_table_of_episodes(

@@ -81,3 +81,16 @@ def test_frame_stack_is_oldest_first_and_starts_with_repeats() -> None:
     assert [s[0, 0, ::3].tolist() for s in stacks] == [[0, 0, 0], [0, 0, 1], [0, 1, 2], [1, 2, 3]]
     assert stacks[0].shape == (2, 2, 9)
     assert stack.reset(frames[3])[0, 0, ::3].tolist() == [3, 3, 3]  # no frame of the previous episode
+
+
+def test_crop_to_gives_the_crop_between_two_specs() -> None:
+    recorded = PixelSpec((64, 64), (10, 50, 0, 64))
+    assert recorded.crop_to(PixelSpec((64, 64), (20, 50, 3, 60))) == (10, 40, 3, 60)
+    assert recorded.cropped((10, 40, 3, 60)) == PixelSpec((64, 64), (20, 50, 3, 60))
+    for wanted in (
+        recorded,
+        PixelSpec((64, 64)),
+        PixelSpec((32, 32), (0, 8, 0, 8)),
+        PixelSpec((64, 64), (0, 50, 0, 64)),
+    ):
+        assert recorded.crop_to(wanted) is None

@@ -65,6 +65,23 @@ class PixelSpec:
         top, left = (0, 0) if self.crop is None else (self.crop[0], self.crop[2])
         return PixelSpec(self.size, (top + crop[0], top + crop[1], left + crop[2], left + crop[3]))
 
+    def crop_to(self, wanted: PixelSpec) -> Crop | None:
+        """The crop that turns frames of this spec into frames of `wanted`.
+
+        Returns:
+            (top, bottom, left, right) in pixels of the frames; None if the frames are equal already, or if those of
+            `wanted` are not a part of them.
+        """
+        if wanted.crop is None or wanted == self or wanted.size != self.size:
+            return None
+        height, width, _ = self.frame_shape
+        row, column = (0, 0) if self.crop is None else (self.crop[0], self.crop[2])
+        top, bottom, left, right = wanted.crop
+        crop = (top - row, bottom - row, left - column, right - column)
+        if 0 <= crop[0] < crop[1] <= height and 0 <= crop[2] < crop[3] <= width:
+            return crop
+        return None
+
     def to_json(self) -> dict[str, Any]:
         """{"size": [H, W], "crop": [top, bottom, left, right] or null}."""
         return {"size": list(self.size), "crop": None if self.crop is None else list(self.crop)}

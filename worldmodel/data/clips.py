@@ -176,7 +176,7 @@ class ClipSampler:
             A batch of arrays that the caller owns.
 
         Raises:
-            UserError: step is negative, or the dataset is closed.
+            UserError: step is negative, an episode is damaged, or the dataset is closed.
         """
         return self.gather(*self.locate(step))
 
@@ -188,7 +188,7 @@ class ClipSampler:
             start: (B,) int64, first frame of each clip; `length` frames from there must be in the episode.
 
         Raises:
-            UserError: a clip is not inside its episode, or the dataset is closed.
+            UserError: a clip is not inside its episode, an episode is damaged, or the dataset is closed.
         """
         data, length = self.dataset, self.length
         bad = (episode < 0) | (episode >= data.num_episodes) | (start < 0)
@@ -198,17 +198,18 @@ class ClipSampler:
             raise UserError(
                 f"a clip of {length} frames from frame {start[i]} is not inside episode {episode[i]} of {data.name}."
             )
+        data.check_episodes(episode)
         frames = self._frames(episode, start)
         frame_rows = (data.frame_offsets[episode] + start)[:, None] + np.arange(length)  # (B, L)
         step_rows = (data.step_offsets[episode] + start)[:, None] + np.arange(length - 1)  # (B, L-1)
         return Batch(
             frames=frames,
-            frame_valid=data.flat("frame_valid")[frame_rows],
-            actions=data.flat("actions")[step_rows],
-            rewards=data.flat("rewards")[step_rows],
-            terminations=data.flat("terminations")[step_rows],
-            truncations=data.flat("truncations")[step_rows],
-            variables={n: data.flat(f"variables/{n}")[frame_rows] for n in data.header.variables},
+            frame_valid=data.unchecked_array("frame_valid")[frame_rows],
+            actions=data.unchecked_array("actions")[step_rows],
+            rewards=data.unchecked_array("rewards")[step_rows],
+            terminations=data.unchecked_array("terminations")[step_rows],
+            truncations=data.unchecked_array("truncations")[step_rows],
+            variables={n: data.unchecked_array(f"variables/{n}")[frame_rows] for n in data.header.variables},
             episode=episode.astype(np.int64),
             start=start.astype(np.int64),
         )

@@ -10,12 +10,12 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from worldmodel.common.errors import UserError, unknown_name
+from worldmodel.common.files import expand_path
 from worldmodel.common.pixels import Crop, PixelSpec
 from worldmodel.data.episode import Episode
 from worldmodel.data.header import Header, combine
@@ -32,7 +32,8 @@ CACHES = ("memmap", "ram")
 class Dataset:
     """Recorded episodes, read from one or several sealed or merged files.
 
-    Opening reads only the metadata. Episodes are numbered 0 .. N-1 in the order of the files. A dataset can be
+    Opening reads only the metadata. Episodes are numbered 0 .. N-1 in the order of the files. The first time that
+    frames, a clip or an episode is read, the CRC of the whole episode and its actions are checked. A dataset can be
     pickled (loading opens the files again) and used in a `with` block.
 
     Args:
@@ -69,9 +70,9 @@ class Dataset:
         if not paths:
             raise UserError("no file to read; wanted the path of at least one sealed dataset.")
         self.cache = cache
-        self._arguments = [Path(os.path.abspath(p)) for p in paths]
+        self._arguments = [Path(os.path.abspath(expand_path(p))) for p in paths]
         self._closed = False
-        self._sources = [source for p in paths for source in open_sources(Path(p))]
+        self._sources = [source for p in paths for source in open_sources(expand_path(p), cache)]
         self.paths = [source.path for source in self._sources]
         self.headers = [source.header for source in self._sources]
         self.header: Header
@@ -90,7 +91,9 @@ class Dataset:
         self.policies = np.asarray(self.header.policy_names)[self.policy_numbers]
         counts = [len(source.table["length"]) for source in self._sources]
         self.source_numbers = np.repeat(np.arange(len(counts)), counts)
-        self._flat: dict[str, np.ndarray] = {}
+        self._checked = np.zeros(self.num_episodes, bool)
+        self._arrays: dict[str, np.ndarray] = {}
+        self._actions_checked = False
         self.fingerprint = self._fingerprint()
 
     @classmethod
@@ -104,16 +107,8 @@ class Dataset:
             pixels: the wanted frames.
         """
         data = cls(path)
-        recorded = data.header.pixels
-        if pixels.crop is None or recorded == pixels or recorded.size != pixels.size:
-            return data
-        height, width, _ = recorded.frame_shape
-        row, column = (0, 0) if recorded.crop is None else (recorded.crop[0], recorded.crop[2])
-        top, bottom, left, right = pixels.crop
-        crop = (top - row, bottom - row, left - column, right - column)
-        if not (0 <= crop[0] < crop[1] <= height and 0 <= crop[2] < crop[3] <= width):
-            return data
-        return cls(path, crop=crop)
+        crop = data.header.pixels.crop_to(pixels)
+        return data if crop is None else cls(path, crop=crop)
 
     def _column(self, name: str) -> np.ndarray:
         return np.concatenate([source.table[name] for source in self._sources])
@@ -178,8 +173,8 @@ class Dataset:
         return np.flatnonzero(self.split_numbers == SPLITS.index(split))
 
     def frames_of_source(self, number: int) -> np.ndarray:
-        """All frames of one file, (F_i, H, W, 3) uint8, read-only."""
-        frames = self._source(number).array("frames", self.cache)
+        """All frames of one file, (F_i, H, W, 3) uint8, read-only, without a check of the CRCs."""
+        frames = self._source(number).array("frames")
         if self.crop is None:
             return frames
         top, bottom, left, right = self.crop
@@ -198,20 +193,55 @@ class Dataset:
                 or "truncations", (S,). Arrays of several files are concatenated in memory; for frames see
                 `frames_of_source`.
 
+        Actions are checked against the action space; for a check of the CRCs call `check_episodes`.
+
         Raises:
-            UserError: an unknown array.
+            UserError: an unknown array, or an action outside the action space.
         """
-        if name not in self._flat:
+        array = self.unchecked_array(name)
+        if name == "actions" and not self._actions_checked:
+            for number in range(len(self._sources)):
+                self._source(number).check_all_actions()
+            self._actions_checked = True
+        return array
+
+    def unchecked_array(self, name: str) -> np.ndarray:
+        """`flat` without the check of the actions: for episodes that `check_episodes` has checked."""
+        if name not in self._arrays:
             names = [row[0] for row in array_layout(self.header) if row[0] != "frames"]
             if name not in names:
                 raise unknown_name("array", name, names)
-            arrays = [self._source(i).array(name, self.cache) for i in range(len(self._sources))]
-            self._flat[name] = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-        return self._flat[name]
+            arrays = [self._source(i).array(name) for i in range(len(self._sources))]
+            self._arrays[name] = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+        return self._arrays[name]
+
+    def check_episodes(self, numbers: np.ndarray | Sequence[int]) -> None:
+        """Check CRC and actions of episodes, each of them once per dataset object.
+
+        The first check of an episode reads all of it (about 1.4 GB/s); later calls cost one lookup.
+
+        Args:
+            numbers: (n,) episode numbers, 0 .. N-1, in any order.
+
+        Raises:
+            UserError: an episode is damaged; the message names file and episode.
+        """
+        checked = self._checked[numbers]
+        if checked.all():
+            return
+        for number in np.unique(np.asarray(numbers)[~checked]).tolist():
+            source = int(self.source_numbers[number])
+            self._source(source).check_episode(number - int(np.searchsorted(self.source_numbers, source)))
+            self._checked[number] = True
 
     def frames(self, number: int, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Frames `start` to `stop` - 1 (default: all) of an episode, a new (n, H, W, 3) uint8 array."""
+        """Frames `start` to `stop` - 1 (default: all) of an episode, a new (n, H, W, 3) uint8 array.
+
+        Raises:
+            UserError: there is no such episode, or it is damaged.
+        """
         number = self._check_number(number)
+        self.check_episodes([number])
         source = int(self.source_numbers[number])
         first = number - int(np.searchsorted(self.source_numbers, source))
         begin = int(self._source(source).table["frame_offset"][first])
@@ -230,9 +260,10 @@ class Dataset:
         """One episode, with new arrays; negative numbers count from the end.
 
         Raises:
-            UserError: there is no such episode.
+            UserError: there is no such episode, or it is damaged.
         """
         number = self._check_number(number)
+        self.check_episodes([number])
         length = int(self.lengths[number])
         arrays: dict[str, Any] = {}
         variables: dict[str, np.ndarray] = {}
@@ -241,7 +272,7 @@ class Dataset:
                 continue
             offsets = self.frame_offsets if per_frame else self.step_offsets
             begin = int(offsets[number])
-            values = self.flat(name)[begin : begin + length + per_frame].copy()
+            values = self.unchecked_array(name)[begin : begin + length + per_frame].copy()
             if name.startswith("variables/"):
                 variables[name.removeprefix("variables/")] = values
             else:
@@ -299,16 +330,14 @@ class Dataset:
     def close(self) -> None:
         """Close the files."""
         self._closed = True
-        self._flat.clear()
+        self._arrays.clear()
         for source in self._sources:
             source.close()
 
     def __enter__(self) -> Dataset:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:

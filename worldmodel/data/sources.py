@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.common.errors import UserError
+from worldmodel.common.spaces import check_actions
 from worldmodel.data.episode import byte_view
 from worldmodel.data.header import Header, combine
 from worldmodel.data.layout import (
@@ -44,6 +45,7 @@ class Source:
         fingerprint: hash of header and table.
         crc: the stored CRC of everything after the user block.
         mapped: the bytes of the whole file, read-only.
+        cache: "memmap" or "ram", where `array` keeps the arrays.
     """
 
     path: Path
@@ -53,27 +55,73 @@ class Source:
     fingerprint: str
     crc: int
     mapped: np.ndarray
+    cache: str = "memmap"
     _arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def array(self, name: str, cache: str = "memmap") -> np.ndarray:
-        """One array with all frames or steps, read-only: mapped, or read into memory once ("ram")."""
+    def array(self, name: str) -> np.ndarray:
+        """One array with all frames or steps, read-only: mapped, or read into memory at its first use ("ram")."""
         if name not in self._arrays:
             offset, dtype, shape = self.locations[name]
             num_bytes = dtype.itemsize * math.prod(shape)
             array = self.mapped[offset : offset + num_bytes].view(dtype).reshape(shape)
-            if cache == "ram":
+            if self.cache == "ram":
                 array = array.copy()
                 array.flags.writeable = False
             self._arrays[name] = array
         return self._arrays[name]
 
     def episode_crc(self, number: int) -> int:
-        """CRC-32 of the arrays of an episode as they are in the file."""
+        """CRC-32 of the arrays of an episode as `array` returns them."""
         crc, length = 0, int(self.table["length"][number])
         for name, _, _, per_frame in array_layout(self.header):
             begin = int(self.table["frame_offset" if per_frame else "step_offset"][number])
             crc = zlib.crc32(byte_view(self.array(name)[begin : begin + length + per_frame]), crc)
         return crc
+
+    def check_episode(self, number: int) -> None:
+        """Check the CRC of an episode, and its actions against the action space.
+
+        Args:
+            number: the row of the episode in the table of this file.
+
+        Raises:
+            UserError: the episode is damaged; the message names file and episode.
+        """
+        crc, stored = self.episode_crc(number), int(self.table["crc"][number])
+        if crc != stored:
+            raise UserError(
+                f"{self._describe(number)}: the CRC-32 of its arrays is {crc:08x}, stored is {stored:08x}. The file is "
+                "damaged: copy it again, or record it again."
+            )
+        start, length = int(self.table["step_offset"][number]), int(self.table["length"][number])
+        self._check_actions(number, self.array("actions")[start : start + length])
+
+    def check_all_actions(self) -> None:
+        """Check all actions of the file against the action space.
+
+        Raises:
+            UserError: an action is outside the space; the message names file and episode.
+        """
+        actions = self.array("actions")
+        try:
+            check_actions(self.header.action_space, actions)
+        except UserError:
+            for number, (start, length) in enumerate(
+                zip(self.table["step_offset"].tolist(), self.table["length"].tolist(), strict=True)
+            ):
+                self._check_actions(number, actions[start : start + length])
+            raise
+
+    def _check_actions(self, number: int, actions: np.ndarray) -> None:
+        try:
+            check_actions(self.header.action_space, actions)
+        except UserError as error:
+            raise UserError(
+                f"{self._describe(number)}: {error} The file is damaged: copy it again, or record it again."
+            ) from error
+
+    def _describe(self, number: int) -> str:
+        return f"'{self.path}': episode {number} (index {self.table['index'][number]})"
 
     def close(self) -> None:
         """Drop the arrays; the mapping ends with the last view of it."""
@@ -81,7 +129,7 @@ class Source:
         self.mapped = self.mapped[:0].copy()
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: Path, cache: str = "memmap") -> Source:
     """Open one sealed (not merged) file.
 
     Raises:
@@ -106,7 +154,7 @@ def open_source(path: Path) -> Source:
                 locations[name] = (offset, dtype, shape)
         # The mapping outlives the handle; np.ndarray indexes faster than np.memmap.
         mapped = np.memmap(handle, np.uint8, "r").view(np.ndarray)
-    return Source(path, header, table, locations, fingerprint(header, table), crc, mapped)
+    return Source(path, header, table, locations, fingerprint(header, table), crc, mapped, cache)
 
 
 def join_metadata(sources: Sequence[Source]) -> tuple[Header, Table]:
@@ -136,7 +184,7 @@ def read_merged(path: Path) -> tuple[Header, Table, list[tuple[Path, str]]]:
     return header, table, [(path.parent / entry["file"], entry["fingerprint"]) for entry in entries]
 
 
-def open_sources(path: Path) -> list[Source]:
+def open_sources(path: Path, cache: str = "memmap") -> list[Source]:
     """Open a sealed file, or all sources of a merged one.
 
     Raises:
@@ -145,7 +193,7 @@ def open_sources(path: Path) -> list[Source]:
     with open_file(path) as handle:
         kind, _ = read_user_block(handle, path)
     if kind == DATASET:
-        return [open_source(path)]
+        return [open_source(path, cache)]
     sources = []
     for source_path, merged_fingerprint in read_merged(path)[2]:
         if not source_path.exists():
@@ -153,7 +201,7 @@ def open_sources(path: Path) -> list[Source]:
                 f"'{source_path}', a source of the merged file '{path}', is missing. Put it back there, or merge the "
                 "files again."
             )
-        source = open_source(source_path)
+        source = open_source(source_path, cache)
         if source.fingerprint != merged_fingerprint:
             raise UserError(f"'{source_path}' has changed since it was merged into '{path}'. Merge the files again.")
         sources.append(source)

@@ -109,13 +109,11 @@ def _verify_source(source: Source) -> None:
         raise UserError(f"'{path}': {problem}")
     with Dataset(path) as data:
         for number in range(data.num_episodes):
-            where = f"'{path}': episode {number} (index {table['index'][number]})"
-            crc = source.episode_crc(number)
-            if crc != table["crc"][number]:
-                raise UserError(f"{where}: CRC of its arrays is {crc:08x}, stored {table['crc'][number]:08x}.")
+            data.check_episodes([number])
             try:
                 episode = data.episode(number)
             except UserError as error:
+                where = f"'{path}': episode {number} (index {table['index'][number]})"
                 raise UserError(f"{where} is not a valid episode: {error}") from error
             header.check(episode)
     if zlib.crc32(source.mapped[USER_BLOCK_BYTES:].data) != source.crc:
