@@ -150,11 +150,11 @@ def load_matching_weights(module: nn.Module, weights: dict[str, Tensor], what: s
     """
     expected = module.state_dict()
 
-    def describe(tensors: dict[str, Tensor], name: str) -> str:
-        return f"of shape {tuple(tensors[name].shape)}" if name in tensors else "missing"
+    def describe(tensors: dict[str, Tensor], name: str, absent: str) -> str:
+        return f"of shape {tuple(tensors[name].shape)}" if name in tensors else absent
 
     for name in sorted(expected.keys() | weights.keys()):
-        got, wanted = describe(weights, name), describe(expected, name)
+        got, wanted = describe(weights, name, "missing"), describe(expected, name, "none")
         if got != wanted:
             raise UserError(f"{what} do not fit: {name} is {got}, wanted {wanted}. {remedy}")
     module.load_state_dict(weights, strict=True)

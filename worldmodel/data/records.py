@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from worldmodel.common.errors import UserError
+from worldmodel.common.files import expand_path
 from worldmodel.data.episode import Episode
 from worldmodel.data.header import Header
 
@@ -84,7 +85,7 @@ def read_part_header(path: str | Path) -> Header:
     Raises:
         UserError: the file is missing, not a part file, of another version, or its header is damaged.
     """
-    path = Path(path)
+    path = expand_path(path)
     with _open(path) as file:
         return _read_header(file, path)[0]
 
@@ -102,7 +103,7 @@ def scan_part(path: str | Path, check: bool = True) -> Iterator[Record | Incompl
     Raises:
         UserError: a record other than the last is damaged; the message names file and record.
     """
-    path = Path(path)
+    path = expand_path(path)
     with _open(path) as file:
         _, offset = _read_header(file, path)
         size = os.fstat(file.fileno()).st_size
@@ -136,7 +137,7 @@ def read_record(path: str | Path, record: Record) -> Episode:
     Raises:
         UserError: its CRC is wrong or it is not a valid episode; the message names file and record.
     """
-    path = Path(path)
+    path = expand_path(path)
     data = np.empty(record.array_bytes, np.uint8)
     with _open(path) as file:
         file.seek(record.array_offset)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from worldmodel.common.errors import UserError
+from worldmodel.common.files import expand_path
 from worldmodel.common.text import format_list
 from worldmodel.data.dataset import Dataset
 from worldmodel.data.header import Header
@@ -71,7 +72,7 @@ def verify(path: str | Path) -> VerifyReport:
     Raises:
         UserError: the file is damaged; the message names the first bad record.
     """
-    path = Path(path)
+    path = expand_path(path)
     with open_file(path) as file:
         if file.read(len(PART_MAGIC)) == PART_MAGIC:
             return _verify_part(path)
