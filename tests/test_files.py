@@ -152,7 +152,7 @@ def test_a_directory_is_replaced_only_by_its_own_kind(tmp_path: Path) -> None:
     (out / "config.json").write_text('{"format": "other"}')
     with pytest.raises(UserError, match="exists and is not a model directory; choose another path or remove it"):
         write_model(out)
-    with pytest.raises(UserError, match=r"is not a model directory: its config.json has another format"):
+    with pytest.raises(UserError, match=r"is not a model directory: its config.json describes something else"):
         read_directory(out, KIND)
     with pytest.raises(UserError, match=r"there is no model directory .*; give the path of one that `test` wrote"):
         read_directory(tmp_path / "none", KIND)

@@ -115,8 +115,8 @@ def read_directory(path: Path, kind: DirectoryKind) -> dict[str, Any]:
         raise UserError(f"{path}/config.json cannot be read ({error}); copy the directory again.") from error
     if not isinstance(config, dict) or config.get("format") != kind.format:
         raise UserError(
-            f"{path} is not a {kind.name} directory: its config.json has another format. Give the path of one that "
-            f"`{kind.command}` wrote."
+            f"{path} is not a {kind.name} directory: its config.json describes something else. Give the path of one "
+            f"that `{kind.command}` wrote."
         )
     if config.get("version") != kind.version:
         raise UserError(

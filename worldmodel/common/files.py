@@ -140,9 +140,8 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
         fresh.mkdir()
         try:
             yield fresh
-            for inner in (*fresh.rglob("*"), fresh):
-                if inner.is_file() or os.name == "posix":
-                    _sync(inner)
+            for inner in (*fresh.rglob("*"), fresh) if os.name == "posix" else ():
+                _sync(inner)
             if path.exists():
                 path.rename(old)
             try:

@@ -68,11 +68,7 @@ def seal(
     check_free_space(out, num_bytes, f"sealing '{out}'")
     with atomic_path(out) as temporary:
         try:
-            with create_dataset_file(temporary, header, table) as writer:
-                for number, (part, record) in enumerate(ordered):
-                    episode = read_record(part, record)
-                    header.check(episode)
-                    writer.write(number, episode, header)
+            _write(temporary, header, table, ordered)
             write_user_block(temporary, DATASET)
         except OSError as error:
             raise UserError(
@@ -172,3 +168,12 @@ def _table(header: Header, ordered: list[Entry]) -> Table:
     }
     assert list(table) == list(TABLE)
     return table
+
+
+def _write(path: Path, header: Header, table: Table, ordered: list[Entry]) -> None:
+    """Write everything except the user block."""
+    with create_dataset_file(path, header, table) as writer:
+        for number, (part, record) in enumerate(ordered):
+            episode = read_record(part, record)
+            header.check(episode)
+            writer.write(number, episode, header)
