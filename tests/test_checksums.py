@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +18,18 @@ from recordings import SPACES, make_episode, make_file, make_header, write_part
 
 from worldmodel.common import spaces
 from worldmodel.common.errors import UserError
-from worldmodel.data import ClipSampler, Dataset, Header, contact_sheet, merge, seal, summarize
+from worldmodel.data import ClipSampler, Dataset, Episode, Header, contact_sheet, merge, seal, summarize
 from worldmodel.data.sources import Source, open_source
 from worldmodel.data.verification import verify
 
 Reader = Callable[[Dataset, int, Path], Any]
+Recording = tuple[Path, list[Episode]]
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    """A file of 12 episodes; tests damage copies of it."""
+    return make_file(tmp_path_factory.mktemp("recording"))
 
 
 def clips_of(data: Dataset, number: int, folder: Path) -> Any:
@@ -56,8 +64,10 @@ def flip(path: Path, episode: int, array: str, value: int = 1) -> None:
 @pytest.mark.parametrize("cache", ["memmap", "ram"])
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("array", ["frames", "frame_valid", "variables/ammo", "actions", "rewards", "terminations"])
-def test_a_flipped_bit_is_found_by_every_reader(tmp_path: Path, array: str, reader: str, cache: str) -> None:
-    path, episodes = make_file(tmp_path)
+def test_a_flipped_bit_is_found_by_every_reader(
+    recording: Recording, tmp_path: Path, array: str, reader: str, cache: str
+) -> None:
+    path, episodes = Path(shutil.copy(recording[0], tmp_path)), recording[1]
     flip(path, 7, array)
     sentence = (
         rf"'{re.escape(str(path))}': episode 7 \(index 7\): the CRC-32 of its arrays is [0-9a-f]{{8}}, stored is "
@@ -73,10 +83,12 @@ def test_a_flipped_bit_is_found_by_every_reader(tmp_path: Path, array: str, read
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(position=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), reader=st.sampled_from(["episode", "clips"]))
-def test_no_flipped_bit_of_an_array_reaches_a_reader(tmp_path: Path, position: float, bit: int, reader: str) -> None:
-    path, episodes = make_file(tmp_path, num=10)
-    source = open_source(path)
-    content = bytearray(path.read_bytes())
+def test_no_flipped_bit_of_an_array_reaches_a_reader(
+    recording: Recording, tmp_path: Path, position: float, bit: int, reader: str
+) -> None:
+    path, episodes = tmp_path / "a.h5", recording[1]
+    source = open_source(recording[0])
+    content = bytearray(recording[0].read_bytes())
     ranges = [(o, o + d.itemsize * int(np.prod(s))) for o, d, s in source.locations.values()]
     sizes = np.cumsum([stop - start for start, stop in ranges])
     chosen = int(position * sizes[-1])

@@ -53,11 +53,11 @@ def merged(inputs: Path, out: Path) -> None:
 
 
 def sheet(inputs: Path, out: Path) -> None:
-    contact_sheet(Dataset(inputs / "a.h5"), out / "sheet.png")
+    contact_sheet(Dataset(inputs / "a.h5"), out / "sheet.png", num_episodes=2, num_columns=2, num_last=1)
 
 
 def animation(inputs: Path, out: Path) -> None:
-    gif(Dataset(inputs / "a.h5"), out / "a.gif")
+    gif(Dataset(inputs / "a.h5"), out / "a.gif", num_episodes=2, max_frames=4, scale=2)
 
 
 def model(inputs: Path, out: Path) -> None:
@@ -90,7 +90,7 @@ def try_limits(name: str, inputs: Path, out: Path) -> None:
     largest = max(path.stat().st_size for path in out.rglob("*") if path.is_file())
     shutil.rmtree(out)
     failures = 0
-    for limit in (0, 1, 100, 511, 600, *np.linspace(1000, largest + 1000, 12).astype(int).tolist()):
+    for limit in (0, 1, 100, 511, 600, *np.linspace(1000, largest + 1000, 8).astype(int).tolist()):
         out.mkdir()
         if name == "appended_part":
             shutil.copy(inputs / "p", out / "p")
