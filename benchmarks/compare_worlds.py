@@ -95,7 +95,7 @@ def judge(world: WorldModel, args: argparse.Namespace) -> dict[str, Any]:
     settings = EvaluationSettings(
         split="validation", clips=args.clips, rows=args.rows, horizon=args.horizon, metrics=METRICS
     )
-    with Dataset.like(args.data, world.spec.pixels) as data:
+    with Dataset.open_cropped(args.data, world.spec.pixels) as data:
         result = evaluate(world, data, policies_of(data), settings)
     return {
         "parameters": sum(p.numel() for p in world.prior.parameters()),

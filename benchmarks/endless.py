@@ -279,7 +279,7 @@ def main() -> None:
     settings = EvaluationSettings(
         args.split, clips=args.clips, ahead=ahead, horizon=args.horizon, rows=args.rows, seed=args.seed
     )
-    with Dataset.like(args.data, world.spec.pixels) as data:
+    with Dataset.open_cropped(args.data, world.spec.pixels) as data:
         trial = WorldTrial(world, data, policies_of(data), settings, print_progress)
         found = {
             "window": prior.memory,

@@ -55,7 +55,7 @@ def world_of(name: str, work: Path) -> WorldModel:
     """A world that carries its export, made unless it is there."""
     preset, cropped, changes = WORLDS[name]
     folder = work / name.replace(", ", "-").replace(" ", "-")
-    if not EXPORT.matches(folder / EXPORT_FOLDER):
+    if not EXPORT.is_stored_at(folder / EXPORT_FOLDER):
         config = PRESETS[preset]
         config = replace(config, prior=replace(config.prior, **changes))
         world = random_world(config, (32, 64) if cropped else (64, 64))

@@ -80,7 +80,7 @@ def default_cycle(space: Space) -> list[Any]:
         return [[min(k, n - 1) for n in space.nvec] for k in range(max(space.nvec))]
     if isinstance(space, MultiBinary):
         return [[int(i == k) for i in range(space.n)] for k in range(space.n)]
-    low, high = (np.nan_to_num(bound, posinf=1.0, neginf=-1.0) for bound in space._bounds())
+    low, high = (np.nan_to_num(bound, posinf=1.0, neginf=-1.0) for bound in space.bounds())
     return [low.tolist(), high.tolist()]
 
 

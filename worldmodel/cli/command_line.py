@@ -206,12 +206,12 @@ def parse(arguments: list[str]) -> tuple[str, Any]:
         rest, preset = _take(rest, "--preset")
     default = None
     if saved is not None:
-        from worldmodel.common.run_info import from_json_data, load_run_info
+        from worldmodel.common.run_info import config_from_json, load_run_info
 
         info = load_run_info(Path(saved))
         if info["verb"] != name:
             raise UserError(f"{saved} was saved by 'worldmodel {info['verb']}', not by 'worldmodel {name}'.")
-        default = from_json_data(info["config"], config_class, saved)
+        default = config_from_json(info["config"], config_class, saved)
     elif preset is not None:
         if preset not in presets:
             raise unknown_name("preset", preset, presets)

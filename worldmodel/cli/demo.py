@@ -177,7 +177,7 @@ def _judge(config: Demo, path: Path, world_path: Path, out: Path) -> None:
 
     world = WorldModel.from_pretrained(world_path)
     settings = EvaluationSettings(clips=config.judge_clips, rows=config.judge_rows, horizon=60, seed=config.seed)
-    with Dataset.like(path, world.spec.pixels) as data, progress_bar() as progress:
+    with Dataset.open_cropped(path, world.spec.pixels) as data, progress_bar() as progress:
         result = evaluate(world, data, policies_of(data), settings, progress)
     with atomic_path(out) as temporary:
         temporary.write_text(json.dumps(result))
@@ -207,7 +207,7 @@ def _dream(config: Demo, path: Path, world_path: Path, out: Path) -> None:
     figures: dict[str, Any] = {"steps_per_second": {"1": _speed(env, 1, config.seed)}, **world.report}
     for rows in (16, 64):
         figures["steps_per_second"][str(rows)] = _speed(DreamVectorEnv(rows, world=world), rows, config.seed)
-    with Dataset.like(path, world.spec.pixels) as data:
+    with Dataset.open_cropped(path, world.spec.pixels) as data:
         _draw(world, data, config.seed, out)
     env.close()
     with atomic_path(out / "dream.json") as temporary:

@@ -102,7 +102,7 @@ def eval_world(config: EvalWorld) -> None:
         metrics=names,
     )
     world = WorldModel.from_pretrained(config.world, choose_runtime(config.device).device)
-    with Dataset.like(list(config.data), world.spec.pixels) as data, progress_bar() as progress:
+    with Dataset.open_cropped(list(config.data), world.spec.pixels) as data, progress_bar() as progress:
         result = evaluate(world, data, policies_of(data), settings, progress)
     if config.out is not None:
         config.out.parent.mkdir(parents=True, exist_ok=True)

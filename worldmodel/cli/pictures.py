@@ -238,7 +238,7 @@ def _data(path: Path, world: Any) -> Any:
     from worldmodel.data import Dataset
 
     wanted = world.spec.pixels
-    data = Dataset.like(path, wanted)
+    data = Dataset.open_cropped(path, wanted)
     if data.header.pixels != wanted or data.header.action_space != world.spec.action_space:
         raise UserError(
             f"{path} shows {data.header.pixels} under {data.header.action_space}, the world learned {wanted} under "

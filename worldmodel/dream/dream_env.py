@@ -12,7 +12,7 @@ import torch
 
 from worldmodel.common import spaces
 from worldmodel.common.arguments import checked_integer
-from worldmodel.common.display import Window
+from worldmodel.common.display import Display
 from worldmodel.common.errors import UserError, unknown_name
 from worldmodel.common.threads import limit_threads
 from worldmodel.dream.dream_options import FPS, RENDER_MODES, DreamKeywords, DreamOptions
@@ -50,7 +50,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         self.action_space = spaces.to_gymnasium(self.world.spec.action_space)
         self.render_mode = self.options.render_mode
         self._seeded = False
-        self._window: Window | None = None
+        self._window: Display | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -117,7 +117,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         """Show the frame in the window of mode "human"."""
         if self.render_mode == "human":
             if self._window is None:
-                self._window = Window(f"a dream of {self.world.spec.env}", FPS)
+                self._window = Display(f"a dream of {self.world.spec.env}", FPS)
             self._window.show(self.simulator.state.frames[0].cpu().numpy())
 
     def close(self) -> None:

@@ -89,7 +89,7 @@ def carried_export(world: WorldModel) -> Path | None:
 
 def _read_config(directory: Path) -> dict[str, Any] | None:
     """The config of an export of the version that this code reads, or None."""
-    if not EXPORT.matches(directory):
+    if not EXPORT.is_stored_at(directory):
         return None
     config: dict[str, Any] = json.loads((directory / "config.json").read_text())
     return config if config.get("version") == EXPORT.version else None

@@ -132,7 +132,7 @@ def train_tokenizer(
     if init_from is not None:
         saved = TokenizerCheckpoint.from_pretrained(init_from, runtime.device)
         _copy(saved.tokenizer, tokenizer, init_from)
-    folder = begin(out, "tokenizer", TOKENIZER.matches, run, force, runtime)
+    folder = begin(out, "tokenizer", TOKENIZER.is_stored_at, run, force, runtime)
     if folder is not None:
         learn_tokenizer(tokenizer, data, config, folder, runtime, progress, init_from is not None)
         figures, _ = check_tokenizer(tokenizer, data, length, config.seed, runtime)()
@@ -141,7 +141,7 @@ def train_tokenizer(
         made = TokenizerCheckpoint(tokenizer, header.env, header.pixels, data.fingerprint, report)
         with runtime.main_first() as main:
             if main:
-                finish(out, folder, TOKENIZER.matches, made.save_pretrained, force)
+                finish(out, folder, TOKENIZER.is_stored_at, made.save_pretrained, force)
     return TokenizerCheckpoint.from_pretrained(out, runtime.device)
 
 
@@ -181,7 +181,7 @@ def train_prior(
     runtime = choose_runtime(device)
     config = _with_budget(half(config, PriorTraining), minutes)
     saved = TokenizerCheckpoint.from_pretrained(tokenizer, runtime.device)
-    data = data if isinstance(data, Dataset) else Dataset.like(data, saved.pixels)
+    data = data if isinstance(data, Dataset) else Dataset.open_cropped(data, saved.pixels)
     _refuse_clips(saved.tokenizer.config.time)
     if saved.pixels != data.header.pixels:
         raise UserError(

@@ -287,7 +287,7 @@ class WorldModel(nn.Module):
 
 def is_world(path: Path) -> bool:
     """Whether a directory holds a world's config.json (of any version)."""
-    return WORLD.matches(path)
+    return WORLD.is_stored_at(path)
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:
