@@ -15,7 +15,8 @@ from worldmodel.common.pixels import PixelSpec
 from worldmodel.prior import FactoredConfig, FlatConfig, StatusConfig
 from worldmodel.tokenizer import TokenizerConfig
 from worldmodel.world.starts import KIND_EPISODE, KIND_INSIDE, Starts
-from worldmodel.world.world_model import WorldModel, WorldSpec
+from worldmodel.world.world_model import WorldModel
+from worldmodel.world.world_spec import WorldSpec
 
 SPACES: dict[str, spaces.Space] = {
     "Discrete": spaces.Discrete(3),

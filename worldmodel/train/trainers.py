@@ -28,7 +28,8 @@ from worldmodel.train.validation import DrawDreams, check_tokenizer, split_for
 from worldmodel.train.workspace import begin, finish
 from worldmodel.train.world_facts import describe, gather_starts
 from worldmodel.world.tokenizer_storage import TOKENIZER, TokenizerCheckpoint
-from worldmodel.world.world_model import WorldModel, is_world, tokenizer_hash
+from worldmodel.world.world_model import WorldModel
+from worldmodel.world.world_storage import is_world, tokenizer_hash
 
 Data = Dataset | str | Path | Sequence[str | Path]
 Config = TypeVar("Config", WorldConfig, TokenizerTraining, PriorTraining)

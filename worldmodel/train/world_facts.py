@@ -12,7 +12,8 @@ from worldmodel.data import Dataset
 from worldmodel.prior.interface import Context
 from worldmodel.train.code_cache import CodeCache
 from worldmodel.world.starts import KIND_EPISODE, KIND_INSIDE, Starts
-from worldmodel.world.world_model import WorldModel, WorldSpec
+from worldmodel.world.world_model import WorldModel
+from worldmodel.world.world_spec import WorldSpec
 
 
 def describe(data: Dataset) -> WorldSpec:

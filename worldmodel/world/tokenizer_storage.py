@@ -16,7 +16,8 @@ from worldmodel.common.directories import DirectoryKind, load_matching_weights, 
 from worldmodel.common.errors import UserError
 from worldmodel.common.pixels import PixelSpec
 from worldmodel.tokenizer import Tokenizer, TokenizerConfig, make_tokenizer
-from worldmodel.world.world_model import WorldModel, is_world
+from worldmodel.world.world_model import WorldModel
+from worldmodel.world.world_storage import is_world
 
 WEIGHTS = "model.safetensors"
 TOKENIZER = DirectoryKind("tokenizer", "worldmodel.tokenizer", 1, (WEIGHTS,), "worldmodel train tokenizer --out")
