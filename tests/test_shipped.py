@@ -18,12 +18,12 @@ from worldmodel.collect.policy_training import TEST_SEED, train_policy
 from worldmodel.common.errors import UserError
 from worldmodel.dream import DreamVecEnv
 from worldmodel.envs import toy_optimum
-from worldmodel.world.hub import FOLDER, find_world, shipped_worlds
+from worldmodel.world.hub import SHIPPED_WORLDS, find_world, shipped_worlds
 
 
 @pytest.mark.parametrize("name", shipped_worlds())
 def test_a_shipped_world_is_whole_small_and_an_environment(name: str) -> None:
-    assert sum(path.stat().st_size for path in (FOLDER / name).rglob("*")) < 2**24
+    assert sum(path.stat().st_size for path in (SHIPPED_WORLDS / name).rglob("*")) < 2**24
     env = gymnasium.make(worldmodel.DREAM_ID, world=name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -31,12 +31,12 @@ def test_a_shipped_world_is_whole_small_and_an_environment(name: str) -> None:
     first, _ = env.reset(seed=3)
     again, _ = env.reset(seed=3)
     np.testing.assert_array_equal(first, again)
-    assert f"| `{name}` |" in (FOLDER / "README.md").read_text(), "how it was made"
+    assert f"| `{name}` |" in (SHIPPED_WORLDS / "README.md").read_text(), "how it was made"
 
 
 def test_a_directory_is_taken_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert find_world("toy") == FOLDER / "toy"
+    assert find_world("toy") == SHIPPED_WORLDS / "toy"
     (tmp_path / "toy").mkdir()
     assert find_world("toy") == Path("toy")
     with pytest.raises(UserError, match=r"no world directory nowhere.*comes with the package: .*toy"):

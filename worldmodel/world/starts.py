@@ -1,6 +1,6 @@
-"""Moments of the training split from which a dream can begin, without the dataset.
+"""Contexts from the training split that a dream can begin from without the dataset.
 
-Shapes: S starts, W frames of memory, h w code grid, A action size.
+Shapes: S starts, W frames of context, h w code grid, A action size.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ class Starts:
         return len(self.kinds)
 
     def choices(self, kind: str = "episode") -> Tensor:
-        """Indices that a dream draws its start from.
+        """Indices of the starts that a dream may sample.
 
         Args:
-            kind: "episode" for true episode starts (all starts if there is none), "any" for all.
+            kind: "episode" for episode starts (all starts if there is none), "any" for all.
 
         Returns:
             (n,) int64, n >= 1.
         """
         if kind not in ("episode", "any"):
             raise UserError(f"starts={kind!r}: wanted 'episode' or 'any'.")
-        true_starts = torch.nonzero(self.kinds == KIND_EPISODE)[:, 0]
-        if kind == "any" or not len(true_starts):
+        episode_starts = torch.nonzero(self.kinds == KIND_EPISODE)[:, 0]
+        if kind == "any" or not len(episode_starts):
             return torch.arange(len(self), device=self.kinds.device)
-        return true_starts
+        return episode_starts
 
     def to(self, device: torch.device | str) -> Starts:
         """The same starts on another device."""
         return Starts(self.context.to(device), self.kinds.to(device))
 
     def tensors(self) -> dict[str, Tensor]:
-        """What is written to disk: codes as int32, the rest as it is."""
+        """The tensors that are stored: codes as int32, the others unchanged."""
         fields = {name: value.contiguous() for name, value in vars(self.context).items()}
         return {**fields, "codes": fields["codes"].to(torch.int32), "kinds": self.kinds.contiguous()}
 

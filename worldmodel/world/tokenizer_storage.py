@@ -1,4 +1,4 @@
-"""A tokenizer's own directory: what `train tokenizer` makes and `train prior` begins with."""
+"""The directory that a tokenizer is stored in: `train tokenizer` makes it, `train prior` starts from it."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _converter = make_converter(forbid_extra_keys=True)
 
 @dataclass(frozen=True)
 class TokenizerCheckpoint:
-    """A tokenizer and where it comes from.
+    """A tokenizer and the data that it was trained on.
 
     Attributes:
         tokenizer: frames to codes and back.
-        env: id of the environment it was learned from.
-        pixels: how that environment's screen became frames.
+        env: id of the environment that it was learned from.
+        pixels: how the environment's screen was turned into frames.
         dataset: fingerprint of the data.
         report: figures measured after training, JSON, shown on the card.
     """
@@ -43,11 +43,11 @@ class TokenizerCheckpoint:
     report: dict[str, Any]
 
     def save_pretrained(self, directory: str | Path, extras: Path | None = None) -> None:
-        """Write it as a directory of config.json, model.safetensors and README.md, all of it or nothing.
+        """Write a directory of config.json, model.safetensors and README.md, atomically.
 
         Args:
-            directory: made, or replaced if it holds a tokenizer already.
-            extras: a folder copied in under its own name (the training's log).
+            directory: made, or replaced if it already holds a tokenizer.
+            extras: a folder that is copied in under its own name (the training log).
 
         Raises:
             UserError: the directory holds something that is not a tokenizer.
@@ -64,7 +64,7 @@ class TokenizerCheckpoint:
 
     @staticmethod
     def from_pretrained(directory: str | Path, device: str | torch.device = "cpu") -> TokenizerCheckpoint:
-        """Read a tokenizer directory, or take the tokenizer of a world directory; nothing is unpickled.
+        """Read a tokenizer directory, or the tokenizer of a world directory; nothing is unpickled.
 
         Args:
             directory: what `save_pretrained`, `train tokenizer` or `train world` made.
@@ -74,7 +74,7 @@ class TokenizerCheckpoint:
             The tokenizer, in evaluation mode.
 
         Raises:
-            UserError: neither of them, another version, or damaged.
+            UserError: neither a tokenizer nor a world, another version, or damaged.
         """
         path = Path(directory)
         if is_world(path):
