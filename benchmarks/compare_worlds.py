@@ -30,7 +30,7 @@ from worldmodel.metrics import EvaluationSettings, evaluate
 from worldmodel.prior import Sampling
 from worldmodel.train.presets import DOOM_TAKE_COVER_DEMO, DOOM_TAKE_COVER_FLAT
 from worldmodel.train.trainers import train_prior, train_tokenizer
-from worldmodel.train.training_config import PriorTraining, TokenizerTraining, WorldConfig, half
+from worldmodel.train.training_config import PriorTraining, TokenizerTraining, WorldConfig, stage_config
 from worldmodel.world.world_model import WorldModel
 
 BASE = replace(DOOM_TAKE_COVER_DEMO, prior=replace(DOOM_TAKE_COVER_DEMO.prior, order="columns", rare_weight=4.0))
@@ -72,9 +72,9 @@ def train_row(name: str, config: WorldConfig, seed: int, args: argparse.Namespac
     config = replace(config, seed=seed, **loops)
     frames = "whole" if config.crop is None else "crop"
     codes = args.work / f"tokenizer-{frames}-{config.tokenizer.rare_weight:g}-{seed}"
-    train_tokenizer(args.data, codes, half(config, TokenizerTraining), device="cpu")
+    train_tokenizer(args.data, codes, stage_config(config, TokenizerTraining), device="cpu")
     out = args.work / f"{slug(name)}-{seed}"
-    return train_prior(codes, args.data, out, half(config, PriorTraining), device="cpu")
+    return train_prior(codes, args.data, out, stage_config(config, PriorTraining), device="cpu")
 
 
 def speed(world: WorldModel, rows: int, seconds: float = 4.0) -> float:

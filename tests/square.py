@@ -120,19 +120,19 @@ def train_and_keep(data: Path, out: Path, kept: Path, config: WorldConfig, pause
         pause: seconds after each logged step, to leave time for a kill.
     """
     from worldmodel.train import train_world
-    from worldmodel.train import trainers as world
+    from worldmodel.train.workspace import Workspace
 
-    finish = world.finish
+    finish = Workspace.finish
 
-    def keep(out: Path, folder: Path, *rest: Any) -> None:
-        shutil.copytree(folder, kept)
-        finish(out, folder, *rest)
+    def copy_and_finish(self: Workspace, save: Any) -> None:
+        shutil.copytree(self.folder, kept)
+        finish(self, save)
 
-    world.finish = keep
+    Workspace.finish = copy_and_finish  # type: ignore[method-assign]
     try:
         train_world(data, out, config, device="cpu", progress=lambda *_: time.sleep(pause))
     finally:
-        world.finish = finish
+        Workspace.finish = finish  # type: ignore[method-assign]
 
 
 def train_as_rank(rank: int, num_processes: int, port: int, data: Path, out: Path, kept: Path, config: Any) -> None:

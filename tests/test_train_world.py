@@ -30,12 +30,11 @@ from worldmodel.data import ClipSampler, Dataset
 from worldmodel.dream.dream_clips import draw_clips
 from worldmodel.prior import FactoredPrior, FlatConfig
 from worldmodel.train import LoopConfig, train_prior, train_tokenizer, train_world
-from worldmodel.train.calibration import calibrate_ends
+from worldmodel.train.calibration import calibrate_hazards
 from worldmodel.train.code_cache import CodeCache, encode_dataset
 from worldmodel.train.loop import Loop
 from worldmodel.train.presets import PRESETS
-from worldmodel.train.training_config import PriorTraining
-from worldmodel.train.training_config import half as half_config
+from worldmodel.train.training_config import PriorTraining, stage_config
 from worldmodel.world.tokenizer_storage import TokenizerCheckpoint
 from worldmodel.world.world_model import WorldModel
 
@@ -171,15 +170,15 @@ def test_beginning_with_weights(data: Dataset, whole: Path, half: Path, tmp_path
 
 
 def test_averaged_weights_are_what_is_saved(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    descend, seen = Loop.descend, []
+    update, seen = Loop.update, []
 
     def watch(self: Loop, losses: dict[str, torch.Tensor]) -> None:
         if not seen:
             seen.append([p.detach().clone() for p in self.parameters])
-        descend(self, losses)
+        update(self, losses)
         seen.append([p.detach().clone() for p in self.parameters])
 
-    monkeypatch.setattr(Loop, "descend", watch)
+    monkeypatch.setattr(Loop, "update", watch)
     made = train_tokenizer(data, tmp_path / "t", short(15, ema_decay=0.5))
     average = seen[0]
     for step, weights in enumerate(seen[1:]):
@@ -251,11 +250,11 @@ def test_a_loss_that_is_not_finite_names_its_batch(
         return {**losses, "loss": losses["loss"] * (float("inf") if len(calls) == 6 else 1.0)}
 
     if asked == "later":  # as on a GPU, which is asked when a line is logged or a checkpoint written
-        refuse = Loop._refuse_divergence
-        at_once = Loop.descend.__code__
+        refuse = Loop._check_divergence
+        at_once = Loop.update.__code__
         monkeypatch.setattr(
             Loop,
-            "_refuse_divergence",
+            "_check_divergence",
             lambda self: None if sys._getframe(1).f_code is at_once else refuse(self),
         )
         config = short(12, checkpoint_seconds=1e9, log_every=7)
@@ -287,21 +286,21 @@ class Stop(Exception):
 def test_a_stopped_run_continues_as_if_never_stopped(
     stop_at: tuple[str, int], whole: Path, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    descend = Loop.descend
+    update = Loop.update
 
     def stop(self: Loop, losses: dict) -> None:
         self.calls = getattr(self, "calls", 0) + 1  # type: ignore[attr-defined]
         if (self.stage, self.calls) == stop_at:  # type: ignore[attr-defined]
             raise Stop
-        descend(self, losses)
+        update(self, losses)
 
-    monkeypatch.setattr(Loop, "descend", stop)
+    monkeypatch.setattr(Loop, "update", stop)
     with pytest.raises(Stop):
         train_world(data, tmp_path / "stopped", short())
     assert not (tmp_path / "stopped").exists()
     with pytest.raises(UserError, match="another training"):
         train_world(data, tmp_path / "stopped", dataclasses.replace(short(), seed=1))
-    monkeypatch.setattr(Loop, "descend", descend)
+    monkeypatch.setattr(Loop, "update", update)
     seen: list[tuple[str, int]] = []
     continued = train_world(
         data, tmp_path / "stopped", short(), progress=lambda stage, step, *_: seen.append((stage, step))
@@ -451,7 +450,9 @@ def test_every_frame_counts_alike_over_an_epoch(data: Dataset) -> None:
         clip = cache.clip(np.full_like(starts, number), starts, length)
         rows = (data.frame_offsets[number] + starts)[:, None] + np.arange(length)
         np.add.at(seen, rows, clip.weights.numpy())
-        np.add.at(whole, rows, cache.clip(np.full_like(starts, number), starts, length, whole=True).weights.numpy())
+        np.add.at(
+            whole, rows, cache.clip(np.full_like(starts, number), starts, length, all_frames=True).weights.numpy()
+        )
     long = data.lengths >= length - 1
     frames = np.repeat(long, data.lengths + 1)
     assert (seen[frames] == 1).all()
@@ -464,7 +465,7 @@ def test_a_world_may_learn_a_part_of_the_frames(data: Dataset, path: Path, tmp_p
     assert world.spec.pixels.crop == (0, 16, 8, 16)
     assert world.tokenizer.frame_shape == (16, 8, 3)
     assert train_world(data, tmp_path / "w", config, device="cpu").spec == world.spec  # an open dataset is cropped too
-    again = train_prior(tmp_path / "w", path, tmp_path / "again", half_config(config, PriorTraining), device="cpu")
+    again = train_prior(tmp_path / "w", path, tmp_path / "again", stage_config(config, PriorTraining), device="cpu")
     assert again.spec == world.spec  # the tokenizer says what part
 
 
@@ -478,5 +479,5 @@ def test_ends_are_calibrated_on_the_validation_split(data: Dataset, whole: Path)
     heads = world.prior.heads
     heads.end.bias.data += 3.0  # much too likely
     before = heads.end_shift.item()
-    assert calibrate_ends(world, cache) == steps  # each of them once
+    assert calibrate_hazards(world, cache) == steps  # each of them once
     assert heads.end_shift.item() < before - 1

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import tyro
 
 from worldmodel.train.presets import PRESETS as WORLDS
-from worldmodel.train.training_config import PriorTraining, TokenizerTraining, WorldConfig, half
+from worldmodel.train.training_config import PriorTraining, TokenizerTraining, WorldConfig, stage_config
 
 if TYPE_CHECKING:
-    from worldmodel.train.loop import Progress
+    from worldmodel.train.training_run import Progress
 
 _Bare = tyro.conf.arg(name="")  # fields become flags without a prefix: --prior.width
 
@@ -114,8 +114,10 @@ class TrainPrior:
 
 for _name, _world in WORLDS.items():
     TrainWorld.PRESETS[_name] = TrainWorld(tyro.MISSING, tyro.MISSING, _world)
-    TrainTokenizer.PRESETS[_name] = TrainTokenizer(tyro.MISSING, tyro.MISSING, half(_world, TokenizerTraining))
-    TrainPrior.PRESETS[_name] = TrainPrior(tyro.MISSING, tyro.MISSING, tyro.MISSING, half(_world, PriorTraining))
+    TrainTokenizer.PRESETS[_name] = TrainTokenizer(tyro.MISSING, tyro.MISSING, stage_config(_world, TokenizerTraining))
+    TrainPrior.PRESETS[_name] = TrainPrior(
+        tyro.MISSING, tyro.MISSING, tyro.MISSING, stage_config(_world, PriorTraining)
+    )
 
 
 def train_world(config: TrainWorld) -> None:

@@ -1,7 +1,6 @@
 """The dataset as codes: encoded once, then read instead of the frames.
 
-Shapes: F frames of all episodes, B clips, L frames a clip, h w code grid, A action size, V codes
-in the book.
+Shapes: F frames of all episodes, B clips, L frames a clip, h w code grid, A action size, V codes of the codebook.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ def check_status(data: Dataset, status: StatusConfig) -> None:
 
 
 class CodeCache:
-    """Clips of codes with everything else a prior learns from.
+    """Clips of codes, with everything else that a prior is trained on.
 
     Args:
         data: the dataset.
-        codes: (F, h, w) integers, the codes of all its frames in order.
+        codes: (F, h, w) integers, the codes of all frames in order.
         num_codes: V.
-        status: the hidden variable to bin, if any.
+        status: the hidden variable to bin; may name none.
 
     Raises:
         UserError: the dataset has no such variable.
@@ -48,39 +47,38 @@ class CodeCache:
         if status.variable:
             self.status = np.digitize(data.flat(f"variables/{status.variable}"), np.asarray(status.edges))
 
-    def counts(self, episodes: np.ndarray) -> torch.Tensor:
-        """How often the valid frames of some episodes show each code at each place, (h, w, V) int64."""
+    def code_counts(self, episodes: np.ndarray) -> torch.Tensor:
+        """How often each code occurs at each place in the valid frames of some episodes, (h, w, V) int64."""
         data = self.data
-        chosen = np.zeros(data.num_frames, bool)
+        selected = np.zeros(data.num_frames, bool)
         for number in episodes:
             begin = int(data.frame_offsets[number])
-            chosen[begin : begin + int(data.lengths[number]) + 1] = True
-        frames = self.codes[chosen & data.flat("frame_valid")]
+            selected[begin : begin + int(data.lengths[number]) + 1] = True
+        frames = self.codes[selected & data.flat("frame_valid")]
         return torch.from_numpy(_place_counts(frames, self.num_codes))
 
-    def clip(self, episodes: np.ndarray, starts: np.ndarray, length: int, whole: bool = False) -> CodeClip:
-        """Clips of L = `length` frames.
+    def clip(self, episodes: np.ndarray, starts: np.ndarray, length: int, all_frames: bool = False) -> CodeClip:
+        """Clips of L = `length` frames, with weights such that each frame of the data counts alike.
 
-        Over all legal starts each frame of the data counts alike. Were all frames of all clips learned with one
-        weight, an episode's last frame would count for one where others count for L, and ends would look L times as
-        rare.
+        There are L clips that hold a frame in the middle of an episode, but only one that holds its last frame. With
+        equal weights, terminations would seem L times rarer than they are.
 
         Args:
             episodes: (B,) numbers.
             starts: (B,) first frames.
             length: L.
-            whole: learn every frame, each weighted by L over the number of clips that show it; else learn a
-                clip's last frame, and every frame of a clip that begins its episode, with weight 1.
+            all_frames: weight every frame by L over the number of clips that hold it. Otherwise a clip's last frame,
+                and every frame of a clip that begins its episode, have weight 1 and the others 0.
         """
         data = self.data
         frames = (data.frame_offsets[episodes] + starts)[:, None] + np.arange(length)  # (B, L)
         steps = (data.step_offsets[episodes] + starts)[:, None] + np.arange(length - 1)  # (B, L-1)
         arrays = {name: data.flat(name)[steps] for name in ("actions", "rewards", "terminations", "truncations")}
         weights = (np.arange(length) == length - 1)[None] | (starts == 0)[:, None]  # (B, L)
-        if whole:
-            place = starts[:, None] + np.arange(length)
+        if all_frames:
+            position = starts[:, None] + np.arange(length)
             last_start = (data.lengths[episodes] + 1 - length)[:, None]
-            weights = length / (np.minimum(place, last_start) - np.maximum(place - length + 1, 0) + 1)
+            weights = length / (np.minimum(position, last_start) - np.maximum(position - length + 1, 0) + 1)
         return CodeClip(
             weights=torch.from_numpy(weights.astype(np.float32)),
             codes=torch.from_numpy(self.codes[frames].astype(np.int64)),
@@ -98,12 +96,12 @@ def _place_counts(codes: np.ndarray, num_codes: int) -> np.ndarray:
 
 
 def encode_dataset(data: Dataset, tokenizer: Tokenizer, path: Path) -> np.ndarray:
-    """Codes of all frames, from a file if it is there, else encoded and written to it.
+    """Codes of all frames, read from a file, or encoded and written to it.
 
     Args:
         data: the dataset.
-        tokenizer: where it is decides the device.
-        path: a .npy file that belongs to this dataset and tokenizer.
+        tokenizer: encodes on its device.
+        path: a .npy file of this dataset and tokenizer; it need not exist.
 
     Returns:
         (F, h, w) int32.

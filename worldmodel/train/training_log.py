@@ -1,4 +1,4 @@
-"""What a training writes about itself: figures by step as lines of JSON and TensorBoard's curves, and pictures."""
+"""The log of a training: metrics by step as lines of JSON and for TensorBoard, and images."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from worldmodel.common.files import atomic_path
 
 
 class Log:
-    """The log of one loop; without TensorBoard's files where that is not installed.
+    """The log of one stage; without TensorBoard files where TensorBoard is not installed.
 
     Args:
         folder: `<stage>.jsonl`, `<stage>.png` and `tensorboard/<stage>` are written there.
-        stage: the loop.
-        first: step that the loop continues from; what was written after it will be written again.
+        stage: name of the stage.
+        first: step that the loop continues from; later lines are removed, since they will be written again.
     """
 
     def __init__(self, folder: Path, stage: str, first: int) -> None:
-        self.path, self.picture_path = folder / f"{stage}.jsonl", folder / f"{stage}.png"
+        self.path, self.image_path = folder / f"{stage}.jsonl", folder / f"{stage}.png"
         kept = []
         if self.path.exists():
             lines = [line for line in self.path.read_text().splitlines() if line.endswith("}")]
@@ -35,22 +35,22 @@ class Log:
 
             self.writer = SummaryWriter(str(folder / "tensorboard" / stage), purge_step=first + 1)
 
-    def write(self, step: int, figures: dict[str, float]) -> None:
-        """A line of figures."""
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """Append a line of metrics."""
         with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **figures}) + "\n")
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
         if self.writer is not None:
-            for name, value in figures.items():
+            for name, value in metrics.items():
                 self.writer.add_scalar(name, value, step)
 
-    def draw(self, step: int, name: str, picture: np.ndarray) -> None:
-        """A picture, (H, W, 3) uint8: one of TensorBoard's, and `<stage>.png` until the next."""
+    def draw(self, step: int, name: str, image: np.ndarray) -> None:
+        """Add an image, (H, W, 3) uint8, to TensorBoard, and replace `<stage>.png` with it."""
         if self.writer is not None:
-            self.writer.add_image(name, picture, step, dataformats="HWC")
-        with atomic_path(self.picture_path) as temporary:
-            Image.fromarray(picture).save(temporary)
+            self.writer.add_image(name, image, step, dataformats="HWC")
+        with atomic_path(self.image_path) as temporary:
+            Image.fromarray(image).save(temporary)
 
     def close(self) -> None:
-        """Flush TensorBoard's file."""
+        """Flush and close the files of TensorBoard."""
         if self.writer is not None:
             self.writer.close()
