@@ -56,8 +56,8 @@ ROWS: dict[str, WorldConfig] = {
     "columns, rare pixels not weighted": replace(BASE, tokenizer=replace(BASE.tokenizer, rare_weight=1.0)),
 }
 METRICS = (
-    "orders", "life", "hit_rate", "end_rate", "bright_share", "motion", "nats", "control_gap", "bright_recall",
-    "end_precision", "end_calibration", "end_mean", "hit_precision", "hit_calibration", "hit_mean",
+    "policy_order", "steps_survived", "hit_rate", "end_rate", "bright_share", "motion", "nats", "control_gap",
+    "bright_recall", "end_precision", "end_calibration", "end_mean", "hit_precision", "hit_calibration", "hit_mean",
 )  # fmt: skip
 
 
@@ -162,12 +162,12 @@ def gather(args: argparse.Namespace) -> None:
 
 def figure(row: dict[str, Any], metric: str) -> list[dict[str, Any]]:
     """The figures of one metric of a row."""
-    return next(section[metric]["figures"] for section in row["sections"].values() if metric in section)
+    return next(section[metric]["values"] for section in row["sections"].values() if metric in section)
 
 
 def summary(row: dict[str, Any]) -> str:
     """A line."""
-    kept, nats = (figure(row, name)[0]["value"]["mean"] for name in ("orders", "nats"))
+    kept, nats = (figure(row, name)[0]["value"]["mean"] for name in ("policy_order", "nats"))
     return f"orders kept {kept:.2f}, {nats:.3f} nats a code, {row['steps_per_second']} steps/s"
 
 
