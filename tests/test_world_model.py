@@ -124,11 +124,12 @@ def spoil(name: str, directory: Path) -> str:
     change = {
         "foreign": ({"format": "diffusers"}, "something else"),
         "newer": ({"version": 99}, "version 99"),
-        "unknown field": ({"tokenizer": {**config["tokenizer"], "flavour": 1}}, "not ours"),
+        "unknown field": ({"tokenizer": {**config["tokenizer"], "flavour": 1}}, "tokenizer: extra fields found"),
         "wrong size": ({"prior": {**config["prior"], "width": 64}}, "do not fit"),
         "wrong tokenizer": ({"prior_of_tokenizer": "0" * 64}, "another tokenizer"),
-        "no spec": ({"spec": {}}, "not whole"),
+        "no spec": ({"spec": {}}, "spec lacks the field 'env'"),
     }[name]
+    del config["config_sha256"]
     (directory / "config.json").write_text(json.dumps({**config, **change[0]}))
     return change[1]
 

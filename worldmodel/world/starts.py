@@ -6,12 +6,15 @@ Shapes: S starts, W frames of context, h w code grid, A action size.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from worldmodel.common.errors import UserError
-from worldmodel.prior.interface import Context
+from worldmodel.common.spaces import check_actions
+from worldmodel.prior.interface import Context, Prior
 from worldmodel.world.start_kinds import KIND_EPISODE, KIND_INSIDE
 
 __all__ = ["KIND_EPISODE", "KIND_INSIDE", "Starts"]
@@ -47,6 +50,42 @@ class Starts:
         if kind == "any" or not len(episode_starts):
             return torch.arange(len(self), device=self.kinds.device)
         return episode_starts
+
+    def check(self, prior: Prior[Any], path: Path) -> None:
+        """Refuse starts of another prior.
+
+        Args:
+            prior: the prior that dreams from them.
+            path: the directory they were read from, for the error.
+
+        Raises:
+            UserError: a shape, code, status or action does not fit the prior.
+        """
+        context, space = self.context, prior.action_space
+        count, shape = len(self.kinds), (len(self.kinds), prior.window)
+        shapes = {
+            "codes": (*shape, *prior.grid),
+            "actions": (*shape, *space.shape),
+            "has_action": shape,
+            "status": (count,),
+        }
+        stored = {name: tuple(getattr(context, name).shape) for name in shapes}
+        wrong = [name for name in shapes if stored[name] != shapes[name]]
+        if wrong:
+            name = wrong[0]
+            raise UserError(
+                f"{path}: the starts do not fit its config.json: {name} has shape {stored[name]}, wanted "
+                f"{shapes[name]}. Copy the directory again."
+            )
+        bounds = (("codes", prior.num_codes), ("status", prior.status_config.num_bins))
+        for name, highest in bounds:
+            values = getattr(context, name).numpy()  # numpy, since torch would start its threads
+            if count and not 0 <= int(values.min()) <= int(values.max()) <= highest:
+                raise UserError(
+                    f"{path}: the starts do not fit its config.json: {name} from {int(values.min())} to "
+                    f"{int(values.max())}, wanted 0 to {highest}. Copy the directory again."
+                )
+        check_actions(space, context.actions.numpy()[context.has_action.numpy()], f"{path}: actions of the starts")
 
     def to(self, device: torch.device | str) -> Starts:
         """The same starts on another device."""

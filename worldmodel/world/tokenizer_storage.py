@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cattrs.errors import BaseValidationError
-from cattrs.preconf.json import make_converter
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -16,12 +14,16 @@ from worldmodel.common.directories import DirectoryKind, load_matching_weights, 
 from worldmodel.common.errors import UserError
 from worldmodel.common.pixels import PixelSpec
 from worldmodel.tokenizer import Tokenizer, TokenizerConfig, make_tokenizer
+from worldmodel.world.config_checksum import KEY, check_checksum, with_checksum
+from worldmodel.world.config_values import check_model_size, check_object, check_text, read_model_config
+from worldmodel.world.model_construction import stored_model
 from worldmodel.world.world_model import WorldModel
-from worldmodel.world.world_storage import is_world
+from worldmodel.world.world_spec import read_pixels
+from worldmodel.world.world_storage import check_entries, is_world
 
 WEIGHTS = "model.safetensors"
 TOKENIZER = DirectoryKind("tokenizer", "worldmodel.tokenizer", 1, (WEIGHTS,), "worldmodel train tokenizer --out")
-_converter = make_converter(forbid_extra_keys=True)
+ENTRIES = ("format", "version", "env", "pixels", "dataset", "tokenizer", "report", "files", KEY)
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class TokenizerCheckpoint:
             "report": self.report,
         }
         weights = {WEIGHTS: self.tokenizer.state_dict()}
-        write_directory(Path(directory), TOKENIZER, facts, weights, self._card(), extras)
+        write_directory(Path(directory), TOKENIZER, with_checksum(facts), weights, self._card(), extras)
 
     @staticmethod
     def from_pretrained(directory: str | Path, device: str | torch.device = "cpu") -> TokenizerCheckpoint:
@@ -83,18 +85,21 @@ class TokenizerCheckpoint:
             return TokenizerCheckpoint(world.tokenizer, spec.env, spec.pixels, spec.dataset, world.report)
         config = read_directory(path, TOKENIZER)
         try:
-            pixels = PixelSpec.from_json(config["pixels"])
-            sizes = _converter.structure(config["tokenizer"], TokenizerConfig)
-            env, dataset, report = str(config["env"]), str(config["dataset"]), dict(config["report"])
-        except (KeyError, TypeError, ValueError, BaseValidationError) as error:
-            raise UserError(
-                f"{path}/config.json is not whole or not ours ({type(error).__name__}: {error})."
-            ) from error
-        tokenizer = make_tokenizer(sizes, pixels.frame_shape)
+            check_entries(config, ENTRIES)
+            pixels = read_pixels(config["pixels"], "pixels")
+            sizes = read_model_config(config["tokenizer"], TokenizerConfig, "tokenizer")
+            check_model_size(sizes, None, pixels.frame_shape)
+            env, dataset = check_text(config["env"], "env"), check_text(config["dataset"], "dataset")
+            report = check_object(config["report"], "report")
+        except UserError as error:
+            raise UserError(f"{path}/config.json: {error}") from error
+        has_checksum = check_checksum(config, path)
         try:
             weights = load_file(path / WEIGHTS)
         except SafetensorError as error:
             raise UserError(f"{path}/{WEIGHTS} cannot be read ({error}).") from error
+        with stored_model(path, weights, has_checksum):
+            tokenizer = make_tokenizer(sizes, pixels.frame_shape)
         load_matching_weights(
             tokenizer, weights, f"the weights of {path}", "Its config.json is another's; copy it again."
         )

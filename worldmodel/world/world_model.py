@@ -18,7 +18,9 @@ from worldmodel.common.errors import UserError
 from worldmodel.prior import PriorConfig, build_prior
 from worldmodel.prior.interface import CodeClip, Context
 from worldmodel.tokenizer import FrameTokenizer, TokenizerConfig
+from worldmodel.world.config_values import check_model_size
 from worldmodel.world.hub import find_world
+from worldmodel.world.model_construction import stored_model
 from worldmodel.world.starts import Starts
 from worldmodel.world.world_spec import WorldSpec
 from worldmodel.world.world_storage import read_world, tokenizer_hash, write_world
@@ -32,6 +34,9 @@ class WorldModel(nn.Module):
         prior_config: size of the prior.
         spec: the environment that it was learned from.
 
+    Raises:
+        UserError: sizes that are out of range or do not fit each other.
+
     Attributes:
         tokenizer: frames to codes and back.
         prior: predicts the next codes; its heads predict termination, status and reward.
@@ -42,6 +47,7 @@ class WorldModel(nn.Module):
 
     def __init__(self, tokenizer_config: TokenizerConfig, prior_config: PriorConfig, spec: WorldSpec) -> None:
         super().__init__()
+        check_model_size(tokenizer_config, prior_config, spec.pixels.frame_shape)
         self.spec = spec
         self.tokenizer = FrameTokenizer(tokenizer_config, spec.pixels.frame_shape)
         self.prior = build_prior(
@@ -82,7 +88,7 @@ class WorldModel(nn.Module):
         """
         self._check_clip("log_prob", frames, actions)
         frames, actions, shape = frames.to(self.device), actions.to(self.device), frames.shape[:2]
-        steps = torch.zeros((shape[0], shape[1] - 1), device=frames.device)
+        steps = torch.zeros((shape[0], shape[1] - 1), dtype=torch.float32, device=frames.device)
         clip = CodeClip(
             codes=self.tokenizer.encode(frames),
             frame_valid=torch.ones(shape, dtype=torch.bool, device=frames.device),
@@ -91,7 +97,7 @@ class WorldModel(nn.Module):
             terminations=steps.bool(),
             truncations=steps.bool(),
             status=torch.full(shape, self.prior.status_config.num_bins, device=frames.device),
-            weights=torch.ones(shape, device=frames.device),
+            weights=torch.ones(shape, dtype=torch.float32, device=frames.device),
         )
         return self.prior.log_prob(clip)
 
@@ -173,10 +179,12 @@ class WorldModel(nn.Module):
         """
         path = find_world(directory)
         stored = read_world(path)
-        world = WorldModel(stored.tokenizer, stored.prior, stored.spec)
+        with stored_model(path, stored.weights, stored.has_checksum):
+            world = WorldModel(stored.tokenizer, stored.prior, stored.spec)
         load_matching_weights(
             world, stored.weights, f"the weights of {path}", "Its config.json is another's; copy it again."
         )
+        stored.starts.check(world.prior, path)
         if tokenizer_hash(world.tokenizer) != stored.tokenizer_hash:
             raise UserError(
                 f"{path}: the prior was trained on another tokenizer's codes; put its own tokenizer back or "

@@ -8,17 +8,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cattrs.errors import BaseValidationError
-from cattrs.preconf.json import make_converter
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from worldmodel.common.directories import DirectoryKind, read_directory, write_directory
 from worldmodel.common.errors import UserError
-from worldmodel.common.run_info import structure_unions_by_kind
 from worldmodel.prior import PriorConfig
 from worldmodel.tokenizer import Tokenizer, TokenizerConfig
+from worldmodel.world.config_checksum import KEY, check_checksum, with_checksum
+from worldmodel.world.config_values import check_object, check_text, read_model_config
 from worldmodel.world.starts import Starts
 from worldmodel.world.world_spec import WorldSpec
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 WORLD = DirectoryKind(
     "world", "worldmodel.world", 1, ("model.safetensors", "starts.safetensors"), "worldmodel train world --out"
 )
-_converter = structure_unions_by_kind(make_converter(forbid_extra_keys=True))
+ENTRIES = ("format", "version", "spec", "tokenizer", "prior", "prior_of_tokenizer", "report", "files", KEY)
 
 _CODES_DEPEND_ON = ("time", "space_stride", "time_stride", "clip_length", "num_heads", "num_codebooks")
 
@@ -46,6 +45,7 @@ class StoredWorld:
         report: figures measured after training, JSON.
         weights: state dict of the world.
         starts: contexts to begin from.
+        has_checksum: whether the config has a checksum, so that it is known to be as it was written.
     """
 
     path: Path
@@ -56,6 +56,7 @@ class StoredWorld:
     report: dict[str, Any]
     weights: dict[str, Tensor]
     starts: Starts
+    has_checksum: bool
 
 
 def is_world(path: Path) -> bool:
@@ -83,40 +84,51 @@ def write_world(world: WorldModel, directory: Path, extras: Path | None = None) 
         "report": world.report,
     }
     weights = dict(zip(WORLD.files, (world.state_dict(), world.starts.tensors()), strict=True))
-    write_directory(directory, WORLD, facts, weights, _card(world), extras)
+    write_directory(directory, WORLD, with_checksum(facts), weights, _card(world), extras)
 
 
 def read_world(path: Path) -> StoredWorld:
-    """Read a world directory; nothing is unpickled.
+    """Read a world directory and check every value of its config; nothing is unpickled.
 
     Raises:
-        UserError: not a world, another version, or damaged.
+        UserError: not a world, another version, damaged, or a config with a wrong or changed value.
     """
     config = read_directory(path, WORLD)
     try:
+        check_entries(config, ENTRIES)
         spec = WorldSpec.from_json(config["spec"])
         tokenizer, prior = read_sizes(config)
-        expected_hash = str(config["prior_of_tokenizer"])
-    except (KeyError, TypeError, ValueError, BaseValidationError) as error:
-        raise UserError(f"{path}/config.json is not whole or not ours ({type(error).__name__}: {error}).") from error
+        expected_hash = check_text(config["prior_of_tokenizer"], "prior_of_tokenizer")
+        report = check_object(config["report"], "report")
+    except UserError as error:
+        raise UserError(f"{path}/config.json: {error}") from error
+    has_checksum = check_checksum(config, path)
     try:
         weights = load_file(path / WORLD.files[0])
         starts = Starts.from_tensors(load_file(path / WORLD.files[1]))
     except (SafetensorError, KeyError, TypeError) as error:
         raise UserError(f"{path}: its weights or starts cannot be read ({error}).") from error
-    report = dict(config.get("report", {}))
-    return StoredWorld(path, spec, tokenizer, prior, expected_hash, report, weights, starts)
+    return StoredWorld(path, spec, tokenizer, prior, expected_hash, report, weights, starts, has_checksum)
+
+
+def check_entries(config: dict[str, Any], entries: tuple[str, ...]) -> None:
+    """Refuse a config.json with unknown or missing entries; the checksum may be missing."""
+    check_object(config, "it", entries)
+    missing = [name for name in entries if name not in config and name != KEY]
+    if missing:
+        raise UserError(f"it lacks the entry {missing[0]!r}.")
 
 
 def read_sizes(config: dict[str, Any]) -> tuple[TokenizerConfig, PriorConfig]:
     """Sizes of tokenizer and prior from a world's config.json.
 
     Raises:
-        KeyError, ValueError, BaseValidationError: a field is missing, unknown or of another type.
+        UserError: a field is unknown, of the wrong type or out of range.
     """
-    tokenizer = _converter.structure(config["tokenizer"], TokenizerConfig)
-    prior: PriorConfig = _converter.structure(config["prior"], PriorConfig)
-    return tokenizer, prior
+    tokenizer = read_model_config(config["tokenizer"], TokenizerConfig, "tokenizer")
+    if tokenizer.time != "frame":
+        raise UserError(f"tokenizer.time={tokenizer.time!r}: wanted 'frame', since a world is stepped frame by frame.")
+    return tokenizer, read_model_config(config["prior"], PriorConfig, "prior")
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:
