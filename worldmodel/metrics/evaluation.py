@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from worldmodel.common.torch_state import isolated_torch_state
 from worldmodel.data import Dataset
 from worldmodel.metrics import free_run, policy_order
 from worldmodel.metrics.evaluation_run import EvaluationRun, EvaluationSettings, PolicyFactory, Progress
@@ -14,6 +15,7 @@ from worldmodel.metrics.metric_registry import select_metrics
 from worldmodel.world.world_model import WorldModel
 
 
+@isolated_torch_state()
 def evaluate(
     world: WorldModel,
     data: Dataset,

@@ -16,6 +16,7 @@ from worldmodel.common.directories import load_matching_weights
 from worldmodel.common.errors import UserError
 from worldmodel.common.pixels import Crop
 from worldmodel.common.runtime import choose_runtime
+from worldmodel.common.torch_state import isolated_torch_state
 from worldmodel.data import Dataset
 from worldmodel.tokenizer import make_tokenizer
 from worldmodel.train.calibration import calibrate_hazards
@@ -35,6 +36,7 @@ Data = Dataset | str | Path | Sequence[str | Path]
 Config = TypeVar("Config", WorldConfig, TokenizerTraining, PriorTraining)
 
 
+@isolated_torch_state()
 def train_world(
     data: Data,
     out: str | Path,
@@ -94,6 +96,7 @@ def train_world(
     return WorldModel.from_pretrained(out, runtime.device)
 
 
+@isolated_torch_state()
 def train_tokenizer(
     data: Data,
     out: str | Path,
@@ -145,6 +148,7 @@ def train_tokenizer(
     return TokenizerCheckpoint.from_pretrained(out, runtime.device)
 
 
+@isolated_torch_state()
 def train_prior(
     tokenizer: str | Path,
     data: Data,
