@@ -5,6 +5,9 @@ Shapes: B clips of all processes together, L frames a clip.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
@@ -20,7 +23,8 @@ from worldmodel.train.training_run import TrainingRun
 from worldmodel.train.validation import prior_validation, tokenizer_validation
 from worldmodel.world.world_model import WorldModel
 
-MEASURED_FRAMES = 2000  # frames of the training split that the tokenizer's normaliser is measured on
+MEASURED_FRAMES = 2000  # frames of the training split that the tokenizer's normaliser is measured on,
+MEASURED_NUMBERS = 2**20  # read at most so many pixel values at a time
 
 
 def check_data_fits(data: Dataset, config: TokenizerTraining | PriorTraining) -> None:
@@ -136,13 +140,15 @@ def _prepare_prior(world: WorldModel, cache: CodeCache, seed: int, run: Training
     prior.measure_rewards(torch.from_numpy(rewards).to(device))
 
 
-def _spread_frames(data: Dataset) -> list[torch.Tensor]:
-    """Valid frames spread evenly over the training split, one chunk an episode."""
+def _spread_frames(data: Dataset) -> Iterator[torch.Tensor]:
+    """Valid frames spread evenly over the training split, in chunks of one episode at most; copies."""
     episodes = data.episodes_of("train")
     stride = max(1, int((data.lengths[episodes] + 1).sum()) // MEASURED_FRAMES)
-    chunks = []
+    size = max(1, MEASURED_NUMBERS // math.prod(data.header.pixels.frame_shape))  # frames in a chunk
     for number in episodes:
         begin = int(data.frame_offsets[number])
         valid = data.flat("frame_valid")[begin : begin + int(data.lengths[number]) + 1]
-        chunks.append(torch.from_numpy(data.frames(int(number))[valid][number % stride :: stride]))
-    return [chunk for chunk in chunks if len(chunk)]
+        chosen = np.flatnonzero(valid)[number % stride :: stride]
+        for i in range(0, len(chosen), size):
+            frames = [data.frames(int(number), frame, frame + 1) for frame in chosen[i : i + size].tolist()]
+            yield torch.from_numpy(np.concatenate(frames))

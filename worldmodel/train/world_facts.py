@@ -38,7 +38,7 @@ def make_world_spec(data: Dataset) -> WorldSpec:
 def gather_starts(world: WorldModel, cache: CodeCache, min_starts: int, seed: int) -> Starts:
     """Starts of all episodes of the training split; where they are too few, also time steps inside episodes."""
     data, prior = cache.data, world.prior
-    window, bins = prior.window, prior.status_config.num_bins
+    window = prior.window
     episodes = data.episodes_of("train")
     long = episodes[data.lengths[episodes] >= window]
     missing = max(0, min_starts - len(episodes)) if len(long) else 0
@@ -49,12 +49,12 @@ def gather_starts(world: WorldModel, cache: CodeCache, min_starts: int, seed: in
     def contexts(numbers: np.ndarray, first: np.ndarray, length: int) -> Context:
         frames = (data.frame_offsets[numbers] + first)[:, None] + np.arange(length)  # (n, length)
         steps = (data.step_offsets[numbers] + first)[:, None] + np.arange(length - 1)
-        status = cache.status[frames[:, -1]] if bins else np.zeros(len(numbers), np.int64)
+        status = cache.status(frames[:, -1])
         return prior.context(
             torch.from_numpy(cache.codes[frames].astype(np.int64)),
             torch.from_numpy(data.flat("frame_valid")[frames]),
             torch.from_numpy(data.flat("actions")[steps]),
-            torch.from_numpy(status.astype(np.int64)),
+            torch.from_numpy(status),
         )
 
     groups = [contexts(episodes, np.zeros_like(episodes), 1)]
