@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from worldmodel.common import spaces
 from worldmodel.common.pixels import PixelSpec
+from worldmodel.common.runtime import Runtime
 from worldmodel.data import Dataset, Episode, Header, PartWriter, PolicyRecord, seal
 from worldmodel.train.presets import PRESETS
 from worldmodel.train.training_config import WorldConfig
@@ -124,9 +125,10 @@ def train_and_keep(data: Path, out: Path, kept: Path, config: WorldConfig, pause
 
     finish = Workspace.finish
 
-    def copy_and_finish(self: Workspace, save: Any) -> None:
-        shutil.copytree(self.folder, kept)
-        finish(self, save)
+    def copy_and_finish(self: Workspace, save: Any, runtime: Runtime) -> None:
+        if runtime.is_main:
+            shutil.copytree(self.folder, kept)
+        finish(self, save, runtime)
 
     Workspace.finish = copy_and_finish  # type: ignore[method-assign]
     try:

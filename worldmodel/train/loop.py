@@ -102,29 +102,25 @@ class Loop:
         log = Log(self.run.log_folder, self.stage, self.step) if is_main else None
         self.model.train()
         saved, times = started, [started]
-        try:
-            while not self.num_steps or self.step < self.num_steps:
-                torch.manual_seed(step_seed(self.seed, self.stage, self.step))
-                for group in self.optimiser.param_groups:
-                    group["lr"] = self.config.learning_rate * self._rate(self.step)
-                yield self.step
-                self.step += 1
-                now = self.clock()
-                if not self.num_steps:
-                    times.append(now)
-                    if self._is_timed(now - started):
-                        self._fix_num_steps(times, now - started)
-                if self.step % self.config.log_every == 0 or self.step == self.num_steps:
-                    self._report(log)
-                if self._validation_is_due():
-                    self._run_validation(log)
-                last = self.step == self.num_steps
-                if is_main and self.num_steps and (last or now - saved > self.config.checkpoint_seconds):
-                    self._save(self.seconds + now - started)
-                    saved = self.clock()
-        finally:
-            if log is not None:
-                log.close()
+        while not self.num_steps or self.step < self.num_steps:
+            torch.manual_seed(step_seed(self.seed, self.stage, self.step))
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.config.learning_rate * self._rate(self.step)
+            yield self.step
+            self.step += 1
+            now = self.clock()
+            if not self.num_steps:
+                times.append(now)
+                if self._is_timed(now - started):
+                    self._fix_num_steps(times, now - started)
+            if self.step % self.config.log_every == 0 or self.step == self.num_steps:
+                self._report(log)
+            if self._validation_is_due():
+                self._run_validation(log)
+            last = self.step == self.num_steps
+            if is_main and self.num_steps and (last or now - saved > self.config.checkpoint_seconds):
+                self._save(self.seconds + now - started)
+                saved = self.clock()
         self.seconds += self.clock() - started
         self.model.eval()
         self._swap_average()

@@ -26,7 +26,7 @@ from worldmodel.train.training_config import PriorTraining, TokenizerTraining, W
 from worldmodel.train.training_loops import check_data_fits, train_prior_stage, train_tokenizer_stage
 from worldmodel.train.training_run import DrawDreams, Progress, TrainingRun
 from worldmodel.train.validation import tokenizer_validation, validation_split
-from worldmodel.train.workspace import Workspace
+from worldmodel.train.workspace import Workspace, disk_errors
 from worldmodel.train.world_facts import gather_starts, make_world_spec
 from worldmodel.world.tokenizer_storage import TOKENIZER, TokenizerCheckpoint
 from worldmodel.world.world_model import WorldModel
@@ -85,14 +85,13 @@ def train_world(
         if init_is_world:
             _copy_weights(WorldModel.from_pretrained(init_from, runtime.device).prior, world.prior, init_from)
     workspace = Workspace(Path(out), WORLD, force)
-    if workspace.begin(identity, runtime):
-        run = TrainingRun(workspace.folder, runtime, progress, draw_dreams)
-        tokenizer_config = stage_config(config, TokenizerTraining)
-        train_tokenizer_stage(world.tokenizer, data, tokenizer_config, run, keep_statistics=init_from is not None)
-        _fit_prior(world, data, stage_config(config, PriorTraining), run, keep_statistics=init_is_world)
-        with runtime.main_first() as main:
-            if main:
-                workspace.finish(world.save_pretrained)
+    with disk_errors(workspace.out):
+        if workspace.begin(identity, runtime):
+            run = TrainingRun(workspace.folder, runtime, progress, draw_dreams)
+            tokenizer_config = stage_config(config, TokenizerTraining)
+            train_tokenizer_stage(world.tokenizer, data, tokenizer_config, run, keep_statistics=init_from is not None)
+            _fit_prior(world, data, stage_config(config, PriorTraining), run, keep_statistics=init_is_world)
+            workspace.finish(world.save_pretrained, runtime)
     return WorldModel.from_pretrained(out, runtime.device)
 
 
@@ -135,16 +134,15 @@ def train_tokenizer(
         source = TokenizerCheckpoint.from_pretrained(init_from, runtime.device)
         _copy_weights(source.tokenizer, tokenizer, init_from)
     workspace = Workspace(Path(out), TOKENIZER, force)
-    if workspace.begin(identity, runtime):
-        run = TrainingRun(workspace.folder, runtime, progress)
-        train_tokenizer_stage(tokenizer, data, config, run, keep_statistics=init_from is not None)
-        metrics, _ = tokenizer_validation(tokenizer, data, length, config.seed, run)()
-        report = {"split": validation_split(data, length), **{name: round(x, 4) for name, x in metrics.items()}}
-        report |= _skipped_episodes(data, length) | _overfit_note(config)
-        checkpoint = TokenizerCheckpoint(tokenizer, header.env, header.pixels, data.fingerprint, report)
-        with runtime.main_first() as main:
-            if main:
-                workspace.finish(checkpoint.save_pretrained)
+    with disk_errors(workspace.out):
+        if workspace.begin(identity, runtime):
+            run = TrainingRun(workspace.folder, runtime, progress)
+            train_tokenizer_stage(tokenizer, data, config, run, keep_statistics=init_from is not None)
+            metrics, _ = tokenizer_validation(tokenizer, data, length, config.seed, run)()
+            report = {"split": validation_split(data, length), **{name: round(x, 4) for name, x in metrics.items()}}
+            report |= _skipped_episodes(data, length) | _overfit_note(config)
+            checkpoint = TokenizerCheckpoint(tokenizer, header.env, header.pixels, data.fingerprint, report)
+            workspace.finish(checkpoint.save_pretrained, runtime)
     return TokenizerCheckpoint.from_pretrained(out, runtime.device)
 
 
@@ -198,12 +196,11 @@ def train_prior(
             )
         _copy_weights(other.prior, world.prior, init_from)
     workspace = Workspace(Path(out), WORLD, force)
-    if workspace.begin(identity, runtime):
-        run = TrainingRun(workspace.folder, runtime, progress, draw_dreams)
-        _fit_prior(world.eval(), data, config, run, keep_statistics=init_from is not None)
-        with runtime.main_first() as main:
-            if main:
-                workspace.finish(world.save_pretrained)
+    with disk_errors(workspace.out):
+        if workspace.begin(identity, runtime):
+            run = TrainingRun(workspace.folder, runtime, progress, draw_dreams)
+            _fit_prior(world.eval(), data, config, run, keep_statistics=init_from is not None)
+            workspace.finish(world.save_pretrained, runtime)
     return WorldModel.from_pretrained(out, runtime.device)
 
 

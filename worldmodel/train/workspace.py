@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from worldmodel.common.directories import DirectoryKind
 from worldmodel.common.errors import UserError
+from worldmodel.common.files import atomic_path
 from worldmodel.common.runtime import Runtime
 from worldmodel.train.training_run import LOG_FOLDER
+
+NO_SPACE = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 @dataclass(frozen=True)
@@ -57,16 +66,28 @@ class Workspace:
                 self._claim(identity)
         return not runtime.agree(int(finished))
 
-    def finish(self, save: Callable[[Path, Path], None]) -> None:
+    def finish(self, save: Callable[[Path, Path], None], runtime: Runtime) -> None:
         """Write the result with its log, then remove the folder.
 
         Args:
             save: called with the directory to make and the log's folder.
+            runtime: of several processes the main one writes, and the others wait for it.
         """
-        if self.force and self.out.exists() and not self.kind.matches(self.out):
-            shutil.rmtree(self.out) if self.out.is_dir() else self.out.unlink()
-        save(self.out, self.folder / LOG_FOLDER)
-        shutil.rmtree(self.folder)
+        with runtime.main_first() as is_main:
+            if not is_main:
+                return
+            replaced = self.out.with_name(f".{self.out.name}.replaced-{os.getpid()}")
+            if self.force and self.out.exists() and not self.kind.matches(self.out):
+                self.out.rename(replaced)
+            try:
+                save(self.out, self.folder / LOG_FOLDER)
+            except BaseException:
+                if replaced.exists():
+                    replaced.rename(self.out)
+                raise
+            for old in (self.folder, replaced):
+                if old.exists():
+                    shutil.rmtree(old) if old.is_dir() else old.unlink()
 
     def _is_finished(self, identity: dict[str, Any]) -> bool:
         return self.kind.matches(self.out) and _read_identity(self.out / LOG_FOLDER) == identity
@@ -84,8 +105,38 @@ class Workspace:
                     "command to continue it, or --force to drop it."
                 )
             shutil.rmtree(folder)
-        (folder / LOG_FOLDER).mkdir(parents=True, exist_ok=True)
-        (folder / LOG_FOLDER / "run.json").write_text(json.dumps(identity, indent=1))
+        with atomic_path(folder / LOG_FOLDER / "run.json") as temporary:
+            temporary.write_text(json.dumps(identity, indent=1))
+
+
+@contextmanager
+def disk_errors(out: Path) -> Iterator[None]:
+    """Turn a full disk, wherever a training writes, into one sentence.
+
+    Args:
+        out: the directory that the training makes.
+
+    Raises:
+        UserError: a file could not be written for lack of space.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        number = _error_number(error)
+        if number not in NO_SPACE:
+            raise
+        raise UserError(
+            f"training cannot write '{out}': {os.strerror(number)}. Free some space (or raise the limit of "
+            "`ulimit -f`); the same command continues."
+        ) from error
+
+
+def _error_number(error: Exception) -> int:
+    """The system's number of an error; 0 if there is none. Some libraries give it in the text alone."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    match = re.search(r"\[Errno (\d+)\]|os error (\d+)", str(error))  # shutil.copytree, safetensors
+    return int(match[1] or match[2]) if match else 0
 
 
 def _read_identity(log_folder: Path) -> Any:
