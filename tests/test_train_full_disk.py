@@ -34,8 +34,8 @@ WRITERS: dict[str, tuple[Any, str, Callable[[Any, int], bool], int]] = {
     "image": (Path, "write_bytes", lambda path, _: path.suffix == ".png", 50),
     "image for TensorBoard": (training_log.EventFile, "add_image", lambda *_: True, 100),
     "first checkpoint": (loop, "save_checkpoint", lambda _, number: number == 1, 1000),
-    "later checkpoint": (loop, "save_checkpoint", lambda _, number: number == 4, 20_000),
-    "checkpoint of the prior": (loop, "save_checkpoint", lambda _, number: number == 9, 20_000),
+    "later checkpoint": (loop, "save_checkpoint", lambda _, number: number == 3, 20_000),
+    "checkpoint of the prior": (loop, "save_checkpoint", lambda _, number: number == 6, 20_000),
     "codes": (trainers, "encode_dataset", lambda *_: True, 5000),
     "header of the codes": (trainers, "encode_dataset", lambda *_: True, 0),
     "world": (WorldModel, "save_pretrained", lambda *_: True, 9000),
@@ -73,7 +73,7 @@ def fail_and_continue(name: str, data: Path, out: Path) -> dict[str, Any]:
     """Train with a broken writer, then again with a whole one."""
     restore = break_writer(name)
     try:
-        train_world(data, out, short(6), device="cpu")
+        train_world(data, out, short(4), device="cpu")
         message = None
     except UserError as error:
         message = str(error)
@@ -91,7 +91,7 @@ def fail_and_continue(name: str, data: Path, out: Path) -> dict[str, Any]:
             if line and not line.endswith("}")
         ],
     }
-    train_world(data, out, short(6), device="cpu")
+    train_world(data, out, short(4), device="cpu")
     lines = [path.read_text() for path in sorted(out.rglob("*.jsonl"))]
     return {**found, "digests": digests(out), "lines": lines, "folder": folder.exists()}
 
@@ -101,7 +101,7 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     data = folder / "square.h5"
     record_square(data, 30).close()
-    train_world(data, folder / "whole" / "world", short(6), device="cpu")
+    train_world(data, folder / "whole" / "world", short(4), device="cpu")
     results: dict[str, Any] = {}
     for number, name in enumerate(WRITERS):
         results[name] = fail_and_continue(name, data, folder / str(number) / "world")

@@ -125,6 +125,10 @@ def test_bad_input_is_one_sentence(
     assert "world directory" in refused(capsys, *prior, "--tokenizer", half, "--init-from", half)
     assert "do not fit" in refused(capsys, *prior, "--tokenizer", half, "--init-from", whole, "--prior.width", 64)
     assert "minutes" in refused(capsys, *tokenizer, "--minutes", 0)
+    steps = ("--minutes", 1, "--train-tokenizer.num-steps", 7)
+    assert "--minutes 1 and --train-tokenizer.num-steps 7 contradict" in refused(capsys, *tokenizer, *steps)
+    world = ("train", "world", "--data", path, "--out", out, "--device", "cpu")  # without a preset too
+    assert "--train-prior.num-steps 9" in refused(capsys, *world, "--minutes", 1, "--train-prior.num-steps", 9)
     assert "cuda" in refused(capsys, *prior[:-1], "tpu", "--tokenizer", half)
     shutil.copytree(half, tmp_path / "bent")
     (tmp_path / "bent" / "model.safetensors").write_bytes(b"0" * 100)
