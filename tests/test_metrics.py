@@ -22,7 +22,7 @@ from worldmodel.data import Dataset, Header, PartWriter, PolicyRecord, seal
 from worldmodel.metrics import METRICS, Estimate, EvaluationSettings, Metric, MetricValue, evaluate, register, table
 from worldmodel.metrics.dream_rollouts import begin_dreams, select_rows
 from worldmodel.metrics.evaluation_run import EvaluationRun
-from worldmodel.metrics.frame_scores import bright_found, bright_right, changed, psnr, ssim
+from worldmodel.metrics.frame_scores import bright_precision_counts, bright_recall_counts, changed, psnr, ssim
 from worldmodel.metrics.free_run import (
     PolicyEvents,
     StepEvents,
@@ -141,16 +141,19 @@ def test_bright_recall_and_precision_by_hand() -> None:
     real[0, 4, 4] = 200  # as bright as the threshold: not above it
     made = torch.zeros_like(real)
     made[0, 3, 3] = 255  # two pixels from the first, four from the second
-    assert [int(x) for x in bright_found(real, made, 200)] == [1, 2]
-    assert [int(x) for x in bright_found(real, torch.zeros_like(real), 200)] == [0, 2]
-    assert [int(x) for x in bright_found(real, real, 200)] == [2, 2]
+    assert [int(x) for x in bright_recall_counts(real, made, 200)] == [1, 2]
+    assert [int(x) for x in bright_recall_counts(real, torch.zeros_like(real), 200)] == [0, 2]
+    assert [int(x) for x in bright_recall_counts(real, real, 200)] == [2, 2]
     made[0, 0, 8] = 255  # near nothing; the other of the two is right
-    assert [int(x) for x in bright_right(real, made, 200)] == [1, 2]
-    assert [int(x) for x in bright_right(real, torch.full_like(made, 255), 200)] == [16 + 16, 81]  # all painted
-    assert [int(x) for x in bright_right(torch.zeros_like(real), made, 200)] == [0, 2]
+    assert [int(x) for x in bright_precision_counts(real, made, 200)] == [1, 2]
+    assert [int(x) for x in bright_precision_counts(real, torch.full_like(made, 255), 200)] == [
+        16 + 16,
+        81,
+    ]  # all painted
+    assert [int(x) for x in bright_precision_counts(torch.zeros_like(real), made, 200)] == [0, 2]
     real[0, :, 4] = 255  # a flash is no small thing
-    assert [int(x) for x in bright_found(real, real, 200)] == [0, 0]
-    assert [int(x) for x in bright_right(real, made, 200)] == [0, 0]
+    assert [int(x) for x in bright_recall_counts(real, real, 200)] == [0, 0]
+    assert [int(x) for x in bright_precision_counts(real, made, 200)] == [0, 0]
 
 
 def test_intervals_cover_and_pairing_narrows_them() -> None:

@@ -16,35 +16,35 @@ NEAR = 2  # pixels: largest distance at which a bright pixel counts as found
 CHUNK = 256  # frames compared at once, to bound memory
 
 
-def psnr(real: Tensor, made: Tensor, mask: Tensor | None = None) -> Tensor:
+def psnr(real: Tensor, candidate: Tensor, mask: Tensor | None = None) -> Tensor:
     """Peak signal-to-noise ratio of each frame, in dB; at most 100.
 
     Args:
-        real, made: (N, H, W, 3) uint8.
+        real, candidate: (N, H, W, 3) uint8.
         mask: (N, H, W) bool, the pixels that count; None for all.
 
     Returns:
         (N,) float64, NaN where no pixel counts.
     """
-    error = ((real.double() - made.double()) / 255).square().mean(-1)  # (N, H, W)
+    error = ((real.double() - candidate.double()) / 255).square().mean(-1)  # (N, H, W)
     mse = error.mean((1, 2)) if mask is None else (error * mask).sum((1, 2)) / mask.sum((1, 2))
     return -10 * mse.clamp_min(1e-10).log10()
 
 
-def ssim(real: Tensor, made: Tensor) -> Tensor:
+def ssim(real: Tensor, candidate: Tensor) -> Tensor:
     """Structural similarity (Wang et al. 2004): Gaussian window of 11 pixels, no padding, mean over colours.
 
     Args:
-        real, made: (N, H, W, 3) uint8; H and W at least 11.
+        real, candidate: (N, H, W, 3) uint8; H and W at least 11.
 
     Returns:
         (N,) float64, 1 for equal frames.
     """
-    return torch.cat([_ssim(a, b) for a, b in zip(real.split(CHUNK), made.split(CHUNK), strict=True)])
+    return torch.cat([_ssim(a, b) for a, b in zip(real.split(CHUNK), candidate.split(CHUNK), strict=True)])
 
 
-def _ssim(real: Tensor, made: Tensor) -> Tensor:
-    x, y = (frames.permute(0, 3, 1, 2).float() for frames in (real, made))  # (N, 3, H, W)
+def _ssim(real: Tensor, candidate: Tensor) -> Tensor:
+    x, y = (frames.permute(0, 3, 1, 2).float() for frames in (real, candidate))  # (N, 3, H, W)
     rows, columns = _gaussian_matrix(x.shape[2], x.device), _gaussian_matrix(x.shape[3], x.device)
 
     def smooth(values: Tensor) -> Tensor:
@@ -85,27 +85,27 @@ def changed(before: Tensor, after: Tensor) -> Tensor:
     return (after.short() - before.short()).abs().amax(-1) > CHANGED
 
 
-def bright_found(real: Tensor, made: Tensor, threshold: int) -> tuple[Tensor, Tensor]:
+def bright_recall_counts(real: Tensor, candidate: Tensor, threshold: int) -> tuple[Tensor, Tensor]:
     """Count small bright pixels of each real frame, and how many have a bright dreamed pixel at most `NEAR` away.
 
     Args:
-        real, made: (N, H, W, 3) uint8.
+        real, candidate: (N, H, W, 3) uint8.
         threshold: a pixel whose largest colour is above this is bright.
 
     Returns:
         Number found and number in total, (N,) int64 each; their ratio is the recall.
     """
     bright = small_bright(real, threshold)  # (N, H, W)
-    return (bright & _dilate(brightness(made) > threshold)).sum((1, 2)), bright.sum((1, 2))
+    return (bright & _dilate(brightness(candidate) > threshold)).sum((1, 2)), bright.sum((1, 2))
 
 
-def bright_right(real: Tensor, made: Tensor, threshold: int) -> tuple[Tensor, Tensor]:
+def bright_precision_counts(real: Tensor, candidate: Tensor, threshold: int) -> tuple[Tensor, Tensor]:
     """Count bright pixels of each dreamed frame, and how many have a bright real pixel at most `NEAR` away.
 
     Nothing is counted where the real frame flashes; a dreamed flash where the real frame has none counts in full.
 
     Args:
-        real, made: (N, H, W, 3) uint8.
+        real, candidate: (N, H, W, 3) uint8.
         threshold: a pixel whose largest colour is above this is bright.
 
     Returns:
@@ -113,7 +113,7 @@ def bright_right(real: Tensor, made: Tensor, threshold: int) -> tuple[Tensor, Te
     """
     bright = brightness(real) > threshold  # (N, H, W)
     no_flash = bright.float().mean((1, 2)) <= MAX_BRIGHT
-    dreamed = (brightness(made) > threshold) & no_flash[:, None, None]
+    dreamed = (brightness(candidate) > threshold) & no_flash[:, None, None]
     return (dreamed & _dilate(bright)).sum((1, 2)), dreamed.sum((1, 2))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from worldmodel.metrics.dream_rollouts import predict
 from worldmodel.metrics.evaluation_run import EvaluationRun
-from worldmodel.metrics.frame_scores import WINDOW, bright_found, bright_right, changed, psnr, ssim
+from worldmodel.metrics.frame_scores import WINDOW, bright_precision_counts, bright_recall_counts, changed, psnr, ssim
 from worldmodel.metrics.metric import Metric, MetricValue
 from worldmodel.metrics.statistics import Estimate, ratio
 from worldmodel.prior.interface import CodeClip
@@ -58,11 +58,11 @@ def scores(run: EvaluationRun) -> Scores:
     return {name: {measure: joined(name, measure) for measure in chunks[0][name]} for name in chunks[0]}
 
 
-def compare(real: Tensor, made: Tensor, last: Tensor, threshold: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def compare(real: Tensor, candidate: Tensor, last: Tensor, threshold: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Compare frames with the real ones.
 
     Args:
-        real, made: (B, n, H, W, 3) uint8.
+        real, candidate: (B, n, H, W, 3) uint8.
         last: (B, 1, H, W, 3) uint8, last frame of the context.
         threshold: a pixel whose largest colour is above this is bright.
 
@@ -70,15 +70,15 @@ def compare(real: Tensor, made: Tensor, last: Tensor, threshold: int) -> dict[st
         measure -> numerators and denominators, (B, n) each; SSIM only of frames of 11 pixels and more.
     """
     shape = real.shape[:2]
-    x, y = real.flatten(0, 1), made.flatten(0, 1)
+    x, y = real.flatten(0, 1), candidate.flatten(0, 1)
     moved = changed(last.expand_as(real).flatten(0, 1), x)
     one = torch.ones(len(x))
     any_moved = moved.flatten(1).any(1)
     pairs = {
         "psnr": (psnr(x, y), one),
         "psnr_changed": (torch.where(any_moved, psnr(x, y, moved), 0.0), any_moved),
-        "bright_recall": bright_found(x, y, threshold),
-        "bright_precision": bright_right(x, y, threshold),
+        "bright_recall": bright_recall_counts(x, y, threshold),
+        "bright_precision": bright_precision_counts(x, y, threshold),
     }
     if min(real.shape[2:4]) >= WINDOW:
         pairs["ssim"] = (ssim(x, y), one)

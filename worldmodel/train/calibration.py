@@ -11,7 +11,7 @@ import torch
 from worldmodel.train.code_cache import CodeCache
 from worldmodel.world.world_model import WorldModel
 
-CLIP_LENGTH = 12  # frames of a clip, beside those of its context
+CLIP_LENGTH = 12  # frames of a clip, without its context
 BATCH_SIZE = 64  # clips
 MAX_STEPS = 40_000
 
