@@ -179,6 +179,23 @@ def test_training_begins_with_given_weights(
         torch.testing.assert_close(world.tokenizer.get_parameter(name), weight, atol=1e-9, rtol=0)
 
 
+def test_a_tilde_means_the_home_directory(
+    data: Dataset, world_dir: Path, tokenizer_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(world_dir, tmp_path / "world")
+    shutil.copytree(tokenizer_dir, tmp_path / "tokenizer")
+    world = WorldModel.from_pretrained("~/world")
+    world.save_pretrained("~/copy")
+    TokenizerCheckpoint.from_pretrained("~/tokenizer").save_pretrained("~/codes")
+    train_tokenizer(data, "~/short", short(2), init_from="~/world")
+    train_prior("~/codes", data, "~/prior", short(2), init_from=None)
+    train_world(data, "~/again", short(2), init_from="~/tokenizer")
+    names = {"world", "tokenizer", "copy", "codes", "short", "prior", "again"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
 # -- the loop ----------------------------------------------------------------------------------------------
 
 

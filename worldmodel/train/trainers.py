@@ -78,13 +78,13 @@ def train_world(
     identity = _identity(config, data, init_from)
     torch.manual_seed(config.seed)
     world = WorldModel(config.tokenizer, config.prior, make_world_spec(data)).to(runtime.device)
-    init_is_world = init_from is not None and is_world(Path(init_from))
+    init_is_world = init_from is not None and is_world(Path(init_from).expanduser())
     if init_from is not None:
         source = TokenizerCheckpoint.from_pretrained(init_from, runtime.device)
         _copy_weights(source.tokenizer, world.tokenizer, init_from)
         if init_is_world:
             _copy_weights(WorldModel.from_pretrained(init_from, runtime.device).prior, world.prior, init_from)
-    workspace = Workspace(Path(out), WORLD, force)
+    workspace = Workspace(Path(out).expanduser(), WORLD, force)
     with disk_errors(workspace.out):
         if workspace.begin(identity, runtime):
             run = TrainingRun(workspace.folder, runtime, progress, draw_dreams)
@@ -133,7 +133,7 @@ def train_tokenizer(
     if init_from is not None:
         source = TokenizerCheckpoint.from_pretrained(init_from, runtime.device)
         _copy_weights(source.tokenizer, tokenizer, init_from)
-    workspace = Workspace(Path(out), TOKENIZER, force)
+    workspace = Workspace(Path(out).expanduser(), TOKENIZER, force)
     with disk_errors(workspace.out):
         if workspace.begin(identity, runtime):
             run = TrainingRun(workspace.folder, runtime, progress)
@@ -195,7 +195,7 @@ def train_prior(
                 "leave it out, or give its own tokenizer."
             )
         _copy_weights(other.prior, world.prior, init_from)
-    workspace = Workspace(Path(out), WORLD, force)
+    workspace = Workspace(Path(out).expanduser(), WORLD, force)
     with disk_errors(workspace.out):
         if workspace.begin(identity, runtime):
             run = TrainingRun(workspace.folder, runtime, progress, draw_dreams)
@@ -232,7 +232,7 @@ def _identity(config: Any, data: Dataset, init_from: str | Path | None) -> dict[
     """Everything that determines the result of a training, as JSON."""
     identity = json.loads(json.dumps({"config": asdict(config), "dataset": data.fingerprint}))
     if init_from is not None:
-        config_path = Path(init_from) / "config.json"  # holds the sha256 of the weights
+        config_path = Path(init_from).expanduser() / "config.json"  # holds the sha256 of the weights
         if not config_path.is_file():
             raise UserError(f"init_from={init_from}: wanted the directory of a world or of a tokenizer.")
         identity["init_from"] = hashlib.sha256(config_path.read_bytes()).hexdigest()

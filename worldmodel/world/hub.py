@@ -27,7 +27,7 @@ def find_world(world: str | Path) -> Path:
     Raises:
         UserError: there is no such directory and no shipped world of that name.
     """
-    path = Path(world)
+    path = Path(world).expanduser()
     if path.is_dir():
         return path
     names = shipped_worlds()

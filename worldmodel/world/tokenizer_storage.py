@@ -62,7 +62,7 @@ class TokenizerCheckpoint:
             "report": self.report,
         }
         weights = {WEIGHTS: self.tokenizer.state_dict()}
-        write_directory(Path(directory), TOKENIZER, with_checksum(facts), weights, self._card(), extras)
+        write_directory(Path(directory).expanduser(), TOKENIZER, with_checksum(facts), weights, self._card(), extras)
 
     @staticmethod
     def from_pretrained(directory: str | Path, device: str | torch.device = "cpu") -> TokenizerCheckpoint:
@@ -78,7 +78,7 @@ class TokenizerCheckpoint:
         Raises:
             UserError: neither a tokenizer nor a world, another version, or damaged.
         """
-        path = Path(directory)
+        path = Path(directory).expanduser()
         if is_world(path):
             world = WorldModel.from_pretrained(path, device)
             spec = world.spec

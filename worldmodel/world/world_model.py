@@ -161,7 +161,7 @@ class WorldModel(nn.Module):
         Raises:
             UserError: the directory holds something that is not a world.
         """
-        write_world(self, Path(directory), extras)
+        write_world(self, Path(directory).expanduser(), extras)
 
     @staticmethod
     def from_pretrained(directory: str | Path, device: str | torch.device = "cpu") -> WorldModel:
