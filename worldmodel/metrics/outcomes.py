@@ -48,7 +48,7 @@ class EventPredictions:
 
 
 @dataclass(frozen=True)
-class OutcomePredictions:
+class StepOutcomes:
     """Predictions of every step evaluated; `hits` is None in a world without a status."""
 
     ends: EventPredictions
@@ -83,7 +83,7 @@ def cover_episodes(lengths: np.ndarray, length: int, overlap: int) -> dict[int, 
     return {frames: np.asarray(rows, np.int64) for frames, rows in clips.items()}
 
 
-def predict_outcomes(run: EvaluationRun) -> OutcomePredictions:
+def evaluate_outcomes(run: EvaluationRun) -> StepOutcomes:
     """Predictions of the prior for whole episodes of the split, always conditioned on what was recorded."""
     columns = _predicted_columns(run)
     rates = _train_rates(run)
@@ -101,7 +101,7 @@ def predict_outcomes(run: EvaluationRun) -> OutcomePredictions:
             has_status,
         )
 
-    return OutcomePredictions(
+    return StepOutcomes(
         events("ended", "has_end"),
         events("hit", "goes_on") if has_status else None,
         columns["predicted_reward"],
@@ -175,7 +175,7 @@ def _train_rates(run: EvaluationRun) -> dict[str, tuple[float, np.ndarray]]:
 
 
 def _events(run: EvaluationRun, event: str) -> EventPredictions | None:
-    predictions = run.cached(predict_outcomes)
+    predictions = run.cached(evaluate_outcomes)
     events = predictions.ends if event == "end" else predictions.hits
     return events if events is not None and len(events.truth) else None
 
@@ -224,7 +224,7 @@ def mean_probability(run: EvaluationRun, event: str) -> list[MetricValue]:
 
 def reward_error(run: EvaluationRun) -> list[MetricValue]:
     """Root mean squared error, compared with that of predicting the training split's mean."""
-    outcomes = run.cached(predict_outcomes)
+    outcomes = run.cached(evaluate_outcomes)
 
     def error(predicted: np.ndarray | float) -> Estimate:
         squares = (predicted - outcomes.true_rewards) ** 2

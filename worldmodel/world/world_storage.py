@@ -38,6 +38,7 @@ class StoredWorld:
 
     Attributes:
         path: the directory.
+        version: version of its format.
         spec: the environment that the world was learned from.
         tokenizer: size of the tokenizer.
         prior: size of the prior.
@@ -49,6 +50,7 @@ class StoredWorld:
     """
 
     path: Path
+    version: int
     spec: WorldSpec
     tokenizer: TokenizerConfig
     prior: PriorConfig
@@ -108,7 +110,8 @@ def read_world(path: Path) -> StoredWorld:
         starts = Starts.from_tensors(load_file(path / WORLD.files[1]))
     except (SafetensorError, KeyError, TypeError) as error:
         raise UserError(f"{path}: its weights or starts cannot be read ({error}).") from error
-    return StoredWorld(path, spec, tokenizer, prior, expected_hash, report, weights, starts, has_checksum)
+    version = int(config["version"])
+    return StoredWorld(path, version, spec, tokenizer, prior, expected_hash, report, weights, starts, has_checksum)
 
 
 def check_entries(config: dict[str, Any], entries: tuple[str, ...]) -> None:
