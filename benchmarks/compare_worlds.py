@@ -30,7 +30,7 @@ from worldmodel.metrics import EvaluationSettings, evaluate
 from worldmodel.prior import Sampling
 from worldmodel.train.presets import DOOM_TAKE_COVER_DEMO, DOOM_TAKE_COVER_FLAT
 from worldmodel.train.trainers import train_prior, train_tokenizer
-from worldmodel.train.training_config import PriorTraining, TokenizerTraining, WorldConfig, half
+from worldmodel.train.training_config import PriorTraining, TokenizerTraining, WorldConfig, stage_config
 from worldmodel.world.world_model import WorldModel
 
 BASE = replace(DOOM_TAKE_COVER_DEMO, prior=replace(DOOM_TAKE_COVER_DEMO.prior, order="columns", rare_weight=4.0))
@@ -56,8 +56,8 @@ ROWS: dict[str, WorldConfig] = {
     "columns, rare pixels not weighted": replace(BASE, tokenizer=replace(BASE.tokenizer, rare_weight=1.0)),
 }
 METRICS = (
-    "orders", "life", "hit_rate", "end_rate", "bright_share", "motion", "nats", "control_gap", "bright_recall",
-    "end_precision", "end_calibration", "end_mean", "hit_precision", "hit_calibration", "hit_mean",
+    "policy_order", "steps_survived", "hit_rate", "end_rate", "bright_share", "motion", "nats", "control_gap",
+    "bright_recall", "end_precision", "end_calibration", "end_mean", "hit_precision", "hit_calibration", "hit_mean",
 )  # fmt: skip
 
 
@@ -72,9 +72,9 @@ def train_row(name: str, config: WorldConfig, seed: int, args: argparse.Namespac
     config = replace(config, seed=seed, **loops)
     frames = "whole" if config.crop is None else "crop"
     codes = args.work / f"tokenizer-{frames}-{config.tokenizer.rare_weight:g}-{seed}"
-    train_tokenizer(args.data, codes, half(config, TokenizerTraining), device="cpu")
+    train_tokenizer(args.data, codes, stage_config(config, TokenizerTraining), device="cpu")
     out = args.work / f"{slug(name)}-{seed}"
-    return train_prior(codes, args.data, out, half(config, PriorTraining), device="cpu")
+    return train_prior(codes, args.data, out, stage_config(config, PriorTraining), device="cpu")
 
 
 def speed(world: WorldModel, rows: int, seconds: float = 4.0) -> float:
@@ -162,12 +162,12 @@ def gather(args: argparse.Namespace) -> None:
 
 def figure(row: dict[str, Any], metric: str) -> list[dict[str, Any]]:
     """The figures of one metric of a row."""
-    return next(section[metric]["figures"] for section in row["sections"].values() if metric in section)
+    return next(section[metric]["values"] for section in row["sections"].values() if metric in section)
 
 
 def summary(row: dict[str, Any]) -> str:
     """A line."""
-    kept, nats = (figure(row, name)[0]["value"]["mean"] for name in ("orders", "nats"))
+    kept, nats = (figure(row, name)[0]["value"]["mean"] for name in ("policy_order", "nats"))
     return f"orders kept {kept:.2f}, {nats:.3f} nats a code, {row['steps_per_second']} steps/s"
 
 

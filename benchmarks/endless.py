@@ -34,8 +34,8 @@ from worldmodel.common.files import atomic_path
 from worldmodel.common.memory import keep_freed_memory
 from worldmodel.common.run_info import code_version, machine
 from worldmodel.data import Dataset
+from worldmodel.metrics.evaluation_run import EvaluationRun, EvaluationSettings
 from worldmodel.metrics.frame_scores import small_bright
-from worldmodel.metrics.world_trial import EvaluationSettings, WorldTrial
 from worldmodel.prior import FlatPrior
 from worldmodel.prior.flat.flat_prior import FlatState
 from worldmodel.prior.interface import CodeClip
@@ -78,7 +78,7 @@ def nats(prior: FlatPrior, clip: CodeClip, way: str) -> Tensor:
     return torch.cat(said, 1) / math.prod(prior.grid)
 
 
-def likelihood(trial: WorldTrial, prior: FlatPrior) -> dict[str, Any]:
+def likelihood(trial: EvaluationRun, prior: FlatPrior) -> dict[str, Any]:
     """By way: nats by frame with their standard errors, and two cliffs, paired by clip.
 
     "cliff": frames W+1..4W less frames W/2..W, which also holds what changes in a clip as it goes on. "less recompute":
@@ -188,7 +188,7 @@ class Looks:
         return {"frames": self.sums["frames"].astype(int).tolist(), **told}
 
 
-def policy_of(trial: WorldTrial, name: str) -> tuple[str, np.ndarray]:
+def policy_of(trial: EvaluationRun, name: str) -> tuple[str, np.ndarray]:
     """Who plays, and its episodes of the split: the one asked for, or that whose recordings last longest."""
     data, split = trial.data, trial.data.episodes_of(trial.settings.split)
     numbers = {p: np.array([e for e in split if data.policies[e] == p], np.int64) for p in sorted(trial.policies)}
@@ -203,14 +203,14 @@ def policy_of(trial: WorldTrial, name: str) -> tuple[str, np.ndarray]:
 
 
 @torch.no_grad()
-def free_run(trial: WorldTrial, prior: FlatPrior, policy: str) -> dict[str, Any]:
+def free_run(trial: EvaluationRun, prior: FlatPrior, policy: str) -> dict[str, Any]:
     """Rates by age of the recordings and of each way's dreams."""
     settings, world, data = trial.settings, trial.world, trial.data
     policy, episodes = policy_of(trial, policy)
     chosen = np.random.default_rng(settings.seed).permutation(episodes)[: settings.rows]
 
     def looks() -> Looks:
-        return Looks(settings.horizon, prior.num_codes, trial.train.bright)
+        return Looks(settings.horizon, prior.num_codes, trial.train.bright_threshold)
 
     real = looks()
     for number in chosen:
@@ -280,7 +280,7 @@ def main() -> None:
         args.split, clips=args.clips, ahead=ahead, horizon=args.horizon, rows=args.rows, seed=args.seed
     )
     with Dataset.open_cropped(args.data, world.spec.pixels) as data:
-        trial = WorldTrial(world, data, policies_of(data), settings, print_progress)
+        trial = EvaluationRun(world, data, policies_of(data), settings, print_progress)
         found = {
             "window": prior.memory,
             "likelihood": likelihood(trial, prior),

@@ -118,7 +118,7 @@ class Pace:
         self.last, self.printed = (0.0, 0), 0.0
 
     def __call__(self, stage: str, done: int, total: int, figures: dict[str, float]) -> None:
-        """As `worldmodel.train.loop.Progress`."""
+        """As `worldmodel.train.training_run.Progress`."""
         now = time.monotonic()
         self.first = self.first or (now, done)
         self.last = (now, done)

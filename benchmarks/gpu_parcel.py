@@ -67,10 +67,10 @@ def unpack(folder: Path, out: Path) -> None:
         UserError: a file is missing, or only the tokenizer travelled.
     """
     from worldmodel.common.errors import UserError
-    from worldmodel.prior import PriorConfig
-    from worldmodel.tokenizer import TokenizerConfig
     from worldmodel.world.starts import Starts
-    from worldmodel.world.world_model import WorldModel, WorldSpec, _converter
+    from worldmodel.world.world_model import WorldModel
+    from worldmodel.world.world_spec import WorldSpec
+    from worldmodel.world.world_storage import read_sizes
 
     tensors: dict[str, Tensor] = {}
     count, facts = 0, {}
@@ -83,8 +83,7 @@ def unpack(folder: Path, out: Path) -> None:
         raise UserError(
             f"{folder} holds {len(paths)} of {count} files of a whole world; copy all that came of the run."
         )
-    tokenizer = _converter.structure(facts["tokenizer"], TokenizerConfig)
-    prior: Any = _converter.structure(facts["prior"], PriorConfig)
+    tokenizer, prior = read_sizes(facts)
     world = WorldModel(tokenizer, prior, WorldSpec.from_json(facts["spec"]))
     state = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
     world.load_state_dict({name: tensor.to(world.state_dict()[name].dtype) for name, tensor in state.items()})

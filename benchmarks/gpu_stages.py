@@ -236,7 +236,7 @@ class Run:
 
     def _prior(self, config: Any, out: Path, minutes: float) -> dict[str, Any]:
         from worldmodel.train import train_prior
-        from worldmodel.train.training_loops import sampler_of
+        from worldmodel.train.training_loops import clip_sampler
 
         pace, loop = Pace(self.books), config.train_prior
         with self.data() as data:
@@ -244,7 +244,7 @@ class Run:
             world = train_prior(tokenizer, data, out, config, minutes=minutes, device=self.device, progress=pace)
             # a clip's last frame is learned, and all of one that begins its episode
             long = data.lengths[data.episodes_of("train")] + 1 >= loop.clip_length
-            clips = sampler_of(data, loop, config.seed).num_clips
+            clips = clip_sampler(data, loop, config.seed).num_clips
             learned = 1 + (loop.clip_length - 1) * long.sum() / clips
         codes = world.prior.grid[0] * world.prior.grid[1] * loop.batch_size
         return {

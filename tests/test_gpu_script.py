@@ -32,6 +32,7 @@ from worldmodel.train.loop import Loop
 from worldmodel.train.presets import PRESETS
 from worldmodel.train.trainers import train_prior, train_tokenizer, train_world
 from worldmodel.train.training_config import LoopConfig, WorldConfig
+from worldmodel.train.training_run import TrainingRun
 from worldmodel.world.world_model import WorldModel
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -253,10 +254,11 @@ def test_a_budget_is_timed_for_a_share_of_itself(tmp_path: Path) -> None:
     """A dozen steps are an instant on a GPU; until the number of steps is known, the learning rate stays up."""
     config = LoopConfig(minutes=10.0, warmup_steps=20)
     runtime = Runtime(torch.device("cpu"), torch.float32)
-    loop = Loop("tokenizer", tmp_path, torch.nn.Linear(1, 1), config, 0, runtime, lambda _: None, lambda: None)  # type: ignore[arg-type,return-value]
+    run = TrainingRun(tmp_path, runtime)
+    loop = Loop("tokenizer", torch.nn.Linear(1, 1), config, 0, run, lambda _: None, lambda: None)  # type: ignore[arg-type,return-value]
     loop.step = 300
-    assert not loop._timed(5.0)
-    assert loop._timed(20.0)
+    assert not loop._is_timed(5.0)
+    assert loop._is_timed(20.0)
     loop.step = 3
-    assert not loop._timed(20.0)
+    assert not loop._is_timed(20.0)
     assert loop._rate(300) == 1.0

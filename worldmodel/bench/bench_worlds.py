@@ -20,7 +20,8 @@ from worldmodel.prior import CodeClip, FactoredConfig
 from worldmodel.train.presets import PRESETS
 from worldmodel.train.training_config import LoopConfig, WorldConfig
 from worldmodel.world.starts import KIND_EPISODE, Starts
-from worldmodel.world.world_model import WorldModel, WorldSpec
+from worldmodel.world.world_model import WorldModel
+from worldmodel.world.world_spec import WorldSpec
 
 NUM_STARTS = 64
 SPREAD = 0.05  # standard deviation added to every weight of a random prior: at their beginning many are 0

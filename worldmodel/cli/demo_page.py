@@ -47,7 +47,7 @@ def _read(path: Path) -> Any:
 
 def figures_of(judged: dict[str, Any], metric: str) -> list[dict[str, Any]]:
     """The figures of one metric of a judgement; none where it was not measured."""
-    return next((s[metric]["figures"] for s in judged["sections"].values() if metric in s), [])
+    return next((s[metric]["values"] for s in judged["sections"].values() if metric in s), [])
 
 
 def glance(dreamt: dict[str, Any], judged: dict[str, Any], tested: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -60,22 +60,28 @@ def glance(dreamt: dict[str, Any], judged: dict[str, Any], tested: list[dict[str
 
     def compare(metric: str, says: str, rivals: tuple[str, ...], of: str = "", lower: bool = False) -> None:
         for figure in figures_of(judged, metric):
-            if figure["of"].startswith(of):
-                for rival in (name for name in rivals if name in figure["beside"]):
-                    other = figure["beside"][rival]
+            if figure["label"].startswith(of):
+                for rival in (name for name in rivals if name in figure["baselines"]):
+                    other = figure["baselines"][rival]
                     add(says, figure["value"], rival, other, _so(figure["value"], other, lower))
 
-    for figure in figures_of(judged, "orders")[:2]:
-        rival, chance = next(iter(figure["beside"].items()))
-        word = "clearly " if "clearly" in figure["of"] else ""
+    for figure in figures_of(judged, "policy_order")[:2]:
+        rival, chance = next(iter(figure["baselines"].items()))
+        word = "significantly " if "significant" in figure["label"] else ""
         add(f"order of policies {word}kept in free runs: {figure['verdict']}", figure["value"], rival, chance)
-    for metric, says in (("life", "mean steps lived"), ("hit_rate", "hits a step"), ("end_rate", "ends a step")):
+    for metric, says in (
+        ("steps_survived", "mean steps survived"),
+        ("hit_rate", "hits a step"),
+        ("end_rate", "ends a step"),
+    ):
         found = figures_of(judged, metric)
-        longest = max((_steps(figure["of"]) for figure in found), default=0)
+        longest = max((_steps(figure["label"]) for figure in found), default=0)
         for figure in found:
-            if _steps(figure["of"]) == longest:
-                policy = figure["of"].rsplit(",", 1)[0]
-                add(f"{says} under {policy} play, {longest} steps", figure["value"], "real", figure["beside"]["real"])
+            if _steps(figure["label"]) == longest:
+                policy = figure["label"].rsplit(",", 1)[0]
+                add(
+                    f"{says} under {policy} play, {longest} steps", figure["value"], "real", figure["baselines"]["real"]
+                )
     compare("nats", "held-out codes, nats a code", ("other actions", "bigram"), "true", lower=True)
     for figure in figures_of(judged, "control_gap"):
         nothing = {"mean": 0.0, "low": 0.0, "high": 0.0}
@@ -164,10 +170,10 @@ def _learned(out: Path, judged: dict[str, Any]) -> Section:
     section.image(report.curves(panels), "curves")
     words = ""
     for row in figures_of(judged, "reconstruction_psnr"):
-        other = row["beside"]["mean frame"]
+        other = row["baselines"]["mean frame"]
         words = f"Reconstruction of test frames: {_text(row['value'])} dB, the mean frame {_text(other)}."
     for row in figures_of(judged, "perplexity"):
-        most = row["beside"]["all alike"]["mean"]
+        most = row["baselines"]["uniform"]["mean"]
         words += f" Codes in effective use: {row['value']['mean']:.0f} of {most:.0f}."
     return section.text(words)
 

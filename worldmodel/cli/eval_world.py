@@ -79,7 +79,7 @@ def eval_world(config: EvalWorld) -> None:
     from worldmodel.common.runtime import choose_runtime
     from worldmodel.data import Dataset
     from worldmodel.metrics import EvaluationSettings, evaluate, table
-    from worldmodel.metrics.metric_registry import chosen
+    from worldmodel.metrics.metric_registry import select_metrics
     from worldmodel.prior.sampling import Sampling
     from worldmodel.world.world_model import WorldModel
 
@@ -90,7 +90,7 @@ def eval_world(config: EvalWorld) -> None:
     if not config.data:
         raise UserError("eval world: name at least one dataset with --data FILE.")
     names = tuple(name for name in config.metrics.split(",") if name)
-    chosen(names)
+    select_metrics(names)
     settings = EvaluationSettings(
         split=config.split,
         clips=config.clips,

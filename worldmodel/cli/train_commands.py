@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 
+from worldmodel.common.errors import UserError
 from worldmodel.train.presets import PRESETS as WORLDS
-from worldmodel.train.training_config import PriorTraining, TokenizerTraining, WorldConfig, half
+from worldmodel.train.training_config import PriorTraining, TokenizerTraining, WorldConfig, stage_config
 
 if TYPE_CHECKING:
-    from worldmodel.train.loop import Progress
+    from worldmodel.train.training_run import Progress
 
 _Bare = tyro.conf.arg(name="")  # fields become flags without a prefix: --prior.width
 
@@ -37,7 +38,7 @@ class TrainWorld:
     init_from: Path | None = None
     """A world, or a tokenizer, of the same sizes whose weights to begin with."""
     minutes: float | None = None
-    """Budget of both loops together; the preset's own if not given."""
+    """Budget of both loops together; the preset's own if not given. It replaces the preset's number of steps."""
     device: str = "auto"
     """auto, cpu or cuda."""
     preset: str = ""
@@ -67,7 +68,7 @@ class TrainTokenizer:
     init_from: Path | None = None
     """A tokenizer, or a world, of the same sizes whose weights to begin with."""
     minutes: float | None = None
-    """Budget; the preset's own if not given."""
+    """Budget; the preset's own if not given. It replaces the preset's number of steps."""
     device: str = "auto"
     """auto, cpu or cuda."""
     preset: str = ""
@@ -99,7 +100,7 @@ class TrainPrior:
     init_from: Path | None = None
     """A world of the same sizes whose prior's weights to begin with."""
     minutes: float | None = None
-    """Budget; the preset's own if not given."""
+    """Budget; the preset's own if not given. It replaces the preset's number of steps."""
     device: str = "auto"
     """auto, cpu or cuda."""
     preset: str = ""
@@ -114,8 +115,10 @@ class TrainPrior:
 
 for _name, _world in WORLDS.items():
     TrainWorld.PRESETS[_name] = TrainWorld(tyro.MISSING, tyro.MISSING, _world)
-    TrainTokenizer.PRESETS[_name] = TrainTokenizer(tyro.MISSING, tyro.MISSING, half(_world, TokenizerTraining))
-    TrainPrior.PRESETS[_name] = TrainPrior(tyro.MISSING, tyro.MISSING, tyro.MISSING, half(_world, PriorTraining))
+    TrainTokenizer.PRESETS[_name] = TrainTokenizer(tyro.MISSING, tyro.MISSING, stage_config(_world, TokenizerTraining))
+    TrainPrior.PRESETS[_name] = TrainPrior(
+        tyro.MISSING, tyro.MISSING, tyro.MISSING, stage_config(_world, PriorTraining)
+    )
 
 
 def train_world(config: TrainWorld) -> None:
@@ -124,6 +127,7 @@ def train_world(config: TrainWorld) -> None:
     from worldmodel.dream.dream_clips import draw_clips
     from worldmodel.train.trainers import train_world as train
 
+    _check_budget(config)
     with progress_bar() as progress:
         made = train(list(config.data), config.out, config.world, **_how(config, progress), draw_dreams=draw_clips)
     _finish("world", config, made.report)
@@ -134,6 +138,7 @@ def train_tokenizer(config: TrainTokenizer) -> None:
     from worldmodel.cli.data_commands import progress_bar
     from worldmodel.train.trainers import train_tokenizer as train
 
+    _check_budget(config)
     with progress_bar() as progress:
         made = train(list(config.data), config.out, config.training, **_how(config, progress))
     _finish("tokenizer", config, made.report)
@@ -145,6 +150,7 @@ def train_prior(config: TrainPrior) -> None:
     from worldmodel.dream.dream_clips import draw_clips
     from worldmodel.train.trainers import train_prior as train
 
+    _check_budget(config)
     with progress_bar() as progress:
         made = train(
             config.tokenizer,
@@ -155,6 +161,30 @@ def train_prior(config: TrainPrior) -> None:
             draw_dreams=draw_clips,
         )
     _finish("prior", config, made.report)
+
+
+def _check_budget(config: TrainWorld | TrainTokenizer | TrainPrior) -> None:
+    """Refuse --minutes together with a number of steps; the number of a preset gives way to --minutes.
+
+    Raises:
+        UserError: both are given.
+    """
+    if config.minutes is None:
+        return
+
+    def training_of(command: Any) -> Any:
+        return command.world if isinstance(command, TrainWorld) else command.training
+
+    training, preset = training_of(config), type(config).PRESETS.get(config.preset)
+    default = type(training)() if preset is None else training_of(preset)
+    for name in ("train_tokenizer", "train_prior"):
+        steps = getattr(training, name).num_steps if hasattr(training, name) else 0
+        if steps and steps != getattr(default, name).num_steps:
+            flag = f"--{name.replace('_', '-')}.num-steps"
+            raise UserError(
+                f"--minutes {config.minutes:g} and {flag} {steps} contradict each other: give a time or a number of "
+                "steps."
+            )
 
 
 def _how(config: TrainWorld | TrainTokenizer | TrainPrior, progress: Progress) -> dict[str, Any]:
