@@ -27,8 +27,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodel.cli import report
 from worldmodel.cli.eval_world import policies_of
+from worldmodel.cli.plots import line_plots
 from worldmodel.common.errors import UserError
 from worldmodel.common.files import atomic_path
 from worldmodel.common.memory import keep_freed_memory
@@ -250,7 +250,7 @@ def picture(found: dict[str, Any]) -> bytes:
             told = [(x, y) for x, y in zip(run["until step"], run[way][name], strict=True) if y is not None]
             lines.append((way, *map(list, zip(*told, strict=True))))
         panels.append(("step", title, lines))
-    return report.curves(panels)
+    return line_plots(panels)
 
 
 def main() -> None:

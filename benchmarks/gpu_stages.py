@@ -418,7 +418,7 @@ class Run:
 
     def pictures(self) -> dict[str, Any]:
         """Test clips, drawn by a seed: real, through the codes, dreamed."""
-        from worldmodel.cli import report
+        from worldmodel.cli.videos import frame_strips, write_side_by_side_gif
         from worldmodel.common.files import atomic_path
         from worldmodel.dream.dream_clips import compare_clip
 
@@ -434,15 +434,15 @@ class Run:
             shown = {f"real {i}": clip.real, "through\nthe codes": clip.reconstructed, "dreamed": clip.dreamed}
             rows += [(label, part[::every][:STRIP]) for label, part in shown.items()]
         with atomic_path(self.books.out / "strip.png") as temporary:
-            temporary.write_bytes(report.strips(rows))
+            temporary.write_bytes(frame_strips(rows))
         videos = [np.concatenate([clip.real, clip.dreamed], axis=1) for clip in clips]  # real above dreamed
-        report.side_by_side_gif(self.books.out / "dream.gif", videos)
+        write_side_by_side_gif(self.books.out / "dream.gif", videos)
         places = [{"episode": int(n), "frame": m} for n, m in zip(numbers, moments, strict=True)]
         return {"clips": places, "frames": frames, "every": every}
 
     def curves(self) -> dict[str, Any]:
         """What was learned when."""
-        from worldmodel.cli import report
+        from worldmodel.cli.plots import line_plots, read_json_lines
         from worldmodel.common.files import atomic_path
 
         panels: list[Any] = []
@@ -452,7 +452,7 @@ class Run:
             ("flat prior: nats a code", self.flat_path / "training/prior.jsonl", "step", "codes"),
             ("return in the dream", self.work / "policy/curve.jsonl", "minutes", "return_mean"),
         ):
-            rows = report.read_jsonl(path) if path.exists() else []
+            rows = read_json_lines(path) if path.exists() else []
             lines = []
             for name in (y, f"val/{y}"):
                 found = [(row[x], row[name]) for row in rows if name in row]
@@ -461,7 +461,7 @@ class Run:
             if lines:
                 panels.append((x, title, lines))
         with atomic_path(self.books.out / "curves.png") as temporary:
-            temporary.write_bytes(report.curves(panels))
+            temporary.write_bytes(line_plots(panels))
         return {"panels": [title for _, title, _ in panels]}
 
 

@@ -42,9 +42,9 @@ def test_help_is_quick_and_loads_no_torch() -> None:
 
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_every_verb_has_a_config_with_an_example_and_a_function(verb: str) -> None:
-    config_class = cli._load(cli.VERBS[verb].config)
+    config_class = cli.load_entry(cli.VERBS[verb].config)
     assert f"worldmodel {verb}" in config_class.__doc__, "its docstring shows an example"
-    assert callable(cli._load(cli.VERBS[verb].function))
+    assert callable(cli.load_entry(cli.VERBS[verb].function))
     example = next(
         line.strip() for line in config_class.__doc__.splitlines() if line.strip().startswith(f"worldmodel {verb}")
     )

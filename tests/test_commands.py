@@ -115,19 +115,19 @@ def test_benchmarks_write_machine_and_versions(tmp_path: Path, capsys: pytest.Ca
 def test_the_demo_goes_on_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import worldmodel.cli.demo as demo
+    from worldmodel.cli import demo_stages
 
     out = tmp_path / "demo"
     arguments = [
         "demo", "--env", "toy", "--episodes", "60", "--policy-minutes", "0.05", "--world-minutes", "0.2",
-        "--world-preset", "tiny", "--judge-clips", "8", "--judge-rows", "4", "--test-episodes", "4", "--out", str(out),
+        "--world-preset", "tiny", "--eval-clips", "8", "--eval-rows", "4", "--test-episodes", "4", "--out", str(out),
     ]  # fmt: skip
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(demo, "_learn", stop)
+        patch.setattr(demo_stages, "train", stop)
         with pytest.raises(SystemExit) as exit_:
             cli.main(arguments)
     assert exit_.value.code == 130
@@ -136,6 +136,6 @@ def test_the_demo_goes_on_where_it_stopped(
     assert (out / "cover.h5").stat().st_mtime_ns == recorded
     page = (out / "report.html").read_text()
     assert page.count("data:image/") >= 6
-    for words in ("nats a code", "order of policies kept", "policy that learned only in the dream"):
+    for words in ("nats per code", "order of policies kept", "policy trained only in the dream"):
         assert words in page
     assert 'src="http' not in page

@@ -11,8 +11,8 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
+from worldmodel.cli.action_text import parse_actions
 from worldmodel.cli.command_line import main
-from worldmodel.cli.pictures import parse_actions
 from worldmodel.collect import record
 from worldmodel.common import spaces
 from worldmodel.common.errors import UserError
