@@ -60,7 +60,7 @@ class LearnerConfig:
         config = replace(DOOM_TAKE_COVER_DEMO, prior=replace(DOOM_TAKE_COVER_DEMO.prior, **way))
         world, loop = random_world(config, FRAME), config.train_prior
         self.prior = world.prior.train()
-        self.clip = random_clip(world, loop.batch_size, loop.clip_length, all_learned=False)
+        self.clip = random_clip(world, loop.batch_size, loop.clip_length, all_frames=False)
         self.optimiser = torch.optim.AdamW(self.prior.parameters(), lr=loop.learning_rate)
 
     def run(self) -> int:

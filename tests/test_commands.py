@@ -104,7 +104,7 @@ def test_bad_files_are_one_sentence(toy: Path, tmp_path: Path, capsys: pytest.Ca
 def test_benchmarks_write_machine_and_versions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "loader.json"
     text = said(capsys, "bench", "loader", "--episodes", "4", "--steps", "40", "--seconds", "0.05", "--out", str(out))
-    assert "ours_ram" in text
+    assert "clip_sampler_ram" in text
     result = json.loads(out.read_text())
     assert {"machine", "packages", "code_version", "rows"} <= set(result)
     text = said(capsys, "bench", "collect", "--env", "toy", "--episodes", "6", "--rounds", "1")
