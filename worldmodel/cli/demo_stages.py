@@ -6,7 +6,6 @@ Shapes: T frames, H x W pixels. Frames are (T, H, W, 3) uint8.
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,16 +129,18 @@ def policy(config: Demo, world: Path, out: Path) -> None:
 
 def _steps_per_second(env: Any, rows: int, seed: int, seconds: float = 4.0) -> float:
     """Whole steps per second, of all rows together, through a gymnasium (vector) environment; random actions."""
+    from worldmodel.bench.timing import Job, Measurement
+
     env.reset(seed=seed)
     env.action_space.seed(seed)
     env.step(env.action_space.sample())
-    begin, steps = time.perf_counter(), 0
-    while time.perf_counter() - begin < seconds:
+
+    def step() -> None:
         _, _, terminated, truncated, _ = env.step(env.action_space.sample())
-        steps += rows
         if rows == 1 and (terminated or truncated):
             env.reset()
-    return steps / (time.perf_counter() - begin)
+
+    return rows * Measurement.of(Job(step, seconds)).rate
 
 
 def _draw_clips(world: WorldModel, data: Dataset, seed: int, out: Path) -> None:
