@@ -1,6 +1,6 @@
-"""For all tests: one torch thread (two tests run side by side), which sleeps while it waits (worldmodel/cli.py).
+"""For all tests: one torch thread, since two tests run at a time, and threads that sleep while they wait.
 
-Read when torch is loaded, so set before any test module is.
+torch reads both variables when it is loaded, so they are set before any test module is (see `cli.command_line`).
 """
 
 import os

@@ -32,9 +32,9 @@ def test_help_is_quick_and_loads_no_torch() -> None:
     )
     best = 9.0
     for _ in range(3):
-        begun = time.perf_counter()
+        begin = time.perf_counter()
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        best = min(best, time.perf_counter() - begun)
+        best = min(best, time.perf_counter() - begin)
         assert result.returncode == 0, result.stderr
     assert "worldmodel VERB --help" in result.stdout
     assert best < 1.0, f"--help took {best:.2f} s at best"
@@ -79,7 +79,7 @@ def test_every_verb_has_a_config_with_an_example_and_a_function(verb: str) -> No
         (["sample", "--world", "w", "--num", "0", "--out", "x.png"], ["num"]),
     ],
 )
-def test_a_mistake_is_one_sentence_and_exit_code_2(
+def test_a_users_mistake_is_one_sentence_and_exit_code_2(
     arguments: list[str],
     words: list[str],
     tmp_path: Path,
