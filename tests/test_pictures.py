@@ -39,7 +39,9 @@ def run(*words: object) -> int:
     return 0
 
 
-def test_predict_writes_recorded_reconstructed_and_dreamed_frames(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_writes_recorded_reconstructed_and_dreamed_frames(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     base = ("predict", "--world", folder / "w", "--data", folder / "toy.h5", "--episode", 3, "--length", 9)
     for kind in ("png", "gif", "mp4"):
         if kind == "mp4":
@@ -102,7 +104,9 @@ def test_a_users_mistake_is_one_sentence(
     assert not list(tmp_path.iterdir())
 
 
-def test_an_unknown_suffix_and_data_of_another_environment_are_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_suffix_and_data_of_another_environment_are_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run("sample", "--world", folder / "w", "--out", tmp_path / "x.jpeg") == 2
     assert ".png, .gif or .mp4" in capsys.readouterr().err
     record("toy/continuous", "random", tmp_path / "other.h5", episodes=10, progress=False, size=(32, 32))

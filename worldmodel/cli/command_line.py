@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from worldmodel.cli.failures import failure_sentence
 from worldmodel.cli.verbs import VERBS, usage
 from worldmodel.common.errors import UserError, unknown_name
 
@@ -48,7 +49,7 @@ def parse(arguments: list[str]) -> tuple[str, Any]:
         rest, preset = _pop_flag(rest, "--preset")
     default = None
     if saved is not None:
-        default = _load_saved_config(Path(saved), name, config_class)
+        default = _load_saved_config(Path(os.path.expanduser(saved)), name, config_class)
     elif preset is not None:
         if preset not in presets:
             raise unknown_name("preset", preset, presets)
@@ -62,7 +63,29 @@ def parse(arguments: list[str]) -> tuple[str, Any]:
     config = _parse_flags(config_class, f"worldmodel {name}", description, rest, default)
     if preset is not None and any(f.name == "preset" for f in dataclasses.fields(config)):
         config = dataclasses.replace(config, preset=preset)
-    return name, config
+    return name, expand_home(config)
+
+
+def expand_home(value: Any) -> Any:
+    """A config with "~" expanded in all its paths, as a shell does for words that begin with it.
+
+    Shells leave `--out=~/x` and `"~/x"` as they are, and so are paths in saved configs.
+
+    Args:
+        value: a config dataclass, or the value of a field. Besides paths, text that begins with "~/" is expanded: a
+            policy may be named by a file.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+        changed = {name: new for name, old in fields.items() if (new := expand_home(old)) != old}
+        return dataclasses.replace(value, **changed) if changed else value
+    if isinstance(value, tuple):
+        return tuple(expand_home(item) for item in value)
+    if isinstance(value, Path):
+        return Path(os.path.expanduser(value))
+    if isinstance(value, str) and value.startswith("~/"):
+        return os.path.expanduser(value)
+    return value
 
 
 def _split_verb(arguments: list[str]) -> tuple[str, list[str]]:
@@ -149,7 +172,10 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command and exit: 0 done, 2 a mistake of the user's in one sentence, 130 interrupted."""
+    """Run the command and exit.
+
+    Exit codes: 0 done; 2 a mistake of the user's or a failure of the system, in one sentence; 130 interrupted.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
@@ -169,10 +195,14 @@ def main(arguments: list[str] | None = None) -> None:
     except UserError as error:
         print(f"worldmodel: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except OSError as error:
-        if error.errno is None or error.filename is None:
+    except BrokenPipeError:  # the reader of the output has ended, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python fails again when it flushes at exit
+        raise SystemExit(128 + 13) from None  # as if SIGPIPE had ended it
+    except Exception as error:
+        sentence = failure_sentence(error)
+        if sentence is None:
             raise
-        print(f"worldmodel: {error.filename}: {os.strerror(error.errno)}.", file=sys.stderr)
+        print(f"worldmodel: {sentence}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("worldmodel: interrupted; finished work is saved, and the same command continues.", file=sys.stderr)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from worldmodel.common.errors import UserError, unknown_name
+
 
 @dataclass(frozen=True)
 class Demo:
@@ -49,6 +51,17 @@ class Demo:
     # Fields of saved configs that had other names in earlier versions.
     RENAMED_FIELDS: ClassVar[dict[str, str]] = {"judge_clips": "eval_clips", "judge_rows": "eval_rows"}
 
+    def __post_init__(self) -> None:
+        for name in ("episodes", "eval_clips", "eval_rows", "workers", "test_episodes"):
+            least = 2 if name == "test_episodes" else 1
+            if getattr(self, name) < least:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: wanted at least {least}.")
+        if self.seed < 0 or self.world_minutes <= 0 or self.policy_minutes <= 0:
+            raise UserError(
+                f"--seed {self.seed} --world-minutes {self.world_minutes} --policy-minutes {self.policy_minutes}: "
+                "wanted a seed of 0 or more and minutes above 0."
+            )
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -71,12 +84,16 @@ def demo(config: Demo) -> None:
     """Run the stages that are not finished, write report.html and print what to try next.
 
     Raises:
-        UserError: `config.out` holds a demo with another config.
+        UserError: an unknown preset, or `config.out` holds a demo with another config.
     """
     from worldmodel.cli.demo_page import next_commands, write_report
     from worldmodel.cli.progress import print_status
+    from worldmodel.common.files import atomic_path
     from worldmodel.common.run_info import check_same_run, remove_run, save_run_info
+    from worldmodel.train.presets import PRESETS
 
+    if config.world_preset not in PRESETS:
+        raise unknown_name("preset", config.world_preset, PRESETS)
     out, run = config.out, config.out / "run.json"
     if config.force:
         remove_run(out)
@@ -95,7 +112,8 @@ def demo(config: Demo) -> None:
         begin = time.monotonic()
         stage.run()
         seconds[stage.name] = seconds.get(stage.name, 0.0) + time.monotonic() - begin
-        times.write_text(json.dumps(seconds))
+        with atomic_path(times) as temporary:
+            temporary.write_text(json.dumps(seconds))
     write_report(config, out, seconds)
     print(next_commands(config, out))
 

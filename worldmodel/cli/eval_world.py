@@ -42,7 +42,7 @@ class EvalWorld:
     Every figure is compared with trivial baselines. Metrics are rows of `worldmodel.metrics.METRICS`.
 
     Example:
-        worldmodel eval world runs/cover/world --data cover.h5 --out runs/cover/judged.json
+        worldmodel eval world runs/cover --data cover.h5 --out runs/cover-evaluation.json
     """
 
     world: tyro.conf.Positional[Path]

@@ -101,7 +101,7 @@ def _choose_actions(actions: str, recorded: np.ndarray, world: WorldModel, seed:
         return recorded
     if actions == "shuffled":
         return recorded[np.random.default_rng(seed).permutation(len(recorded))]
-    path = Path(actions).expanduser()
+    path = Path(actions)
     if not path.is_file():
         raise UserError(f"--actions {actions}: wanted recorded, shuffled, or a file; there is no such file.")
     parsed = parse_actions(path.read_text(), world.spec.action_space, world.spec.action_labels)

@@ -65,11 +65,13 @@ def write_video(path: Path, video: np.ndarray, kind: str = ".gif", fps: float = 
     import imageio.v3 as iio
 
     large = video.repeat(scale, axis=1).repeat(scale, axis=2)
+    # Encoded in memory: if a write fails, imageio's writer tries again when it is collected, and prints a traceback.
     if kind == ".gif":
-        iio.imwrite(path, large, extension=".gif", duration=1000 / fps, loop=0)
-        return
-    even = large[:, : large.shape[1] // 2 * 2, : large.shape[2] // 2 * 2]
-    iio.imwrite(path, even, extension=".mp4", plugin="pyav", codec="libx264", fps=round(fps))
+        data = iio.imwrite("<bytes>", large, extension=".gif", duration=1000 / fps, loop=0)
+    else:
+        even = large[:, : large.shape[1] // 2 * 2, : large.shape[2] // 2 * 2]
+        data = iio.imwrite("<bytes>", even, extension=".mp4", plugin="pyav", codec="libx264", fps=round(fps))
+    path.write_bytes(data)
 
 
 def write_side_by_side_gif(path: Path, videos: list[np.ndarray], scale: int = 3, fps: float = 9.0) -> None:

@@ -162,5 +162,6 @@ def gif(
         head.paste(label, (x, 0))
     strip[:, :_LABEL] = np.asarray(head)
     with atomic_path(path) as temporary:
-        iio.imwrite(temporary, strip, extension=".gif", duration=1000 / fps, loop=0)
+        # encoded in memory: after a failed write imageio's writer would try again and print a traceback
+        temporary.write_bytes(iio.imwrite("<bytes>", strip, extension=".gif", duration=1000 / fps, loop=0))
     return Path(path)
