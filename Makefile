@@ -20,10 +20,10 @@ demo: .venv/.ok
 	$(BIN)/worldmodel demo --out $(OUT)
 
 test: .venv/.ok
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not gpu"
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu"
 
 test-all: .venv/.ok
-	$(BIN)/pytest -n 2 --dist loadfile --timeout 1800
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --timeout 1800
 
 lint: .venv/.ok
 	$(BIN)/ruff check .
