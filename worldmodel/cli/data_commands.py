@@ -89,15 +89,14 @@ class DataPreview:
 
 def data_preview(config: DataPreview) -> None:
     """Write both images and print their paths."""
-    from worldmodel.common.files import atomic_path
     from worldmodel.data.dataset import Dataset
     from worldmodel.data.preview import contact_sheet, gif
 
     out = config.out or config.file.with_suffix(".preview")
     sheet, animation = out / "contact-sheet.png", out / "episodes.gif"
-    with Dataset(config.file) as data, atomic_path(sheet) as new_sheet, atomic_path(animation) as new_animation:
-        contact_sheet(data, new_sheet, num_episodes=config.episodes)
-        gif(data, new_animation)
+    with Dataset(config.file) as data:
+        contact_sheet(data, sheet, num_episodes=config.episodes)
+        gif(data, animation)
     print(f"{sheet}\n{animation}")
 
 

@@ -162,6 +162,5 @@ def gif(
         head.paste(label, (x, 0))
     strip[:, :_LABEL] = np.asarray(head)
     with atomic_path(path) as temporary:
-        # encoded in memory: after a failed write imageio's writer would try again and print a traceback
-        temporary.write_bytes(iio.imwrite("<bytes>", strip, extension=".gif", duration=1000 / fps, loop=0))
+        iio.imwrite(temporary, strip, extension=".gif", duration=1000 / fps, loop=0)
     return Path(path)
