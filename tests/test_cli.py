@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import importlib
 import json
 import os
 import re
@@ -171,6 +173,28 @@ def test_a_users_mistake_is_one_sentence_and_exit_code_2(
     assert "Traceback" not in message
     assert message.count("\n") == 1
     assert list(tmp_path.iterdir()) == [], "nothing half-written"
+
+
+def flags_of(config_class: Any, prefix: str = "--") -> set[str]:
+    """The flags of a config dataclass; those of a nested one have a prefix."""
+    flags = set()
+    for field in dataclasses.fields(config_class):
+        flags.add(prefix + field.name.replace("_", "-"))
+        if dataclasses.is_dataclass(field.default_factory):
+            flags |= flags_of(field.default_factory, f"{prefix}{field.name.replace('_', '-')}.")
+    return flags
+
+
+@pytest.mark.parametrize("module", sorted({verb.function.split(":")[0] for verb in cli.VERBS.values()}))
+def test_errors_name_flags_of_their_own_verb(module: str) -> None:
+    configs = [cli.load_entry(verb.config) for verb in cli.VERBS.values() if verb.function.startswith(module + ":")]
+    flags = {"--config", "--preset"}.union(*(flags_of(config) for config in configs))
+    source = Path(importlib.import_module(module).__file__ or "").read_text()
+    raised = [ast.unparse(node) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Raise)]
+    # a whole command for another verb is quoted, as 'worldmodel train policy --out DIR'
+    sentences = [re.sub(r"'worldmodel [^']*'", "", text) for text in raised]
+    named = {flag.rstrip(".") for text in sentences for flag in re.findall(r"--[a-z][a-z.-]*", text)}
+    assert named <= flags
 
 
 def test_flags_presets_and_environment_defaults_resolve() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
+import inspect
 import io
 import os
 import signal
@@ -57,7 +58,7 @@ def parse(arguments: list[str]) -> tuple[str, Any]:
     elif hasattr(config_class, "defaults"):
         default = config_class.defaults(rest)
 
-    description = config_class.__doc__
+    description = inspect.cleandoc(config_class.__doc__)
     if presets:
         description += "\n\nPresets (--preset NAME): " + ", ".join(presets)
     config = _parse_flags(config_class, f"worldmodel {name}", description, rest, default)
