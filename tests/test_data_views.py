@@ -114,7 +114,13 @@ def test_contact_sheet_and_gif(tmp_path: Path) -> None:
 
 def test_bench_loader_measures_every_reader(tmp_path: Path) -> None:
     report = bench_loader(num_episodes=10, steps=20, batch_size=8, seconds=0.02, rounds=2, folder=tmp_path)
-    assert set(report["readers"]) == {"ours_ram", "ours_memmap", "h5py_contiguous", "h5py_gzip", "h5py_lzf"}
+    assert set(report["readers"]) == {
+        "clip_sampler_ram",
+        "clip_sampler_memmap",
+        "h5py_contiguous",
+        "h5py_gzip",
+        "h5py_lzf",
+    }
     assert all(reader["clips_per_second"] > 0 for reader in report["readers"].values())
     assert report["readers"]["h5py_gzip"]["bytes"] < report["file_bytes"]
     json.dumps(report)

@@ -9,6 +9,25 @@ import torch
 
 
 @contextmanager
+def default_torch_modes() -> Iterator[None]:
+    """Inside, new tensors are as in a fresh program: float32 by default, and no inference tensors.
+
+    It can decorate a function, e.g. the constructor of a model, whose parameters can then be trained wherever it was
+    built. The generators are not touched.
+    """
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        if torch.is_inference_mode_enabled():
+            with torch.inference_mode(False):
+                yield
+        else:
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+@contextmanager
 def isolated_torch_state() -> Iterator[None]:
     """Run a block, or a function that it decorates, with torch's own defaults, and restore the caller's state.
 
