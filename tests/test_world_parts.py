@@ -152,7 +152,7 @@ def test_tokenizer_shapes_and_missing_frames(shape: tuple[int, int, int]) -> Non
     torch.manual_seed(0)
     tokenizer = FrameTokenizer(TokenizerConfig(width=8, code_width=8, num_codes=8, code_dim=4), shape)
     frames = torch.randint(0, 256, (2, 3, *shape), dtype=torch.uint8)
-    tokenizer.measure([frames[0]])
+    tokenizer.fit_normaliser([frames[0]])
     pixels = frames[0].double().numpy() / 255 - 0.5
     np.testing.assert_allclose(tokenizer.pixel_mean.numpy(), pixels.mean((0, 1, 2)), rtol=1e-5)
     std = np.sqrt(((pixels - pixels.mean((0, 1, 2))) ** 2).mean())

@@ -308,4 +308,4 @@ class Pixels(nn.Module):
 
     def forward(self, codes: Tensor) -> Tensor:
         """(B, h, w) int64 -> (B, H, W, 3) uint8."""
-        return self.tokenizer._decode(codes)
+        return self.tokenizer.decode_units(codes)

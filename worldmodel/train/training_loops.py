@@ -81,7 +81,7 @@ def learn_tokenizer(
         return sampler.locate(0 if config.overfit_one_batch else step)
 
     if not measured:
-        tokenizer.measure(_some_frames(data))
+        tokenizer.fit_normaliser(_some_frames(data))
     check = check_tokenizer(tokenizer, data, settings.clip_length, config.seed, runtime)
     loop = Loop("tokenizer", folder, tokenizer, settings, config.seed, runtime, locate, check, progress)
     ours = process_rows(settings.batch_size)
