@@ -37,8 +37,8 @@ from worldmodel.data import Dataset
 from worldmodel.metrics.frame_scores import small_bright
 from worldmodel.metrics.world_trial import EvaluationSettings, WorldTrial
 from worldmodel.prior import FlatPrior
+from worldmodel.prior.code_clip import CodeClip
 from worldmodel.prior.flat.flat_prior import FlatState
-from worldmodel.prior.interface import CodeClip
 from worldmodel.prior.sampling import Sampling, uniforms
 from worldmodel.world.world_model import WorldModel
 
@@ -142,7 +142,7 @@ class Dreams:
             self.held = half(window)
             self.state = self.read(self.held)
         nought = torch.zeros_like(self.seeds)
-        draws = uniforms(self.seeds, nought, nought + self.time, self.prior.num_draws)
+        draws = uniforms(self.seeds, nought, nought + self.time, self.prior.num_uniforms)
         draws[:, 0] = 1.0  # no hazard reaches it
         out = self.prior.step(self.state, actions, draws, Sampling())
         self.state, self.status = out.state, out.status

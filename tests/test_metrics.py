@@ -422,7 +422,7 @@ def test_fewer_rows_go_on_as_they_would_have(world: WorldModel, data: Dataset) -
 def test_outcomes_are_what_a_dream_would_draw_from(world: WorldModel, data: Dataset) -> None:
     trial = WorldTrial(world, data, {}, SMALL)
     clip = trial.clips.codes
-    expected = world.prior.outcomes(clip)
+    expected = world.prior.predict_outcomes(clip)
     assert expected.status_probs.shape == (*clip.rewards.shape, 4)
     torch.testing.assert_close(expected.status_probs.sum(-1), torch.ones(clip.rewards.shape))
     for frames in (1, 3):

@@ -8,7 +8,7 @@ import torch
 
 from worldmodel.common import spaces
 from worldmodel.common.errors import UserError
-from worldmodel.prior.conditioning import ActionEncoder, ConditionalLayerNorm, action_features, num_features
+from worldmodel.prior.conditioning import ActionEncoder, ConditionalLayerNorm, action_features, num_action_features
 from worldmodel.prior.heads import OutcomeHeads
 from worldmodel.prior.sampling import Sampling, inverse_cdf, philox, uniforms
 from worldmodel.tokenizer import Codebook, FrameTokenizer, TokenizerConfig
@@ -45,7 +45,7 @@ def test_conditional_layer_norm_is_the_papers_formula() -> None:
 def test_actions_of_four_spaces(space: spaces.Space, actions: list, wanted: list) -> None:
     values = torch.tensor(np.asarray(actions, space.dtype))
     np.testing.assert_allclose(action_features(space, values).numpy(), wanted, atol=1e-6)
-    assert action_features(space, values).shape[-1] == num_features(space)
+    assert action_features(space, values).shape[-1] == num_action_features(space)
     encoder = ActionEncoder(space, 4)
     has = torch.tensor([[True, False]])
     out = encoder(values[None], has)
@@ -142,7 +142,7 @@ def test_inverse_cdf_draws_the_softmax() -> None:
     draws = (torch.arange(30000) + 0.5) / 30000
     share = torch.bincount(inverse_cdf(logits.expand(30000, 3), draws), minlength=3) / 30000
     torch.testing.assert_close(share, logits.softmax(0), atol=1e-4, rtol=0)
-    assert Sampling(temperature=0).draw(logits, torch.tensor(0.99)) == 1
+    assert Sampling(temperature=0).sample(logits, torch.tensor(0.99)) == 1
     never = inverse_cdf(torch.tensor([-200.0, 0.0]), torch.tensor(0.0))
     assert never == 1  # a draw of exactly 0 takes no impossible category
 
@@ -196,7 +196,7 @@ def test_ends_are_fitted_to_the_rate_at_which_they_come() -> None:
 
 def shares(sampling: Sampling, logits: torch.Tensor, num: int = 20_000) -> torch.Tensor:
     draws = (torch.arange(num) + 0.5) / num  # every part of [0, 1) alike
-    return torch.bincount(sampling.draw(logits.expand(num, -1), draws), minlength=len(logits)) / num
+    return torch.bincount(sampling.sample(logits.expand(num, -1), draws), minlength=len(logits)) / num
 
 
 def test_sampling_keeps_the_likeliest_and_their_proportions() -> None:

@@ -117,7 +117,7 @@ def _ways(prior: FlatPrior, batch: int) -> list[tuple[str, Way]]:
     return [
         (OURS, Way(cached.frame, 1, f"{memory}")),
         ("appended", Way(appended.frame, 1, f"{memory}")),
-        ("recomputed", Way(recomputed.code, 1 / (network.size - 1), f"{memory}")),
+        ("recomputed", Way(recomputed.code, 1 / (network.num_positions - 1), f"{memory}")),
         ("flushed", Way(until_flushed, flushed.cycle, f"{flushed.half} to {memory}")),
     ]
 

@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from worldmodel.prior.flat.flat_layers import FrameBlock
-from worldmodel.prior.flat.raster_network import RasterNetwork
-from worldmodel.prior.flat.ring_cache import as_read, keep_frame, make_ring
-from worldmodel.prior.flat.rotary import turn
+from worldmodel.prior.flat.flat_layers import FlatBlock
+from worldmodel.prior.flat.frame_sampling import sample_frame
+from worldmodel.prior.flat.raster_transformer import RasterTransformer
+from worldmodel.prior.flat.ring_cache import KeyValueCache, init_ring, store_frame, to_cache_layout
+from worldmodel.prior.flat.rotary import rotate
 from worldmodel.prior.sampling import Sampling
 
 SAMPLING = Sampling()
@@ -41,14 +42,14 @@ class Script:
     draws: Tensor
 
     @staticmethod
-    def random(network: RasterNetwork, rows: int, begin: int, length: int) -> Script:
+    def random(network: RasterTransformer, rows: int, begin: int, length: int) -> Script:
         """Of T = `length` frames, the first n = `begin` of them of random codes."""
         generator = torch.Generator().manual_seed(0)
         shape = (rows, begin, *network.grid)
         return Script(
             torch.randint(network.num_codes, shape, generator=generator),
             torch.randn(rows, length, network.condition_dim, generator=generator),
-            torch.rand(rows, length, network.size - 1, generator=generator),
+            torch.rand(rows, length, network.num_positions - 1, generator=generator),
         )
 
     @property
@@ -63,15 +64,15 @@ class Script:
 
 
 class Cached:
-    """Ours: `RasterNetwork.write` and a ring of keys and values of the last M frames."""
+    """Ours: `sample_frame` and a ring of keys and values of the last M frames."""
 
-    def __init__(self, network: RasterNetwork, script: Script) -> None:
+    def __init__(self, network: RasterTransformer, script: Script) -> None:
         self.network, self.script, self.time = network, script, script.pictures.shape[1]
         seen = script.pictures[:, -network.memory :]
         begin = slice(self.time - seen.shape[1], self.time)
         valid, times = torch.ones(seen.shape[:2], dtype=torch.bool), script.times[:, begin]
-        pairs = network.read(seen, valid, script.conditions[:, begin], times)[2]
-        self.keys, self.values = make_ring(pairs, network.rotary is not None, times, network.memory)
+        pairs = network(seen, valid, script.conditions[:, begin], times)[2]
+        self.keys, self.values = init_ring(pairs, network.rotary is not None, times, network.memory)
         blank = torch.zeros(len(seen), network.memory, dtype=torch.bool)
         self.seen, self.last = blank.scatter(1, times % network.memory, valid), seen[:, -1]
 
@@ -80,11 +81,11 @@ class Cached:
         """Draw the next frame: (B, h, w)."""
         script, network, at = self.script, self.network, self.time % self.script.length
         times = torch.full((len(self.seen),), self.time)
-        past = (self.keys, self.values, self.seen, self.last)
+        past = (KeyValueCache(self.keys, self.values, self.seen), self.last)
         told, draws = script.conditions[:, at], script.draws[:, at]
-        self.last = network.write(*past, times, told, draws, SAMPLING)[0]
+        self.last = sample_frame(network, *past, times, told, draws, SAMPLING)[0]
         slots = times % network.memory
-        keep_frame(self.keys, self.values, slots, network.size)
+        store_frame(self.keys, self.values, slots, network.num_positions)
         self.seen.scatter_(1, slots[:, None], True)
         self.time += 1
         return self.last
@@ -93,22 +94,22 @@ class Cached:
 class Appended:
     """A cache as it is usually written: the layers' modules code by code, keys and values put behind the others."""
 
-    def __init__(self, network: RasterNetwork, script: Script) -> None:
+    def __init__(self, network: RasterTransformer, script: Script) -> None:
         self.network, self.script, self.time = network, script, script.pictures.shape[1]
         seen = script.pictures[:, -network.memory :]
         begin = slice(self.time - seen.shape[1], self.time)
         valid = torch.ones(seen.shape[:2], dtype=torch.bool)
-        self.pairs = network.read(seen, valid, script.conditions[:, begin], script.times[:, begin])[2]
+        self.pairs = network(seen, valid, script.conditions[:, begin], script.times[:, begin])[2]
         self.last = seen[:, -1]
 
     def _block(self, i: int, x: Tensor, told: Tensor, turns: Tensor | None) -> Tensor:
         """A layer at one position: (B, 1, D) -> (B, 1, D)."""
-        block = cast("FrameBlock", self.network.blocks[i])
+        block = cast("FlatBlock", self.network.blocks[i])
         heads, groups = block.num_heads, block.num_kv_heads
         qkv = rearrange(block.qkv(block.norm_attention(x, told)), "b n (a d) -> b a n d", a=heads + 2 * groups)
         q, k, v = qkv.split([heads, groups, groups], 1)  # (B, H or G, 1, d)
         if turns is not None:
-            q, k = turn(q, turns[0]), turn(k, turns[1])
+            q, k = rotate(q, turns[0]), rotate(k, turns[1])
         keys, values = (torch.cat(pair, 2) for pair in zip(self.pairs[i], (k, v), strict=True))
         self.pairs[i] = keys, values
         y = F.scaled_dot_product_attention(q, keys, values, enable_gqa=groups < heads)
@@ -120,16 +121,16 @@ class Appended:
         """Draw the next frame: (B, h, w)."""
         network, at = self.network, self.time % self.script.length
         told, times = self.script.conditions[:, at], torch.full((len(self.last), 1), self.time)
-        given = network._given(self.last[:, None], times)[:, 0]  # (B, S, D)
-        all_turns = None if network.rotary is None else network.rotary.turns(times)  # (2, 2, B, 1, S, E)
+        given = network.position_inputs(self.last[:, None], times)[:, 0]  # (B, S, D)
+        all_turns = None if network.rotary is None else network.rotary.cos_sin(times)  # (2, 2, B, 1, S, E)
         x, codes = network.start.expand_as(given[:, :1]), []
-        for n in range(network.size):
+        for n in range(network.num_positions):
             x = x + given[:, n : n + 1]
             for i in range(len(network.blocks)):
                 x = self._block(i, x, told, None if all_turns is None else all_turns[..., n : n + 1, :])
-            if n < network.size - 1:
+            if n < network.num_positions - 1:
                 logits = network.logits(network.norm(x, told))[:, 0] + network.prejudice[n]  # (B, V)
-                codes.append(SAMPLING.draw(logits, self.script.draws[:, at, n]))
+                codes.append(SAMPLING.sample(logits, self.script.draws[:, at, n]))
                 x = network.embed(codes[-1])[:, None]
         self.pairs = [(k[:, :, -self._room :], v[:, :, -self._room :]) for k, v in self.pairs]
         self.last = torch.stack(codes, 1).unflatten(1, network.grid)
@@ -139,7 +140,7 @@ class Appended:
     @property
     def _room(self) -> int:
         """Positions of the M last frames."""
-        return self.network.memory * self.network.size
+        return self.network.memory * self.network.num_positions
 
 
 class Recomputed:
@@ -148,7 +149,7 @@ class Recomputed:
     It reads whole frames; what stands behind the code that is drawn is seen by no one before it.
     """
 
-    def __init__(self, network: RasterNetwork, script: Script) -> None:
+    def __init__(self, network: RasterTransformer, script: Script) -> None:
         self.network, self.script, self.place = network, script, 0
         self.pictures = F.pad(script.pictures, (0, 0, 0, 0, 0, 1))  # (B, n+1, h, w), the last to be drawn
 
@@ -158,14 +159,14 @@ class Recomputed:
         batch, length = self.pictures.shape[:2]
         valid, script = torch.ones(batch, length, dtype=torch.bool), self.script
         told, times = script.conditions[:, :length], script.times[:, :length]
-        logits = self.network.read(self.pictures, valid, told, times)[0][:, -1, self.place]  # (B, V)
+        logits = self.network(self.pictures, valid, told, times)[0][:, -1, self.place]  # (B, V)
         row, column = divmod(self.place, self.network.grid[1])
-        self.pictures[:, -1, row, column] = SAMPLING.draw(logits.float(), script.draws[:, length - 1, self.place])
-        self.place = (self.place + 1) % (self.network.size - 1)
+        self.pictures[:, -1, row, column] = SAMPLING.sample(logits.float(), script.draws[:, length - 1, self.place])
+        self.place = (self.place + 1) % (self.network.num_positions - 1)
 
     def frame(self) -> Tensor:
         """Draw a whole frame, (B, h, w), and go on to the next."""
-        for _ in range(self.network.size - 1):
+        for _ in range(self.network.num_positions - 1):
             self.code()
         drawn = self.pictures[:, -1]
         self.pictures = F.pad(self.pictures, (0, 0, 0, 0, 0, 1))
@@ -178,7 +179,7 @@ class Flushed:
     Its keys and values are written in place, and only what is filled is looked at.
     """
 
-    def __init__(self, network: RasterNetwork, script: Script) -> None:
+    def __init__(self, network: RasterTransformer, script: Script) -> None:
         self.network, self.script, self.time = network, script, script.pictures.shape[1]
         memory = network.memory
         self.half = max(1, memory // 2)
@@ -193,9 +194,9 @@ class Flushed:
         times = torch.arange(self.time - frames, self.time).expand(len(self.pictures), -1)
         valid = torch.ones(times.shape, dtype=torch.bool)
         told = self.script.conditions[:, times[0] % self.script.length]
-        pairs = network.read(self.pictures, valid, told, times)[2]
-        keys, values = as_read(pairs, network.rotary is not None)
-        room = (network.memory + 1 - frames) * network.size
+        pairs = network(self.pictures, valid, told, times)[2]
+        keys, values = to_cache_layout(pairs, network.rotary is not None)
+        room = (network.memory + 1 - frames) * network.num_positions
         self.keys, self.values, self.filled = F.pad(keys, (0, room)), F.pad(values, (0, 0, 0, room)), frames
 
     @torch.no_grad()
@@ -204,11 +205,11 @@ class Flushed:
         network, memory = self.network, self.network.memory
         if self.filled == memory + 1:
             self._fill(self.half)
-        at, end = self.time % self.script.length, (self.filled + 1) * network.size
+        at, end = self.time % self.script.length, (self.filled + 1) * network.num_positions
         seen = torch.ones(len(self.pictures), self.filled, dtype=torch.bool)
-        filled = (self.keys[..., :end], self.values[..., :end, :], seen, self.pictures[:, -1])
+        filled = (KeyValueCache(self.keys[..., :end], self.values[..., :end, :], seen), self.pictures[:, -1])
         times, told = torch.full((len(seen),), self.time), self.script.conditions[:, at]
-        drawn = network.write(*filled, times, told, self.script.draws[:, at], SAMPLING)[0]
+        drawn = sample_frame(network, *filled, times, told, self.script.draws[:, at], SAMPLING)[0]
         self.pictures = torch.cat([self.pictures, drawn[:, None]], 1)
         self.filled += 1
         self.time += 1
@@ -216,7 +217,7 @@ class Flushed:
 
 
 @torch.no_grad()
-def same_codes(network: RasterNetwork) -> bool:
+def same_codes(network: RasterTransformer) -> bool:
     """Do the ways draw the same codes wherever they are to be the same?
 
     Ours, the recomputed and the appended one from the first frame on and beyond the window's end, over twice the

@@ -20,7 +20,7 @@ from worldmodel.metrics.statistics import (
     ratio,
 )
 from worldmodel.metrics.world_trial import CHUNK, WorldTrial
-from worldmodel.prior.interface import CodeClip
+from worldmodel.prior.code_clip import CodeClip
 
 MOST_STEPS = 6_000  # judged; whole episodes of the split, drawn by the seed
 ORACLE = "by true status"
@@ -128,7 +128,7 @@ def judge(trial: WorldTrial) -> Judged:
 
 def _columns(trial: WorldTrial, clip: CodeClip) -> dict[str, np.ndarray]:
     """What is known and expected of each step of a batch of clips, all (B, L-1)."""
-    expected = trial.world.prior.outcomes(clip)
+    expected = trial.world.prior.predict_outcomes(clip)
     status, valid, cut = (x.cpu().numpy() for x in (clip.status, clip.frame_valid, clip.truncations))
     probs = expected.status_probs.double().cpu().numpy()
     lower = np.arange(probs.shape[-1]) < status[:, :-1, None]

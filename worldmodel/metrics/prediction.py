@@ -16,7 +16,7 @@ from worldmodel.metrics.frame_scores import WINDOW, bright_found, bright_right, 
 from worldmodel.metrics.metric import Figure, Metric
 from worldmodel.metrics.statistics import Estimate, ratio
 from worldmodel.metrics.world_trial import WorldTrial
-from worldmodel.prior.interface import CodeClip
+from worldmodel.prior.code_clip import CodeClip
 
 # candidate -> measure -> amounts and sizes, (B, n) each
 Scores = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]

@@ -81,7 +81,7 @@ def facts_of(prior: Prior[Any]) -> dict[str, Any]:
         places, slots, name = torch.arange(h * w), (memory + 1) * (h * w + 1), "raster"
     else:
         assert isinstance(prior, FactoredPrior)
-        sizes = {span.stop - span.start for span in prior.order.spans}
+        sizes = {span.stop - span.start for span in prior.order.group_slices}
         if config.mixture > 1 or len(sizes) > 1:
             raise UserError(
                 f"this world's prior draws frames from a mixture of {config.mixture} in groups of {sorted(sizes)} "
@@ -89,14 +89,14 @@ def facts_of(prior: Prior[Any]) -> dict[str, Any]:
             )
         kind, group, layers, memory = "factored", sizes.pop(), config.decoder_layers, 0
         # the last group's keys and values are seen by no one
-        places, slots, name = prior.order.places, h * w - group, config.order
+        places, slots, name = prior.order.token_places, h * w - group, config.order
     return {
         "kind": kind,
         "order": name,
         "grid": [h, w],
         "num_codes": prior.num_codes,
         "window": prior.window,
-        "num_draws": prior.num_draws,
+        "num_draws": prior.num_uniforms,
         "max_frames": prior.max_frames,
         "group": group,
         "places": places.tolist(),

@@ -44,7 +44,7 @@ def calibrate_ends(world: WorldModel, cache: CodeCache) -> int:
         for i in range(0, len(group), CHUNK):
             episodes, starts, seen = np.asarray(group[i : i + CHUNK]).T
             clip = cache.clip(episodes, starts, length).to(device)
-            hazards = world.prior.outcomes(clip).hazards  # (B, L-1)
+            hazards = world.prior.predict_outcomes(clip).hazards  # (B, L-1)
             fresh = torch.arange(length - 1)[None] >= torch.from_numpy(seen)[:, None]
             counts = ~clip.truncations & fresh.to(device)
             logits.append(hazards[counts].double().logit(eps=1e-9))

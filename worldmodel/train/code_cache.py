@@ -14,7 +14,8 @@ import torch
 
 from worldmodel.common.errors import UserError
 from worldmodel.data import Dataset
-from worldmodel.prior.interface import CodeClip, StatusConfig
+from worldmodel.prior.code_clip import CodeClip
+from worldmodel.prior.status_config import StatusConfig
 from worldmodel.tokenizer import Tokenizer
 
 

@@ -126,13 +126,13 @@ def learn_prior(
 
     episodes = data.episodes_of("train")
     counts = cache.counts(episodes).to(runtime.device)
-    prior.mark_rare(counts)
+    prior.set_rare_codes(counts)
     if not measured:
         torch.manual_seed(config.seed)
         prior.init_from_codes(world.tokenizer.codebook.embeddings, counts)
         spans = [slice(int(data.step_offsets[e]), int(data.step_offsets[e] + data.lengths[e])) for e in episodes]
         rewards = np.concatenate([data.flat("rewards")[span] for span in spans])
-        prior.measure_rewards(torch.from_numpy(rewards).to(runtime.device))
+        prior.fit_reward_scale(torch.from_numpy(rewards).to(runtime.device))
     check = check_prior(world, cache, settings.clip_length, config.seed, runtime, draw)
     loop = Loop("prior", folder, prior, settings, config.seed, runtime, locate, check, progress)
     for step in loop.steps():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.common.errors import UserError
-from worldmodel.prior.interface import Context
+from worldmodel.prior.context import Context
 from worldmodel.world.start_kinds import KIND_EPISODE, KIND_INSIDE
 
 __all__ = ["KIND_EPISODE", "KIND_INSIDE", "Starts"]

@@ -25,7 +25,8 @@ from worldmodel.common.errors import UserError
 from worldmodel.common.pixels import PixelSpec
 from worldmodel.common.run_info import structure_unions_by_kind
 from worldmodel.prior import PriorConfig, build_prior
-from worldmodel.prior.interface import CodeClip, Context
+from worldmodel.prior.code_clip import CodeClip
+from worldmodel.prior.context import Context
 from worldmodel.tokenizer import FrameTokenizer, Tokenizer, TokenizerConfig
 from worldmodel.world.hub import find_world
 from worldmodel.world.starts import Starts

@@ -1,4 +1,4 @@
-"""The size of a flat prior."""
+"""Sizes of a flat prior and settings of its losses."""
 
 from __future__ import annotations
 
@@ -10,36 +10,35 @@ from worldmodel.prior.interface import StatusConfig
 
 @dataclass(frozen=True)
 class FlatConfig:
-    """The size of a flat prior and the weights of its losses.
+    """Sizes of a flat prior and settings of its losses.
 
     Attributes:
         kind: which prior this is.
-        attention: "window": a position sees its own frame up to itself and the W frames before; "full": all
-            that went before it, in clips and dreams of up to num_frames frames.
-        positions: "rotary": differences of time, row and column, for dreams of any length; "paper": learned
-            vectors of time, row and column, for clips and dreams of up to num_frames frames.
-        scope: what conditions a frame. "step": the action that led to it; "clip": the whole clip's actions,
-            flattened (paper section 3), for clips of up to num_frames frames that are never stepped.
-        previous_frame: whether a position is given the code that the frame before had at the place it predicts.
-        window: W, frames of a dream's context and of the window's attention.
-        num_frames: longest clip where attention, positions or scope has an end.
+        attention: "window": a position attends to its own frame up to itself and to the W frames before; "full": to
+            everything before it, in clips and dreams of up to num_frames frames.
+        positions: "rotary": relative positions in time, row and column, for dreams of any length; "paper": learned
+            embeddings of time, row and column, for clips and dreams of up to num_frames frames.
+        scope: what a frame is conditioned on. "step": the action that leads to it; "clip": the actions of the whole
+            clip, flattened (paper section 3), for clips of up to num_frames frames that are never stepped.
+        previous_frame: whether a position gets the previous frame's code at the place that it predicts as an input.
+        window: W, frames of a dream's context and of the attention window.
+        num_frames: longest clip if attention, positions or scope limits its length.
         width: D.
         num_heads: H; divides the width.
-        num_kv_heads: heads of keys and values, divides num_heads; 0 is as many. With fewer, several queries share
-            them, and the cache is so many times smaller (Ainslie et al. 2023, "GQA").
+        num_kv_heads: key/value heads, a divisor of num_heads; 0 for as many as num_heads. With fewer, several query
+            heads share one, and the cache is smaller by that factor (Ainslie et al. 2023, "GQA").
         num_layers: L.
-        feedforward: width of the feed-forward layers, in D.
-        dropout: after attention and feed-forward.
-        action_dim: width of an action's vector.
-        history_noise: highest share of the codes read that are replaced by another clip's while training, so
-            that the dream forgives its own mistakes. A frame's codes are read by those after them in the same
-            frame too.
-        history_loss: share of the clips that lose the status of their first frames while training, so that
-            a dream may begin anywhere.
-        end_weight: weight of the end's loss beside the codes' (nats).
+        feedforward: width of the feed-forward layers, as a multiple of D.
+        dropout: dropout probability after attention and feed-forward layers.
+        action_dim: width of an action's embedding.
+        history_noise: highest share of the input codes that are replaced by another clip's in training, so that the
+            prior learns to continue from its own errors. This includes earlier codes of the predicted frame.
+        history_loss: share of the clips whose first frames lose their status in training, so that a dream may begin
+            at any frame.
+        end_weight: weight of the end's loss (nats), relative to the codes'.
         status_weight: weight of the status' loss (nats).
         reward_weight: weight of the reward's squared error, in standard deviations.
-        status: the hidden variable, if any.
+        status: the hidden variable that is predicted, if any.
     """
 
     kind: Literal["flat"] = "flat"
@@ -65,5 +64,5 @@ class FlatConfig:
 
     @property
     def bounded(self) -> bool:
-        """Whether clips and dreams may have no more than `num_frames` frames."""
+        """Whether clips and dreams are limited to `num_frames` frames."""
         return self.attention == "full" or self.positions == "paper" or self.scope == "clip"
