@@ -413,6 +413,8 @@ def test_two_processes_train_as_one(config: TokenizerConfig, monkeypatch: pytest
         ({"code_dim": 6, "num_codebooks": 4}, "equal slices"),
         ({"time": "later"}, "'frame' or 'clip'"),
         ({"rare_weight": 0.0}, "above 0"),
+        ({"num_codes": 0}, "num_codes=0: wanted 1 or more"),
+        ({"codebook_decay": 1.5}, "codebook_decay=1.5: wanted 0 to 1"),
     ],
 )
 def test_contradicting_sizes_are_refused(options: dict[str, Any], message: str) -> None:

@@ -341,6 +341,10 @@ def test_contradicting_sizes_are_refused() -> None:
     for sizes, message in (
         ({"width": 18, "num_heads": 4}, "multiple of num_heads"),
         ({"window": 0}, "window=0"),
+        ({"attention": "windows"}, "Did you mean 'window'"),
+        ({"scope": "frame"}, "unknown prior scope"),
+        ({"dropout": 1.1}, "dropout=1.1: wanted 0 to 1"),
+        ({"num_layers": 0}, "num_layers=0"),
         ({"width": 8}, "6 or more"),
         ({"num_kv_heads": 3}, "divisor of num_heads=2"),
     ):

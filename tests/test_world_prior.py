@@ -248,6 +248,12 @@ def test_sizes_out_of_range_are_refused() -> None:
         ({"order": "groups", "num_groups": 7}, "wanted 1 to 6"),
         ({"mixture": 0}, "mixture=0"),
         ({"window": 0}, "window=0"),
+        ({"order": "colums"}, "Did you mean 'columns'"),
+        ({"num_heads": -2}, "num_heads=-2: wanted 1 or more"),
+        ({"history_loss": 1.5}, "history_loss=1.5: wanted 0 to 1"),
+        ({"end_weight": float("nan")}, "end_weight=nan"),
+        ({"width": 15}, "multiple of num_heads=2"),
+        ({"rare_share": 1.0}, "rare_share=1.0"),
     ):
         with pytest.raises(UserError, match=message):
             make_prior(**sizes)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from worldmodel.common.errors import UserError
+from worldmodel.common.ranges import check_range
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,17 @@ class TokenizerConfig:
     def __post_init__(self) -> None:
         if self.time not in ("frame", "clip"):
             raise UserError(f"tokenizer time={self.time!r}: wanted 'frame' or 'clip'.")
-        if self.num_codebooks < 1 or self.code_dim % self.num_codebooks:
+        for name in ("width", "code_width", "residual_width", "num_heads", "num_codes", "num_codebooks", "code_dim"):
+            check_range(f"tokenizer {name}", getattr(self, name), 1)
+        for name in ("num_layers", "restart_below", "commitment"):
+            check_range(f"tokenizer {name}", getattr(self, name), 0)
+        check_range("tokenizer codebook_decay", self.codebook_decay, 0, 1)
+        if self.code_dim % self.num_codebooks:
             raise UserError(
                 f"tokenizer code_dim={self.code_dim} cannot be cut into num_codebooks={self.num_codebooks} equal "
                 "slices: wanted a multiple of it."
             )
-        if self.rare_weight <= 0:
+        if not self.rare_weight > 0:
             raise UserError(f"tokenizer rare_weight={self.rare_weight}: wanted a number above 0, or 1 for none.")
         if self.time == "frame":
             if self.space_stride not in (4, 8, 16):

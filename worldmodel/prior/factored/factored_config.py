@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from worldmodel.prior.interface import StatusConfig
+from worldmodel.common.errors import UserError, unknown_name
+from worldmodel.common.ranges import check_range
+from worldmodel.prior.status_config import StatusConfig
+
+ORDERS = ("columns", "raster", "frame", "groups")
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,9 @@ class FactoredConfig:
         status_weight: weight of the status' loss (nats).
         reward_weight: weight of the reward's squared error, in standard deviations.
         status: the hidden variable that is predicted, if any.
+
+    Raises:
+        UserError: values that are out of range or contradict each other.
     """
 
     kind: Literal["factored"] = "factored"
@@ -62,3 +69,19 @@ class FactoredConfig:
     status_weight: float = 1.0
     reward_weight: float = 0.1
     status: StatusConfig = field(default_factory=StatusConfig)
+
+    def __post_init__(self) -> None:
+        if self.order not in ORDERS:
+            raise unknown_name("prior order", str(self.order), ORDERS)
+        for name in ("num_groups", "mixture", "window", "width", "num_heads", "embed_dim", "action_dim"):
+            check_range(f"prior {name}", getattr(self, name), 1)
+        for name in ("history_noise", "history_loss"):
+            check_range(f"prior {name}", getattr(self, name), 0, 1)
+        if not 0 <= self.rare_share < 1:
+            raise UserError(f"prior rare_share={self.rare_share}: wanted 0 or more, below 1.")
+        for name in ("trunk_layers", "decoder_layers"):
+            check_range(f"prior {name}", getattr(self, name), 0)
+        for name in ("rare_weight", "end_weight", "status_weight", "reward_weight"):
+            check_range(f"prior {name}", getattr(self, name), 0)
+        if self.width % self.num_heads:
+            raise UserError(f"prior width={self.width}: wanted a positive multiple of num_heads={self.num_heads}.")

@@ -20,7 +20,6 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from worldmodel.common import spaces
-from worldmodel.common.errors import UserError
 from worldmodel.common.processes import process_rows
 from worldmodel.prior.code_clip import CodeClip
 from worldmodel.prior.code_init import code_frequencies, init_code_weights
@@ -33,7 +32,7 @@ from worldmodel.prior.factored.mixture import Mixture, mixture_log_likelihood, n
 from worldmodel.prior.heads import OutcomeHeads
 from worldmodel.prior.interface import OutcomePredictions, Prior, PriorStep
 from worldmodel.prior.losses import Predictions, code_nats, prior_losses
-from worldmodel.prior.sampling import Sampling, inverse_cdf
+from worldmodel.prior.sampling import Sampling
 from worldmodel.prior.targets import Targets, make_targets
 
 
@@ -62,7 +61,6 @@ class FactoredPrior(Prior[Context]):
         end_has_frame: bool = True,
     ) -> None:
         super().__init__()
-        _check_config(config)
         self.config, self.grid, self.num_codes = config, grid, num_codes
         self.action_space, self.end_has_frame = action_space, end_has_frame
         self.status_config, self.window = config.status, config.window
@@ -271,12 +269,8 @@ class FactoredPrior(Prior[Context]):
             state.status,
         )
         features, summary, condition = self.encode_context(context)
-        hazards = self.heads.end_logits(summary).float().sigmoid()
-        terminations = uniforms[:, 0] < hazards
-        status, status_probs = state.status, summary.new_zeros(len(summary), 0)
-        if self.config.status.num_bins:
-            logits = self.heads.status_logits(summary).float()
-            status, status_probs = inverse_cdf(logits, uniforms[:, 1]), logits.softmax(-1)
+        outcome = self.heads.sample_outcome(summary, state.status, uniforms)
+        terminations, status = outcome.terminations, outcome.status
         has_frame = torch.ones_like(terminations) if self.end_has_frame else ~terminations
         condition = condition + self.heads.embed_outcome(terminations, status)
         component_log_probs = self.mixture.log_probs(summary, condition)
@@ -289,10 +283,10 @@ class FactoredPrior(Prior[Context]):
             codes=codes,
             has_frame=has_frame,
             terminations=terminations,
-            hazards=hazards,
+            hazards=outcome.hazards,
             rewards=self.heads.unstandardise_rewards(rewards.float()),
             status=status,
-            status_probs=status_probs,
+            status_probs=outcome.status_probs,
             log_probs=log_probs * has_frame,
         )
 
@@ -340,15 +334,3 @@ class FactoredPrior(Prior[Context]):
         (rows, num_places, width), heads = features.shape, self.config.num_heads
         shape = (rows, heads, num_places, width // heads)
         return [GroupCache(features.new_empty(shape), features.new_empty(shape)) for _ in self.decoder_blocks]
-
-
-def _check_config(config: FactoredConfig) -> None:
-    """Refuse sizes that are out of range."""
-    if config.width < 1 or config.num_heads < 1 or config.width % config.num_heads:
-        raise UserError(f"prior width={config.width}: wanted a positive multiple of num_heads={config.num_heads}.")
-    if not 0 <= config.rare_share < 1 or config.rare_weight < 0:
-        raise UserError("prior rare_share: wanted 0 or more, below 1; rare_weight: wanted 0 or more.")
-    if config.window < 1:
-        raise UserError(f"prior window={config.window}: wanted at least 1 frame.")
-    if config.mixture < 1:
-        raise UserError(f"prior mixture={config.mixture}: wanted 1 (no mixture) or more components.")

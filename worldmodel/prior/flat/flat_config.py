@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from worldmodel.prior.interface import StatusConfig
+from worldmodel.common.errors import UserError, unknown_name
+from worldmodel.common.ranges import check_range
+from worldmodel.prior.status_config import StatusConfig
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,9 @@ class FlatConfig:
         status_weight: weight of the status' loss (nats).
         reward_weight: weight of the reward's squared error, in standard deviations.
         status: the hidden variable that is predicted, if any.
+
+    Raises:
+        UserError: values that are out of range or contradict each other.
     """
 
     kind: Literal["flat"] = "flat"
@@ -61,6 +66,30 @@ class FlatConfig:
     status_weight: float = 1.0
     reward_weight: float = 0.1
     status: StatusConfig = field(default_factory=StatusConfig)
+
+    def __post_init__(self) -> None:
+        choices = {"attention": ("window", "full"), "positions": ("rotary", "paper"), "scope": ("step", "clip")}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise unknown_name(f"prior {name}", str(getattr(self, name)), known)
+        for name in ("window", "num_frames", "width", "num_heads", "num_layers", "feedforward", "action_dim"):
+            check_range(f"prior {name}", getattr(self, name), 1)
+        for name in ("dropout", "history_noise", "history_loss"):
+            check_range(f"prior {name}", getattr(self, name), 0, 1)
+        for name in ("num_kv_heads", "end_weight", "status_weight", "reward_weight"):
+            check_range(f"prior {name}", getattr(self, name), 0)
+        if self.width % self.num_heads:
+            raise UserError(f"prior width={self.width}: wanted a positive multiple of num_heads={self.num_heads}.")
+        if self.num_heads % (self.num_kv_heads or self.num_heads):
+            raise UserError(
+                f"prior num_kv_heads={self.num_kv_heads}: wanted a divisor of num_heads={self.num_heads}, or 0 for "
+                "as many."
+            )
+        if self.bounded and self.num_frames <= self.window:
+            raise UserError(
+                f"prior num_frames={self.num_frames} leaves no frame to predict after a context of "
+                f"window={self.window}; raise num_frames or lower window."
+            )
 
     @property
     def bounded(self) -> bool:

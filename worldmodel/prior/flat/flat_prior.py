@@ -32,7 +32,7 @@ from worldmodel.prior.flat.ring_cache import KeyValueCache, init_ring, store_fra
 from worldmodel.prior.heads import OutcomeHeads
 from worldmodel.prior.interface import OutcomePredictions, Prior, PriorStep
 from worldmodel.prior.losses import Predictions, code_nats, prior_losses
-from worldmodel.prior.sampling import Sampling, inverse_cdf
+from worldmodel.prior.sampling import Sampling
 from worldmodel.prior.state_rows import StateRows
 from worldmodel.prior.targets import Targets, make_targets, replace_codes
 
@@ -86,7 +86,6 @@ class FlatPrior(Prior[FlatState]):
         end_has_frame: bool = True,
     ) -> None:
         super().__init__()
-        _check_config(config)
         is_clip_scope = config.scope == "clip"
         self.config, self.grid, self.num_codes = config, grid, num_codes
         self.action_space, self.end_has_frame = action_space, end_has_frame
@@ -255,12 +254,8 @@ class FlatPrior(Prior[FlatState]):
             )
         action = self.actions(actions[:, None], torch.ones_like(state.visible[:, :1]))[:, 0]  # (B, action_dim)
         summary = self.act(torch.cat([state.summary, action], -1))
-        hazards = self.heads.end_logits(summary).float().sigmoid()
-        terminations = uniforms[:, 0] < hazards
-        status, status_probs = state.status, summary.new_zeros(len(summary), 0)
-        if self.config.status.num_bins:
-            logits = self.heads.status_logits(summary).float()
-            status, status_probs = inverse_cdf(logits, uniforms[:, 1]), logits.softmax(-1)
+        outcome = self.heads.sample_outcome(summary, state.status, uniforms)
+        terminations, status = outcome.terminations, outcome.status
         has_frame = torch.ones_like(terminations) if self.end_has_frame else ~terminations
         condition = action + self.heads.embed_outcome(terminations, status)
         cache, slots = KeyValueCache(state.keys, state.values, state.visible), state.times % self.memory
@@ -284,10 +279,10 @@ class FlatPrior(Prior[FlatState]):
             codes=codes,
             has_frame=has_frame,
             terminations=terminations,
-            hazards=hazards,
+            hazards=outcome.hazards,
             rewards=self.heads.unstandardise_rewards(rewards.float()),
             status=status,
-            status_probs=status_probs,
+            status_probs=outcome.status_probs,
             log_probs=log_probs * has_frame,
         )
 
@@ -298,21 +293,3 @@ class FlatPrior(Prior[FlatState]):
                 "this flat prior is conditioned on a whole clip's actions (scope clip): it predicts clips and "
                 "cannot be stepped. Train one with scope step to dream."
             )
-
-
-def _check_config(config: FlatConfig) -> None:
-    """Refuse sizes that are out of range or contradict each other."""
-    if config.width < 1 or config.num_heads < 1 or config.width % config.num_heads:
-        raise UserError(f"prior width={config.width}: wanted a positive multiple of num_heads={config.num_heads}.")
-    if config.num_heads % (config.num_kv_heads or config.num_heads):
-        raise UserError(
-            f"prior num_kv_heads={config.num_kv_heads}: wanted a divisor of num_heads={config.num_heads}, or 0 for "
-            "as many."
-        )
-    if config.window < 1:
-        raise UserError(f"prior window={config.window}: wanted at least 1 frame.")
-    if config.bounded and config.num_frames <= config.window:
-        raise UserError(
-            f"prior num_frames={config.num_frames} leaves no frame to predict after a context of "
-            f"window={config.window}; raise num_frames or lower window."
-        )
