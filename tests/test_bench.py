@@ -122,7 +122,7 @@ def eager_prior(window: int) -> FlatPrior:
 
 @pytest.mark.parametrize("spoilt", ["nothing", "recomputed", "flushed", "appended"])
 def test_ways_that_differ_are_told(spoilt: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    network, code, fill = eager_prior(3).network, stepping.Recomputed.code, stepping.Flushed._fill
+    network, code, fill = eager_prior(3).transformer, stepping.Recomputed.code, stepping.Flushed._fill
 
     def forgetful_code(self: stepping.Recomputed) -> None:
         self.pictures[:, :-4] = 0
@@ -142,7 +142,7 @@ def test_ways_that_differ_are_told(spoilt: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_flushed_way_refills_half_its_window() -> None:
-    network = eager_prior(4).network
+    network = eager_prior(4).transformer
     script = stepping.Script.random(network, 2, 4, 9)
     flushed, held = stepping.Flushed(network, script), []
     for _ in range(8):

@@ -23,5 +23,5 @@ def test_the_first_frame_is_conditioned_on_the_learned_no_action(make: Callable,
     assert torch.equal(prior.log_prob(changed)[:, 0], before[:, 0]), "no action influences the first frame"
     assert not torch.allclose(prior.log_prob(changed)[:, 1], before[:, 1])
     with torch.no_grad():
-        prior.actions.no_action += 1.0
+        prior.action_encoder.no_action += 1.0
     assert (prior.log_prob(clip)[:, 0] != before[:, 0]).all(), "its condition is the learned embedding"

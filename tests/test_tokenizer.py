@@ -111,18 +111,20 @@ def test_attention_residual_block_is_the_papers_formula() -> None:
         scaled = (values - mean) / root * norm.weight.view(-1, 1, 1, 1) + norm.bias.view(-1, 1, 1, 1)
         return scaled.clamp_min(0)
 
-    y = F.conv3d(norm_relu(x, block.norm_wide), block.wide.weight, block.wide.bias, padding=1)
-    y = F.conv3d(norm_relu(y, block.norm_narrow), block.narrow.weight, block.narrow.bias)
+    y = F.conv3d(norm_relu(x, block.norm_conv3), block.conv3.weight, block.conv3.bias, padding=1)
+    y = F.conv3d(norm_relu(y, block.norm_conv1), block.conv1.weight, block.conv1.bias)
     time, rows, columns = positions.axes
     place = torch.stack([time[t] + rows[i] + columns[j] for t in range(2) for i in range(3) for j in range(4)])
     y = norm_relu(y, block.norm_attention) + place.T.reshape(6, 2, 3, 4)
     total = torch.zeros_like(x)
     keys = {"w": "thn", "h": "tnw", "t": "nhw"}  # n: places along the axis of attention
     for layer, axis in zip(block.attention, "wht", strict=True):
-        q, k, v = torch.einsum("bdthw,ed->bethw", y, layer.qkv.weight).reshape(2, 3, 2, 3, 2, 3, 4).unbind(1)
+        q, k, v = torch.einsum("bdthw,ed->bethw", y, layer.qkv_proj.weight).reshape(2, 3, 2, 3, 2, 3, 4).unbind(1)
         weights = (torch.einsum(f"bkdthw,bkd{keys[axis]}->bkthwn", q, k) / 3**0.5).softmax(-1)
         attended = torch.einsum(f"bkthwn,bkd{keys[axis]}->bkdthw", weights, v).reshape(2, 6, 2, 3, 4)
-        total += torch.einsum("bdthw,ed->bethw", attended, layer.out.weight) + layer.out.bias.view(-1, 1, 1, 1)
+        total += torch.einsum("bdthw,ed->bethw", attended, layer.out_proj.weight) + layer.out_proj.bias.view(
+            -1, 1, 1, 1
+        )
     torch.testing.assert_close(block(x, positions()), x + total, atol=1e-5, rtol=1e-4)
 
 
@@ -137,15 +139,15 @@ def test_clip_encoder_and_decoder_are_the_papers_convolutions() -> None:
         return F.layer_norm(y.movedim(1, -1), (8,)).movedim(-1, 1).clamp_min(0)
 
     x = torch.randn(1, 3, 4, 8, 12)
-    y = F.conv3d(x, encoder.down[0].weight, encoder.down[0].bias, (2, 2, 2), 1)
-    y = F.conv3d(y.clamp_min(0), encoder.down[1].weight, encoder.down[1].bias, (1, 2, 2), 1)
-    y = F.conv3d(relu_norm(y), encoder.out.weight, encoder.out.bias)
+    y = F.conv3d(x, encoder.down_convs[0].weight, encoder.down_convs[0].bias, (2, 2, 2), 1)
+    y = F.conv3d(y.clamp_min(0), encoder.down_convs[1].weight, encoder.down_convs[1].bias, (1, 2, 2), 1)
+    y = F.conv3d(relu_norm(y), encoder.output_conv.weight, encoder.output_conv.bias)
     torch.testing.assert_close(tokenizer._encode_pixels(x), y)
-    z = relu_norm(F.conv3d(y, decoder.into.weight, decoder.into.bias))
-    z = F.conv_transpose3d(z, decoder.up[0].weight, decoder.up[0].bias, (1, 2, 2), 1).clamp_min(0)
-    z = F.conv_transpose3d(z, decoder.up[1].weight, decoder.up[1].bias, (2, 2, 2), 1)
+    z = relu_norm(F.conv3d(y, decoder.input_conv.weight, decoder.input_conv.bias))
+    z = F.conv_transpose3d(z, decoder.up_convs[0].weight, decoder.up_convs[0].bias, (1, 2, 2), 1).clamp_min(0)
+    z = F.conv_transpose3d(z, decoder.up_convs[1].weight, decoder.up_convs[1].bias, (2, 2, 2), 1)
     torch.testing.assert_close(tokenizer._decode_latents(y), z)
-    assert [tuple(layer.kernel_size) for layer in decoder.up] == [(3, 4, 4), (4, 4, 4)]
+    assert [tuple(layer.kernel_size) for layer in decoder.up_convs] == [(3, 4, 4), (4, 4, 4)]
 
 
 def test_number_of_parameters_of_the_papers_tokenizer() -> None:
@@ -221,11 +223,11 @@ def test_moving_averages_and_restarts_of_several_codebooks() -> None:
     torch.manual_seed(0)
     layer(torch.from_numpy(x))
     # a code that no vector chooses, in the second codebook only, just above the restart threshold
-    e, n, m = (t.numpy().copy() for t in (layer.embeddings, layer.counts.view(3, 2), layer.sums))
+    e, n, m = (t.numpy().copy() for t in (layer.embeddings, layer.ema_counts.view(3, 2), layer.ema_sums))
     e[1, 2:], m[1, 2:], n[1, 1] = 1e3, 1e3, 0.51
     layer.embeddings.copy_(torch.from_numpy(e))
-    layer.sums.copy_(torch.from_numpy(m))
-    layer.counts.copy_(torch.from_numpy(n).flatten())
+    layer.ema_sums.copy_(torch.from_numpy(m))
+    layer.ema_counts.copy_(torch.from_numpy(n).flatten())
     torch.manual_seed(1)
     pick = torch.randint(40, (3,)).numpy()
     torch.manual_seed(1)
@@ -247,8 +249,8 @@ def test_moving_averages_and_restarts_of_several_codebooks() -> None:
     assert out.num_dead == 1
     np.testing.assert_allclose(out.perplexity, np.mean(entropy), rtol=1e-5)
     np.testing.assert_allclose(layer.embeddings, e, rtol=1e-4)
-    np.testing.assert_allclose(layer.counts.view(3, 2), n, rtol=1e-5)
-    layer.counts[4] = 0.1  # in evaluation mode dead codes are counted and nothing is updated
+    np.testing.assert_allclose(layer.ema_counts.view(3, 2), n, rtol=1e-5)
+    layer.ema_counts[4] = 0.1  # in evaluation mode dead codes are counted and nothing is updated
     before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
     assert layer.eval()(torch.from_numpy(x)).num_dead == 1
     assert all(torch.equal(before[name], tensor) for name, tensor in layer.state_dict().items())
@@ -300,7 +302,7 @@ def test_rare_pixels_are_weighted(config: TokenizerConfig) -> None:
     np.testing.assert_allclose(tokenizer.pixel_std, std, rtol=1e-5)
     threshold = np.maximum(2 * p.std(0), 0.04)  # (H, W, 3)
     np.testing.assert_allclose(tokenizer.rare_distance, np.moveaxis(threshold, -1, 0) / std, rtol=1e-4)
-    np.testing.assert_allclose(tokenizer.mean_picture, np.moveaxis(p.mean(0) - mean, -1, 0) / std, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(tokenizer.mean_frame, np.moveaxis(p.mean(0) - mean, -1, 0) / std, rtol=1e-4, atol=1e-6)
 
     tokenizer.codebook(torch.randn(50, 4))
     losses = tokenizer.eval().loss(frames, torch.ones(2, 4, dtype=torch.bool))

@@ -186,7 +186,7 @@ def test_invalid_frames_have_no_influence(variant: str) -> None:
         assert torch.isfinite(a).all()
         assert torch.equal(a, b)
     with torch.no_grad():  # nor has the "no frame" code in their places
-        prior.network.embed.weight[-1] += 1
+        prior.transformer.code_embed.weight[-1] += 1
     for a, b in zip(expected, all_predictions(prior, clip), strict=True):
         assert torch.equal(a[valid], b[valid])
     prior.train()
@@ -297,8 +297,8 @@ def test_rotary_positions_are_exact_at_any_time() -> None:
     np.testing.assert_allclose(got.numpy(), wanted, atol=1e-6)
     prior, clip = make_prior(), make_clip(batch=3, length=4)
     state = state_after(prior, clip, 2)
-    assert prior.network.rotary is not None
-    late = replace(state.copy(), times=state.times + prior.network.rotary.period * 600)
+    assert prior.transformer.rotary is not None
+    late = replace(state.copy(), times=state.times + prior.transformer.rotary.period * 600)
     numbers = torch.full((3, prior.num_uniforms), 0.5)
     a, b = (prior.step(s, clip.actions[:, 1], numbers, Sampling()) for s in (state, late))
     assert torch.equal(a.state.keys, b.state.keys)
@@ -329,7 +329,7 @@ def test_clip_scope_conditions_every_frame_on_all_actions_and_cannot_be_stepped(
         assert not torch.allclose(after[changed][:, 0], before[changed][:, 0])  # also the first frame's
     # the paper's figures (section 4.1): 15 actions of four numbers are 60 numbers
     space = spaces.Box((-1.0,) * 4, (1.0,) * 4)
-    assert make_prior(space, scope="clip", num_frames=16).network.condition_dim == 60
+    assert make_prior(space, scope="clip", num_frames=16).transformer.condition_dim == 60
     prior, clip = make_prior(scope="clip", num_frames=6), make_clip()
     with pytest.raises(UserError, match="cannot be stepped"):
         state_after(prior, clip)

@@ -75,19 +75,19 @@ def test_codebook_moves_as_its_formula_says() -> None:
             m[k] = 0.9 * m[k] + 0.1 * x[nearest == k].sum(0)
         e = (m / n[:, None]).astype(np.float32)
     np.testing.assert_allclose(book.embeddings.numpy(), e, rtol=1e-5)
-    np.testing.assert_allclose(book.counts.numpy(), n, rtol=1e-5)
+    np.testing.assert_allclose(book.ema_counts.numpy(), n, rtol=1e-5)
 
 
 def test_codebook_restarts_dead_codes_with_their_averages() -> None:
     book = Codebook(3, 2, restart_below=0.5).train()
     near = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
     book(near)
-    book.embeddings[2] = book.sums[2] = torch.tensor([1e3, 1e3])
-    book.counts[2] = 0.501  # falls below at the next step
+    book.embeddings[2] = book.ema_sums[2] = torch.tensor([1e3, 1e3])
+    book.ema_counts[2] = 0.501  # falls below at the next step
     book(near)
     assert book.embeddings[2].abs().max() < 10
-    assert book.counts[2] == 1
-    torch.testing.assert_close(book.sums[2], book.embeddings[2])
+    assert book.ema_counts[2] == 1
+    torch.testing.assert_close(book.ema_sums[2], book.embeddings[2])
 
 
 def test_codebook_is_all_buffers_and_its_draws_follow_the_seed() -> None:
@@ -98,7 +98,7 @@ def test_codebook_is_all_buffers_and_its_draws_follow_the_seed() -> None:
         book = Codebook(4, 2).train()
         book(x)
         states.append(book.state_dict())
-    assert set(states[0]) == {"embeddings", "counts", "sums", "initialised"}
+    assert set(states[0]) == {"embeddings", "ema_counts", "ema_sums", "initialised"}
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
     loaded = Codebook(4, 2).train()
     loaded.load_state_dict(states[0])

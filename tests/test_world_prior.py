@@ -262,7 +262,7 @@ def test_sizes_out_of_range_are_refused() -> None:
 def test_every_component_of_a_mixture_keeps_a_minimum_probability() -> None:
     mixture = Mixture(4, 8, 2)
     with torch.no_grad():
-        mixture.chances.bias.copy_(torch.tensor([50.0, 0.0, 0.0, 0.0]))
+        mixture.component_head.bias.copy_(torch.tensor([50.0, 0.0, 0.0, 0.0]))
         probs = mixture.log_probs(torch.randn(5, 8), torch.randn(5, 2)).exp()
     torch.testing.assert_close(probs.sum(1), torch.ones(5))
     torch.testing.assert_close(probs[:, 1:], torch.full((5, 3), UNIFORM_SHARE / 4))

@@ -66,7 +66,7 @@ def bench_prior(
                 f"{source}: its flat prior knows {known} frames and no more, so a step has no constant "
                 "cost to measure; take one with attention window, positions rotary and scope step."
             )
-    same = [same_codes(model.network) for model in flat.values()]  # before training moves the weights
+    same = [same_codes(model.transformer) for model in flat.values()]  # before training moves the weights
     ways = {(s, batch, name): way for s, p in flat.items() for batch in batches for name, way in _ways(p, batch)}
     learning = {(i, kind): run for i, world in enumerate(worlds) for kind, run in _learning(world)}
     jobs: dict[Any, Job] = {key: Job(way.run, seconds) for key, way in ways.items()}
@@ -105,7 +105,7 @@ def bench_prior(
 
 def _ways(prior: FlatPrior, batch: int) -> list[tuple[str, Way]]:
     """The ways to step a flat prior on from a full window."""
-    network, memory = prior.network, prior.memory
+    network, memory = prior.transformer, prior.memory
     script = Script.random(network, batch, memory, 2 * memory + 1)
     cached, recomputed, flushed = Cached(network, script), Recomputed(network, script), Flushed(network, script)
     appended = Appended(network, script)

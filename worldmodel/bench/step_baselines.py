@@ -106,15 +106,15 @@ class Appended:
         """A layer at one position: (B, 1, D) -> (B, 1, D)."""
         block = cast("FlatBlock", self.network.blocks[i])
         heads, groups = block.num_heads, block.num_kv_heads
-        qkv = rearrange(block.qkv(block.norm_attention(x, told)), "b n (a d) -> b a n d", a=heads + 2 * groups)
+        qkv = rearrange(block.qkv_proj(block.norm_attention(x, told)), "b n (a d) -> b a n d", a=heads + 2 * groups)
         q, k, v = qkv.split([heads, groups, groups], 1)  # (B, H or G, 1, d)
         if turns is not None:
             q, k = rotate(q, turns[0]), rotate(k, turns[1])
         keys, values = (torch.cat(pair, 2) for pair in zip(self.pairs[i], (k, v), strict=True))
         self.pairs[i] = keys, values
         y = F.scaled_dot_product_attention(q, keys, values, enable_gqa=groups < heads)
-        x = x + block.out(rearrange(y, "b h n d -> b n (h d)"))
-        return x + block.narrow(F.gelu(block.widen(block.norm_feedforward(x, told)), approximate="tanh"))
+        x = x + block.out_proj(rearrange(y, "b h n d -> b n (h d)"))
+        return x + block.down_proj(F.gelu(block.up_proj(block.norm_feedforward(x, told)), approximate="tanh"))
 
     @torch.no_grad()
     def frame(self) -> Tensor:
@@ -123,15 +123,15 @@ class Appended:
         told, times = self.script.conditions[:, at], torch.full((len(self.last), 1), self.time)
         given = network.position_inputs(self.last[:, None], times)[:, 0]  # (B, S, D)
         all_turns = None if network.rotary is None else network.rotary.cos_sin(times)  # (2, 2, B, 1, S, E)
-        x, codes = network.start.expand_as(given[:, :1]), []
+        x, codes = network.start_token.expand_as(given[:, :1]), []
         for n in range(network.num_positions):
             x = x + given[:, n : n + 1]
             for i in range(len(network.blocks)):
                 x = self._block(i, x, told, None if all_turns is None else all_turns[..., n : n + 1, :])
             if n < network.num_positions - 1:
-                logits = network.logits(network.norm(x, told))[:, 0] + network.prejudice[n]  # (B, V)
+                logits = network.code_head(network.norm(x, told))[:, 0] + network.place_bias[n]  # (B, V)
                 codes.append(SAMPLING.sample(logits, self.script.draws[:, at, n]))
-                x = network.embed(codes[-1])[:, None]
+                x = network.code_embed(codes[-1])[:, None]
         self.pairs = [(k[:, :, -self._room :], v[:, :, -self._room :]) for k, v in self.pairs]
         self.last = torch.stack(codes, 1).unflatten(1, network.grid)
         self.time += 1

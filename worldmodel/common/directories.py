@@ -30,6 +30,7 @@ class DirectoryKind:
         version: of what this code writes and reads.
         files: its files of weights.
         maker: the command that makes it.
+        older_versions: which this code reads too.
     """
 
     noun: str
@@ -37,6 +38,7 @@ class DirectoryKind:
     version: int
     files: tuple[str, ...]
     maker: str
+    older_versions: tuple[int, ...] = ()
 
     def matches(self, path: Path) -> bool:
         """Whether a directory's config.json says that it is of this kind, whatever its version."""
@@ -126,9 +128,10 @@ def read_directory(path: Path, kind: DirectoryKind) -> dict[str, Any]:
         raise UserError(
             f"{path}/config.json is of something else: wanted a {kind.noun} directory, what `{kind.maker}` made."
         )
-    if config.get("version") != kind.version:
+    if config.get("version") not in (versions := (*kind.older_versions, kind.version)):
         raise UserError(
-            f"{path} is a {kind.noun} of version {config.get('version')}, this code reads {kind.version}; use the "
+            f"{path} is a {kind.noun} of version {config.get('version')}, this code reads "
+            f"{' and '.join(map(str, versions))}; use the "
             f"worldmodel that wrote it, or make it again with `{kind.maker}`."
         )
     hashes = config.get("files")

@@ -140,7 +140,7 @@ def graphs_of(world: WorldModel) -> dict[str, Graph]:
         of_frame: tuple[Input, ...] = (picture, Input("times", rows))
         told: tuple[str, ...] = ("affines", "base")
         own = []
-        if prior.network.rotary is not None:
+        if prior.transformer.rotary is not None:
             told = (*told, "turns")
             turned = width + facts["heads"] * facts["head_dim"]
             own.append(Input("turns", torch.zeros(2, ROWS, 1, turned), 1))

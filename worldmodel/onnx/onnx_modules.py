@@ -82,9 +82,9 @@ class FlatBegin(nn.Module):
         unknown = torch.full_like(times[:, 1:], prior.config.status.num_bins)
         told = torch.cat([unknown, status[:, None]], 1)
         outcome = prior.heads.embed_outcome(torch.zeros_like(times, dtype=torch.bool).flatten(), told.flatten())
-        condition = prior.actions(actions, known) + outcome.reshape(-1, count, outcome.shape[-1])
-        _, z, pairs = prior.network(codes, seen, condition, times)
-        summary = prior.nothing.expand_as(z[:, 0])
+        condition = prior.action_encoder(actions, known) + outcome.reshape(-1, count, outcome.shape[-1])
+        _, z, pairs = prior.transformer(codes, seen, condition, times)
+        summary = prior.initial_summary.expand_as(z[:, 0])
         for t in range(count):
             summary = torch.where(seen[:, t, None], z[:, t], summary)
         keys, values = (torch.stack(of_layers, 1) for of_layers in zip(*pairs, strict=True))  # (B, L, F, W*S, d)
@@ -101,8 +101,8 @@ class FlatOutcome(nn.Module):
     def forward(self, before: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """z of the frame before (B, D) and actions -> summary (B, D), condition (B, C), hazards (B,), status logits."""
         prior = self.prior
-        taken = prior.actions(actions[:, None], torch.ones_like(before[:, :1], dtype=torch.bool))[:, 0]
-        summary = prior.act(torch.cat([before, taken], -1))
+        taken = prior.action_encoder(actions[:, None], torch.ones_like(before[:, :1], dtype=torch.bool))[:, 0]
+        summary = prior.transition(torch.cat([before, taken], -1))
         return summary, taken, prior.heads.end_logits(summary).sigmoid(), prior.heads.status_logits(summary)
 
 
@@ -111,7 +111,7 @@ class FlatTell(nn.Module):
 
     def __init__(self, prior: FlatPrior) -> None:
         super().__init__()
-        self.heads, self.network, self.num_heads = prior.heads, prior.network, prior.config.num_heads
+        self.heads, self.network, self.num_heads = prior.heads, prior.transformer, prior.config.num_heads
         self.kv_heads = kv_heads_of(prior)
 
     def forward(
@@ -170,11 +170,13 @@ class GroupLayer(nn.Module):
         super().__init__()
         attention = block if isinstance(block, FlatBlock) else block.attention
         self.num_heads, self.kv_heads, self.rotary = num_heads, kv_heads, rotary
-        self.out, self.widen, self.narrow = attention.out, block.widen, block.narrow
-        width = attention.out.in_features
+        self.out, self.widen, self.narrow = attention.out_proj, block.up_proj, block.down_proj
+        width = attention.out_proj.in_features
         self.d = width // num_heads
         turned = width + kv_heads * self.d  # D + E
-        rows = torch.cat([attention.qkv.weight, attention.qkv.bias[:, None]], 1).detach().clone()  # (D + 2*E, D+1)
+        rows = (
+            torch.cat([attention.qkv_proj.weight, attention.qkv_proj.bias[:, None]], 1).detach().clone()
+        )  # (D + 2*E, D+1)
         rows[:width] /= math.sqrt(self.d)
         if rotary:
             halves = rearrange(rows[:turned], "(x two e) c -> two x e c", two=2, e=self.d // 2)
@@ -241,14 +243,14 @@ class Write(nn.Module):
         super().__init__()
         self.rotary = False
         if isinstance(prior, FlatPrior):
-            network = prior.network
-            blocks, self.logits, group = network.blocks, network.logits, 1
-            table = torch.cat([network.embed.weight[:-1], network.start[None]])
-            prejudice, self.rotary = F.pad(network.prejudice, (0, 0, 0, 1)), network.rotary is not None
+            network = prior.transformer
+            blocks, self.logits, group = network.blocks, network.code_head, 1
+            table = torch.cat([network.code_embed.weight[:-1], network.start_token[None]])
+            prejudice, self.rotary = F.pad(network.place_bias, (0, 0, 0, 1)), network.rotary is not None
         else:
             assert isinstance(prior, FactoredPrior)
-            blocks, self.logits, group = prior.decoder_blocks, prior.logits, prior.order.group_slices[0].stop
-            table, prejudice = prior.written.weight.data, prior.prejudice.data
+            blocks, self.logits, group = prior.decoder_blocks, prior.code_head, prior.order.group_slices[0].stop
+            table, prejudice = prior.previous_group_embed.weight.data, prior.place_bias.data
         self.is_flat = isinstance(prior, FlatPrior)
         heads, kv_heads = prior.config.num_heads, kv_heads_of(prior)
         self.layers = nn.ModuleList(

@@ -93,8 +93,8 @@ class ActionEncoder(nn.Module):
     def __init__(self, space: spaces.Space, action_dim: int) -> None:
         super().__init__()
         self.space = space
-        self.project = nn.Linear(num_action_features(space), action_dim)
-        nn.init.normal_(self.project.weight)
+        self.proj = nn.Linear(num_action_features(space), action_dim)
+        nn.init.normal_(self.proj.weight)
         self.no_action = nn.Parameter(torch.randn(action_dim))
 
     def forward(self, actions: Tensor, has_action: Tensor) -> Tensor:
@@ -109,5 +109,5 @@ class ActionEncoder(nn.Module):
         """
         mask = has_action.reshape(*has_action.shape, *[1] * (actions.ndim - 2))
         actions = torch.where(mask, actions, torch.zeros_like(actions))
-        embeddings = self.project(action_features(self.space, actions))
+        embeddings = self.proj(action_features(self.space, actions))
         return torch.where(has_action[..., None], embeddings, self.no_action)

@@ -56,10 +56,10 @@ class OutcomeHeads(nn.Module):
         self.num_status = num_status
         self.end = nn.Linear(width, 1)
         self.status = nn.Linear(width, max(num_status, 1))
-        self.end_embedding = nn.Embedding(2, condition_dim)
-        self.status_embedding = nn.Embedding(num_status + 1, condition_dim)  # the last: not known
-        self.picture = nn.Embedding(num_codes + 1, code_dim)  # the last: no frame
-        self.local = nn.Conv2d(code_dim, code_dim, 3, padding=1)
+        self.end_embed = nn.Embedding(2, condition_dim)
+        self.status_embed = nn.Embedding(num_status + 1, condition_dim)  # the last: not known
+        self.code_embed = nn.Embedding(num_codes + 1, code_dim)  # the last: no frame
+        self.code_conv = nn.Conv2d(code_dim, code_dim, 3, padding=1)
         self.reward = nn.Sequential(nn.Linear(width + 2 * code_dim + 1, width), nn.SiLU(), nn.Linear(width, 1))
         self.register_buffer("end_scale", torch.ones(()))
         self.register_buffer("end_shift", torch.zeros(()))
@@ -138,7 +138,7 @@ class OutcomeHeads(nn.Module):
         Where the step terminates the status counts as not known: it is predicted given that the step does not.
         """
         status = torch.where(terminations, self.num_status, status)
-        return self.end_embedding(terminations.long()) + self.status_embedding(status)
+        return self.end_embed(terminations.long()) + self.status_embed(status)
 
     def predict_rewards(self, summary: Tensor, terminations: Tensor, codes: Tensor) -> Tensor:
         """Expected reward of the step, standardised: see `unstandardise_rewards`.
@@ -151,7 +151,7 @@ class OutcomeHeads(nn.Module):
         Returns:
             (B,) float32.
         """
-        frame = F.silu(self.local(self.picture(codes).permute(0, 3, 1, 2)))  # (B, code_dim, h, w)
+        frame = F.silu(self.code_conv(self.code_embed(codes).permute(0, 3, 1, 2)))  # (B, code_dim, h, w)
         has_ended = terminations[:, None].float()
         features = torch.cat([summary, frame.mean((2, 3)), frame.amax((2, 3)), has_ended], 1)
         return self.reward(features)[:, 0]

@@ -57,8 +57,8 @@ class Codebook(nn.Module):
     """
 
     embeddings: Tensor
-    counts: Tensor
-    sums: Tensor
+    ema_counts: Tensor
+    ema_sums: Tensor
     initialised: Tensor
 
     def __init__(
@@ -77,8 +77,8 @@ class Codebook(nn.Module):
         self.decay = decay
         self.restart_below = restart_below
         self.register_buffer("embeddings", torch.zeros(num_codes, code_dim))
-        self.register_buffer("counts", torch.ones(num_codes * num_codebooks))  # of (V, C)
-        self.register_buffer("sums", torch.zeros(num_codes, code_dim))
+        self.register_buffer("ema_counts", torch.ones(num_codes * num_codebooks))  # of (V, C)
+        self.register_buffer("ema_sums", torch.zeros(num_codes, code_dim))
         self.register_buffer("initialised", torch.tensor(False))
 
     def encode(self, vectors: Tensor) -> Tensor:
@@ -110,12 +110,14 @@ class Codebook(nn.Module):
         codes = self.encode(data)
         quantised = self.decode(codes)
         index = self._slice_index(codes)
-        uses = torch.zeros_like(self.counts).index_add_(0, index, torch.ones_like(index, dtype=self.counts.dtype))
+        uses = torch.zeros_like(self.ema_counts).index_add_(
+            0, index, torch.ones_like(index, dtype=self.ema_counts.dtype)
+        )
         if self.training:
             # `quantised` is a copy: the loss compares with the embeddings before this update
             uses, dead = self._update(data, index, uses, candidates)
         else:
-            uses, dead = sum_over_processes(uses), self.counts < self.restart_below
+            uses, dead = sum_over_processes(uses), self.ema_counts < self.restart_below
         return CodebookOutput(
             vectors=vectors + (quantised - vectors).detach(),
             codes=codes,
@@ -144,7 +146,7 @@ class Codebook(nn.Module):
     def _initialise(self, candidates: Tensor) -> None:
         """Set all embeddings to the candidates (V, d), once."""
         self.embeddings.copy_(torch.where(self.initialised, self.embeddings, candidates))
-        self.sums.copy_(torch.where(self.initialised, self.sums, candidates))
+        self.ema_sums.copy_(torch.where(self.initialised, self.ema_sums, candidates))
         self.initialised.fill_(True)
 
     @torch.no_grad()
@@ -160,15 +162,15 @@ class Codebook(nn.Module):
         Returns:
             How often all processes chose each code, (V*C,) float32, and which codes restarted, (V*C,) bool.
         """
-        sums = torch.zeros_like(self._to_slices(self.sums)).index_add_(0, index, self._to_slices(vectors))
+        sums = torch.zeros_like(self._to_slices(self.ema_sums)).index_add_(0, index, self._to_slices(vectors))
         total = sum_over_processes(torch.cat([uses[:, None], sums], 1))  # (V*C, 1 + d/C)
         uses, sums = total[:, 0], total[:, 1:]
-        self.counts.lerp_(uses, 1 - self.decay)
-        averages = self._to_slices(self.sums).lerp_(sums, 1 - self.decay)
-        dead = self.counts < self.restart_below
-        self.counts.copy_(torch.where(dead, 1.0, self.counts))
+        self.ema_counts.lerp_(uses, 1 - self.decay)
+        averages = self._to_slices(self.ema_sums).lerp_(sums, 1 - self.decay)
+        dead = self.ema_counts < self.restart_below
+        self.ema_counts.copy_(torch.where(dead, 1.0, self.ema_counts))
         averages.copy_(torch.where(dead[:, None], self._to_slices(candidates), averages))
-        self._to_slices(self.embeddings).copy_(averages / self.counts[:, None])
+        self._to_slices(self.embeddings).copy_(averages / self.ema_counts[:, None])
         return uses, dead
 
     def _slice_index(self, codes: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ class Tokenizer(nn.Module, ABC):
 
     pixel_mean: Tensor
     pixel_std: Tensor
-    mean_picture: Tensor
+    mean_frame: Tensor
     rare_distance: Tensor
     encoder: nn.Module
     decoder: nn.Module
@@ -66,7 +66,7 @@ class Tokenizer(nn.Module, ABC):
         self.register_buffer("pixel_mean", torch.zeros(3))
         self.register_buffer("pixel_std", torch.tensor(0.25))
         if config.rare_weight != 1:  # both standardised, as the pixels are
-            self.register_buffer("mean_picture", torch.zeros(3, height, width))
+            self.register_buffer("mean_frame", torch.zeros(3, height, width))
             self.register_buffer("rare_distance", torch.ones(3, height, width))
         self.codebook = Codebook(
             config.num_codes, config.code_dim, config.codebook_decay, config.restart_below, config.num_codebooks
@@ -92,15 +92,15 @@ class Tokenizer(nn.Module, ABC):
             squares += pixels.square().sum(0)
         if not count:
             raise UserError("the training split holds no valid frame, so there is nothing to learn from.")
-        mean_frame, mean_square = total / count, squares / count  # (H, W, 3)
-        mean = mean_frame.mean((0, 1))
+        place_mean, mean_square = total / count, squares / count  # (H, W, 3)
+        mean = place_mean.mean((0, 1))
         std = (mean_square.mean() - mean.square().mean()).clamp_min(1e-4).sqrt()
         self.pixel_mean.copy_(mean)
         self.pixel_std.copy_(std)
         if self.config.rare_weight != 1:
-            place_std = (mean_square - mean_frame.square()).clamp_min(0).sqrt()
+            place_std = (mean_square - place_mean.square()).clamp_min(0).sqrt()
             distance = (RARE_STDS * place_std).clamp_min(RARE_MIN_DISTANCE)
-            self.mean_picture.copy_(((mean_frame - mean) / std).movedim(-1, 0))
+            self.mean_frame.copy_(((place_mean - mean) / std).movedim(-1, 0))
             self.rare_distance.copy_((distance / std).movedim(-1, 0))
 
     def encode(self, frames: Tensor) -> Tensor:
@@ -211,7 +211,7 @@ class Tokenizer(nn.Module, ABC):
     def _rare_pixels(self, pixels: Tensor) -> Tensor:
         """Which pixels are rare in any colour: (N, 3, ..., H, W) -> (N, 1, ..., H, W) bool."""
         shape = (3, *(1,) * (pixels.ndim - 4), *self.frame_shape[:2])
-        return ((pixels - self.mean_picture.view(shape)).abs() > self.rare_distance.view(shape)).any(1, keepdim=True)
+        return ((pixels - self.mean_frame.view(shape)).abs() > self.rare_distance.view(shape)).any(1, keepdim=True)
 
     # -- pixels and latents --------------------------------------------------------------------------------
 

@@ -22,13 +22,13 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.wide = nn.Conv2d(width, width, 3, padding=1)
-        self.narrow = nn.Conv2d(width, width, 1)
-        _init_zero(self.narrow)
+        self.conv3 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv1 = nn.Conv2d(width, width, 1)
+        _init_zero(self.conv1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, width, rows, columns) -> the same shape."""
-        return x + self.narrow(F.silu(self.wide(F.silu(x))))
+        return x + self.conv1(F.silu(self.conv3(F.silu(x))))
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -52,17 +52,17 @@ class AxialAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.axis = axis
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width)
-        _init_zero(self.out)
+        self.qkv_proj = nn.Linear(width, 3 * width, bias=False)
+        self.out_proj = nn.Linear(width, width)
+        _init_zero(self.out_proj)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, h, w, D) -> the same shape."""
         x = x.movedim(self.axis, -2)  # (N, two other axes, n, D)
-        qkv = rearrange(self.qkv(x), "b i j n (three k d) -> three (b i j) k n d", three=3, k=self.num_heads)
+        qkv = rearrange(self.qkv_proj(x), "b i j n (three k d) -> three (b i j) k n d", three=3, k=self.num_heads)
         y = F.scaled_dot_product_attention(*qkv.unbind(0))  # (N*i*j, heads, n, D/heads)
         y = rearrange(y, "(b i j) k n d -> b i j n (k d)", b=x.shape[0], i=x.shape[1])
-        return self.out(y).movedim(-2, self.axis)
+        return self.out_proj(y).movedim(-2, self.axis)
 
 
 class AttentionResidualBlock(nn.Module):
@@ -80,15 +80,15 @@ class AttentionResidualBlock(nn.Module):
 
     def __init__(self, width: int, residual_width: int, num_heads: int) -> None:
         super().__init__()
-        self.norm_wide = ChannelNorm(width)
-        self.wide = nn.Conv3d(width, residual_width, 3, padding=1)
-        self.norm_narrow = ChannelNorm(residual_width)
-        self.narrow = nn.Conv3d(residual_width, width, 1)
+        self.norm_conv3 = ChannelNorm(width)
+        self.conv3 = nn.Conv3d(width, residual_width, 3, padding=1)
+        self.norm_conv1 = ChannelNorm(residual_width)
+        self.conv1 = nn.Conv3d(residual_width, width, 1)
         if num_heads:
             self.norm_attention = ChannelNorm(width)
             self.attention = nn.ModuleList(AxialAttention(width, num_heads, axis) for axis in (3, 2, 1))
         else:
-            _init_zero(self.narrow)
+            _init_zero(self.conv1)
 
     def forward(self, x: Tensor, positions: Tensor | None) -> Tensor:
         """Apply the block.
@@ -100,7 +100,7 @@ class AttentionResidualBlock(nn.Module):
         Returns:
             (N, D, T, h, w).
         """
-        y = self.narrow(F.relu(self.norm_narrow(self.wide(F.relu(self.norm_wide(x))))))
+        y = self.conv1(F.relu(self.norm_conv1(self.conv3(F.relu(self.norm_conv3(x))))))
         if positions is not None:
             y = F.relu(self.norm_attention(y)).movedim(1, -1) + positions  # (N, T, h, w, D)
             y = torch.stack([attention(y) for attention in self.attention]).sum(0).movedim(-1, 1)

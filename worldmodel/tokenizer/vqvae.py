@@ -79,7 +79,7 @@ class ClipTokenizer(Tokenizer):
         super().__init__(config, frame_shape)
         assert config.time == "clip"
         shape = (config.clip_length // config.time_stride, *self.latent_grid)
-        self.positions = PositionEmbedding(shape, config.width) if config.axial_attention else None
+        self.position_embed = PositionEmbedding(shape, config.width) if config.axial_attention else None
         self.encoder = ClipEncoder(config)
         self.decoder = ClipDecoder(config)
 
@@ -116,10 +116,10 @@ class ClipTokenizer(Tokenizer):
         return rearrange(pixels, "n c l h w -> (n l) c h w")
 
     def _encode_pixels(self, pixels: Tensor) -> Tensor:
-        return self.encoder(pixels, self.positions() if self.positions is not None else None)
+        return self.encoder(pixels, self.position_embed() if self.position_embed is not None else None)
 
     def _decode_latents(self, latents: Tensor) -> Tensor:
-        return self.decoder(latents, self.positions() if self.positions is not None else None)
+        return self.decoder(latents, self.position_embed() if self.position_embed is not None else None)
 
     def _rare_pixels(self, pixels: Tensor) -> Tensor:
         change = F.pad(pixels.diff(dim=2).abs(), (0, 0, 0, 0, 1, 0))  # (N, 3, L, H, W), 0 in the first frame
@@ -139,21 +139,21 @@ class ClipEncoder(nn.Module):
         super().__init__()
         width = config.width
         inputs = [3, *[width] * (len(_conv_strides(config)) - 1)]
-        self.down = nn.ModuleList(
+        self.down_convs = nn.ModuleList(
             nn.Conv3d(channels, width, 3, stride, padding=1)
             for channels, stride in zip(inputs, _conv_strides(config), strict=True)
         )
         self.blocks = _residual_blocks(config)
         self.norm = ChannelNorm(width)
-        self.out = nn.Conv3d(width, config.code_dim, 1)
+        self.output_conv = nn.Conv3d(width, config.code_dim, 1)
 
     def forward(self, x: Tensor, positions: Tensor | None) -> Tensor:
         """Pixels (N, 3, L, H, W) and position embeddings (T, h, w, D) to latents (N, d, T, h, w)."""
-        for i, layer in enumerate(self.down):
+        for i, layer in enumerate(self.down_convs):
             x = layer(F.relu(x) if i else x)
         for block in self.blocks:
             x = block(x, positions)
-        return self.out(F.relu(self.norm(x)))
+        return self.output_conv(F.relu(self.norm(x)))
 
 
 class ClipDecoder(nn.Module):
@@ -170,21 +170,21 @@ class ClipDecoder(nn.Module):
         width = config.width
         strides = _conv_strides(config)[::-1]
         outputs = [*[width] * (len(strides) - 1), 3]
-        self.into = nn.Conv3d(config.code_dim, width, 1)
+        self.input_conv = nn.Conv3d(config.code_dim, width, 1)
         self.blocks = _residual_blocks(config)
         self.norm = ChannelNorm(width)
-        self.up = nn.ModuleList(
+        self.up_convs = nn.ModuleList(
             nn.ConvTranspose3d(width, channels, (stride[0] + 2, stride[1] + 2, stride[2] + 2), stride, padding=1)
             for channels, stride in zip(outputs, strides, strict=True)
         )
 
     def forward(self, x: Tensor, positions: Tensor | None) -> Tensor:
         """Latents (N, d, T, h, w) and position embeddings (T, h, w, D) to pixels (N, 3, L, H, W)."""
-        x = self.into(x)
+        x = self.input_conv(x)
         for block in self.blocks:
             x = block(x, positions)
         x = self.norm(x)
-        for layer in self.up:
+        for layer in self.up_convs:
             x = layer(F.relu(x))
         return x
 

@@ -16,10 +16,13 @@ from worldmodel.common.directories import DirectoryKind, load_matching_weights, 
 from worldmodel.common.errors import UserError
 from worldmodel.common.pixels import PixelSpec
 from worldmodel.tokenizer import Tokenizer, TokenizerConfig, make_tokenizer
+from worldmodel.world.legacy_keys import rename_tokenizer_weights
 from worldmodel.world.world_model import WorldModel, is_world
 
 WEIGHTS = "model.safetensors"
-TOKENIZER = DirectoryKind("tokenizer", "worldmodel.tokenizer", 1, (WEIGHTS,), "worldmodel train tokenizer --out")
+TOKENIZER = DirectoryKind(
+    "tokenizer", "worldmodel.tokenizer", 2, (WEIGHTS,), "worldmodel train tokenizer --out", older_versions=(1,)
+)
 _converter = make_converter(forbid_extra_keys=True)
 
 
@@ -94,6 +97,8 @@ class TokenizerCheckpoint:
             weights = load_file(path / WEIGHTS)
         except SafetensorError as error:
             raise UserError(f"{path}/{WEIGHTS} cannot be read ({error}).") from error
+        if config["version"] == 1:
+            weights = rename_tokenizer_weights(weights)
         load_matching_weights(
             tokenizer, weights, f"the weights of {path}", "Its config.json is another's; copy it again."
         )

@@ -29,10 +29,16 @@ from worldmodel.prior.code_clip import CodeClip
 from worldmodel.prior.context import Context
 from worldmodel.tokenizer import FrameTokenizer, Tokenizer, TokenizerConfig
 from worldmodel.world.hub import find_world
+from worldmodel.world.legacy_keys import rename_world_weights
 from worldmodel.world.starts import Starts
 
 WORLD = DirectoryKind(
-    "world", "worldmodel.world", 1, ("model.safetensors", "starts.safetensors"), "worldmodel train world --out"
+    "world",
+    "worldmodel.world",
+    2,
+    ("model.safetensors", "starts.safetensors"),
+    "worldmodel train world --out",
+    older_versions=(1,),
 )
 _converter = structure_unions_by_kind(make_converter(forbid_extra_keys=True))
 
@@ -258,8 +264,13 @@ class WorldModel(nn.Module):
             world.starts = Starts.from_tensors(load_file(path / WORLD.files[1]))
         except (SafetensorError, KeyError, TypeError) as error:
             raise UserError(f"{path}: its weights or starts cannot be read ({error}).") from error
+        # the noted hash depends on the tensors' names, so it is compared under the names of the file
+        part = "tokenizer."
+        of_tokenizer = {name.removeprefix(part): weights[name] for name in weights if name.startswith(part)}
+        if config["version"] == 1:
+            weights = rename_world_weights(weights)
         load_matching_weights(world, weights, f"the weights of {path}", "Its config.json is another's; copy it again.")
-        if tokenizer_hash(world.tokenizer) != wanted:
+        if tokenizer_hash(world.tokenizer, of_tokenizer) != wanted:
             raise UserError(
                 f"{path}: the prior was trained on another tokenizer's codes; put its own tokenizer back or "
                 "train the prior again."
@@ -287,11 +298,16 @@ def is_world(path: Path) -> bool:
     return WORLD.matches(path)
 
 
-def tokenizer_hash(tokenizer: Tokenizer) -> str:
-    """sha256 of everything that decides a tokenizer's codes: what its weights' shapes do not tell, and the weights."""
+def tokenizer_hash(tokenizer: Tokenizer, weights: dict[str, Tensor] | None = None) -> str:
+    """sha256 of everything that decides a tokenizer's codes: settings that its weights do not show, and the weights.
+
+    Args:
+        tokenizer: the tokenizer.
+        weights: its state dict if that has other names, as in a directory of version 1.
+    """
     settings = {name: getattr(tokenizer.config, name) for name in _CODES_DEPEND_ON}
     digest = hashlib.sha256(json.dumps([settings, tokenizer.frame_shape]).encode())
-    for name, tensor in sorted(tokenizer.state_dict().items()):
+    for name, tensor in sorted((weights or tokenizer.state_dict()).items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

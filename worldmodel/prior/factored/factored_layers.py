@@ -39,8 +39,8 @@ class Attention(nn.Module):
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.qkv_proj = nn.Linear(width, 3 * width)
+        self.out_proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, cache: GroupCache | None = None) -> Tensor:
         """Attend.
@@ -53,7 +53,7 @@ class Attention(nn.Module):
         Returns:
             (B, N, D).
         """
-        q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, N, D/H) each
+        q, k, v = self.qkv_proj(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, N, D/H) each
         if cache is not None:
             end = cache.length + x.shape[1]
             cache.keys[:, :, cache.length : end] = k
@@ -61,7 +61,7 @@ class Attention(nn.Module):
             cache.length = end
             k, v = cache.keys[:, :, :end], cache.values[:, :, :end]
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out(y.transpose(1, 2).flatten(2))
+        return self.out_proj(y.transpose(1, 2).flatten(2))
 
 
 class FactoredBlock(nn.Module):
@@ -79,11 +79,11 @@ class FactoredBlock(nn.Module):
         self.norm_attention = ConditionalLayerNorm(width, condition_dim)
         self.attention = Attention(width, num_heads)
         self.norm_feedforward = ConditionalLayerNorm(width, condition_dim)
-        self.widen = nn.Linear(width, 4 * width)
-        self.narrow = nn.Linear(4 * width, width)
-        for layer in (self.attention.qkv, self.widen):
+        self.up_proj = nn.Linear(width, 4 * width)
+        self.down_proj = nn.Linear(4 * width, width)
+        for layer in (self.attention.qkv_proj, self.up_proj):
             nn.init.normal_(layer.weight, std=0.02)
-        for layer in (self.attention.out, self.narrow):
+        for layer in (self.attention.out_proj, self.down_proj):
             nn.init.normal_(layer.weight, std=0.02 / math.sqrt(2 * num_layers))
 
     def gains_and_biases(self, condition: Tensor) -> GainsAndBiases:
@@ -114,7 +114,7 @@ class FactoredBlock(nn.Module):
         """
         of_attention, of_feedforward = gains_and_biases
         x = x + self.attention(_layer_norm(x, *of_attention), mask, cache)
-        return x + self.narrow(F.gelu(self.widen(_layer_norm(x, *of_feedforward)), approximate="tanh"))
+        return x + self.down_proj(F.gelu(self.up_proj(_layer_norm(x, *of_feedforward)), approximate="tanh"))
 
 
 def _layer_norm(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class FactoredPrior(Prior[Context]):
         UserError: sizes that are out of range or contradict each other.
     """
 
-    rare: Tensor
+    rare_codes: Tensor
 
     def __init__(
         self,
@@ -68,33 +68,35 @@ class FactoredPrior(Prior[Context]):
         self.num_uniforms = 2 + h * w + (config.mixture > 1)  # end, status, codes, component
         self.order = GroupOrder(make_groups(config.order, grid, config.num_groups), grid)
         condition_dim = config.window * config.action_dim
-        self.actions = ActionEncoder(action_space, config.action_dim)
-        self.embed = nn.Embedding(num_codes + 1, config.embed_dim)
+        self.action_encoder = ActionEncoder(action_space, config.action_dim)
+        self.code_embed = nn.Embedding(num_codes + 1, config.embed_dim)
         self.stem = nn.Conv2d(config.window * config.embed_dim, width, 3, padding=1)
-        self.positions = nn.Parameter(0.02 * torch.randn(h * w + 1, width))  # the last: the summary token
-        self.status = nn.Embedding(config.status.num_bins + 1, width)
-        self.mixes = nn.ModuleList(ResidualGridConv(width, self.order) for _ in range(config.trunk_layers))
+        self.position_embed = nn.Parameter(0.02 * torch.randn(h * w + 1, width))  # the last: the summary token
+        self.status_embed = nn.Embedding(config.status.num_bins + 1, width)
+        self.trunk_convs = nn.ModuleList(ResidualGridConv(width, self.order) for _ in range(config.trunk_layers))
 
         def blocks(count: int) -> nn.ModuleList:
             return nn.ModuleList(FactoredBlock(width, config.num_heads, condition_dim, depth) for _ in range(count))
 
         self.trunk_blocks = blocks(config.trunk_layers)
         self.decoder_blocks = blocks(config.decoder_layers)
-        self.bridge = nn.Linear(width, width)
-        self.written = nn.Embedding(num_codes + 1, width)  # the last: no previous group
-        self.places = nn.Parameter(0.02 * torch.randn(h * w, width))
-        self.logits = nn.Linear(width, num_codes)
-        self.prejudice = nn.Parameter(torch.zeros(h * w, num_codes))
+        self.decoder_proj = nn.Linear(width, width)
+        self.previous_group_embed = nn.Embedding(num_codes + 1, width)  # the last: no previous group
+        self.place_embed = nn.Parameter(0.02 * torch.randn(h * w, width))
+        self.code_head = nn.Linear(width, num_codes)
+        self.place_bias = nn.Parameter(torch.zeros(h * w, num_codes))
         self.heads = OutcomeHeads(width, num_codes, config.status.num_bins, condition_dim)
-        nn.init.normal_(self.embed.weight, std=0.3)
-        nn.init.normal_(self.written.weight, std=0.3)
-        self.register_buffer("rare", torch.zeros(h * w, num_codes + 1, dtype=torch.bool))
+        nn.init.normal_(self.code_embed.weight, std=0.3)
+        nn.init.normal_(self.previous_group_embed.weight, std=0.3)
+        self.register_buffer("rare_codes", torch.zeros(h * w, num_codes + 1, dtype=torch.bool))
         self.mixture = Mixture(config.mixture, width, condition_dim)
 
     def init_from_codes(self, embeddings: Tensor, counts: Tensor) -> None:
         """As `Prior.init_from_codes`."""
         token_counts = self.order.to_tokens(counts[None])[0]  # (P, V)
-        init_code_weights((self.embed, self.written), self.logits, self.prejudice, embeddings, token_counts)
+        init_code_weights(
+            (self.code_embed, self.previous_group_embed), self.code_head, self.place_bias, embeddings, token_counts
+        )
         self.set_rare_codes(counts)
 
     @torch.no_grad()
@@ -102,8 +104,8 @@ class FactoredPrior(Prior[Context]):
         """As `Prior.set_rare_codes`: at each place the rarest codes, which together make up `rare_share`."""
         frequencies = code_frequencies(self.order.to_tokens(counts[None])[0])  # (P, V)
         ascending, order = frequencies.sort(dim=1)
-        self.rare.zero_()
-        self.rare[:, :-1].scatter_(1, order, ascending.cumsum(1) <= self.config.rare_share)
+        self.rare_codes.zero_()
+        self.rare_codes[:, :-1].scatter_(1, order, ascending.cumsum(1) <= self.config.rare_share)
 
     def fit_reward_scale(self, rewards: Tensor) -> None:
         """As `Prior.fit_reward_scale`."""
@@ -117,18 +119,20 @@ class FactoredPrior(Prior[Context]):
         Returns:
             Features of the places (N, P, D), the summary (N, D), the condition (N, C).
         """
-        condition = self.actions(context.actions, context.has_action).flatten(1)  # (N, W*action_dim) = (N, C)
-        history = rearrange(self.embed(context.codes), "n k h w e -> n (k e) h w")
+        condition = self.action_encoder(context.actions, context.has_action).flatten(1)  # (N, W*action_dim) = (N, C)
+        history = rearrange(self.code_embed(context.codes), "n k h w e -> n (k e) h w")
         features = self.order.to_tokens(rearrange(self.stem(history), "n d h w -> n h w d"))  # (N, P, D)
-        tokens = torch.cat([features, self.status(context.status)[:, None]], 1) + self.positions  # (N, P+1, D)
-        for conv, block in zip(self.mixes, self.trunk_blocks, strict=True):
+        tokens = (
+            torch.cat([features, self.status_embed(context.status)[:, None]], 1) + self.position_embed
+        )  # (N, P+1, D)
+        for conv, block in zip(self.trunk_convs, self.trunk_blocks, strict=True):
             tokens = block(conv(tokens), cast(FactoredBlock, block).gains_and_biases(condition))
         tokens = F.layer_norm(tokens, tokens.shape[-1:])
         return tokens[:, :-1], tokens[:, -1], condition
 
     def decoder_inputs(self, features: Tensor) -> Tensor:
         """Input tokens of the decoder, before components and previous codes are added: (N, P, D) -> (N, P, D)."""
-        return self.bridge(features) + self.places
+        return self.decoder_proj(features) + self.place_embed
 
     def _gains_and_biases(self, condition: Tensor) -> list[GainsAndBiases]:
         """Of each decoder block, for a frame's condition (N, C)."""
@@ -154,13 +158,13 @@ class FactoredPrior(Prior[Context]):
         Returns:
             Logits (N, n, V).
         """
-        x = tokens + self.written(previous_codes)
+        x = tokens + self.previous_group_embed(previous_codes)
         for i, block in enumerate(self.decoder_blocks):
             if caches is None:
                 x = block(x, gains_and_biases[i], self.order.attention_mask)
             else:
                 x = block(x, gains_and_biases[i], None, caches[i])
-        return self.logits(F.layer_norm(x, x.shape[-1:])) + self.prejudice[group]
+        return self.code_head(F.layer_norm(x, x.shape[-1:])) + self.place_bias[group]
 
     def _frame_logits(self, inputs: Tensor, condition: Tensor, codes: Tensor) -> Tensor:
         """Logits (N, K, P, V) of whole frames with known codes (N, P), under every component."""
@@ -249,7 +253,7 @@ class FactoredPrior(Prior[Context]):
     def _near_rare_code(self, context: Context) -> Tensor:
         """Tokens (N, P) at whose place, or next to it, the last frame has a code that is rare where it is."""
         last = self.order.to_tokens(context.codes[:, -1])
-        is_rare = self.rare[torch.arange(last.shape[1], device=last.device), last]  # (N, P)
+        is_rare = self.rare_codes[torch.arange(last.shape[1], device=last.device), last]  # (N, P)
         near = F.max_pool2d(self.order.to_grid(is_rare.float())[:, None], 3, 1, 1)  # (N, 1, h, w)
         return self.order.to_tokens(near[:, 0]) > 0
 

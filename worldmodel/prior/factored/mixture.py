@@ -32,16 +32,16 @@ class Mixture(nn.Module):
         super().__init__()
         self.num_components = num_components
         if num_components > 1:
-            self.vectors = nn.Parameter(0.3 * torch.randn(num_components, width))
-            self.chances = nn.Linear(width + condition_dim, num_components)
-            nn.init.zeros_(self.chances.weight)
-            nn.init.zeros_(self.chances.bias)
+            self.component_embed = nn.Parameter(0.3 * torch.randn(num_components, width))
+            self.component_head = nn.Linear(width + condition_dim, num_components)
+            nn.init.zeros_(self.component_head.weight)
+            nn.init.zeros_(self.component_head.bias)
 
     def log_probs(self, summary: Tensor, condition: Tensor) -> Tensor:
         """Log-probabilities of the components: (N, D) and (N, C) -> (N, K) float32."""
         if self.num_components == 1:
             return summary.new_zeros(len(summary), 1, dtype=torch.float32)
-        learned = self.chances(torch.cat([summary, condition], 1)).float().log_softmax(-1)
+        learned = self.component_head(torch.cat([summary, condition], 1)).float().log_softmax(-1)
         floor = torch.full_like(learned, math.log(UNIFORM_SHARE / self.num_components))
         return torch.logaddexp(learned + math.log(1 - UNIFORM_SHARE), floor)
 
@@ -49,11 +49,11 @@ class Mixture(nn.Module):
         """Tokens for every component: (N, P, D) -> (N*K, P, D), a frame's components next to each other."""
         if self.num_components == 1:
             return tokens
-        return (tokens[:, None] + self.vectors[:, None]).flatten(0, 1)
+        return (tokens[:, None] + self.component_embed[:, None]).flatten(0, 1)
 
     def add_component(self, tokens: Tensor, components: Tensor) -> Tensor:
         """Tokens for one component per frame: (N, P, D) and (N,) int64 -> (N, P, D)."""
-        return tokens if self.num_components == 1 else tokens + self.vectors[components][:, None]
+        return tokens if self.num_components == 1 else tokens + self.component_embed[components][:, None]
 
 
 def mixture_log_likelihood(log_probs: Tensor, nats: Tensor) -> Tensor:

@@ -93,10 +93,10 @@ class CachedBlock:
         self.scale = 1 / math.sqrt(d)
         self.norm_attention = FrameLayerNorm(block.norm_attention, condition, dtype)
         self.norm_feedforward = FrameLayerNorm(block.norm_feedforward, condition, dtype)
-        bias, weight = addmm_weights(block.qkv, 1, dtype)
+        bias, weight = addmm_weights(block.qkv_proj, 1, dtype)
         self.qkv_weights = tuple(_order_by_group(x, groups, d, has_rotary) for x in (bias, weight))
         self.out_weights, self.up_weights, self.down_weights = (
-            addmm_weights(layer, rows, dtype) for layer in (block.out, block.widen, block.narrow)
+            addmm_weights(layer, rows, dtype) for layer in (block.out_proj, block.up_proj, block.down_proj)
         )
         self.qkv_buffer = weight.new_empty(rows, weight.shape[1])  # of `dtype`
         self.qkv = self.qkv_buffer if dtype == torch.float32 else self.qkv_buffer.float()
@@ -109,7 +109,7 @@ class CachedBlock:
         self.cache_slots = list(zip(*own, strict=True))  # S pairs of key and value, (B, G, d) each
         self.attention_output = keys.new_empty(rows * groups, queries_per_group, d)
         self.merged_heads = self.attention_output.view(rows, -1)  # (B, D)
-        self.hidden = weight.new_empty(rows, block.widen.out_features)
+        self.hidden = weight.new_empty(rows, block.up_proj.out_features)
         self.set_cache_length(keys.shape[3])
 
     def set_cache_length(self, length: int) -> None:

@@ -98,15 +98,15 @@ class FlatBlock(nn.Module):
         super().__init__()
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
         self.norm_attention = ConditionalLayerNorm(width, condition_dim)
-        self.qkv = nn.Linear(width, width + 2 * num_kv_heads * (width // num_heads))  # H, G and G heads
-        self.out = nn.Linear(width, width)
+        self.qkv_proj = nn.Linear(width, width + 2 * num_kv_heads * (width // num_heads))  # H, G and G heads
+        self.out_proj = nn.Linear(width, width)
         self.norm_feedforward = ConditionalLayerNorm(width, condition_dim)
-        self.widen = nn.Linear(width, feedforward * width)
-        self.narrow = nn.Linear(feedforward * width, width)
+        self.up_proj = nn.Linear(width, feedforward * width)
+        self.down_proj = nn.Linear(feedforward * width, width)
         self.dropout = nn.Dropout(dropout)
-        for layer in (self.qkv, self.widen):
+        for layer in (self.qkv_proj, self.up_proj):
             nn.init.normal_(layer.weight, std=0.02)
-        for layer in (self.out, self.narrow):
+        for layer in (self.out_proj, self.down_proj):
             nn.init.normal_(layer.weight, std=0.02 / math.sqrt(2 * num_layers))
 
     def forward(
@@ -127,7 +127,7 @@ class FlatBlock(nn.Module):
         batch, length = x.shape[:2]
         condition = condition.flatten(0, 1)  # (B*T, C)
         x = x.flatten(0, 1)  # (B*T, S, D)
-        qkv = self.qkv(self.norm_attention(x, condition))
+        qkv = self.qkv_proj(self.norm_attention(x, condition))
         heads = self.num_heads + 2 * self.num_kv_heads
         qkv = rearrange(qkv, "(b t) s (a d) -> a b (t s) d", b=batch, a=heads)
         parts = qkv.split([self.num_heads, self.num_kv_heads, self.num_kv_heads])
@@ -136,9 +136,9 @@ class FlatBlock(nn.Module):
             query_cos_sin, key_cos_sin = cos_sin.flatten(3, 4)[:, :, :, None]  # (2, B, 1, T*S, E) each
             q, k = rotate(q, query_cos_sin), rotate(k, key_cos_sin)
         y = windowed_attention(q, k, v, mask, length, memory)
-        x = x + self.dropout(self.out(rearrange(y, "b h (t s) d -> (b t) s (h d)", t=length)))
+        x = x + self.dropout(self.out_proj(rearrange(y, "b h (t s) d -> (b t) s (h d)", t=length)))
         x = x + self.dropout(self._feedforward(self.norm_feedforward(x, condition)))
         return x.unflatten(0, (batch, length)), (k, v)
 
     def _feedforward(self, x: Tensor) -> Tensor:
-        return self.narrow(F.gelu(self.widen(x), approximate="tanh"))
+        return self.down_proj(F.gelu(self.up_proj(x), approximate="tanh"))

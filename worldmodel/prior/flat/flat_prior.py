@@ -96,15 +96,15 @@ class FlatPrior(Prior[FlatState]):
         if is_clip_scope:
             condition_dim = (config.num_frames - 1) * num_action_features(action_space)
         width, bins = config.width, config.status.num_bins
-        self.actions = ActionEncoder(action_space, config.action_dim)
-        self.network = RasterTransformer(config, grid, num_codes, condition_dim, self.memory)
-        self.nothing = nn.Parameter(0.02 * torch.randn(width))  # z before the first frame
-        self.act = nn.Sequential(nn.Linear(width + config.action_dim, width), nn.GELU(), nn.Linear(width, width))
+        self.action_encoder = ActionEncoder(action_space, config.action_dim)
+        self.transformer = RasterTransformer(config, grid, num_codes, condition_dim, self.memory)
+        self.initial_summary = nn.Parameter(0.02 * torch.randn(width))  # z before the first frame
+        self.transition = nn.Sequential(nn.Linear(width + config.action_dim, width), nn.GELU(), nn.Linear(width, width))
         self.heads = OutcomeHeads(width, num_codes, bins, condition_dim)
 
     def init_from_codes(self, embeddings: Tensor, counts: Tensor) -> None:
         """As `Prior.init_from_codes`."""
-        self.network.init_from_codes(embeddings, counts)
+        self.transformer.init_from_codes(embeddings, counts)
 
     def fit_reward_scale(self, rewards: Tensor) -> None:
         """As `Prior.fit_reward_scale`."""
@@ -116,12 +116,12 @@ class FlatPrior(Prior[FlatState]):
         """At each frame, z of the last valid frame so far: (B, T, D) and (B, T) -> (B, T, D)."""
         order = torch.arange(valid.shape[1], device=valid.device)
         index = torch.where(valid, order, -1).cummax(1).values[:, :, None]  # (B, T, 1)
-        return torch.where(index >= 0, z.gather(1, index.clamp_min(0).expand_as(z)), self.nothing)
+        return torch.where(index >= 0, z.gather(1, index.clamp_min(0).expand_as(z)), self.initial_summary)
 
     def _clip_condition(self, clip: CodeClip) -> Tensor:
         """The actions of the whole clip, flattened, zeros where it is shorter than num_frames: (B, 1, C)."""
         features = action_features(self.action_space, clip.actions).flatten(1)
-        return F.pad(features, (0, self.network.condition_dim - features.shape[1]))[:, None]
+        return F.pad(features, (0, self.transformer.condition_dim - features.shape[1]))[:, None]
 
     def _predict(self, clip: CodeClip, targets: Targets, codes: Tensor, status: Tensor) -> Predictions:
         """Predictions for the frames of clips, leading axes (B, T).
@@ -138,15 +138,17 @@ class FlatPrior(Prior[FlatState]):
                 f"a clip of {length} frames: this flat prior knows {self.max_frames} (num_frames). Pass shorter "
                 "clips, or train with attention window, positions rotary and scope step."
             )
-        actions = self.actions(targets.context.actions[:, :, 0], targets.context.has_action[:, :, 0])  # (B, T, a)
+        actions = self.action_encoder(
+            targets.context.actions[:, :, 0], targets.context.has_action[:, :, 0]
+        )  # (B, T, a)
         action_condition = actions if self.config.scope == "step" else self._clip_condition(clip)
         outcome_condition = self.heads.embed_outcome(targets.terminations.flatten(), status.flatten())
         condition = action_condition + outcome_condition.unflatten(0, (batch, length))  # (B, T, C)
         times = torch.arange(length, device=actions.device).expand(batch, -1)
-        logits, z, _ = self.network(codes, targets.frame_valid, condition, times)
+        logits, z, _ = self.transformer(codes, targets.frame_valid, condition, times)
         z = self._last_valid(z, targets.frame_valid)
-        previous_z = torch.cat([self.nothing.expand_as(z[:, :1]), z[:, :-1]], 1)
-        summary = self.act(torch.cat([previous_z, actions], -1)).flatten(0, 1)  # (B*T, D)
+        previous_z = torch.cat([self.initial_summary.expand_as(z[:, :1]), z[:, :-1]], 1)
+        summary = self.transition(torch.cat([previous_z, actions], -1)).flatten(0, 1)  # (B*T, D)
         rewards = self.heads.predict_rewards(
             summary, targets.terminations.flatten(), targets.masked_codes.flatten(0, 1)
         )
@@ -226,9 +228,11 @@ class FlatPrior(Prior[FlatState]):
         status = torch.full_like(times, self.config.status.num_bins)
         status[:, -1] = context.status
         outcome = self.heads.embed_outcome(torch.zeros_like(times, dtype=torch.bool).flatten(), status.flatten())
-        condition = self.actions(context.actions[:, -self.memory :], has_action) + outcome.unflatten(0, (rows, count))
-        _, z, key_values = self.network(codes, valid, condition, times)
-        keys, values = init_ring(key_values, self.network.rotary is not None, times, self.memory)
+        condition = self.action_encoder(context.actions[:, -self.memory :], has_action) + outcome.unflatten(
+            0, (rows, count)
+        )
+        _, z, key_values = self.transformer(codes, valid, condition, times)
+        keys, values = init_ring(key_values, self.transformer.rotary is not None, times, self.memory)
         return FlatState(
             keys=keys,
             values=values,
@@ -252,17 +256,17 @@ class FlatPrior(Prior[FlatState]):
                 f"a dream has reached frame {self.max_frames}, the last this flat prior knows (num_frames). Reset "
                 "it, ask for fewer steps, or train with attention window and positions rotary for endless dreams."
             )
-        action = self.actions(actions[:, None], torch.ones_like(state.visible[:, :1]))[:, 0]  # (B, action_dim)
-        summary = self.act(torch.cat([state.summary, action], -1))
+        action = self.action_encoder(actions[:, None], torch.ones_like(state.visible[:, :1]))[:, 0]  # (B, action_dim)
+        summary = self.transition(torch.cat([state.summary, action], -1))
         outcome = self.heads.sample_outcome(summary, state.status, uniforms)
         terminations, status = outcome.terminations, outcome.status
         has_frame = torch.ones_like(terminations) if self.end_has_frame else ~terminations
         condition = action + self.heads.embed_outcome(terminations, status)
         cache, slots = KeyValueCache(state.keys, state.values, state.visible), state.times % self.memory
         codes, log_probs, z = sample_frame(
-            self.network, cache, state.codes, state.times, condition, uniforms[:, 2:], sampling
+            self.transformer, cache, state.codes, state.times, condition, uniforms[:, 2:], sampling
         )
-        store_frame(state.keys, state.values, slots, self.network.num_positions)
+        store_frame(state.keys, state.values, slots, self.transformer.num_positions)
         masked_codes = torch.where(has_frame[:, None, None], codes, self.num_codes)
         rewards = self.heads.predict_rewards(summary, terminations, masked_codes)
         next_state = FlatState(

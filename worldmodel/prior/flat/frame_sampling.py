@@ -53,13 +53,13 @@ def sample_frame(
     rotations = _rotations(transformer, times)
     blocks = _cached_blocks(transformer, cache, condition, dtype)
     norm = FrameLayerNorm(transformer.norm, condition, dtype)
-    bias, weight = addmm_weights(transformer.logits, rows, dtype)
-    biases = bias + transformer.prejudice.to(dtype)  # (K, V)
+    bias, weight = addmm_weights(transformer.code_head, rows, dtype)
+    biases = bias + transformer.place_bias.to(dtype)  # (K, V)
     mask = _initial_mask(cache, size)  # (B*G, 1, N)
     past = mask.shape[2] - size
     own_mask = mask[..., past:].unbind(2)  # S of (B*G, 1)
     logits, codes = weight.new_empty(size - 1, rows, transformer.num_codes), []
-    x = transformer.start + inputs[0]  # (B, D)
+    x = transformer.start_token + inputs[0]  # (B, D)
     for position in range(size):
         if position % CACHE_STRIDE == 0:
             length = past + min(position + CACHE_STRIDE, size)
@@ -73,7 +73,7 @@ def sample_frame(
         if position < size - 1:
             torch.addmm(biases[position], z, weight, out=logits[position])
             codes.append(sampling.sample(logits[position].float(), code_uniforms[position]))
-            torch.add(transformer.embed(codes[-1]), inputs[position + 1], out=x)
+            torch.add(transformer.code_embed(codes[-1]), inputs[position + 1], out=x)
     sampled = torch.stack(codes, 1)  # (B, K)
     log_probs = logits.float().log_softmax(-1).gather(2, sampled.t()[..., None]).sum((0, 2))
     return sampled.unflatten(1, transformer.grid), log_probs, z.float()

@@ -39,12 +39,12 @@ class RasterTransformer(nn.Module):
         (h, w), width, is_learned = grid, config.width, config.positions == "paper"
         self.grid, self.num_codes, self.memory, self.num_positions = grid, num_codes, memory, h * w + 1
         self.condition_dim = condition_dim
-        self.start = nn.Parameter(0.3 * torch.randn(width))
-        self.embed = nn.Embedding(num_codes + 1, width)  # the last: no frame
-        self.previous = nn.Embedding(num_codes + 1, width) if config.previous_frame else None
-        self.lines = nn.Parameter(0.02 * torch.randn(h + 1, width))
-        self.columns = nn.Parameter(0.02 * torch.randn(w, width))
-        self.times = nn.Parameter(0.02 * torch.randn(config.num_frames, width)) if is_learned else None
+        self.start_token = nn.Parameter(0.3 * torch.randn(width))
+        self.code_embed = nn.Embedding(num_codes + 1, width)  # the last: no frame
+        self.previous_frame_embed = nn.Embedding(num_codes + 1, width) if config.previous_frame else None
+        self.row_embed = nn.Parameter(0.02 * torch.randn(h + 1, width))
+        self.column_embed = nn.Parameter(0.02 * torch.randn(w, width))
+        self.time_embed = nn.Parameter(0.02 * torch.randn(config.num_frames, width)) if is_learned else None
         self.rotary = None if is_learned else RotaryEmbedding(width // config.num_heads, grid, memory)
         self.blocks = nn.ModuleList(
             FlatBlock(
@@ -59,18 +59,18 @@ class RasterTransformer(nn.Module):
             for _ in range(config.num_layers)
         )
         self.norm = ConditionalLayerNorm(width, condition_dim)
-        self.logits = nn.Linear(width, num_codes)
-        self.prejudice = nn.Parameter(torch.zeros(h * w, num_codes))
+        self.code_head = nn.Linear(width, num_codes)
+        self.place_bias = nn.Parameter(torch.zeros(h * w, num_codes))
         for table in self._code_tables():
             nn.init.normal_(table.weight, std=0.3)
 
     def _code_tables(self) -> list[nn.Embedding]:
-        return [self.embed] if self.previous is None else [self.embed, self.previous]
+        return [self.code_embed] if self.previous_frame_embed is None else [self.code_embed, self.previous_frame_embed]
 
     def init_from_codes(self, embeddings: Tensor, counts: Tensor) -> None:
         """As `Prior.init_from_codes`."""
         counts = counts.flatten(0, 1)  # (K, V)
-        init_code_weights(self._code_tables(), self.logits, self.prejudice, embeddings, counts)
+        init_code_weights(self._code_tables(), self.code_head, self.place_bias, embeddings, counts)
 
     def position_inputs(self, previous: Tensor, times: Tensor) -> Tensor:
         """What is added to the code embedding of each position: its place, its time, the previous frame's code there.
@@ -86,11 +86,13 @@ class RasterTransformer(nn.Module):
             (B, T, S, D).
         """
         place, w = torch.arange(self.num_positions, device=times.device), self.grid[1]
-        inputs = (self.lines[place // w] + self.columns[place % w]).expand(*times.shape, -1, -1)  # (B, T, S, D)
-        if self.times is not None:
-            inputs = inputs + self.times[times.clamp_min(0)][:, :, None]
-        if self.previous is not None:
-            inputs = inputs + F.pad(self.previous(previous.flatten(2)), (0, 0, 0, 1))
+        inputs = (self.row_embed[place // w] + self.column_embed[place % w]).expand(
+            *times.shape, -1, -1
+        )  # (B, T, S, D)
+        if self.time_embed is not None:
+            inputs = inputs + self.time_embed[times.clamp_min(0)][:, :, None]
+        if self.previous_frame_embed is not None:
+            inputs = inputs + F.pad(self.previous_frame_embed(previous.flatten(2)), (0, 0, 0, 1))
         return inputs
 
     def forward(
@@ -109,8 +111,8 @@ class RasterTransformer(nn.Module):
             layer, (B, G, T*S, d).
         """
         previous = torch.cat([torch.full_like(codes[:, :1], self.num_codes), codes[:, :-1]], 1)
-        embeddings = self.embed(codes.flatten(2))  # (B, T, K, D)
-        x = torch.cat([self.start.expand_as(embeddings[:, :, :1]), embeddings], 2)  # (B, T, S, D)
+        embeddings = self.code_embed(codes.flatten(2))  # (B, T, K, D)
+        x = torch.cat([self.start_token.expand_as(embeddings[:, :, :1]), embeddings], 2)  # (B, T, S, D)
         x = x + self.position_inputs(previous, times)
         cos_sin = None if self.rotary is None else self.rotary.cos_sin(times)
         mask = attention_mask(valid, self.num_positions, self.memory)
@@ -119,5 +121,5 @@ class RasterTransformer(nn.Module):
             x, layer_key_values = block(x, condition, mask, cos_sin, self.memory)
             key_values.append(layer_key_values)
         x = self.norm(x.flatten(0, 1), condition.flatten(0, 1)).unflatten(0, valid.shape)
-        logits = self.logits(x[:, :, :-1]) + self.prejudice  # (B, T, K, V)
+        logits = self.code_head(x[:, :, :-1]) + self.place_bias  # (B, T, K, V)
         return logits, x[:, :, -1], key_values
