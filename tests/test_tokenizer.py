@@ -187,7 +187,7 @@ def test_a_tiny_clip_tokenizer_overfits_one_batch() -> None:
     tokenizer.fit_normaliser([frames[0], frames[1]])
     optimiser = torch.optim.AdamW(tokenizer.parameters(), lr=4e-3)
     valid = torch.ones(2, 4, dtype=torch.bool)
-    for _ in range(50):
+    for _ in range(70):
         losses = tokenizer.loss(frames, valid)
         optimiser.zero_grad()
         losses["loss"].backward()
@@ -195,7 +195,7 @@ def test_a_tiny_clip_tokenizer_overfits_one_batch() -> None:
     made = tokenizer.eval().decode(tokenizer.encode(frames))
     mse = ((made.float() - frames.float()) / 255).square().mean((2, 3, 4))
     psnr = (-10 * mse.log10()).mean()
-    assert psnr > 25
+    assert psnr > 28
     assert abs(tokenizer.loss(frames, valid)["psnr"] - psnr) < 0.3  # the decoded frames' PSNR, to rounding
 
 
@@ -229,7 +229,7 @@ def test_moving_averages_and_restarts_of_several_codebooks() -> None:
     layer.ema_sums.copy_(torch.from_numpy(m))
     layer.ema_counts.copy_(torch.from_numpy(n).flatten())
     torch.manual_seed(1)
-    pick = torch.randint(40, (3,)).numpy()
+    pick = torch.randperm(40)[:3].numpy()
     torch.manual_seed(1)
     out = layer(torch.from_numpy(x))
     entropy = []
@@ -254,6 +254,46 @@ def test_moving_averages_and_restarts_of_several_codebooks() -> None:
     before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
     assert layer.eval()(torch.from_numpy(x)).num_dead == 1
     assert all(torch.equal(before[name], tensor) for name, tensor in layer.state_dict().items())
+
+
+def distance_to_nearest(x: Tensor, vectors: Tensor) -> Tensor:
+    """Largest absolute difference to the nearest vector: (n, d) and (N, d) -> (n,)."""
+    return (x[:, None] - vectors[None]).abs().amax(2).min(1).values
+
+
+@pytest.mark.parametrize("num_vectors", [1024, 1100, 5000])
+def test_initial_codes_are_different_vectors(num_vectors: int) -> None:
+    torch.manual_seed(0)
+    vectors = torch.randn(num_vectors, 4)
+    layer = Codebook(1024, 4, decay=1.0).train()  # a decay of 1 keeps the initial embeddings
+    layer(vectors)
+    assert len(layer.embeddings.unique(dim=0)) == 1024
+    assert (distance_to_nearest(layer.embeddings, vectors) == 0).all(), "each is one of the vectors"
+    assert torch.equal(layer.ema_sums, layer.embeddings)
+
+
+@pytest.mark.parametrize("num_vectors", [1, 10, 700])
+def test_fewer_vectors_than_codes_are_repeated_with_small_noise(num_vectors: int) -> None:
+    torch.manual_seed(0)
+    vectors = 3 + 0.1 * torch.randn(num_vectors, 4)
+    layer = Codebook(1024, 4, decay=1.0).train()
+    layer(vectors)
+    assert len(layer.embeddings.unique(dim=0)) == 1024
+    distance = distance_to_nearest(layer.embeddings, vectors)
+    assert (distance[:num_vectors] == 0).all(), "every vector once without noise"
+    assert distance[num_vectors:].min() > 0
+    assert distance.max() < 0.2, "noise of one percent of the vectors' size"
+
+
+def test_restarted_codes_are_different_vectors() -> None:
+    torch.manual_seed(0)
+    layer = Codebook(64, 4, restart_below=0.5).train()
+    layer(torch.randn(100, 4))
+    layer.ema_counts.zero_()  # all codes are dead
+    vectors = torch.randn(100, 4)
+    assert layer(vectors).num_dead > 32
+    restarted = (distance_to_nearest(layer.embeddings, vectors) == 0).nonzero()[:, 0]
+    assert len(layer.embeddings[restarted].unique(dim=0)) == len(restarted) > 32
 
 
 @pytest.mark.parametrize("config", [frame_config(), clip_config(), clip_config(rare_weight=3.0)])
@@ -367,7 +407,14 @@ class TwoProcesses:
         return [results[0], results[1]]
 
 
-@pytest.mark.parametrize("config", [frame_config(num_codebooks=2), clip_config(rare_weight=3.0)])
+@pytest.mark.parametrize(
+    "config",
+    [
+        frame_config(num_codebooks=2, num_codes=48),
+        clip_config(rare_weight=3.0),
+        frame_config(num_codes=200),  # more codes than vectors: repeated with noise
+    ],
+)
 def test_two_processes_train_as_one(config: TokenizerConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     frames, valid = random_frames(4, 4, 8, 8), torch.ones(4, 4, dtype=torch.bool)
     valid[0, 1:] = False  # the halves of the batch have different weights
@@ -383,13 +430,13 @@ def test_two_processes_train_as_one(config: TokenizerConfig, monkeypatch: pytest
             figures.append({name: value.detach() for name, value in losses.items()})
         return figures, tokenizer
 
-    def draw(high: int, size: tuple[int, ...], device: Any = None) -> Tensor:  # the processes draw differently
-        seed = getattr(pair.local, "rank", 0)
-        return randint(high, size, generator=torch.Generator().manual_seed(seed))
+    def generator() -> torch.Generator:  # each process draws other numbers
+        return torch.Generator().manual_seed(getattr(pair.local, "rank", 0))
 
-    pair, randint = TwoProcesses(monkeypatch), torch.randint
+    pair, randperm = TwoProcesses(monkeypatch), torch.randperm
     with monkeypatch.context() as patch:
-        patch.setattr(codebook.torch, "randint", draw)
+        patch.setattr(codebook.torch, "randperm", lambda n, device=None: randperm(n, generator=generator()))
+        patch.setattr(codebook.torch, "randn_like", lambda x: torch.randn(x.shape, generator=generator()))
         models = [make_fitted(config, frames) for _ in range(3)]
         whole, one = trained(0, 1)
         (first, left), (second, right) = pair.run(lambda rank: trained(rank, 2))

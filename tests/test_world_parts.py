@@ -58,7 +58,7 @@ def test_codebook_moves_as_its_formula_says() -> None:
     book = Codebook(4, 2, decay=0.9, restart_below=0.0).train()
     first = rng.normal(size=(6, 2)).astype(np.float32)
     torch.manual_seed(0)
-    pick = torch.randint(6, (4,)).numpy()
+    pick = torch.randperm(6)[:4].numpy()
     torch.manual_seed(0)
     book(torch.from_numpy(first))
     e, n, m = first[pick].copy(), np.ones(4), first[pick].astype(np.float64)

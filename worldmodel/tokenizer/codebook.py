@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from worldmodel.common.processes import process, process_weight, sum_over_processes
 
+REPEAT_NOISE = 0.01  # standard deviation of the noise on repeated vectors, relative to the vectors' root mean square
+
 
 class CodebookOutput(NamedTuple):
     """N vectors after quantisation.
@@ -128,19 +130,34 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def _candidates(self, vectors: Tensor) -> Tensor:
-        """V random vectors of all processes, with repetition: initial and restart positions of codes. (V, d)"""
+        """Initial and restart positions of the codes: V random vectors of all processes, without repetition.
+
+        If there are fewer than V vectors, each is taken several times, and all but its first copy get small noise.
+
+        Args:
+            vectors: (N, d), of this process.
+
+        Returns:
+            (V, d), the same in every process.
+        """
         rank, num_processes = process()
-        if num_processes == 1:
-            return vectors[torch.randint(len(vectors), (self.num_codes,), device=vectors.device)]
-        sizes = torch.zeros(num_processes, dtype=torch.int64, device=vectors.device)
-        sizes[rank] = len(vectors)
-        counts = sum_over_processes(sizes).tolist()
-        index = torch.randint(sum(counts), (self.num_codes,), device=vectors.device)
-        index = sum_over_processes(index if rank == 0 else torch.zeros_like(index))  # rank 0 draws for all processes
-        index -= sum(counts[:rank])
-        is_local = (index >= 0) & (index < len(vectors))
-        local = vectors[index.clamp(0, len(vectors) - 1)]
-        return sum_over_processes(torch.where(is_local[:, None], local, 0.0))
+        sizes = [len(vectors)]
+        if num_processes > 1:
+            size = torch.zeros(num_processes, dtype=torch.int64, device=vectors.device)
+            size[rank] = len(vectors)
+            sizes = sum_over_processes(size).tolist()
+        total = sum(sizes)
+        order = torch.arange(self.num_codes, device=vectors.device)
+        index = _of_first_process(torch.randperm(total, device=vectors.device)[order % total])
+        local_index = index - sum(sizes[:rank])
+        is_local = (local_index >= 0) & (local_index < len(vectors))
+        local = vectors[local_index.clamp(0, len(vectors) - 1)]
+        candidates = sum_over_processes(torch.where(is_local[:, None], local, torch.zeros_like(local)))
+        if total < self.num_codes:
+            noise = _of_first_process(torch.randn_like(candidates))
+            scale = REPEAT_NOISE * candidates.square().mean().sqrt().clamp_min(1e-6)
+            candidates += torch.where((order >= total)[:, None], noise * scale, torch.zeros_like(noise))
+        return candidates
 
     @torch.no_grad()
     def _initialise(self, candidates: Tensor) -> None:
@@ -181,6 +198,11 @@ class Codebook(nn.Module):
     def _to_slices(self, vectors: Tensor) -> Tensor:
         """(n, d) -> (n*C, d/C), a view where possible."""
         return vectors.reshape(-1, self.slice_dim)
+
+
+def _of_first_process(values: Tensor) -> Tensor:
+    """The values of process 0, in every process: random numbers that all processes must share."""
+    return sum_over_processes(values if process()[0] == 0 else torch.zeros_like(values))
 
 
 def perplexity(uses: Tensor) -> Tensor:
