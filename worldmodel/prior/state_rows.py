@@ -35,10 +35,19 @@ class StateRows:
         copied = {name: tensor.clone() for name, tensor in vars(self).items() if name in self.mutable_fields}
         return type(self)(**{**vars(self), **copied})
 
+    def writable(self) -> Self:
+        """These rows, or a copy if they were created inside `torch.inference_mode` and are now used outside of it.
+
+        torch forbids to write to such tensors there.
+        """
+        if torch.is_inference_mode_enabled():
+            return self
+        return self.copy() if any(getattr(self, name).is_inference() for name in self.mutable_fields) else self
+
     def scatter(self, index: Tensor, other: Self) -> Self:
         """Replace rows `index`, (n,) int64, by the n rows of `other`. These rows must not be used afterwards."""
         merged = {}
-        for name, tensor in vars(self).items():
+        for name, tensor in vars(self.writable()).items():
             copy = tensor.index_copy_ if name in self.mutable_fields else tensor.index_copy
             merged[name] = copy(0, index, getattr(other, name))
         return type(self)(**merged)

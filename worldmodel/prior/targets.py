@@ -63,7 +63,7 @@ class Targets:
         """
         context, device = self.context, self.codes.device
         count, window = context.has_action.shape
-        is_dropped = torch.rand(count, device=device) < share
+        is_dropped = torch.rand(count, device=device, dtype=torch.float32) < share
         num_kept = torch.randint(1, window + 1, (count,), device=device)  # frames
         num_kept = torch.where(is_dropped, num_kept, window + 1)
         age = torch.arange(window, 0, -1, device=device)[None]  # 1 for the newest frame and action
@@ -90,8 +90,8 @@ def replace_codes(codes: Tensor, max_share: float, no_frame: int) -> Tensor:
         no_frame: V.
     """
     other = codes[torch.randperm(len(codes), device=codes.device)]
-    share = max_share * torch.rand(len(codes), 1, 1, 1, device=codes.device)
-    is_replaced = torch.rand(codes.shape, device=codes.device) < share
+    share = max_share * torch.rand(len(codes), 1, 1, 1, device=codes.device, dtype=torch.float32)
+    is_replaced = torch.rand(codes.shape, device=codes.device, dtype=torch.float32) < share
     is_replaced &= (codes != no_frame) & (other != no_frame)
     return torch.where(is_replaced, other, codes)
 

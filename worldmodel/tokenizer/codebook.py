@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodel.common.processes import process, process_weight, sum_over_processes
+from worldmodel.common.torch_state import default_torch_modes
 
 REPEAT_NOISE = 0.01  # standard deviation of the noise on repeated vectors, relative to the vectors' root mean square
 
@@ -63,6 +64,7 @@ class Codebook(nn.Module):
     ema_sums: Tensor
     initialised: Tensor
 
+    @default_torch_modes()
     def __init__(
         self,
         num_codes: int,

@@ -166,8 +166,9 @@ class Tokenizer(nn.Module, ABC):
         if self.config.rare_weight == 1:
             reconstruction = errors.mean() * weight
         else:
-            pixel_weights = torch.where(self._rare_pixels(pixels), self.config.rare_weight, 1.0)
-            pixel_weights = self._flatten_time(pixel_weights)  # (F, 1, H, W)
+            is_rare = self._flatten_time(self._rare_pixels(pixels))  # (F, 1, H, W)
+            pixel_weights = torch.ones_like(is_rare, dtype=torch.float32)
+            pixel_weights.masked_fill_(is_rare, self.config.rare_weight)
             pixel_weights = pixel_weights if has_loss is None else pixel_weights[has_loss]
             share = process_weight(pixel_weights.sum(), pixel_weights.device)
             reconstruction = (pixel_weights * squares).sum() / (3 * pixel_weights.sum()) * share

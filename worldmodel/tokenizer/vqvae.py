@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from worldmodel.common.errors import UserError
+from worldmodel.common.torch_state import default_torch_modes
 from worldmodel.tokenizer.tokenizer import ENCODE_CHUNK, Tokenizer
 from worldmodel.tokenizer.tokenizer_config import TokenizerConfig
 from worldmodel.tokenizer.tokenizer_layers import AttentionResidualBlock, ChannelNorm, PositionEmbedding, ResidualBlock
@@ -24,6 +25,7 @@ class FrameTokenizer(Tokenizer):
     strided convolutions over pixels, and it learns faster.
     """
 
+    @default_torch_modes()
     def __init__(self, config: TokenizerConfig, frame_shape: tuple[int, int, int]) -> None:
         super().__init__(config, frame_shape)
         assert config.time == "frame"
@@ -75,6 +77,7 @@ class ClipTokenizer(Tokenizer):
     frames; a longer sequence is encoded as several clips in a row.
     """
 
+    @default_torch_modes()
     def __init__(self, config: TokenizerConfig, frame_shape: tuple[int, int, int]) -> None:
         super().__init__(config, frame_shape)
         assert config.time == "clip"

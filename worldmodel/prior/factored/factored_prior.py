@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from worldmodel.common import spaces
 from worldmodel.common.processes import process_rows
+from worldmodel.common.torch_state import default_torch_modes
 from worldmodel.prior.code_clip import CodeClip
 from worldmodel.prior.code_init import code_frequencies, init_code_weights
 from worldmodel.prior.conditioning import ActionEncoder
@@ -52,6 +53,7 @@ class FactoredPrior(Prior[Context]):
 
     rare_codes: Tensor
 
+    @default_torch_modes()
     def __init__(
         self,
         config: FactoredConfig,
@@ -214,7 +216,8 @@ class FactoredPrior(Prior[Context]):
         component_nats = component_nats[:, None] / nats.shape[1]  # (N, 1), per place
         weighted_nats = nats + component_nats
         if self.config.rare_weight != 1:
-            place_weights = torch.where(self._near_rare_code(targets.context), self.config.rare_weight, 1.0)
+            is_near = self._near_rare_code(targets.context)
+            place_weights = torch.ones_like(nats).masked_fill(is_near, self.config.rare_weight)
             weighted_nats = nats * place_weights + component_nats
         rewards = self.heads.standardise_rewards(targets.rewards)
         return prior_losses(self.config, predictions, targets, nats + component_nats, rewards, weights, weighted_nats)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from worldmodel.common import spaces
 from worldmodel.common.errors import UserError
 from worldmodel.common.processes import process_rows, seed_by_rank
+from worldmodel.common.torch_state import default_torch_modes
 from worldmodel.prior.code_clip import CodeClip
 from worldmodel.prior.conditioning import ActionEncoder, action_features, num_action_features
 from worldmodel.prior.context import Context
@@ -77,6 +78,7 @@ class FlatPrior(Prior[FlatState]):
 
     predicts_whole_clips = True
 
+    @default_torch_modes()
     def __init__(
         self,
         config: FlatConfig,
@@ -180,7 +182,7 @@ class FlatPrior(Prior[FlatState]):
     def _drop_status(self, status: Tensor) -> Tensor:
         """In a share of the clips, make the status before a random frame unknown, as in a dream's context. (B, T)"""
         batch, length = status.shape
-        is_dropped = torch.rand(batch, 1, device=status.device) < self.config.history_loss
+        is_dropped = torch.rand(batch, 1, device=status.device, dtype=torch.float32) < self.config.history_loss
         first_known = torch.randint(0, length + 1, (batch, 1), device=status.device)
         is_early = torch.arange(length, device=status.device) < first_known
         return torch.where(is_dropped & is_early, self.config.status.num_bins, status)
@@ -251,6 +253,7 @@ class FlatPrior(Prior[FlatState]):
             UserError: a row that has reached the last frame this prior knows, or a prior whose scope is the clip.
         """
         self._check_can_step()
+        state = state.writable()
         if self.max_frames is not None and bool((state.times >= self.max_frames).any()):
             raise UserError(
                 f"a dream has reached frame {self.max_frames}, the last this flat prior knows (num_frames). Reset "

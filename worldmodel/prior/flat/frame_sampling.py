@@ -107,5 +107,6 @@ def _cached_blocks(
 def _initial_mask(cache: KeyValueCache, num_positions: int) -> Tensor:
     """Mask over the cache before the frame's first position: (B*G, 1, N), 0 where visible, else -inf."""
     visible = F.pad(cache.visible.repeat_interleave(num_positions, 1), (0, num_positions))  # (B, N), none of its own
-    mask = torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, -torch.inf)
+    mask = torch.zeros(visible.shape, device=visible.device, dtype=torch.float32)
+    mask.masked_fill_(~visible, -torch.inf)
     return mask.repeat_interleave(cache.keys.shape[1], 0)[:, None]
