@@ -70,6 +70,9 @@ class OutcomePredictions:
 class Prior(nn.Module, ABC, Generic[State]):
     """The base class of every prior.
 
+    A subclass decorates its constructor with `common.torch_state.default_torch_modes`, so that its parameters are
+    float32 and trainable in any program.
+
     Attributes:
         config: its sizes, a dataclass.
         grid: (h, w) of the codes.
