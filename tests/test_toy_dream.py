@@ -257,6 +257,7 @@ def test_a_world_learned_in_seconds_says_ends_rewards_and_most_frames(tmp_path: 
     whole = PRESETS["toy"]
     config = replace(
         whole,
+        seed=1,  # after so few steps the share of exact frames depends on the seed, 0.6 to 0.8
         prior=replace(whole.prior, width=48, trunk_layers=1),
         train_tokenizer=replace(whole.train_tokenizer, num_steps=250, validations=0),
         train_prior=LoopConfig(num_steps=220, batch_size=16, clip_length=6, learning_rate=6e-3, validations=0),
