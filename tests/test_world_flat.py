@@ -59,9 +59,9 @@ def all_predictions(prior: FlatPrior, clip: CodeClip) -> list[torch.Tensor]:
 
 def state_after(prior: FlatPrior, clip: CodeClip, frames: int = 1) -> FlatState:
     """The state after a clip's first frames."""
-    seen = slice(frames)
-    valid, acted = clip.frame_valid[:, seen], clip.actions[:, : frames - 1]
-    return prior.init_state(prior.context(clip.codes[:, seen], valid, acted, clip.status[:, frames - 1]))
+    span = slice(frames)
+    valid, acted = clip.frame_valid[:, span], clip.actions[:, : frames - 1]
+    return prior.init_state(prior.context(clip.codes[:, span], valid, acted, clip.status[:, frames - 1]))
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,10 @@ def test_stepping_equals_the_full_forward_since_each_rows_reset(variant: str) ->
     for t in range(11):  # the step from frame t to frame t+1
         for row, (reset, frames) in enumerate(zip(resets, context_frames, strict=True)):
             if t == reset + frames - 1:
-                seen = slice(reset, reset + frames)
-                valid, acted = clip.frame_valid[:, seen], clip.actions[:, reset : reset + frames - 1]
-                fresh = prior.init_state(prior.context(clip.codes[:, seen], valid, acted, clip.status[:, t]))
-                codes[row, seen], status[row, seen] = clip.codes[row, seen], clip.status[row, seen]
+                span = slice(reset, reset + frames)
+                valid, acted = clip.frame_valid[:, span], clip.actions[:, reset : reset + frames - 1]
+                fresh = prior.init_state(prior.context(clip.codes[:, span], valid, acted, clip.status[:, t]))
+                codes[row, span], status[row, span] = clip.codes[row, span], clip.status[row, span]
                 state = state.scatter(torch.tensor([row]), fresh.select(torch.tensor([row])))
         numbers = uniforms(torch.arange(3), torch.zeros(3).long(), torch.full((3,), t), prior.num_uniforms)
         numbers[:, 0] = 0.999999

@@ -124,9 +124,8 @@ class FactoredPrior(Prior[Context]):
         condition = self.action_encoder(context.actions, context.has_action).flatten(1)  # (N, W*action_dim) = (N, C)
         history = rearrange(self.code_embed(context.codes), "n k h w e -> n (k e) h w")
         features = self.order.to_tokens(rearrange(self.stem(history), "n d h w -> n h w d"))  # (N, P, D)
-        tokens = (
-            torch.cat([features, self.status_embed(context.status)[:, None]], 1) + self.position_embed
-        )  # (N, P+1, D)
+        summary = self.status_embed(context.status)[:, None]  # (N, 1, D)
+        tokens = torch.cat([features, summary], 1) + self.position_embed  # (N, P+1, D)
         for conv, block in zip(self.trunk_convs, self.trunk_blocks, strict=True):
             tokens = block(conv(tokens), cast(FactoredBlock, block).gains_and_biases(condition))
         tokens = F.layer_norm(tokens, tokens.shape[-1:])
