@@ -28,8 +28,9 @@ from worldmodel.metrics.dream_rollouts import begin_dreams, select_rows
 from worldmodel.onnx import OnnxSimulator, OnnxWorld, graphs, numpy_sampling
 from worldmodel.onnx import export as export_module
 from worldmodel.onnx.export import export_world, find_or_make_export
-from worldmodel.prior.interface import CodeClip, StatusConfig
+from worldmodel.prior.code_clip import CodeClip
 from worldmodel.prior.sampling import Sampling, philox
+from worldmodel.prior.status_config import StatusConfig
 from worldmodel.train.presets import PRESETS
 from worldmodel.world import hub as shipped
 from worldmodel.world.world_model import WorldModel
@@ -184,7 +185,7 @@ def test_numpy_samples_the_same_codes_as_torch(limits: tuple[float, int, float])
     logits, uniforms = 3 * torch.randn(4000, 23, generator=generator), torch.rand(4000, generator=generator)
     uniforms[0], uniforms[1] = 0.0, 1 - 2.0**-24
     codes, nats = numpy_sampling.sample(Sampling(*limits), logits.numpy(), uniforms.numpy())
-    expected = Sampling(*limits).draw(logits, uniforms)
+    expected = Sampling(*limits).sample(logits, uniforms)
     np.testing.assert_array_equal(codes, expected.numpy())
     np.testing.assert_allclose(nats, logits.log_softmax(-1).gather(1, expected[:, None])[:, 0], rtol=1e-5, atol=1e-5)
 

@@ -17,7 +17,7 @@ from worldmodel.common.errors import UserError, unknown_name
 from worldmodel.common.threads import limit_threads
 from worldmodel.dream.dream_options import FPS, RENDER_MODES, DreamKeywords, DreamOptions
 from worldmodel.dream.simulator_state import SimulatorState, SimulatorStep
-from worldmodel.prior.interface import Context
+from worldmodel.prior.context import Context
 from worldmodel.world.world_model import WorldModel
 
 RESET_OPTIONS = ("start", "frames", "actions")

@@ -17,8 +17,10 @@ from torch import Tensor
 from worldmodel.dream.backends import Backend
 from worldmodel.dream.simulator_state import SimulatorState, SimulatorStep
 from worldmodel.dream.tiles import apply_in_tiles
-from worldmodel.prior.interface import Context, PriorStep, StateRows
+from worldmodel.prior.context import Context
+from worldmodel.prior.interface import PriorStep
 from worldmodel.prior.sampling import Sampling, uniforms
+from worldmodel.prior.state_rows import StateRows
 from worldmodel.world.world_model import WorldModel
 
 
@@ -72,7 +74,7 @@ class DreamStepper:
             The state after the step and the step's result, which may share tensors. A row that had ended keeps its
             last frame and gets no reward.
         """
-        uniform = uniforms(state.seeds, state.episodes.clamp_min(0), state.steps, self.world.prior.num_draws)
+        uniform = uniforms(state.seeds, state.episodes.clamp_min(0), state.steps, self.world.prior.num_uniforms)
         prior: Any = state.prior
         if self.is_bounded:  # rows that have ended are not refused at their last frame
             prior = replace(prior, times=prior.times.masked_fill(state.ended, 0))

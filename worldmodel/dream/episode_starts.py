@@ -10,7 +10,7 @@ from torch import Tensor
 
 from worldmodel.common.errors import UserError
 from worldmodel.dream.simulator_state import check_integers
-from worldmodel.prior.interface import Context
+from worldmodel.prior.context import Context
 from worldmodel.prior.sampling import STREAM_START, uniforms
 from worldmodel.world.start_kinds import NO_START
 from worldmodel.world.world_model import WorldModel

@@ -22,7 +22,7 @@ from worldmodel.dream.episode_starts import EpisodeStarts
 from worldmodel.dream.simulator_state import Rollout, SimulatorState, SimulatorStep, check_integers, row_index
 from worldmodel.dream.tensor_tree import tree_map
 from worldmodel.dream.tiles import TILE
-from worldmodel.prior.interface import Context
+from worldmodel.prior.context import Context
 from worldmodel.prior.sampling import Sampling
 from worldmodel.world.world_model import WorldModel
 

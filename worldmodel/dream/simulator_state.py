@@ -12,7 +12,7 @@ from torch import Tensor
 
 from worldmodel.common.errors import UserError
 from worldmodel.dream.tensor_tree import tree_leaves, tree_map
-from worldmodel.prior.interface import StateRows
+from worldmodel.prior.state_rows import StateRows
 
 
 @dataclass(frozen=True)

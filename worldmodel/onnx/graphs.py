@@ -80,7 +80,7 @@ def prior_facts(prior: Prior[Any]) -> dict[str, Any]:
         places, slots, name = torch.arange(h * w), (memory + 1) * (h * w + 1), "raster"
     else:
         assert isinstance(prior, FactoredPrior)
-        sizes = {span.stop - span.start for span in prior.order.spans}
+        sizes = {span.stop - span.start for span in prior.order.group_slices}
         if config.mixture > 1 or len(sizes) > 1:
             raise UserError(
                 f"this world's prior samples frames from a mixture of {config.mixture} in groups of {sorted(sizes)} "
@@ -88,14 +88,14 @@ def prior_facts(prior: Prior[Any]) -> dict[str, Any]:
             )
         kind, group, layers, memory = "factored", sizes.pop(), config.decoder_layers, 0
         # no later group attends to the last group's keys and values
-        places, slots, name = prior.order.places, h * w - group, config.order
+        places, slots, name = prior.order.token_places, h * w - group, config.order
     return {
         "kind": kind,
         "order": name,
         "grid": [h, w],
         "num_codes": prior.num_codes,
         "window": prior.window,
-        "num_uniforms": prior.num_draws,
+        "num_uniforms": prior.num_uniforms,
         "max_frames": prior.max_frames,
         "group": group,
         "places": places.tolist(),
@@ -149,7 +149,7 @@ def _flat_graphs(prior: FlatPrior, facts: dict[str, Any]) -> dict[str, Graph]:
     condition = (*_condition_inputs(prior.config.action_dim), frame, Input("times", rows))
     of_condition: tuple[str, ...] = ("affines", "place_inputs")
     rotary: tuple[Input, ...] = ()
-    if prior.network.rotary is not None:
+    if prior.transformer.rotary is not None:
         rotated_dim = width + facts["heads"] * facts["head_dim"]
         rotary = (Input("rotary", torch.zeros(2, ROWS, 1, rotated_dim, dtype=torch.float32), 1),)
         of_condition = (*of_condition, "rotary")

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from worldmodel.prior.factored.factored_layers import Block
+from worldmodel.prior.factored.factored_layers import FactoredBlock
 from worldmodel.prior.factored.factored_prior import FactoredPrior
-from worldmodel.prior.flat.flat_layers import FrameBlock
+from worldmodel.prior.flat.flat_layers import FlatBlock
 from worldmodel.prior.flat.flat_prior import FlatPrior
 from worldmodel.prior.interface import Prior
 
@@ -46,15 +46,16 @@ class GroupLayer(nn.Module):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, block: Block | FrameBlock, num_heads: int, num_kv_heads: int, rotary: bool) -> None:
+    def __init__(self, block: FactoredBlock | FlatBlock, num_heads: int, num_kv_heads: int, rotary: bool) -> None:
         super().__init__()
-        attention = block if isinstance(block, FrameBlock) else block.attention
+        attention = block if isinstance(block, FlatBlock) else block.attention
         self.num_heads, self.num_kv_heads, self.rotary = num_heads, num_kv_heads, rotary
-        self.out, self.widen, self.narrow = attention.out, block.widen, block.narrow
-        width = attention.out.in_features
+        self.out, self.widen, self.narrow = attention.out_proj, block.up_proj, block.down_proj
+        width = attention.out_proj.in_features
         self.head_dim = width // num_heads
         rotated_dim = width + num_kv_heads * self.head_dim  # D + E
-        rows = torch.cat([attention.qkv.weight, attention.qkv.bias[:, None]], 1).detach().clone()  # (D + 2*E, D+1)
+        qkv = attention.qkv_proj
+        rows = torch.cat([qkv.weight, qkv.bias[:, None]], 1).detach().clone()  # (D + 2*E, D+1)
         rows[:width] /= math.sqrt(self.head_dim)
         if rotary:
             halves = rearrange(rows[:rotated_dim], "(x two e) c -> two x e c", two=2, e=self.head_dim // 2)
@@ -129,18 +130,18 @@ class GroupLogits(nn.Module):
         super().__init__()
         self.rotary = False
         if isinstance(prior, FlatPrior):
-            network = prior.network
-            blocks, self.logits, group = network.blocks, network.logits, 1
-            embeddings = torch.cat([network.embed.weight[:-1], network.start[None]])
-            place_bias, self.rotary = F.pad(network.prejudice, (0, 0, 0, 1)), network.rotary is not None
+            transformer = prior.transformer
+            blocks, self.logits, group = transformer.blocks, transformer.code_head, 1
+            embeddings = torch.cat([transformer.code_embed.weight[:-1], transformer.start_token[None]])
+            place_bias, self.rotary = F.pad(transformer.place_bias, (0, 0, 0, 1)), transformer.rotary is not None
         else:
             assert isinstance(prior, FactoredPrior)
-            blocks, self.logits, group = prior.decoder_blocks, prior.logits, prior.order.spans[0].stop
-            embeddings, place_bias = prior.written.weight.data, prior.prejudice.data
+            blocks, self.logits, group = prior.decoder_blocks, prior.code_head, prior.order.group_slices[0].stop
+            embeddings, place_bias = prior.previous_group_embed.weight.data, prior.place_bias.data
         self.is_flat = isinstance(prior, FlatPrior)
         num_heads, kv_heads = prior.config.num_heads, num_kv_heads(prior)
         self.layers = nn.ModuleList(
-            GroupLayer(cast(Block | FrameBlock, block), num_heads, kv_heads, self.rotary) for block in blocks
+            GroupLayer(cast(FactoredBlock | FlatBlock, block), num_heads, kv_heads, self.rotary) for block in blocks
         )
         self.register_buffer("embeddings", embeddings.detach().clone())
         self.register_buffer("place_bias", place_bias.detach().unflatten(0, (-1, group)).clone())  # (n, G, V)

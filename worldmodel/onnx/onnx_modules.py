@@ -15,11 +15,12 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from worldmodel.onnx.group_modules import num_kv_heads
-from worldmodel.prior.factored.factored_layers import Block
+from worldmodel.prior.context import Context
+from worldmodel.prior.factored.factored_layers import FactoredBlock
 from worldmodel.prior.factored.factored_prior import FactoredPrior
-from worldmodel.prior.flat.flat_layers import FrameBlock
+from worldmodel.prior.flat.flat_layers import FlatBlock
 from worldmodel.prior.flat.flat_prior import FlatPrior
-from worldmodel.prior.interface import Context, Prior
+from worldmodel.prior.interface import Prior
 from worldmodel.tokenizer import FrameTokenizer
 
 
@@ -39,9 +40,9 @@ class FactoredOutcome(nn.Module):
             summary (B, D), condition (B, C), hazards (B,), status logits (B, bins or 1), place inputs (n, B, G, D).
         """
         prior = self.prior
-        places, summary, condition = prior._trunk(Context(codes, actions, has_action, status))
-        place_inputs = prior.bridge(places) + prior.places  # (B, P, D)
-        place_inputs = rearrange(place_inputs, "b (n g) d -> n b g d", n=len(prior.order.spans))
+        places, summary, condition = prior.encode_context(Context(codes, actions, has_action, status))
+        place_inputs = prior.decoder_inputs(places)  # (B, P, D)
+        place_inputs = rearrange(place_inputs, "b (n g) d -> n b g d", n=len(prior.order.group_slices))
         hazards = prior.heads.end_logits(summary).sigmoid()
         return summary, condition, hazards, prior.heads.status_logits(summary), place_inputs
 
@@ -56,7 +57,7 @@ class FactoredFrameCondition(nn.Module):
 
     def forward(self, condition: Tensor, terminations: Tensor, status: Tensor) -> Tensor:
         """(B, C), (B,) bool, (B,) int64 -> affines (B, 1, 4*L*D)."""
-        return _affines(self.blocks, condition + self.heads.condition(terminations, status))
+        return _affines(self.blocks, condition + self.heads.embed_outcome(terminations, status))
 
 
 class FlatContext(nn.Module):
@@ -76,10 +77,10 @@ class FlatContext(nn.Module):
         times = has_action.sum(1)[:, None] - torch.arange(window - 1, -1, -1)
         unknown = torch.full_like(times[:, 1:], prior.config.status.num_bins)
         frame_status = torch.cat([unknown, status[:, None]], 1)  # (B, W)
-        outcome = prior.heads.condition(torch.zeros_like(times, dtype=torch.bool).flatten(), frame_status.flatten())
-        condition = prior.actions(actions, has_action) + outcome.reshape(-1, window, outcome.shape[-1])
-        _, summaries, pairs = prior.network.read(codes, frame_valid, condition, times)
-        frame_summary = prior.nothing.expand_as(summaries[:, 0])
+        outcome = prior.heads.embed_outcome(torch.zeros_like(times, dtype=torch.bool).flatten(), frame_status.flatten())
+        condition = prior.action_encoder(actions, has_action) + outcome.reshape(-1, window, outcome.shape[-1])
+        _, summaries, pairs = prior.transformer(codes, frame_valid, condition, times)
+        frame_summary = prior.initial_summary.expand_as(summaries[:, 0])
         for t in range(window):
             frame_summary = torch.where(frame_valid[:, t, None], summaries[:, t], frame_summary)
         keys, values = (torch.stack(layers, 1) for layers in zip(*pairs, strict=True))  # (B, L, F, W*S, d)
@@ -100,8 +101,8 @@ class FlatOutcome(nn.Module):
         """
         prior = self.prior
         has_action = torch.ones_like(frame_summary[:, :1], dtype=torch.bool)
-        condition = prior.actions(actions[:, None], has_action)[:, 0]
-        summary = prior.act(torch.cat([frame_summary, condition], -1))
+        condition = prior.action_encoder(actions[:, None], has_action)[:, 0]
+        summary = prior.transition(torch.cat([frame_summary, condition], -1))
         return summary, condition, prior.heads.end_logits(summary).sigmoid(), prior.heads.status_logits(summary)
 
 
@@ -110,7 +111,7 @@ class FlatFrameCondition(nn.Module):
 
     def __init__(self, prior: FlatPrior) -> None:
         super().__init__()
-        self.heads, self.network, self.num_heads = prior.heads, prior.network, prior.config.num_heads
+        self.heads, self.transformer, self.num_heads = prior.heads, prior.transformer, prior.config.num_heads
         self.num_kv_heads = num_kv_heads(prior)
 
     def forward(
@@ -122,13 +123,13 @@ class FlatFrameCondition(nn.Module):
             affines (B, 1, (4*L + 2)*D), those of the last LayerNorm at the end; position inputs (S, B, 1, D); with
             rotary positions rotary factors (S, 2, B, 1, D + E), cosines and sines for all queries and keys.
         """
-        network, condition = self.network, condition + self.heads.condition(terminations, status)
-        last = torch.cat(network.norm.affine_of(condition), -1)[:, None]
-        affines = torch.cat([_affines(network.blocks, condition), last], -1)
-        place_inputs = network._given(codes[:, None], times[:, None])[:, 0].transpose(0, 1)[:, :, None]
-        if network.rotary is None:
+        transformer, condition = self.transformer, condition + self.heads.embed_outcome(terminations, status)
+        last = torch.cat(transformer.norm.gain_and_bias(condition), -1)[:, None]
+        affines = torch.cat([_affines(transformer.blocks, condition), last], -1)
+        place_inputs = transformer.position_inputs(codes[:, None], times[:, None])[:, 0].transpose(0, 1)[:, :, None]
+        if transformer.rotary is None:
             return affines, place_inputs
-        angles = network.rotary.turns(times[:, None])[:, :, :, 0]  # (2, 2, B, S, d/2)
+        angles = transformer.rotary.cos_sin(times[:, None])[:, :, :, 0]  # (2, 2, B, S, d/2)
         of_queries = angles[0].repeat(1, 1, 1, 2 * self.num_heads)
         of_keys = angles[1].repeat(1, 1, 1, 2 * self.num_kv_heads)
         return affines, place_inputs, rearrange(torch.cat([of_queries, of_keys], -1), "c b s d -> s c b 1 d")
@@ -143,7 +144,7 @@ class Reward(nn.Module):
 
     def forward(self, summary: Tensor, terminations: Tensor, codes: Tensor) -> Tensor:
         """(B, D), (B,) bool, (B, h, w) int64 with V where the step has no frame -> (B,)."""
-        return self.heads.unscale(self.heads.rewards(summary, terminations, codes))
+        return self.heads.unstandardise_rewards(self.heads.predict_rewards(summary, terminations, codes))
 
 
 class Decoder(nn.Module):
@@ -155,14 +156,14 @@ class Decoder(nn.Module):
 
     def forward(self, codes: Tensor) -> Tensor:
         """(B, h, w) int64 -> (B, H, W, 3) uint8."""
-        return self.tokenizer._decode(codes)
+        return self.tokenizer.decode_units(codes)
 
 
 def _affines(blocks: nn.ModuleList, condition: Tensor) -> Tensor:
     """Gain and bias of both LayerNorms of each layer under a condition: (B, C) -> (B, 1, 4*L*D)."""
     affines: list[Tensor] = []
     for block in blocks:
-        assert isinstance(block, Block | FrameBlock)
+        assert isinstance(block, FactoredBlock | FlatBlock)
         for norm in (block.norm_attention, block.norm_feedforward):
-            affines += norm.affine_of(condition)
+            affines += norm.gain_and_bias(condition)
     return torch.cat(affines, -1)[:, None]
