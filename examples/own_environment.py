@@ -1,4 +1,4 @@
-"""Give your own environment a name, record it from the command line's own function, and look at the file."""
+"""Register your own environment, record it, and inspect the dataset."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ from worldmodel.envs import EnvRow, register
 
 
 class Corridor(gymnasium.Env):
-    """A light that is moved left and right; the right end of the corridor pays."""
+    """A light moves left and right; reaching the right end of the corridor earns 1 and terminates."""
 
     observation_space = gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)
     action_space = gymnasium.spaces.Discrete(2)
