@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.collect.collect_config import TrainPolicy, dream_learner_config
-from worldmodel.collect.policy_evaluation import interval
+from worldmodel.collect.policy_evaluation import bootstrap_interval
 from worldmodel.collect.policy_training import train_policy
 from worldmodel.common.files import atomic_path
 from worldmodel.common.run_info import code_version, machine
@@ -50,7 +50,7 @@ def gather(args: argparse.Namespace) -> dict[str, Any]:
     for row in rows:
         kinds.setdefault(kind_of(row["world"]), []).append(row["return_mean"])
     means = {
-        kind: {"policies": len(found), "mean": float(np.mean(found)), "interval": interval(np.asarray(found))}
+        kind: {"policies": len(found), "mean": float(np.mean(found)), "interval": bootstrap_interval(np.asarray(found))}
         for kind, found in kinds.items()
     }
     settings = {"env": args.env, "decisions": args.decisions, "episodes": args.episodes}

@@ -1,4 +1,4 @@
-"""Policies against one another on the same fixed seeds: means, 95 % intervals, differences paired by seed."""
+"""Compare policies on the same seeds: mean returns, 95 % intervals, and differences paired by seed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from worldmodel.collect.collect_config import EvalPolicy
-from worldmodel.collect.policy_specs import PolicySpec, check_fits, spec_of
+from worldmodel.collect.policy_specs import PolicySpec, check_policy_fits, parse_policy
 from worldmodel.common.errors import UserError
 
 
-def returns_of(env: str, env_kwargs: dict[str, Any], spec: PolicySpec, seeds: list[int]) -> list[tuple[float, int]]:
-    """Play one policy on the given environment seeds, in this process.
+def play_returns(env: str, env_kwargs: dict[str, Any], spec: PolicySpec, seeds: list[int]) -> list[tuple[float, int]]:
+    """Play a policy on environment seeds, in this process.
 
     Returns:
         (return, steps) of each episode.
@@ -25,20 +25,20 @@ def returns_of(env: str, env_kwargs: dict[str, Any], spec: PolicySpec, seeds: li
     from worldmodel import envs
     from worldmodel.collect.rollout import play
 
-    world = envs.make(env, **env_kwargs)
+    pixel_env = envs.make(env, **env_kwargs)
     try:
-        policy = spec.build(world.meta.action_space)
+        policy = spec.build(pixel_env.meta.action_space)
         out = []
         for seed in seeds:
-            episode = play(world, policy, index=seed, seed=0, policy_name=spec.name, env_seed=seed)
+            episode = play(pixel_env, policy, index=seed, seed=0, policy_name=spec.name, env_seed=seed)
             out.append((float(episode.rewards.sum()), episode.length))
         return out
     finally:
-        world.close()
+        pixel_env.close()
 
 
-def interval(values: np.ndarray, seed: int = 0, rounds: int = 5000) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean; values (N,)."""
+def bootstrap_interval(values: np.ndarray, seed: int = 0, rounds: int = 5000) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean of values (N,), as (low, high)."""
     rng = np.random.default_rng(seed)
     means = np.asarray(values)[rng.integers(len(values), size=(rounds, len(values)))].mean(1)
     low, high = np.quantile(means, [0.025, 0.975])
@@ -53,33 +53,33 @@ def evaluate(
     first_seed: int,
     workers: int,
 ) -> list[dict[str, Any]]:
-    """Play every policy on the same seeds.
+    """Play every policy on the same seeds, in several processes.
 
     Args:
         policies: label -> policy.
         env: short name or id.
-        env_kwargs: passed to `worldmodel.envs.make`.
-        episodes: how many seeds.
-        first_seed: the first of them.
+        env_kwargs: arguments of `worldmodel.envs.make`.
+        episodes: number of seeds.
+        first_seed: the first seed; the others follow.
         workers: processes.
 
     Returns:
-        One row a policy, in the order given: mean, 95 % interval, standard deviation and median of the return, mean
-        steps, and the difference of the first policy to it with its paired interval.
+        One row per policy, in the given order: mean, 95 % interval, standard deviation and median of the return, mean
+        steps, and the paired difference of the first policy and this one with its interval.
     """
     seeds = list(range(first_seed, first_seed + episodes))
     jobs = [(label, seeds[i::workers]) for label in policies for i in range(workers) if seeds[i::workers]]
-    played: dict[str, dict[int, tuple[float, int]]] = {label: {} for label in policies}
-    with ProcessPoolExecutor(workers, mp_context=get_context("forkserver"), initializer=_quiet) as pool:
-        futures = [pool.submit(returns_of, env, env_kwargs, policies[label], part) for label, part in jobs]
+    results: dict[str, dict[int, tuple[float, int]]] = {label: {} for label in policies}
+    with ProcessPoolExecutor(workers, mp_context=get_context("forkserver"), initializer=_init_process) as pool:
+        futures = [pool.submit(play_returns, env, env_kwargs, policies[label], part) for label, part in jobs]
         for (label, part), future in zip(jobs, futures, strict=True):
-            played[label].update(zip(part, future.result(), strict=True))
+            results[label].update(zip(part, future.result(), strict=True))
     rows = []
     first: np.ndarray | None = None
     for label in policies:
-        scores = np.asarray([played[label][s][0] for s in seeds])
-        steps = np.asarray([played[label][s][1] for s in seeds])
-        low, high = interval(scores)
+        scores = np.asarray([results[label][s][0] for s in seeds])
+        steps = np.asarray([results[label][s][1] for s in seeds])
+        low, high = bootstrap_interval(scores)
         row: dict[str, Any] = {
             "policy": label,
             "episodes": episodes,
@@ -93,21 +93,21 @@ def evaluate(
         if first is None:
             first = scores
         else:
-            d_low, d_high = interval(first - scores)
-            row["first_minus_this"] = {"mean": float((first - scores).mean()), "low": d_low, "high": d_high}
+            low, high = bootstrap_interval(first - scores)
+            row["first_minus_this"] = {"mean": float((first - scores).mean()), "low": low, "high": high}
         row["returns"] = scores.tolist()
         rows.append(row)
     return rows
 
 
-def _quiet() -> None:
+def _init_process() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     from worldmodel.envs import doom_processes as engines
 
     engines.close_on_sigterm()
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def format_table(rows: list[dict[str, Any]]) -> str:
     """The rows as text."""
     width = max(len(r["policy"]) for r in rows)
     lines = [
@@ -125,12 +125,12 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def eval_policy(config: EvalPolicy) -> list[dict[str, Any]]:
-    """Do what `worldmodel eval policy` asks; prints the table or JSON, returns the rows."""
+    """Run `worldmodel eval policy`: print the table or JSON, and return the rows."""
     from worldmodel import envs
     from worldmodel.common.run_info import run_info
 
     if not config.policies:
-        raise UserError("eval policy: name at least one policy, as random or FILE.zip.")
+        raise UserError("eval policy: give at least one policy, for example random or FILE.zip.")
     if config.episodes < 2 or config.workers < 1:
         raise UserError(f"got --episodes {config.episodes} --workers {config.workers}; wanted at least 2 and 1.")
     kwargs = config.screen.kwargs()
@@ -139,12 +139,12 @@ def eval_policy(config: EvalPolicy) -> list[dict[str, Any]]:
     env.close()
     policies: dict[str, PolicySpec] = {}
     for text in config.policies:
-        spec = spec_of(text, meta.action_space, envs.policy_defaults(config.env))
-        check_fits(spec, meta.action_space, meta.pixels.frame_shape)
+        spec = parse_policy(text, meta.action_space, envs.policy_defaults(config.env))
+        check_policy_fits(spec, meta.action_space, meta.pixels.frame_shape)
         policies[text] = spec
     rows = evaluate(policies, config.env, kwargs, config.episodes, config.first_seed, config.workers)
     if config.out is not None:
         config.out.parent.mkdir(parents=True, exist_ok=True)
         Path(config.out).write_text(json.dumps({**run_info("eval policy", config), "rows": rows}, indent=1))
-    print(json.dumps(rows) if config.json else table(rows))
+    print(json.dumps(rows) if config.json else format_table(rows))
     return rows

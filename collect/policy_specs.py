@@ -1,4 +1,4 @@
-"""Policies as data: what users type, what worker processes are given, what a dataset says of its episodes."""
+"""Policies as data: parsed from user input, sent to worker processes, stored in datasets."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ SCRIPTED = ("random", "sticky", "periodic")
 
 @dataclass(frozen=True)
 class PolicySpec:
-    """A policy as data: what a worker process is given and what a dataset says of its episodes.
+    """A policy as data.
 
     Attributes:
-        name: how episodes name it ("periodic", "ppo").
+        name: its name in the dataset ("periodic", "ppo").
         kind: random, sticky, periodic or file.
-        params: numbers and actions that shape it, JSON-able.
+        params: parameters of the policy, JSON values.
         path: the .zip of kind "file".
         hash: sha256 of the file, or of kind and params.
-        share: share of episodes.
-        epsilon: share of random steps.
+        share: share of episodes that it plays, in (0, 1].
+        epsilon: share of steps with a random action.
     """
 
     name: str
@@ -54,7 +54,7 @@ class PolicySpec:
         """Make the policy.
 
         Raises:
-            UserError: the file changed since, or does not fit the action space.
+            UserError: the policy file changed since its hash was taken.
         """
         policy: Policy
         if self.kind == "random":
@@ -64,7 +64,7 @@ class PolicySpec:
         elif self.kind == "periodic":
             policy = PeriodicPolicy(**self.params)
         else:
-            policy = load_file(self)
+            policy = load_policy_file(self)
         return NoisyPolicy(policy, space, self.epsilon) if self.epsilon > 0 else policy
 
 
@@ -73,7 +73,7 @@ def _digest(kind: str, params: dict[str, Any]) -> str:
 
 
 def default_cycle(space: Space) -> list[Any]:
-    """The actions that `periodic` walks through where the environment names none."""
+    """The cycle of actions of `periodic` for an environment without defaults."""
     if isinstance(space, Discrete):
         return list(range(space.n))
     if isinstance(space, MultiDiscrete):
@@ -84,24 +84,24 @@ def default_cycle(space: Space) -> list[Any]:
     return [low.tolist(), high.tolist()]
 
 
-def spec_of(text: str, space: Space, defaults: dict[str, Any], epsilon: float = 0.0) -> PolicySpec:
-    """Read a policy's name as users type it.
+def parse_policy(text: str, space: Space, defaults: dict[str, Any], epsilon: float = 0.0) -> PolicySpec:
+    """Parse a policy name of the command line.
 
     Args:
         text: random, sticky[:STICK], periodic[:PERIOD], FILE.zip, or a directory of `train policy`.
-        space: the world's action space.
-        defaults: the environment's own defaults per kind, e.g. {"periodic": {"actions": [1, 2]}}.
-        epsilon: share of random steps.
+        space: the environment's action space.
+        defaults: the environment's default parameters per kind, e.g. {"periodic": {"actions": [1, 2]}}.
+        epsilon: share of steps with a random action.
 
     Raises:
-        UserError: unknown name, missing file, or actions outside the space.
+        UserError: an unknown name, a missing file, or actions outside the space.
     """
     kind, _, value = text.partition(":")
     if kind not in SCRIPTED:
         path = Path(text)
         path = path / "policy.zip" if path.is_dir() else path
         if path.suffix == ".zip" or path.exists():
-            return file_spec(path, epsilon)
+            return describe_policy_file(path, epsilon)
         raise unknown_name("policy", text, [*SCRIPTED, "ppo", "sac", "FILE.zip"])
     params = dict(defaults.get(kind, {}))
     try:
@@ -118,8 +118,8 @@ def spec_of(text: str, space: Space, defaults: dict[str, Any], epsilon: float = 
     return PolicySpec(text, kind, params, "", _digest(kind, params), 1.0, epsilon)
 
 
-def file_spec(path: Path, epsilon: float = 0.0, name: str = "") -> PolicySpec:
-    """Describe a Stable-Baselines3 file, with the policy.json that `train policy` writes beside it.
+def describe_policy_file(path: Path, epsilon: float = 0.0, name: str = "") -> PolicySpec:
+    """Describe a Stable-Baselines3 file, with the policy.json that `train policy` writes next to it.
 
     Raises:
         UserError: missing, or not an SB3 file.
@@ -127,10 +127,10 @@ def file_spec(path: Path, epsilon: float = 0.0, name: str = "") -> PolicySpec:
     if not path.is_file():
         raise UserError(f"no policy file at {path}; train one with 'worldmodel train policy'.")
     content = path.read_bytes()
-    beside = path.with_suffix(".json")
+    settings_path = path.with_suffix(".json")
     params: dict[str, Any] = {}
-    if beside.exists():
-        saved = json.loads(beside.read_text())
+    if settings_path.exists():
+        saved = json.loads(settings_path.read_text())
         params = {"learner": saved["learner"]}
         name = name or saved["learner"]["algo"]
     else:
@@ -140,7 +140,7 @@ def file_spec(path: Path, epsilon: float = 0.0, name: str = "") -> PolicySpec:
 
 
 def _guess_algorithm(path: Path) -> str:
-    """Which algorithm wrote an SB3 file: it does not say, but its settings do."""
+    """The algorithm of an SB3 file, inferred from its hyperparameters: the file does not name it."""
     import zipfile
 
     try:
@@ -157,15 +157,15 @@ def _guess_algorithm(path: Path) -> str:
     return "a2c"
 
 
-def load_file(spec: PolicySpec) -> LearnedPolicy:
-    """Load a Stable-Baselines3 file. It is a pickle and may run code: load only what you trust.
+def load_policy_file(spec: PolicySpec) -> LearnedPolicy:
+    """Load a Stable-Baselines3 file. It contains pickles, which can run code: load only files that you trust.
 
     Raises:
         UserError: the file changed since its hash was taken.
     """
     content = Path(spec.path).read_bytes()
     if hashlib.sha256(content).hexdigest() != spec.hash:
-        raise UserError(f"{spec.path} changed since this recording began; its hash was {spec.hash[:12]}….")
+        raise UserError(f"{spec.path} changed since the recording was started; its hash was {spec.hash[:12]}….")
     import stable_baselines3
     import torch
 
@@ -181,48 +181,48 @@ def load_file(spec: PolicySpec) -> LearnedPolicy:
     return LearnedPolicy(model, learner, deterministic)
 
 
-def check_fits(spec: PolicySpec, space: Space, frame_shape: tuple[int, int, int]) -> None:
+def check_policy_fits(spec: PolicySpec, space: Space, frame_shape: tuple[int, int, int]) -> None:
     """Refuse a policy file that was trained for other spaces.
 
     Raises:
-        UserError: its action space or the shape it sees differ from the world's.
+        UserError: its action space or the shape of its observations differs from the environment's.
     """
     if spec.kind != "file":
         return
-    policy = load_file(spec)
-    theirs = from_gymnasium(policy.model.action_space)
-    both_boxes = isinstance(theirs, Box) and isinstance(space, Box)
-    if theirs.shape != space.shape if both_boxes else theirs != space:
-        raise UserError(f"{spec.path} acts in {theirs}, but the environment takes {space}.")
+    policy = load_policy_file(spec)
+    model_space = from_gymnasium(policy.model.action_space)
+    both_boxes = isinstance(model_space, Box) and isinstance(space, Box)
+    if model_space.shape != space.shape if both_boxes else model_space != space:
+        raise UserError(f"{spec.path} acts in {model_space}, but the environment takes {space}.")
     height, width, channels = frame_shape
     if policy.learner.view is not None:
         top, bottom, left, right = policy.learner.view
         height, width = min(bottom, height) - top, min(right, width) - left
-    wanted = (height, width, channels * policy.learner.frame_stack)
-    seen = policy.model.observation_space.shape
-    if seen not in (wanted, (wanted[2], wanted[0], wanted[1])):
+    shape = (height, width, channels * policy.learner.frame_stack)
+    model_shape = policy.model.observation_space.shape
+    if model_shape not in (shape, (shape[2], shape[0], shape[1])):
         raise UserError(
-            f"{spec.path} sees {seen}, but the environment shows {wanted} (rows, columns, stacked channels); "
-            "use the size, crop and frame stack it was trained with."
+            f"{spec.path} observes {model_shape}, but the environment gives {shape} (rows, columns, stacked channels); "
+            "use the size, crop and frame stack of its training."
         )
 
 
-def mix(base: PolicySpec, others: list[PolicySpec]) -> tuple[PolicySpec, ...]:
-    """Give the base policy the share of episodes that the others leave."""
-    left = 1.0 - sum(spec.share for spec in others)
-    specs = ([replace(base, share=left)] if left > 1e-9 else []) + others
+def mix_policies(base: PolicySpec, others: list[PolicySpec]) -> tuple[PolicySpec, ...]:
+    """The policies of a recording: the base policy plays the share of episodes that the others leave."""
+    rest = 1.0 - sum(spec.share for spec in others)
+    specs = ([replace(base, share=rest)] if rest > 1e-9 else []) + others
     names = [spec.name for spec in specs]
-    doubled = {name for name in names if names.count(name) > 1}
-    if doubled:
-        raise UserError(f"policies must have names of their own; {sorted(doubled)} stand twice.")
+    duplicates = {name for name in names if names.count(name) > 1}
+    if duplicates:
+        raise UserError(f"policies must have distinct names; got {sorted(duplicates)} twice.")
     return tuple(specs)
 
 
-def choose(shares: list[float], seed: int, index: int) -> int:
-    """Which policy plays an episode: a pure function of (seed, index) whose counts keep to the shares.
+def choose_policy(shares: list[float], seed: int, index: int) -> int:
+    """Index of the policy that plays an episode: a pure function of (seed, index).
 
-    The golden-ratio sequence, begun at a place drawn from the seed, fills [0, 1) more evenly than chance: after n
-    episodes each policy has played n * share of them to within a few.
+    The golden-ratio sequence with an offset from the seed covers [0, 1) more evenly than independent samples: after
+    n episodes each policy has played n * share of them, to within a few.
     """
     start = np.random.SeedSequence(seed, spawn_key=(2,)).generate_state(1)[0] / 2**32
     u = (start + index * 0.6180339887498949) % 1.0

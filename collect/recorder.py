@@ -1,7 +1,7 @@
-"""Recording whole episodes to one sealed file; stopped at any moment, the same call goes on.
+"""Record whole episodes to one sealed file; the same call continues a stopped recording.
 
-While it records, `NAME.h5.parts/` holds the part files, the workers' logs and a lock; sealing writes NAME.h5 and
-removes the folder.
+During a recording the folder `NAME.h5.parts/` has the part files, the workers' logs and a lock. Sealing writes NAME.h5
+and removes the folder.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from tqdm import tqdm
 
 from worldmodel.collect.policies import Policy
-from worldmodel.collect.policy_specs import PolicySpec, choose
+from worldmodel.collect.policy_specs import PolicySpec, choose_policy
 from worldmodel.collect.rollout import play
 from worldmodel.collect.supervisor import Supervisor
 from worldmodel.common.errors import UserError
@@ -31,12 +31,12 @@ from worldmodel.data.header import Header, PolicyRecord
 from worldmodel.data.parts import PartWriter
 from worldmodel.data.sealing import seal
 
-IGNORED = ("code_version",)  # header fields in which a continued recording may differ
+IGNORED_FIELDS = ("code_version",)  # header fields that may differ when a recording is continued
 
 
 @dataclass
-class Plan:
-    """What a recording is: everything that decides the bytes of its file."""
+class RecordingPlan:
+    """Everything that determines the bytes of a recording."""
 
     out: Path
     header: Header
@@ -46,7 +46,7 @@ class Plan:
 
     @property
     def folder(self) -> Path:
-        """The working folder beside the file."""
+        """The working folder, next to the file."""
         return self.out.with_name(self.out.name + ".parts")
 
     def indices(self) -> range:
@@ -56,7 +56,7 @@ class Plan:
 
 
 def make_header(meta: Any, policies: Sequence[PolicySpec], seed: int, episodes: int, shard: tuple[int, int]) -> Header:
-    """The header of a recording of the world that `meta` (a `EnvMeta`) describes."""
+    """The header of a recording of the environment that `meta` (an `EnvMeta`) describes."""
     return Header(
         env=meta.id,
         env_kwargs=meta.kwargs,
@@ -77,8 +77,8 @@ def make_header(meta: Any, policies: Sequence[PolicySpec], seed: int, episodes: 
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the recording's folder for this process.
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Lock a recording's folder for this process.
 
     Raises:
         UserError: another process records there, or the folder cannot be written.
@@ -96,8 +96,8 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def estimate(header: Header, episodes: int) -> int | None:
-    """Upper bound in bytes of that many episodes, None if they have no cap."""
+def estimate_bytes(header: Header, episodes: int) -> int | None:
+    """Upper bound of the size of episodes in bytes; None if their length is not limited."""
     if header.max_steps is None:
         return None
     height, width, channels = header.pixels.frame_shape
@@ -105,7 +105,7 @@ def estimate(header: Header, episodes: int) -> int | None:
 
 
 def record_plan(
-    plan: Plan,
+    plan: RecordingPlan,
     workers: int,
     *,
     env: Any = None,
@@ -114,40 +114,40 @@ def record_plan(
     force: bool = False,
     on_episode: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Record what is missing, seal it, and remove the working folder.
+    """Record the missing episodes, seal the file, and remove the working folder.
 
     Args:
-        plan: what to record.
-        workers: processes; ignored where `env` is given.
-        env: a `PixelEnv` of this process to play in instead.
-        policy: with `env`: an object of this process that plays every episode.
-        progress: show a bar on stderr.
-        force: remove what stands at `plan.out` first.
-        on_episode: called with (index, steps) when an episode is on disk.
+        plan: the recording.
+        workers: number of processes; ignored if `env` is given.
+        env: a `PixelEnv`; then all episodes are played in this process.
+        policy: with `env`: a policy object that plays every episode.
+        progress: show a progress bar on stderr.
+        force: remove an existing recording at `plan.out` first.
+        on_episode: called with (index, steps) after an episode is written.
 
     Returns:
         The path of the sealed file.
 
     Raises:
-        UserError: another recording stands there, the disk is too small or cannot be written, a policy does not fit.
+        UserError: another recording exists there, or the disk is too small or cannot be written.
     """
     if force:
         plan.out.unlink(missing_ok=True)
         shutil.rmtree(plan.folder, ignore_errors=True)
     if plan.out.exists():
-        if _same(Dataset(plan.out).header, plan.header):
-            if plan.folder.exists():  # killed after the file was in place
-                with locked(plan.folder):
+        if _same_recording(Dataset(plan.out).header, plan.header):
+            if plan.folder.exists():  # killed after the file was moved to its place
+                with lock_folder(plan.folder):
                     shutil.rmtree(plan.folder)
             return plan.out
-        raise UserError(f"{plan.out} is another recording; choose another --out, or --force to remove it.")
-    with locked(plan.folder):
+        raise UserError(f"{plan.out} is a different recording; choose another --out, or --force to remove it.")
+    with lock_folder(plan.folder):
         saved = plan.folder / "plan.json"
         if saved.exists():
             state = json.loads(saved.read_text())
-            if not _same(Header.from_json(state["header"]), plan.header):
+            if not _same_recording(Header.from_json(state["header"]), plan.header):
                 raise UserError(
-                    f"{plan.folder} holds another recording that was stopped; choose another --out, or --force."
+                    f"{plan.folder} contains a different, stopped recording; choose another --out, or --force."
                 )
         else:
             state = {"header": plan.header.to_json(), "token": uuid.uuid4().hex}
@@ -164,7 +164,7 @@ def record_plan(
             progress,
             on_episode,
         )
-        # sealed inside the folder, so that a kill while sealing leaves nothing beside it
+        # sealed inside the folder: a kill while sealing leaves no files outside
         sealed = seal(sorted(plan.folder.glob("part-*.bin")), plan.folder / "sealed.h5", indices=plan.indices())
         os.replace(sealed, plan.out)
         sync_folder(plan.out.parent)
@@ -172,13 +172,13 @@ def record_plan(
     return plan.out
 
 
-def _same(a: Header, b: Header) -> bool:
+def _same_recording(a: Header, b: Header) -> bool:
     left, right = a.to_json(), b.to_json()
-    return all(left[k] == right[k] for k in left if k not in IGNORED)
+    return all(left[k] == right[k] for k in left if k not in IGNORED_FIELDS)
 
 
 def _record_missing(
-    plan: Plan,
+    plan: RecordingPlan,
     header: Header,
     token: str,
     workers: int,
@@ -187,24 +187,24 @@ def _record_missing(
     progress: bool,
     on_episode: Callable[[int, int], None] | None,
 ) -> None:
-    from worldmodel.envs import doom_processes as engines
+    from worldmodel.envs import doom_processes
 
     for leftover in plan.folder.glob(".sealed*"):
         leftover.unlink()
-    marks = plan.folder / "engines"
-    marks.mkdir(exist_ok=True)
-    engines.sweep(token, marks)
+    records = plan.folder / "engines"
+    records.mkdir(exist_ok=True)
+    doom_processes.sweep(token, records)
     done: set[int] = set()
     for path in sorted(plan.folder.glob("part-*.bin")):
-        with PartWriter(path, header) as part:  # cuts a torn tail
+        with PartWriter(path, header) as part:  # truncates an incomplete last episode
             done |= set(part.indices)
     wanted = plan.indices()
     count = len(wanted) - len(done)
-    kept = sum(p.stat().st_size for p in plan.folder.glob("part-*.bin"))
-    coming = estimate(header, count)
-    if coming is not None:
+    written_bytes = sum(p.stat().st_size for p in plan.folder.glob("part-*.bin"))
+    new_bytes = estimate_bytes(header, count)
+    if new_bytes is not None:
         what = f"recording {count} episodes of up to {header.max_steps} steps, with their sealed copy,"
-        check_free_space(plan.out, kept + 2 * coming, what)
+        check_free_space(plan.out, written_bytes + 2 * new_bytes, what)
     missing = [e for e in wanted if e not in done]
     with tqdm(
         total=len(wanted),
@@ -227,7 +227,7 @@ def _record_missing(
         if not missing:
             return
         if env is not None:
-            _record_here(plan, header, missing, env, policy, on_done)
+            _record_in_process(plan, header, missing, env, policy, on_done)
             return
         import cloudpickle
 
@@ -241,29 +241,29 @@ def _record_missing(
                     "header": header,
                     "seed": header.seed,
                     "token": token,
-                    "marks": str(marks),
+                    "records": str(records),
                     "parts": str(plan.folder),
                 }
             )
         )
-        Supervisor(job, plan.folder, workers, lambda: engines.sweep(token, marks)).run(missing, on_done)
+        Supervisor(job, plan.folder, workers, lambda: doom_processes.sweep(token, records)).run(missing, on_done)
 
 
-def _record_here(
-    plan: Plan,
+def _record_in_process(
+    plan: RecordingPlan,
     header: Header,
     missing: list[int],
     env: Any,
     policy: Policy | None,
     on_done: Callable[[int, int], None],
 ) -> None:
-    """Record in this process, in the caller's own environment."""
+    """Record in this process, in the caller's environment."""
     space = header.action_space
-    players = [policy] if policy is not None else [spec.build(space) for spec in plan.policies]
+    policies = [policy] if policy is not None else [spec.build(space) for spec in plan.policies]
     shares = [spec.share for spec in plan.policies]
     with PartWriter(plan.folder / "part-000.bin", header) as part:
         for index in missing:
-            which = choose(shares, header.seed, index)
-            episode = play(env, players[which], index=index, seed=header.seed, policy_name=plan.policies[which].name)
+            chosen = choose_policy(shares, header.seed, index)
+            episode = play(env, policies[chosen], index=index, seed=header.seed, policy_name=plan.policies[chosen].name)
             part.append(episode)
             on_done(index, episode.length)

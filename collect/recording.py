@@ -1,4 +1,4 @@
-"""`record`: any gymnasium environment and any policy to one dataset file, from Python."""
+"""`record`: record any gymnasium environment with any policy to one dataset file, from Python."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from worldmodel.collect.collect_config import LearnerConfig, parse_mix
 from worldmodel.collect.policies import CallablePolicy, LearnedPolicy, Policy
-from worldmodel.collect.policy_specs import PolicySpec, check_fits, mix, spec_of
-from worldmodel.collect.recorder import Plan, make_header, record_plan
+from worldmodel.collect.policy_specs import PolicySpec, check_policy_fits, mix_policies, parse_policy
+from worldmodel.collect.recorder import RecordingPlan, make_header, record_plan
 from worldmodel.common.errors import UserError
 
 
@@ -30,29 +30,29 @@ def record(
 ) -> Path:
     """Record whole episodes of any gymnasium environment to one dataset file.
 
-    Called again after an interruption, it goes on; called again when done, it returns at once.
+    The same call continues an interrupted recording, and returns at once if the recording is finished.
 
     Args:
-        env: a short name or gymnasium id, a gymnasium environment, or a callable that makes one. A name or a
-            callable may be recorded by several processes; an environment is played in this one.
+        env: a short name or gymnasium id, a gymnasium environment, or a callable that makes one. Several processes
+            can record a name or a callable; an environment object is played in this process.
         policy: "random", "sticky", "periodic", a policy FILE.zip, a Stable-Baselines3 model, an object with
             `begin(rng)` and `act(frame)`, or a function frame (H, W, 3) uint8 -> action.
-        path: the dataset to make, NAME.h5.
-        episodes: how many, over all shards.
-        seed: of the whole recording; episode e is a function of (seed, e, policy).
-        workers: processes; changes nothing in the file.
-        mix_with: shares of episodes for other named policies, "random=0.2".
-        epsilon: share of uniform random steps.
+        path: the dataset to write, NAME.h5.
+        episodes: number of episodes, over all shards.
+        seed: seed of the recording; episode e is a function of (seed, e, policy).
+        workers: number of processes; the file does not depend on it.
+        mix_with: shares of episodes that other named policies play, "random=0.2".
+        epsilon: share of steps with a uniform random action.
         shard: (i, n): record the episodes e with e mod n = i.
-        progress: show a bar on stderr.
-        force: remove another recording at `path` first.
+        progress: show a progress bar on stderr.
+        force: remove an existing recording at `path` first.
         **env_kwargs: `size`, `crop`, `max_steps` and the environment's own arguments.
 
     Returns:
         The path of the sealed file.
 
     Raises:
-        UserError: anything that the caller can mend, in one sentence.
+        UserError: invalid arguments, an unknown environment or policy, another file at `path`, or a full disk.
     """
     from worldmodel import envs
     from worldmodel.envs.make_env import as_pixels
@@ -60,41 +60,46 @@ def record(
     if episodes < 1 or workers < 1:
         raise UserError(f"record: got episodes={episodes}, workers={workers}; wanted at least 1 of each.")
     named = isinstance(env, str)
-    makes = callable(env) and not hasattr(env, "reset")
-    if not (named or makes) and workers > 1:
-        raise UserError("an environment object cannot be shared by processes: pass its id or a callable, or workers=1.")
-    world = envs.make(env, **env_kwargs) if named else as_pixels(env() if makes else env, **env_kwargs)
-    own_world = named or makes
+    is_factory = callable(env) and not hasattr(env, "reset")
+    if not (named or is_factory) and workers > 1:
+        raise UserError(
+            "several processes cannot share an environment object: pass its id or a callable, or workers=1."
+        )
+    pixel_env = envs.make(env, **env_kwargs) if named else as_pixels(env() if is_factory else env, **env_kwargs)
+    made_here = named or is_factory
     try:
-        meta = world.meta
+        meta = pixel_env.meta
         defaults = envs.policy_defaults(env) if named else {}
-        player = _player(policy)
+        policy_object = _policy_object(policy)
         if isinstance(policy, str | Path):
-            spec = spec_of(str(policy), meta.action_space, defaults, epsilon)
+            spec = parse_policy(str(policy), meta.action_space, defaults, epsilon)
         else:
             if epsilon:
-                raise UserError("epsilon wants a policy by name or file; add the randomness to your own policy.")
+                raise UserError("epsilon needs a policy by name or file; add random actions to your own policy.")
             spec = PolicySpec(getattr(policy, "__name__", type(policy).__name__), "object")
         shares = parse_mix(mix_with)
-        if player is not None and (shares or workers > 1):
+        if policy_object is not None and (shares or workers > 1):
             raise UserError(
-                "a policy object plays alone in this process: drop mix_with and workers, or pass a name or file."
+                "a policy object plays all episodes in this process: remove mix_with and workers, or name a policy."
             )
-        others = [replace(spec_of(name, meta.action_space, defaults, epsilon), share=s) for name, s in shares.items()]
-        policies = mix(spec, others)
+        others = [
+            replace(parse_policy(name, meta.action_space, defaults, epsilon), share=share)
+            for name, share in shares.items()
+        ]
+        policies = mix_policies(spec, others)
         for each in policies:
-            check_fits(each, meta.action_space, meta.pixels.frame_shape)
+            check_policy_fits(each, meta.action_space, meta.pixels.frame_shape)
         header = make_header(meta, policies, seed, episodes, shard)
-        plan = Plan(Path(path), header, policies, env if own_world else "", env_kwargs)
-        here = None if own_world and workers > 1 else world
-        return record_plan(plan, workers, env=here, policy=player, progress=progress, force=force)
+        plan = RecordingPlan(Path(path), header, policies, env if made_here else "", env_kwargs)
+        here = None if made_here and workers > 1 else pixel_env
+        return record_plan(plan, workers, env=here, policy=policy_object, progress=progress, force=force)
     finally:
-        if own_world:
-            world.close()
+        if made_here:
+            pixel_env.close()
 
 
-def _player(policy: Any) -> Policy | None:
-    """A policy object of the caller's, or None for one that is named."""
+def _policy_object(policy: Any) -> Policy | None:
+    """The `Policy` of a policy object, or None for the name of a policy."""
     if isinstance(policy, str | Path):
         return None
     if hasattr(policy, "begin") and hasattr(policy, "act"):

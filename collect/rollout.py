@@ -1,4 +1,4 @@
-"""One episode: a policy plays a world, everything is kept. T steps, T+1 frames."""
+"""Play one episode of an environment with a policy: T steps, T+1 frames."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from worldmodel.data.episode import Episode
 
 
 def episode_seeds(seed: int, index: int) -> tuple[int, np.random.Generator]:
-    """The environment's seed and the policy's generator, pure functions of (seed, index).
+    """The environment's seed and the policy's generator of an episode, pure functions of (seed, index).
 
     Returns:
-        An int in [0, 2**31) for `env.reset(seed=)`, and a fresh generator.
+        An int in [0, 2**31) for `env.reset(seed=)`, and a new generator.
     """
     environment = np.random.SeedSequence(seed, spawn_key=(0, index)).generate_state(1)[0]
     return int(environment) & 0x7FFFFFFF, np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1, index)))
@@ -29,28 +29,28 @@ def play(
     index: int,
     seed: int,
     policy_name: str,
-    watch: Callable[[], None] | None = None,
+    before_step: Callable[[], None] | None = None,
     env_seed: int | None = None,
 ) -> Episode:
     """Play one whole episode.
 
     Args:
         env: a `PixelEnv`.
-        policy: plays; its randomness comes from (seed, index).
-        index: the episode's number in its recording.
+        policy: its randomness is derived from (seed, index).
+        index: the episode's number in the recording.
         seed: the recording's seed.
         policy_name: stored with the episode.
-        watch: called every step; may raise to stop (a worker whose supervisor is gone).
-        env_seed: reset the environment with this seed rather than the one of (seed, index).
+        before_step: called before every step; may raise to stop.
+        env_seed: seed for `env.reset`; by default derived from (seed, index).
 
     Returns:
-        The episode; its `seed` is what the environment was reset with.
+        The episode; its `seed` is the seed of `env.reset`.
 
     Raises:
-        UserError: the policy acted outside the action space.
+        UserError: the policy returned an action outside the action space.
     """
-    derived, rng = episode_seeds(seed, index)
-    env_seed = derived if env_seed is None else env_seed
+    derived_seed, rng = episode_seeds(seed, index)
+    env_seed = derived_seed if env_seed is None else env_seed
     space = env.meta.action_space
     frame, info = env.reset(seed=env_seed)
     policy.begin(rng)
@@ -61,8 +61,8 @@ def play(
     truncations: list[bool] = []
     ended = False
     while not ended:
-        if watch is not None:
-            watch()
+        if before_step is not None:
+            before_step()
         action = check_actions(space, policy.act(frame), f"action of policy {policy_name!r}")
         frame, reward, terminated, truncated, info = env.step(action if space.shape else int(action))
         ended = bool(terminated or truncated)

@@ -1,7 +1,7 @@
 """A recording process: `python -m worldmodel.collect.worker JOB SLOT COMMANDS RESULTS`.
 
-Reads episode numbers from the pipe COMMANDS, appends each played episode to the part file of its SLOT, and answers
-on RESULTS. It ends when the pipe closes, on SIGTERM, and when its supervisor is gone.
+Reads episode numbers from the pipe COMMANDS, appends each episode to the part file of its SLOT, and writes messages to
+the pipe RESULTS. It exits when COMMANDS is closed, on SIGTERM, and when its supervisor is gone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 
 def build_env(job: dict[str, Any]) -> Any:
-    """The world of a job: by name, or by a callable that makes any gymnasium environment."""
+    """The environment of a job, from a name or a callable."""
     from worldmodel import envs
 
     if callable(job["env"]):
@@ -28,27 +28,27 @@ def build_env(job: dict[str, Any]) -> Any:
 def main(job_path: str, slot: str, commands: str, results: str) -> None:
     """Record until the supervisor closes the pipe."""
     for fd in (int(commands), int(results)):
-        os.set_inheritable(fd, False)  # an engine must not hold the supervisor's pipes
+        os.set_inheritable(fd, False)  # child processes must not inherit the supervisor's pipes
     supervisor = os.getppid()
     import cloudpickle
 
-    from worldmodel.collect.policy_specs import choose
+    from worldmodel.collect.policy_specs import choose_policy
     from worldmodel.collect.rollout import play
     from worldmodel.data.parts import PartWriter
-    from worldmodel.envs import doom_processes as engines
+    from worldmodel.envs import doom_processes
 
-    def watch() -> None:
+    def check_supervisor() -> None:
         if os.getppid() != supervisor:
             raise SystemExit(0)
 
     job = cloudpickle.loads(Path(job_path).read_bytes())
-    engines.close_on_sigterm()
-    engines.set_run(job["token"], Path(job["marks"]))
+    doom_processes.close_on_sigterm()
+    doom_processes.set_run(job["token"], Path(job["records"]))
     env = build_env(job)
     policies = [spec.build(env.meta.action_space) for spec in job["policies"]]
     shares = [spec.share for spec in job["policies"]]
 
-    def answer(message: dict[str, Any]) -> None:
+    def send(message: dict[str, Any]) -> None:
         os.write(int(results), (json.dumps(message) + "\n").encode())
 
     from worldmodel.common.errors import UserError
@@ -58,29 +58,29 @@ def main(job_path: str, slot: str, commands: str, results: str) -> None:
             PartWriter(Path(job["parts"]) / f"part-{int(slot):03d}.bin", job["header"]) as part,
             os.fdopen(int(commands)) as lines,
         ):
-            answer({"ready": True})
+            send({"ready": True})
             for line in lines:
                 index = int(line)
-                if index in part.indices:  # written by a process that was killed before it could say so
-                    answer({"done": index, "steps": 0})
+                if index in part.indices:  # written by a process that was killed before it sent the message
+                    send({"done": index, "steps": 0})
                     continue
-                which = choose(shares, job["seed"], index)
+                policy = choose_policy(shares, job["seed"], index)
                 episode = play(
                     env,
-                    policies[which],
+                    policies[policy],
                     index=index,
                     seed=job["seed"],
-                    policy_name=job["policies"][which].name,
-                    watch=watch,
+                    policy_name=job["policies"][policy].name,
+                    before_step=check_supervisor,
                 )
                 part.append(episode)
-                answer({"done": index, "steps": episode.length})
+                send({"done": index, "steps": episode.length})
     except UserError as error:
-        answer({"mistake": str(error)})
+        send({"error": str(error)})
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES):
             raise
-        answer({"mistake": f"{job['parts']}: {os.strerror(error.errno)}; what was finished is kept."})
+        send({"error": f"{job['parts']}: {os.strerror(error.errno)}; finished episodes are kept."})
     finally:
         env.close()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from worldmodel.cli import command_line as cli
-from worldmodel.collect.collect_config import Collect, LearnerConfig, Screen, parse_mix, parse_shard
+from worldmodel.collect.collect_config import Collect, EnvOptions, LearnerConfig, parse_mix, parse_shard
 from worldmodel.common import run_info as runinfo
 from worldmodel.common.errors import UserError
 
@@ -70,7 +70,7 @@ def test_every_verb_has_a_config_with_an_example_and_a_function(verb: str) -> No
         (["collect", "--env", "toy", "--out", "x.h5", "--mix", "random=2"], ["NAME=SHARE"]),
         (["collect", "--env", "toy", "--out", "x.h5", "--policy", "no.zip"], ["no policy file"]),
         (["collect", "--env", "toy", "--out", "x.h5", "--shard", "4/4"], ["0 <= i < n"]),
-        (["collect", "--env", "toy", "--out", "x.h5", "--policy", "ppo", "--shard", "0/2"], ["never trains"]),
+        (["collect", "--env", "toy", "--out", "x.h5", "--policy", "ppo", "--shard", "0/2"], ["does not train"]),
         (["data", "info", "missing.h5"], ["missing.h5"]),
         (["data", "verify", "missing.h5"], ["missing.h5"]),
         (["collect", "--config", "missing.json"], ["no saved config"]),
@@ -110,7 +110,7 @@ def test_flags_presets_and_environment_defaults_resolve() -> None:
 
 def test_a_saved_config_runs_again(tmp_path: Path) -> None:
     config = Collect(
-        Path("a.h5"), "toy", "random", episodes=3, screen=Screen(crop=(0, 32, 0, 64)), learner=LearnerConfig()
+        Path("a.h5"), "toy", "random", episodes=3, screen=EnvOptions(crop=(0, 32, 0, 64)), learner=LearnerConfig()
     )
     saved = tmp_path / "a.run.json"
     runinfo.save_run_info(saved, "collect", config)

@@ -22,9 +22,9 @@ import pytest
 import torch
 
 from worldmodel.collect import record
-from worldmodel.collect.collect_config import LearnerConfig, Screen, TrainPolicy
-from worldmodel.collect.policy_evaluation import evaluate, interval
-from worldmodel.collect.policy_specs import file_spec
+from worldmodel.collect.collect_config import EnvOptions, LearnerConfig, TrainPolicy
+from worldmodel.collect.policy_evaluation import bootstrap_interval, evaluate
+from worldmodel.collect.policy_specs import describe_policy_file
 from worldmodel.collect.policy_training import TEST_SEED, train_policy
 from worldmodel.common.run_info import code_version, machine, versions
 from worldmodel.data import Dataset
@@ -223,9 +223,9 @@ def outside(folder: Path, learner: LearnerConfig, episodes: int) -> list[float]:
     Returns:
         The returns.
     """
-    screen = Screen(size=(SIDE, SIDE))
+    screen = EnvOptions(size=(SIDE, SIDE))
     config = TrainPolicy(folder / "policy", "toy", 0, screen, learner, world=folder / "world", test_episodes=0)
-    spec = file_spec(train_policy(config))
+    spec = describe_policy_file(train_policy(config))
     return evaluate({"dreamer": spec}, "toy", screen.kwargs(), episodes, TEST_SEED, 1)[0]["returns"]
 
 
@@ -237,7 +237,7 @@ def measure(
     said, lived = one_step(world, data), live(world)
     firm, firmly = one_step(world, data, FIRMLY), live(world, FIRMLY)
     returns = outside(folder, learner, tested)
-    low, high = interval(np.asarray(returns))
+    low, high = bootstrap_interval(np.asarray(returns))
     return {
         "episodes recorded": episodes,
         "one step ahead": dataclasses.asdict(said),

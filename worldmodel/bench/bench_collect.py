@@ -22,14 +22,14 @@ def bench_collect(env: str, episodes: int, rounds: int) -> dict[str, Any]:
         "recorded" ends when the last episode is on disk; "recorded and sealed" includes the sealed file.
     """
     from worldmodel import envs
-    from worldmodel.collect.policy_specs import spec_of
-    from worldmodel.collect.recorder import Plan, make_header, record_plan
+    from worldmodel.collect.policy_specs import parse_policy
+    from worldmodel.collect.recorder import RecordingPlan, make_header, record_plan
     from worldmodel.collect.rollout import episode_seeds, play
     from worldmodel.data.parts import PartWriter
 
     world = envs.make(env)
     meta = world.meta
-    spec = spec_of("random", meta.action_space, {})
+    spec = parse_policy("random", meta.action_space, {})
     header = make_header(meta, [spec], 0, episodes, (0, 1))
     policy = spec.build(meta.action_space)
     world.reset(seed=0)  # the engine is up before any clock starts
@@ -59,7 +59,7 @@ def bench_collect(env: str, episodes: int, rounds: int) -> dict[str, Any]:
     def processes(folder: Path, workers: int) -> tuple[int, float]:
         # More episodes for two processes, and the start of the processes taken out: the clock runs from the first
         # finished episode of a recording to its last.
-        plan = Plan(folder / f"{workers}.h5", header, (spec,), env, {})
+        plan = RecordingPlan(folder / f"{workers}.h5", header, (spec,), env, {})
         stamps: list[tuple[float, int]] = []
         record_plan(plan, workers, progress=False, on_episode=lambda _, n: stamps.append((time.perf_counter(), n)))
         return sum(n for _, n in stamps[workers:]), stamps[-1][0] - stamps[workers - 1][0]

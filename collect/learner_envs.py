@@ -1,4 +1,4 @@
-"""Where a learner learns: real environments, a process each, or one batch of dreams."""
+"""The vectorized environment of a learner: one environment per process, or one batch of dreams."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from worldmodel.common.spaces import Box, Discrete, Space, from_gymnasium
 from worldmodel.world.hub import find_world
 
 
-class MakeEnv:
-    """Builds one environment inside its process (picklable by SB3's workers)."""
+class LearnerEnvFactory:
+    """Makes one environment inside its process; can be pickled."""
 
-    def __init__(self, env: str, kwargs: dict[str, Any], learner: LearnerConfig, token: str, marks: str) -> None:
-        self.env, self.kwargs, self.learner, self.token, self.marks = env, kwargs, learner, token, marks
+    def __init__(self, env: str, kwargs: dict[str, Any], learner: LearnerConfig, token: str, records: str) -> None:
+        self.env, self.kwargs, self.learner, self.token, self.records = env, kwargs, learner, token, records
 
     def __call__(self) -> Any:
-        """Make it, watched by SB3's Monitor (true returns and lengths)."""
+        """Make the environment, inside SB3's Monitor, which records unscaled returns and lengths."""
         from stable_baselines3.common.monitor import Monitor
 
         from worldmodel import envs
         from worldmodel.collect.learner_view import LearnerView
-        from worldmodel.envs import doom_processes as engines
+        from worldmodel.envs import doom_processes
 
-        engines.set_run(self.token, Path(self.marks))
+        doom_processes.set_run(self.token, Path(self.records))
         return LearnerView(Monitor(envs.make(self.env, **self.kwargs)), self.learner)
 
 
 def check_algorithm(algo: str, space: Space) -> None:
-    """Refuse an algorithm that cannot act in a space.
+    """Refuse an algorithm that does not support an action space.
 
     Raises:
-        UserError: sac outside Box, dqn outside Discrete.
+        UserError: sac without Box, dqn without Discrete.
     """
     wanted = {"sac": Box, "dqn": Discrete}.get(algo)
     if wanted is not None and not isinstance(space, wanted):
@@ -48,61 +48,62 @@ def check_algorithm(algo: str, space: Space) -> None:
 
 
 def check_world(world: Path, out: Path) -> None:
-    """Refuse a world that is not there, or that lies where the policy is to be written.
+    """Refuse a world that does not exist, or that is inside the directory of the policy.
 
     Raises:
-        UserError: so it is.
+        UserError: no world at `world`, or `out` contains it.
     """
     world = find_world(world)
     if not (world / "config.json").is_file():
         raise UserError(f"{world} is not a world directory: it has no config.json.")
     if out.resolve() in (world.resolve(), *world.resolve().parents):
-        raise UserError(f"--out {out} holds the world {world} that the policy is to learn in; give another one.")
+        raise UserError(f"--out {out} contains the world {world} of this training; choose another --out.")
 
 
 @contextlib.contextmanager
-def real(config: TrainPolicy) -> Iterator[Any]:
-    """Real environments as an SB3 VecEnv; their engines are gone at the end.
+def real_envs(config: TrainPolicy) -> Iterator[Any]:
+    """The environments of a training as an SB3 VecEnv; their processes are stopped at the end.
 
     Raises:
-        UserError: no such environment, or a learner that cannot see or act in it.
+        UserError: an unknown environment, or a learner that does not fit it.
     """
     from worldmodel import envs
     from worldmodel.collect.learner_view import LearnerView
-    from worldmodel.envs import doom_processes as engines
+    from worldmodel.envs import doom_processes
 
     out, learner = config.out, config.learner
     kwargs = config.screen.kwargs()
-    # what is wrong with names and options is told here, not from eight processes
+    # wrong names and options are refused here, not in every process
     probe = envs.make(config.env, **kwargs)
     check_algorithm(learner.algo, probe.meta.action_space)
     LearnerView(probe, learner).close()
 
     from stable_baselines3.common.vec_env import SubprocVecEnv
 
-    run, marks = out / "run.json", out / "engines"
+    run, records = out / "run.json", out / "engines"
     token = json.loads(run.read_text())["token"] if run.exists() else uuid.uuid4().hex
-    marks.mkdir(parents=True, exist_ok=True)
-    save_run_info(run, "train policy", config, token=token)  # before an engine runs that a next run must find
-    engines.sweep(token, marks)
-    # one process imports torch and SB3, the environments' processes are forks of it
+    records.mkdir(parents=True, exist_ok=True)
+    # saved before the first engine is launched: the next run needs the token to sweep engines of a killed one
+    save_run_info(run, "train policy", config, token=token)
+    doom_processes.sweep(token, records)
+    # the fork server imports torch and SB3 once; the environment processes are forks of it
     multiprocessing.get_context("forkserver").set_forkserver_preload(["worldmodel.collect.learner_view", __name__])
-    make = MakeEnv(config.env, kwargs, learner, token, str(marks))
+    make = LearnerEnvFactory(config.env, kwargs, learner, token, str(records))
     venv = SubprocVecEnv([make] * learner.num_envs, start_method="forkserver")
     try:
         yield venv
     finally:
         venv.close()
-        engines.sweep(token, marks)
-        shutil.rmtree(marks, ignore_errors=True)
+        doom_processes.sweep(token, records)
+        shutil.rmtree(records, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def dreams(config: TrainPolicy) -> Iterator[Any]:
+def dream_envs(config: TrainPolicy) -> Iterator[Any]:
     """Dreams of the world at `config.world` as an SB3 VecEnv.
 
     Raises:
-        UserError: no such world, a learner that cannot see or act in it, or a test in an environment of other actions.
+        UserError: no such world, a learner that does not fit it, or a test environment with other actions or frames.
     """
     from worldmodel import envs
     from worldmodel.collect.learner_view import LearnerView
@@ -129,11 +130,11 @@ def dreams(config: TrainPolicy) -> Iterator[Any]:
         try:
             if meta.action_space != space:
                 raise UserError(f"{config.env} has actions {meta.action_space}, the world {config.world} has {space}.")
-            seen, dreamed = LearnerView(env, learner).observation_space.shape, venv.observation_space.shape
-            if seen != dreamed:
+            shape, dream_shape = LearnerView(env, learner).observation_space.shape, venv.observation_space.shape
+            if shape != dream_shape:
                 raise UserError(
-                    f"the policy would see {seen} in {config.env} and {dreamed} in the dream; give --size, --crop or "
-                    "--learner.view such that both are the same."
+                    f"the policy would observe {shape} in {config.env} and {dream_shape} in the dream; give --size, "
+                    "--crop or --learner.view such that both are the same."
                 )
         finally:
             env.close()
