@@ -169,7 +169,7 @@ class Run:
 
         kwargs = dict(self.sizes.env_kwargs)
         env = envs.make(self.sizes.env, **kwargs)
-        meta, defaults = env.meta, envs.policy_defaults(self.sizes.env)
+        meta, process_manager, defaults = env.meta, env.process_manager, envs.policy_defaults(self.sizes.env)
         env.close()
         others = [replace(parse_policy(name, meta.action_space, defaults), share=share) for name, share in MIX.items()]
         policies = mix_policies(parse_policy("periodic", meta.action_space, defaults), others)
@@ -183,7 +183,7 @@ class Run:
             if len(times) % 500 == 0:
                 self.books.say(f"  {len(times)} of {episodes} episodes, {steps / (times[-1] - times[0]):.0f} steps/s")
 
-        plan = RecordingPlan(path, header, policies, self.sizes.env, kwargs)
+        plan = RecordingPlan(path, header, policies, self.sizes.env, kwargs, process_manager)
         record_plan(plan, self.workers, progress=False, on_episode=told)
         if len(times) < 2:
             return None

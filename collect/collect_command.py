@@ -69,7 +69,7 @@ def collect(config: Collect) -> Path:
         )
     kwargs = config.screen.kwargs()
     env = envs.make(config.env, **kwargs)
-    meta = env.meta
+    meta, process_manager = env.meta, env.process_manager
     env.close()
     defaults = envs.policy_defaults(config.env)
     already_recorded = out.exists()
@@ -93,7 +93,7 @@ def collect(config: Collect) -> Path:
             saved.unlink(missing_ok=True)
         raise
     header = make_header(meta, policies, config.seed, config.episodes, shard)
-    plan = RecordingPlan(out, header, policies, config.env, kwargs)
+    plan = RecordingPlan(out, header, policies, config.env, kwargs, process_manager)
     record_plan(plan, config.workers, force=config.force)
     _print_summary(out, config.json, already_recorded)
     return out

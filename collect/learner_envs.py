@@ -8,6 +8,7 @@ import multiprocessing
 import shutil
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,29 @@ from worldmodel.collect.collect_config import LearnerConfig, TrainPolicy
 from worldmodel.common.errors import UserError
 from worldmodel.common.run_info import save_run_info
 from worldmodel.common.spaces import Box, Discrete, Space, from_gymnasium
+from worldmodel.envs.process_manager import load_process_manager
 from worldmodel.world.hub import find_world
 
 
+@dataclass(frozen=True)
 class LearnerEnvFactory:
-    """Makes one environment inside its process; can be pickled."""
+    """Makes one environment inside its process; can be pickled.
 
-    def __init__(self, env: str, kwargs: dict[str, Any], learner: LearnerConfig, token: str, records: str) -> None:
-        self.env, self.kwargs, self.learner, self.token, self.records = env, kwargs, learner, token, records
+    Attributes:
+        env: short name or gymnasium id.
+        env_kwargs: its keyword arguments.
+        process_manager: `PixelEnv.process_manager` of the environment.
+        learner: the settings of the training.
+        token: run token for the process manager.
+        records_dir: folder for the records of the process manager.
+    """
+
+    env: str
+    env_kwargs: dict[str, Any]
+    process_manager: str
+    learner: LearnerConfig
+    token: str
+    records_dir: Path
 
     def __call__(self) -> Any:
         """Make the environment, inside SB3's Monitor, which records unscaled returns and lengths."""
@@ -30,10 +46,9 @@ class LearnerEnvFactory:
 
         from worldmodel import envs
         from worldmodel.collect.learner_view import LearnerView
-        from worldmodel.envs import doom_processes
 
-        doom_processes.set_run(self.token, Path(self.records))
-        return LearnerView(Monitor(envs.make(self.env, **self.kwargs)), self.learner)
+        load_process_manager(self.process_manager).set_run(self.token, self.records_dir)
+        return LearnerView(Monitor(envs.make(self.env, **self.env_kwargs)), self.learner)
 
 
 def check_algorithm(algo: str, space: Space) -> None:
@@ -69,7 +84,6 @@ def real_envs(config: TrainPolicy) -> Iterator[Any]:
     """
     from worldmodel import envs
     from worldmodel.collect.learner_view import LearnerView
-    from worldmodel.envs import doom_processes
 
     out, learner = config.out, config.learner
     kwargs = config.screen.kwargs()
@@ -77,24 +91,25 @@ def real_envs(config: TrainPolicy) -> Iterator[Any]:
     probe = envs.make(config.env, **kwargs)
     check_algorithm(learner.algo, probe.meta.action_space)
     LearnerView(probe, learner).close()
+    process_manager = load_process_manager(probe.process_manager)
 
     from stable_baselines3.common.vec_env import SubprocVecEnv
 
-    run, records = out / "run.json", out / "engines"
+    run, records = out / "run.json", out / "processes"
     token = json.loads(run.read_text())["token"] if run.exists() else uuid.uuid4().hex
     records.mkdir(parents=True, exist_ok=True)
     # saved before the first engine is launched: the next run needs the token to sweep engines of a killed one
     save_run_info(run, "train policy", config, token=token)
-    doom_processes.sweep(token, records)
+    process_manager.sweep(token, records)
     # the fork server imports torch and SB3 once; the environment processes are forks of it
     multiprocessing.get_context("forkserver").set_forkserver_preload(["worldmodel.collect.learner_view", __name__])
-    make = LearnerEnvFactory(config.env, kwargs, learner, token, str(records))
-    venv = SubprocVecEnv([make] * learner.num_envs, start_method="forkserver")
+    factory = LearnerEnvFactory(config.env, kwargs, probe.process_manager, learner, token, records)
+    venv = SubprocVecEnv([factory] * learner.num_envs, start_method="forkserver")
     try:
         yield venv
     finally:
         venv.close()
-        doom_processes.sweep(token, records)
+        process_manager.sweep(token, records)
         shutil.rmtree(records, ignore_errors=True)
 
 

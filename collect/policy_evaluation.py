@@ -14,6 +14,7 @@ import numpy as np
 from worldmodel.collect.collect_config import EvalPolicy
 from worldmodel.collect.policy_specs import PolicySpec, check_policy_fits, parse_policy
 from worldmodel.common.errors import UserError
+from worldmodel.common.signals import exit_on_sigterm
 
 
 def play_returns(env: str, env_kwargs: dict[str, Any], spec: PolicySpec, seeds: list[int]) -> list[tuple[float, int]]:
@@ -102,9 +103,7 @@ def evaluate(
 
 def _init_process() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
-    from worldmodel.envs import doom_processes as engines
-
-    engines.close_on_sigterm()
+    exit_on_sigterm()
 
 
 def format_table(rows: list[dict[str, Any]]) -> str:

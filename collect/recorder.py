@@ -7,11 +7,8 @@ and removes the folder.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,28 +18,41 @@ from tqdm import tqdm
 
 from worldmodel.collect.policies import Policy
 from worldmodel.collect.policy_specs import PolicySpec, choose_policy
+from worldmodel.collect.recording_folder import RecordingFolder, same_recording
 from worldmodel.collect.rollout import play
 from worldmodel.collect.supervisor import Supervisor
+from worldmodel.collect.worker_job import WorkerJob
 from worldmodel.common.errors import UserError
-from worldmodel.common.files import check_free_space, sync_folder
+from worldmodel.common.files import sync_folder
 from worldmodel.common.version import VERSION
 from worldmodel.data.dataset import Dataset
 from worldmodel.data.header import Header, PolicyRecord
 from worldmodel.data.parts import PartWriter
 from worldmodel.data.sealing import seal
+from worldmodel.envs.process_manager import load_process_manager
 
-IGNORED_FIELDS = ("code_version",)  # header fields that may differ when a recording is continued
+OnEpisode = Callable[[int, int], None]  # (index, steps)
 
 
 @dataclass
 class RecordingPlan:
-    """Everything that determines the bytes of a recording."""
+    """What to record.
+
+    Attributes:
+        out: the dataset to write.
+        header: its header.
+        policies: the policies, with shares that sum to 1.
+        env: name or factory of the environment, for worker processes.
+        env_kwargs: its keyword arguments.
+        process_manager: `PixelEnv.process_manager` of the environment.
+    """
 
     out: Path
     header: Header
     policies: tuple[PolicySpec, ...]
     env: str | Callable[[], Any]
     env_kwargs: dict[str, Any]
+    process_manager: str = ""
 
     @property
     def folder(self) -> Path:
@@ -76,34 +86,6 @@ def make_header(meta: Any, policies: Sequence[PolicySpec], seed: int, episodes: 
     )
 
 
-@contextlib.contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
-    """Lock a recording's folder for this process.
-
-    Raises:
-        UserError: another process records there, or the folder cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("a")
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {os.strerror(error.errno or 0)}. Choose another --out.") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is recording to {folder}; wait for it or choose another --out.") from None
-        yield
-
-
-def estimate_bytes(header: Header, episodes: int) -> int | None:
-    """Upper bound of the size of episodes in bytes; None if their length is not limited."""
-    if header.max_steps is None:
-        return None
-    height, width, channels = header.pixels.frame_shape
-    return episodes * (header.max_steps + 1) * (height * width * channels + 64)
-
-
 def record_plan(
     plan: RecordingPlan,
     workers: int,
@@ -112,7 +94,7 @@ def record_plan(
     policy: Policy | None = None,
     progress: bool = True,
     force: bool = False,
-    on_episode: Callable[[int, int], None] | None = None,
+    on_episode: OnEpisode | None = None,
 ) -> Path:
     """Record the missing episodes, seal the file, and remove the working folder.
 
@@ -134,88 +116,41 @@ def record_plan(
     if force:
         plan.out.unlink(missing_ok=True)
         shutil.rmtree(plan.folder, ignore_errors=True)
+    folder = RecordingFolder(plan.folder)
     if plan.out.exists():
-        if _same_recording(Dataset(plan.out).header, plan.header):
-            if plan.folder.exists():  # killed after the file was moved to its place
-                with lock_folder(plan.folder):
-                    shutil.rmtree(plan.folder)
-            return plan.out
-        raise UserError(f"{plan.out} is a different recording; choose another --out, or --force to remove it.")
-    with lock_folder(plan.folder):
-        saved = plan.folder / "plan.json"
-        if saved.exists():
-            state = json.loads(saved.read_text())
-            if not _same_recording(Header.from_json(state["header"]), plan.header):
-                raise UserError(
-                    f"{plan.folder} contains a different, stopped recording; choose another --out, or --force."
-                )
-        else:
-            state = {"header": plan.header.to_json(), "token": uuid.uuid4().hex}
-            temporary = saved.with_suffix(".tmp")
-            temporary.write_text(json.dumps(state))
-            os.replace(temporary, saved)
-        _record_missing(
-            plan,
-            Header.from_json(state["header"]),
-            state["token"],
-            workers,
-            env,
-            policy,
-            progress,
-            on_episode,
-        )
+        with Dataset(plan.out) as data:
+            if not same_recording(data.header, plan.header):
+                raise UserError(f"{plan.out} is a different recording; choose another --out, or --force to remove it.")
+        if plan.folder.exists():  # killed after the file was moved to its place
+            with folder.locked():
+                shutil.rmtree(plan.folder)
+        return plan.out
+    with folder.locked():
+        header, token = folder.resume(plan.header)
+        load_process_manager(plan.process_manager).sweep(token, folder.process_records)
+        recorded = folder.recorded(header)
+        missing = [index for index in plan.indices() if index not in recorded]
+        folder.check_space(header, len(missing))
+        with _progress_bar(len(plan.indices()), len(missing), progress, on_episode) as report:
+            if missing and env is not None:
+                _record_in_process(plan, header, missing, env, policy, report)
+            elif missing:
+                _record_in_workers(plan, header, missing, token, workers, report)
         # sealed inside the folder: a kill while sealing leaves no files outside
-        sealed = seal(sorted(plan.folder.glob("part-*.bin")), plan.folder / "sealed.h5", indices=plan.indices())
+        sealed = seal(folder.parts(), plan.folder / "sealed.h5", indices=plan.indices())
         os.replace(sealed, plan.out)
         sync_folder(plan.out.parent)
     shutil.rmtree(plan.folder)
     return plan.out
 
 
-def _same_recording(a: Header, b: Header) -> bool:
-    left, right = a.to_json(), b.to_json()
-    return all(left[k] == right[k] for k in left if k not in IGNORED_FIELDS)
-
-
-def _record_missing(
-    plan: RecordingPlan,
-    header: Header,
-    token: str,
-    workers: int,
-    env: Any,
-    policy: Policy | None,
-    progress: bool,
-    on_episode: Callable[[int, int], None] | None,
-) -> None:
-    from worldmodel.envs import doom_processes
-
-    for leftover in plan.folder.glob(".sealed*"):
-        leftover.unlink()
-    records = plan.folder / "engines"
-    records.mkdir(exist_ok=True)
-    doom_processes.sweep(token, records)
-    done: set[int] = set()
-    for path in sorted(plan.folder.glob("part-*.bin")):
-        with PartWriter(path, header) as part:  # truncates an incomplete last episode
-            done |= set(part.indices)
-    wanted = plan.indices()
-    count = len(wanted) - len(done)
-    written_bytes = sum(p.stat().st_size for p in plan.folder.glob("part-*.bin"))
-    new_bytes = estimate_bytes(header, count)
-    if new_bytes is not None:
-        what = f"recording {count} episodes of up to {header.max_steps} steps, with their sealed copy,"
-        check_free_space(plan.out, written_bytes + 2 * new_bytes, what)
-    missing = [e for e in wanted if e not in done]
-    with tqdm(
-        total=len(wanted),
-        initial=len(wanted) - len(missing),
-        unit="episode",
-        desc="recording",
-        disable=not progress,
-    ) as bar:
+@contextlib.contextmanager
+def _progress_bar(total: int, missing: int, visible: bool, on_episode: OnEpisode | None) -> Iterator[OnEpisode]:
+    """A progress bar of episodes and the function that advances it."""
+    with tqdm(total=total, initial=total - missing, unit="episode", desc="recording", disable=not visible) as bar:
         steps = 0
 
-        def on_done(index: int, length: int) -> None:
+        def report(index: int, length: int) -> None:
             nonlocal steps
             steps += length
             rate = round(steps / max(bar.format_dict["elapsed"], 1e-9))
@@ -224,46 +159,32 @@ def _record_missing(
             if on_episode is not None:
                 on_episode(index, length)
 
-        if not missing:
-            return
-        if env is not None:
-            _record_in_process(plan, header, missing, env, policy, on_done)
-            return
-        import cloudpickle
+        yield report
 
-        job = plan.folder / "job.pkl"
-        job.write_bytes(
-            cloudpickle.dumps(
-                {
-                    "env": plan.env,
-                    "env_kwargs": plan.env_kwargs,
-                    "policies": plan.policies,
-                    "header": header,
-                    "seed": header.seed,
-                    "token": token,
-                    "records": str(records),
-                    "parts": str(plan.folder),
-                }
-            )
-        )
-        Supervisor(job, plan.folder, workers, lambda: doom_processes.sweep(token, records)).run(missing, on_done)
+
+def _record_in_workers(
+    plan: RecordingPlan, header: Header, missing: list[int], token: str, workers: int, report: OnEpisode
+) -> None:
+    """Record in worker processes."""
+    folder = RecordingFolder(plan.folder)
+    manager = load_process_manager(plan.process_manager)
+    job = WorkerJob(plan.env, plan.env_kwargs, plan.process_manager, plan.policies, header, token, plan.folder)
+    path = plan.folder / "job.pkl"
+    path.write_bytes(job.to_bytes())
+    supervisor = Supervisor(path, plan.folder, workers, lambda: manager.sweep(token, folder.process_records))
+    supervisor.run(missing, report)
 
 
 def _record_in_process(
-    plan: RecordingPlan,
-    header: Header,
-    missing: list[int],
-    env: Any,
-    policy: Policy | None,
-    on_done: Callable[[int, int], None],
+    plan: RecordingPlan, header: Header, missing: list[int], env: Any, policy: Policy | None, report: OnEpisode
 ) -> None:
     """Record in this process, in the caller's environment."""
-    space = header.action_space
-    policies = [policy] if policy is not None else [spec.build(space) for spec in plan.policies]
+    policies = [policy] if policy is not None else [spec.build(header.action_space) for spec in plan.policies]
     shares = [spec.share for spec in plan.policies]
-    with PartWriter(plan.folder / "part-000.bin", header) as part:
+    with PartWriter(RecordingFolder(plan.folder).part(0), header) as part:
         for index in missing:
             chosen = choose_policy(shares, header.seed, index)
-            episode = play(env, policies[chosen], index=index, seed=header.seed, policy_name=plan.policies[chosen].name)
+            name = plan.policies[chosen].name
+            episode = play(env, policies[chosen], index=index, seed=header.seed, policy_name=name)
             part.append(episode)
-            on_done(index, episode.length)
+            report(index, episode.length)

@@ -90,7 +90,8 @@ def record(
         for each in policies:
             check_policy_fits(each, meta.action_space, meta.pixels.frame_shape)
         header = make_header(meta, policies, seed, episodes, shard)
-        plan = RecordingPlan(Path(path), header, policies, env if made_here else "", env_kwargs)
+        env_source = env if made_here else ""
+        plan = RecordingPlan(Path(path), header, policies, env_source, env_kwargs, pixel_env.process_manager)
         here = None if made_here and workers > 1 else pixel_env
         return record_plan(plan, workers, env=here, policy=policy_object, progress=progress, force=force)
     finally:

@@ -88,6 +88,8 @@ class DoomEnv(PixelEnv):
         ImportError: vizdoom is not installed.
     """
 
+    process_manager = "worldmodel.envs.doom_processes"
+
     def __init__(
         self,
         scenario: str = "take_cover",

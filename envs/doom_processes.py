@@ -10,6 +10,8 @@ A ViZDoom engine outlives a Python process that is killed by SIGKILL, and so do 
 
 `sweep` removes only what belongs to one run and has a dead owner. Other runs on the machine are not affected.
 It reads /proc and therefore works on Linux only; elsewhere it finds nothing.
+
+`set_run` and `sweep` are the interface of `process_manager.ProcessManager`.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 RUN, OWNER = "WORLDMODEL_RUN", "WORLDMODEL_OWNER"
 SCRATCH = "worldmodel-engine-"
@@ -126,15 +128,6 @@ def _close_all() -> None:
     for game in list(_running_games):
         with contextlib.suppress(Exception):  # at exit: close the remaining games too
             close(game)
-
-
-def close_on_sigterm() -> None:
-    """On SIGTERM raise SystemExit(143), so that this process closes its engines. Main thread only."""
-
-    def stop(signum: int, frame: Any) -> NoReturn:
-        raise SystemExit(128 + signum)
-
-    signal.signal(signal.SIGTERM, stop)
 
 
 def sweep(token: str, records_dir: str | Path | None = None) -> SweepResult:

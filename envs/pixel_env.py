@@ -135,6 +135,7 @@ class PixelEnv(gymnasium.Env[np.ndarray, Any]):
         UserError: an unknown render mode, or a max_steps or frame_skip below 1.
     """
 
+    process_manager: str = ""  # module with the functions of `ProcessManager`, if this class starts processes
     metadata = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012 (declared so by gymnasium)
 
     def __init__(

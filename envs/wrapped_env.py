@@ -52,6 +52,7 @@ class WrappedEnv(PixelEnv):
         else:
             name, inner = (env.spec.id if env.spec else type(env.unwrapped).__name__), env
         self.inner = inner
+        self.process_manager = getattr(inner.unwrapped, "process_manager", "")
         space = spaces.from_gymnasium(inner.action_space)
         self._observes_screen = _is_rgb_picture(inner.observation_space)
         if not self._observes_screen and inner.render_mode != "rgb_array":

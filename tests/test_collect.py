@@ -292,9 +292,12 @@ def test_vizdoom_killed_at_random_moments(trial: int, doom_reference: str, tmp_p
 def test_a_second_recorder_and_a_disk_that_is_too_small_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from worldmodel.collect.recorder import lock_folder
+    from worldmodel.collect.recording_folder import RecordingFolder
 
-    with lock_folder(tmp_path / "a.h5.parts"), pytest.raises(UserError, match="another process is recording"):
+    with (
+        RecordingFolder(tmp_path / "a.h5.parts").locked(),
+        pytest.raises(UserError, match="another process is recording"),
+    ):
         record("toy", "random", tmp_path / "a.h5", episodes=2, progress=False)
     with pytest.raises(UserError, match="free"):
         record("toy", "random", tmp_path / "b.h5", episodes=10**8, progress=False)

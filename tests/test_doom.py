@@ -208,8 +208,9 @@ def unfinished_launch(records: Path, token: str, when: float) -> None:
 PLAYER = """
 import sys, time
 from worldmodel import envs
+from worldmodel.common.signals import exit_on_sigterm
 from worldmodel.envs import doom_processes
-doom_processes.close_on_sigterm()
+exit_on_sigterm()
 doom_processes.set_run(sys.argv[1], sys.argv[2] or None)
 env = envs.make("doom/take-cover")
 env.reset(seed=0)

@@ -59,7 +59,7 @@ def bench_collect(env: str, episodes: int, rounds: int) -> dict[str, Any]:
     def processes(folder: Path, workers: int) -> tuple[int, float]:
         # More episodes for two processes, and the start of the processes taken out: the clock runs from the first
         # finished episode of a recording to its last.
-        plan = RecordingPlan(folder / f"{workers}.h5", header, (spec,), env, {})
+        plan = RecordingPlan(folder / f"{workers}.h5", header, (spec,), env, {}, world.process_manager)
         stamps: list[tuple[float, int]] = []
         record_plan(plan, workers, progress=False, on_episode=lambda _, n: stamps.append((time.perf_counter(), n)))
         return sum(n for _, n in stamps[workers:]), stamps[-1][0] - stamps[workers - 1][0]
