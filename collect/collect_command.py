@@ -67,7 +67,7 @@ def collect(config: Collect) -> Path:
         raise UserError(
             f"{out} exists and was not written by this command; choose another --out, or --force to remove it."
         )
-    kwargs = config.screen.kwargs()
+    kwargs = config.env_options.kwargs()
     env = envs.make(config.env, **kwargs)
     meta, process_manager = env.meta, env.process_manager
     env.close()
@@ -124,7 +124,7 @@ def _train_policy(config: Collect, algo: str, shard: tuple[int, int]) -> PolicyS
         )
     folder = _policy_folder(config.out)
     learner = replace(config.learner, algo=algo)  # type: ignore[arg-type]
-    path = train_policy(TrainPolicy(folder, config.env, config.seed, config.screen, learner))
+    path = train_policy(TrainPolicy(folder, config.env, config.seed, config.env_options, learner))
     return describe_policy_file(path, name=algo)
 
 

@@ -8,34 +8,8 @@ from typing import Annotated, ClassVar, Literal
 
 import tyro
 
+from worldmodel.collect.env_options import EnvOptions
 from worldmodel.common.errors import UserError
-
-
-@dataclass(frozen=True)
-class EnvOptions:
-    """Options of the environment: frame size, crop, length of an episode."""
-
-    size: tuple[int, int] = (64, 64)
-    """Rows and columns of the whole frame, before the crop."""
-    crop: tuple[int, int, int, int] | None = None
-    """Top, bottom, left, right of the part that is kept."""
-    hud: bool = False
-    """ViZDoom: draw the status bar, which shows health."""
-    max_steps: int | None = None
-    """Truncate episodes after this many steps; the environment's own limit if not given."""
-
-    def kwargs(self) -> dict[str, object]:
-        """Keyword arguments for `worldmodel.envs.make`, without defaults."""
-        out: dict[str, object] = {}
-        if self.size != (64, 64):
-            out["size"] = self.size
-        if self.crop is not None:
-            out["crop"] = self.crop
-        if self.hud:
-            out["hud"] = True
-        if self.max_steps is not None:
-            out["max_steps"] = self.max_steps
-        return out
 
 
 @dataclass(frozen=True)
@@ -141,7 +115,7 @@ class Collect:
     """Processes that record. The file does not depend on it."""
     shard: str = ""
     """'i/n': record only the episodes e with e mod n = i. Empty: RANK and WORLD_SIZE if set, else all."""
-    screen: Annotated[EnvOptions, tyro.conf.arg(name="")] = field(default_factory=EnvOptions)
+    env_options: Annotated[EnvOptions, tyro.conf.arg(name="")] = field(default_factory=EnvOptions)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     """For policies that are trained first."""
     preset: str = ""
@@ -164,13 +138,13 @@ Collect.PRESETS.update(
         # VideoGPT section 4.1: rollouts of the final policies, 1000 episodes of 100 steps, split 8:1:1. Shorter
         # episodes are kept and counted (`worldmodel data info`): without them the dataset would have no deaths.
         "paper-health-gathering-supreme": Collect(
-            out=tyro.MISSING, env="doom/health-gathering-supreme", policy="ppo", screen=EnvOptions(max_steps=100)
+            out=tyro.MISSING, env="doom/health-gathering-supreme", policy="ppo", env_options=EnvOptions(max_steps=100)
         ),
         "paper-take-cover": Collect(
             out=tyro.MISSING,
             env="doom/take-cover",
             policy="ppo",
-            screen=EnvOptions(max_steps=100),
+            env_options=EnvOptions(max_steps=100),
             learner=LEARNER_PRESETS["doom/take-cover"],
         ),
         # A mixture of policies with both long and short episodes; `worldmodel demo` records it.
@@ -204,7 +178,7 @@ class TrainPolicy:
     env: str = "doom/take-cover"
     """Short name (see `worldmodel envs`) or any gymnasium id; with --world, the environment for the test."""
     seed: int = 0
-    screen: Annotated[EnvOptions, tyro.conf.arg(name="")] = field(default_factory=EnvOptions)
+    env_options: Annotated[EnvOptions, tyro.conf.arg(name="")] = field(default_factory=EnvOptions)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     world: Path | None = None
     """Train in this world directory instead of the environment."""
@@ -248,7 +222,7 @@ class EvalPolicy:
     first_seed: int = 1_000_000
     """Test seeds are first_seed, first_seed + 1, ...; `collect` never uses them."""
     workers: int = 2
-    screen: Annotated[EnvOptions, tyro.conf.arg(name="")] = field(default_factory=EnvOptions)
+    env_options: Annotated[EnvOptions, tyro.conf.arg(name="")] = field(default_factory=EnvOptions)
     out: Path | None = None
     """Also write the table to this file, as JSON."""
     json: bool = False

@@ -86,7 +86,7 @@ def real_envs(config: TrainPolicy) -> Iterator[Any]:
     from worldmodel.collect.learner_view import LearnerView
 
     out, learner = config.out, config.learner
-    kwargs = config.screen.kwargs()
+    kwargs = config.env_options.kwargs()
     # wrong names and options are refused here, not in every process
     probe = envs.make(config.env, **kwargs)
     check_algorithm(learner.algo, probe.meta.action_space)
@@ -140,7 +140,7 @@ def dream_envs(config: TrainPolicy) -> Iterator[Any]:
     space = from_gymnasium(venv.action_space)
     check_algorithm(learner.algo, space)
     if config.test_episodes:
-        env = envs.make(config.env, **config.screen.kwargs())
+        env = envs.make(config.env, **config.env_options.kwargs())
         meta = env.meta
         try:
             if meta.action_space != space:

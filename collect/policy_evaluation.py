@@ -132,7 +132,7 @@ def eval_policy(config: EvalPolicy) -> list[dict[str, Any]]:
         raise UserError("eval policy: give at least one policy, for example random or FILE.zip.")
     if config.episodes < 2 or config.workers < 1:
         raise UserError(f"got --episodes {config.episodes} --workers {config.workers}; wanted at least 2 and 1.")
-    kwargs = config.screen.kwargs()
+    kwargs = config.env_options.kwargs()
     env = envs.make(config.env, **kwargs)
     meta = env.meta
     env.close()

@@ -204,7 +204,7 @@ def _test(config: TrainPolicy) -> list[dict[str, Any]]:
     from worldmodel.collect.policy_evaluation import evaluate
     from worldmodel.collect.policy_specs import parse_policy
 
-    kwargs = config.screen.kwargs()
+    kwargs = config.env_options.kwargs()
     env = envs.make(config.env, **kwargs)
     space = env.meta.action_space
     env.close()

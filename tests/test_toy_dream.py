@@ -22,7 +22,8 @@ import pytest
 import torch
 
 from worldmodel.collect import record
-from worldmodel.collect.collect_config import EnvOptions, LearnerConfig, TrainPolicy
+from worldmodel.collect.collect_config import LearnerConfig, TrainPolicy
+from worldmodel.collect.env_options import EnvOptions
 from worldmodel.collect.policy_evaluation import bootstrap_interval, evaluate
 from worldmodel.collect.policy_specs import describe_policy_file
 from worldmodel.collect.policy_training import TEST_SEED, train_policy
@@ -223,10 +224,10 @@ def outside(folder: Path, learner: LearnerConfig, episodes: int) -> list[float]:
     Returns:
         The returns.
     """
-    screen = EnvOptions(size=(SIDE, SIDE))
-    config = TrainPolicy(folder / "policy", "toy", 0, screen, learner, world=folder / "world", test_episodes=0)
+    env_options = EnvOptions(size=(SIDE, SIDE))
+    config = TrainPolicy(folder / "policy", "toy", 0, env_options, learner, world=folder / "world", test_episodes=0)
     spec = describe_policy_file(train_policy(config))
-    return evaluate({"dreamer": spec}, "toy", screen.kwargs(), episodes, TEST_SEED, 1)[0]["returns"]
+    return evaluate({"dreamer": spec}, "toy", env_options.kwargs(), episodes, TEST_SEED, 1)[0]["returns"]
 
 
 def measure(

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from worldmodel import envs
-from worldmodel.collect.collect_config import LEARNER_PRESETS, EnvOptions, LearnerConfig, TrainPolicy
+from worldmodel.collect.collect_config import LEARNER_PRESETS, LearnerConfig, TrainPolicy
+from worldmodel.collect.env_options import EnvOptions
 from worldmodel.collect.policy_evaluation import bootstrap_interval, evaluate
 from worldmodel.collect.policy_specs import check_policy_fits, describe_policy_file, parse_policy
 from worldmodel.collect.policy_training import train_policy
@@ -148,9 +149,9 @@ def test_evaluation_is_paired_and_reproducible() -> None:
 def toy_return(out: Path, decisions: int, env: str = "toy", algo: str = "ppo", side: int = 16) -> float:
     """Mean return of 60 test episodes after training on frames of side x side pixels."""
     learner = replace(LEARNER_PRESETS["toy"], algo=algo, decisions=decisions)
-    screen = EnvOptions(size=(side, side))
-    path = train_policy(TrainPolicy(out, env, 0, screen, learner))
-    rows = evaluate({"it": describe_policy_file(path)}, env, screen.kwargs(), 60, 1_000_000, 2)
+    env_options = EnvOptions(size=(side, side))
+    path = train_policy(TrainPolicy(out, env, 0, env_options, learner))
+    rows = evaluate({"it": describe_policy_file(path)}, env, env_options.kwargs(), 60, 1_000_000, 2)
     return rows[0]["return_mean"]
 
 

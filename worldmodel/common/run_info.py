@@ -17,6 +17,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_args
 
+from worldmodel.common.config_upgrades import upgrade_config
 from worldmodel.common.errors import UserError
 from worldmodel.common.version import VERSION
 
@@ -176,7 +177,7 @@ def load_run_info(path: Path) -> dict[str, Any]:
         ) from None
     except ValueError as error:
         raise UserError(f"{path} is not a saved run: {error}.") from None
-    return info
+    return {**info, "config": upgrade_config(info["config"])}
 
 
 def run_difference(saved: dict[str, Any], config: Any) -> str | None:
