@@ -13,7 +13,7 @@ from torch import nn
 
 from worldmodel.collect.collect_config import LearnerConfig
 from worldmodel.common.errors import UserError
-from worldmodel.common.pixels import FrameStack
+from worldmodel.common.policy_view import FrameStack, PolicyView
 
 
 class LearnerView(gym.Wrapper):
@@ -28,32 +28,22 @@ class LearnerView(gym.Wrapper):
         super().__init__(env)
         self.learner = learner
         self.stack = FrameStack(learner.frame_stack)
-        height, width, channels = env.observation_space.shape  # type: ignore[misc]
-        if learner.view is not None:
-            top, bottom, left, right = learner.view
-            if not (0 <= top < bottom <= height and 0 <= left < right <= width):
-                raise UserError(f"learner.view={learner.view} does not lie inside frames of {height} x {width}.")
-            height, width = bottom - top, right - left
+        frame_shape: tuple[int, int, int] = env.observation_space.shape  # type: ignore[assignment]
+        self.view = PolicyView(frame_shape, learner.frame_stack, learner.view, name="learner.view")
         if learner.reward == "health" and "health" not in env.unwrapped.meta.variables:  # type: ignore[attr-defined]
             raise UserError(
                 f"learner.reward='health' needs an environment with the variable 'health'; this one has "
                 f"{env.unwrapped.meta.variables}."  # type: ignore[attr-defined]
             )
-        self.observation_space = spaces.Box(0, 255, (height, width, channels * learner.frame_stack), np.uint8)
+        self.observation_space = spaces.Box(0, 255, self.view.shape, np.uint8)
         self.health = 0.0
-
-    def _crop(self, frame: np.ndarray) -> np.ndarray:
-        if self.learner.view is None:
-            return frame
-        top, bottom, left, right = self.learner.view
-        return frame[top:bottom, left:right]
 
     def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
         """Start an episode."""
         frame, info = self.env.reset(**kwargs)
         if self.learner.reward == "health":
             self.health = info["variables"]["health"]
-        return self.stack.reset(self._crop(frame)), info
+        return self.stack.reset(self.view.crop(frame)), info
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Repeat the action `hold` times, or until the episode ends; rewards are summed."""
@@ -67,7 +57,7 @@ class LearnerView(gym.Wrapper):
                 self.health = health
             else:
                 total += float(reward)
-            observation = self.stack.push(self._crop(frame))
+            observation = self.stack.push(self.view.crop(frame))
             if terminated or truncated:
                 break
         return observation, total * self.learner.reward_scale, terminated, truncated, info

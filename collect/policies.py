@@ -13,7 +13,7 @@ import numpy as np
 
 from worldmodel.collect.collect_config import LearnerConfig
 from worldmodel.common.errors import UserError
-from worldmodel.common.pixels import FrameStack
+from worldmodel.common.policy_view import FrameStack, PolicyView
 from worldmodel.common.spaces import Space
 
 STICK = 0.85  # probability that `sticky` repeats its action: 7 steps per action on average
@@ -107,6 +107,7 @@ class LearnedPolicy:
     def __init__(self, model: Any, learner: LearnerConfig, deterministic: bool = False) -> None:
         self.model, self.learner, self.deterministic = model, learner, deterministic
         self.stack = FrameStack(learner.frame_stack)
+        self.view: PolicyView | None = None
 
     def begin(self, rng: np.random.Generator) -> None:
         """Start an episode; seeds torch's global generator from `rng`, since SB3 samples actions with it."""
@@ -117,9 +118,9 @@ class LearnedPolicy:
 
     def act(self, frame: np.ndarray) -> Any:
         """A new action every `hold` steps."""
-        if self.learner.view is not None:
-            top, bottom, left, right = self.learner.view
-            frame = frame[top:bottom, left:right]
+        if self.view is None:
+            self.view = PolicyView(frame.shape, self.learner.frame_stack, self.learner.view, name="learner.view")
+        frame = self.view.crop(frame)
         observation = self.stack.reset(frame) if self.step == 0 else self.stack.push(frame)
         if self.step % self.learner.hold == 0:
             self.action, _ = self.model.predict(observation, deterministic=self.deterministic)
