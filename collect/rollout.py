@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from worldmodel.collect.policies import Policy
 from worldmodel.common.spaces import check_actions
 from worldmodel.data.episode import Episode
+
+
+class Transition(NamedTuple):
+    """One step of an environment; of a reset only `frame` and `info` are meaningful."""
+
+    frame: np.ndarray  # (H, W, 3) uint8
+    info: dict[str, Any]
+    action: Any = None
+    reward: float = 0.0
+    terminated: bool = False
+    truncated: bool = False
 
 
 def episode_seeds(seed: int, index: int) -> tuple[int, np.random.Generator]:
@@ -20,6 +31,27 @@ def episode_seeds(seed: int, index: int) -> tuple[int, np.random.Generator]:
     """
     environment = np.random.SeedSequence(seed, spawn_key=(0, index)).generate_state(1)[0]
     return int(environment) & 0x7FFFFFFF, np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1, index)))
+
+
+def play_steps(env: Any, act: Callable[[np.ndarray], Any], env_seed: int) -> Iterator[Transition]:
+    """Play one episode step by step.
+
+    Args:
+        env: a `PixelEnv`.
+        act: frame -> action.
+        env_seed: seed for `env.reset`.
+
+    Yields:
+        The reset, then one transition per step until the episode ends.
+    """
+    frame, info = env.reset(seed=env_seed)
+    yield Transition(frame, info)
+    ended = False
+    while not ended:
+        action = act(frame)
+        frame, reward, terminated, truncated, info = env.step(action)
+        ended = bool(terminated or truncated)
+        yield Transition(frame, info, action, reward, terminated, truncated)
 
 
 def play(
@@ -52,35 +84,31 @@ def play(
     derived_seed, rng = episode_seeds(seed, index)
     env_seed = derived_seed if env_seed is None else env_seed
     space = env.meta.action_space
-    frame, info = env.reset(seed=env_seed)
-    policy.begin(rng)
-    frames, valid, variables = [frame], [info["frame_valid"]], [info["variables"]]
     actions: list[np.ndarray] = []
-    rewards: list[float] = []
-    terminations: list[bool] = []
-    truncations: list[bool] = []
-    ended = False
-    while not ended:
+
+    def act(frame: np.ndarray) -> Any:
         if before_step is not None:
             before_step()
         action = check_actions(space, policy.act(frame), f"action of policy {policy_name!r}")
-        frame, reward, terminated, truncated, info = env.step(action if space.shape else int(action))
-        ended = bool(terminated or truncated)
-        frames.append(frame)
-        valid.append(info["frame_valid"])
-        variables.append(info["variables"])
         actions.append(action)
-        rewards.append(float(reward))
-        terminations.append(bool(terminated))
-        truncations.append(bool(truncated))
+        return action if space.shape else int(action)
+
+    episode = play_steps(env, act, env_seed)
+    reset = next(episode)
+    policy.begin(rng)
+    transitions = [reset, *episode]
+    steps = transitions[1:]
     return Episode(
-        frames=np.stack(frames),  # (T+1, H, W, 3)
-        frame_valid=np.asarray(valid, bool),
+        frames=np.stack([transition.frame for transition in transitions]),  # (T+1, H, W, 3)
+        frame_valid=np.asarray([transition.info["frame_valid"] for transition in transitions], bool),
         actions=np.stack(actions).astype(space.dtype),  # (T,) or (T, A)
-        rewards=np.asarray(rewards, np.float32),
-        terminations=np.asarray(terminations, bool),
-        truncations=np.asarray(truncations, bool),
-        variables={name: np.asarray([v[name] for v in variables], np.float32) for name in env.meta.variables},
+        rewards=np.asarray([step.reward for step in steps], np.float32),
+        terminations=np.asarray([step.terminated for step in steps], bool),
+        truncations=np.asarray([step.truncated for step in steps], bool),
+        variables={
+            name: np.asarray([transition.info["variables"][name] for transition in transitions], np.float32)
+            for name in env.meta.variables
+        },
         index=index,
         seed=env_seed,
         policy=policy_name,

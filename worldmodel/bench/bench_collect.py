@@ -24,7 +24,7 @@ def bench_collect(env: str, episodes: int, rounds: int) -> dict[str, Any]:
     from worldmodel import envs
     from worldmodel.collect.policy_specs import parse_policy
     from worldmodel.collect.recorder import RecordingPlan, make_header, record_plan
-    from worldmodel.collect.rollout import episode_seeds, play
+    from worldmodel.collect.rollout import episode_seeds, play, play_steps
     from worldmodel.data.parts import PartWriter
 
     world = envs.make(env)
@@ -38,13 +38,8 @@ def bench_collect(env: str, episodes: int, rounds: int) -> dict[str, Any]:
         begun, steps = time.perf_counter(), 0
         for index in range(episodes):
             seed, rng = episode_seeds(0, index)
-            frame, _ = world.reset(seed=seed)
             policy.begin(rng)
-            ended = False
-            while not ended:
-                frame, _, terminated, truncated, _ = world.step(policy.act(frame))
-                ended = terminated or truncated
-                steps += 1
+            steps += sum(1 for _ in play_steps(world, policy.act, seed)) - 1  # the first is the reset
         return steps, time.perf_counter() - begun
 
     def recorded(folder: Path) -> tuple[int, float]:
