@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.common import spaces
+from worldmodel.common.arguments import checked_integer, is_integer
 from worldmodel.common.errors import UserError, unknown_name
 from worldmodel.envs import doom_processes
 from worldmodel.envs.pixel_env import EnvStep, PixelEnv, pixel_spec
@@ -105,10 +106,7 @@ class DoomEnv(PixelEnv):
     ) -> None:
         self._game: Any = None
         stem = scenario_file(scenario)
-        if skill is not None and not 1 <= skill <= 5:
-            raise UserError(f"skill={skill}: wanted 1 (easiest) to 5, or None for the scenario's own.")
-        if max_buttons < 0:
-            raise UserError(f"max_buttons={max_buttons}: wanted 0 (any number, as MultiBinary) or more.")
+        frame_skip, skill, max_buttons = _checked_arguments(hud, frame_skip, skill, max_buttons)
         pixels = pixel_spec(size, crop)
         self._make_inner = _ScenarioFactory(stem, pixels.size, hud, frame_skip, skill, max_buttons)
         inner = self._make_inner()
@@ -215,6 +213,16 @@ class DoomEnv(PixelEnv):
         """Stop the engine; a later reset starts a new one."""
         self._running = False
         self._stop()
+
+
+def _checked_arguments(hud: bool, frame_skip: int, skill: int | None, max_buttons: int) -> tuple[int, int | None, int]:
+    """(frame_skip, skill, max_buttons) as Python integers; raises `UserError` for values out of range."""
+    if not isinstance(hud, bool | np.bool_):
+        raise UserError(f"hud={hud!r}: wanted True or False.")
+    if skill is not None and not (is_integer(skill) and 1 <= skill <= 5):
+        raise UserError(f"skill={skill!r}: wanted 1 (easiest) to 5, or None for the scenario's own.")
+    skill = None if skill is None else int(skill)
+    return checked_integer("frame_skip", frame_skip), skill, checked_integer("max_buttons", max_buttons, 0)
 
 
 class _ScenarioFactory:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from worldmodel.common.errors import UserError, unknown_name
@@ -113,32 +114,57 @@ def _check_known(name: str) -> None:
         raise unknown_name("environment", name, [*choices, *close, "any gymnasium id"]) from None
 
 
+def is_factory(env: Any) -> bool:
+    """Whether an object makes environments: a class, a function, `functools.partial` and the like."""
+    return isinstance(env, type) or (callable(env) and not hasattr(env, "reset"))
+
+
 def as_pixels(
-    env: gymnasium.Env[Any, Any] | str,
-    size: int | tuple[int, int] = (64, 64),
+    env: gymnasium.Env[Any, Any] | Callable[[], Any] | str,
+    size: int | tuple[int, int] | None = None,
     crop: tuple[int, int, int, int] | None = None,
-    max_steps: int | None = None,
     **kwargs: Any,
 ) -> PixelEnv:
     """Any environment as a `PixelEnv`.
 
     Args:
-        env: a `PixelEnv` (wrappers around it are removed, and the other arguments do not apply), another
-            gymnasium environment, or a name for `make`.
-        size: (rows, columns) of the whole frame before the crop, or one number.
+        env: a gymnasium environment, a class or function that makes one, or a name for `make`. Wrappers around a
+            `PixelEnv` take effect; the other arguments then do not apply.
+        size: (rows, columns) of the whole frame before the crop, or one number; 64 x 64 if not given.
         crop: (top, bottom, left, right) of the part that is kept.
-        max_steps: truncate after this many steps.
-        kwargs: for `make`, if `env` is a name; `frame_skip`, `render_mode` otherwise.
+        kwargs: for `make` if `env` is a name, for the class if it is a subclass of `PixelEnv`; else `max_steps`,
+            `frame_skip` and `render_mode`.
 
     Returns:
         The environment.
+
+    Raises:
+        UserError: not an environment, or arguments that do not apply to it.
     """
+    frame = {name: value for name, value in (("size", size), ("crop", crop)) if value is not None}
+    options: dict[str, Any] = {**frame, **kwargs}
     if isinstance(env, str):
-        options: dict[str, Any] = {"size": size, "crop": crop, **kwargs}
-        return make(env, **options) if max_steps is None else make(env, max_steps=max_steps, **options)
+        return make(env, **options)
+    import gymnasium
+
     from worldmodel.envs.pixel_env import PixelEnv
     from worldmodel.envs.wrapped_env import WrappedEnv
+    from worldmodel.envs.wrapped_pixel_env import WrappedPixelEnv, wrappers_of
 
-    if isinstance(env.unwrapped, PixelEnv):
-        return env.unwrapped
-    return WrappedEnv(env, size=size, crop=crop, max_steps=max_steps, **kwargs)
+    if isinstance(env, type) and issubclass(env, PixelEnv):
+        return _call(env.__name__, env, options)
+    made: Any = env() if is_factory(env) else env  # type: ignore[operator]
+    if not isinstance(made, gymnasium.Env):
+        raise UserError(
+            f"{made!r} is not a gymnasium environment: wanted a single environment (no vector of them), a class or "
+            "function that makes one, or a name."
+        )
+    if not isinstance(made.unwrapped, PixelEnv):
+        return WrappedEnv(made, **options)
+    refused = [name for name, value in options.items() if value is not None]
+    if refused:
+        raise UserError(
+            f"{', '.join(refused)}: the environment {made.unwrapped.meta.id} is made already, with frames of "
+            f"{made.unwrapped.meta.pixels.frame_shape}. Give its arguments where it is made, or pass its name."
+        )
+    return WrappedPixelEnv(made) if wrappers_of(made) else made.unwrapped

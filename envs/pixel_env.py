@@ -13,6 +13,7 @@ import gymnasium
 import numpy as np
 
 from worldmodel.common import spaces
+from worldmodel.common.arguments import checked_integer, is_integer
 from worldmodel.common.errors import UserError
 from worldmodel.common.pixels import PixelSpec, to_frame
 
@@ -102,15 +103,26 @@ def pixel_spec(
     Raises:
         UserError: not whole numbers, or a crop that does not fit.
     """
-    pair = tuple(size) if isinstance(size, tuple | list) else (size, size)
-    numbers = [*pair, *(crop or ())]
-    if len(pair) != 2 or len(numbers) not in (2, 6) or not all(isinstance(n, int) for n in numbers):
+    pair: Any = (size, size) if is_integer(size) else tuple(size) if np.iterable(size) else (size,)
+    numbers = [*pair, *(() if crop is None else crop)]
+    if len(pair) != 2 or len(numbers) not in (2, 6) or not all(map(is_integer, numbers)):
         raise UserError(
             f"size={size}, crop={crop}: wanted size as one or two whole numbers (rows, columns) and crop as "
             "four (top, bottom, left, right) or None."
         )
-    box = None if crop is None else (crop[0], crop[1], crop[2], crop[3])
-    return PixelSpec((pair[0], pair[1]), box)
+    rows, columns, *box = map(int, numbers)
+    return PixelSpec((rows, columns), (box[0], box[1], box[2], box[3]) if box else None)
+
+
+def json_values(value: Any) -> Any:
+    """Numpy numbers and arrays as Python numbers and lists, tuples as lists; other values unchanged."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {name: json_values(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_values(item) for item in value]
+    return value
 
 
 class PixelEnv(gymnasium.Env[np.ndarray, Any]):
@@ -119,6 +131,8 @@ class PixelEnv(gymnasium.Env[np.ndarray, Any]):
     `info` has two entries of this class. `variables` (dict name -> float) are the hidden variables.
     `frame_valid` (bool) is False where the environment rendered no picture for this time step; then the last
     valid frame and its variables are repeated. Each frame is a new array.
+
+    `inner_observation_space` is the observation space of a wrapped environment, that of this environment otherwise.
 
     Args:
         id: the name for `worldmodel.envs.make`.
@@ -153,17 +167,25 @@ class PixelEnv(gymnasium.Env[np.ndarray, Any]):
     ) -> None:
         if render_mode not in (None, "rgb_array"):
             raise UserError(f"render_mode={render_mode!r}: wanted None or 'rgb_array'.")
-        for name, value in (("max_steps", max_steps), ("frame_skip", frame_skip)):
-            if value is not None and value < 1:
-                raise UserError(f"{name}={value}: wanted at least 1.")
+        frame_skip = checked_integer("frame_skip", frame_skip)
+        max_steps = None if max_steps is None else checked_integer("max_steps", max_steps)
+        kwargs = json_values(kwargs)
         self.meta = EnvMeta(id, kwargs, pixels, action_space, action_labels, frame_skip, max_steps, variables)
         self.render_mode = render_mode
         self.observation_space = gymnasium.spaces.Box(0, 255, pixels.frame_shape, np.uint8)
         self.action_space = spaces.to_gymnasium(action_space)
+        self.inner_observation_space: gymnasium.Space[Any] = self.observation_space
+        self._inner_observation: Any = None
         self._frame: np.ndarray | None = None
+        self._frame_valid = True
         self._variables: dict[str, float] = {}
         self._steps = 0
         self._running = False
+
+    @property
+    def inner_observation(self) -> Any:
+        """The last observation of a wrapped environment; the frame if this environment wraps none."""
+        return self._frame if self._inner_observation is None else self._inner_observation
 
     def _reset(self) -> EnvStep:
         """Start an episode. All randomness comes from `self.np_random`. The screen must not be None."""
@@ -228,13 +250,17 @@ class PixelEnv(gymnasium.Env[np.ndarray, Any]):
 
     def _observe(self, step: EnvStep) -> tuple[np.ndarray, dict[str, Any]]:
         """A new frame and its info; without a screen, the last valid frame again."""
-        valid = step.screen is not None
+        self._frame_valid = step.screen is not None
         if step.screen is not None:
-            self._frame = to_frame(step.screen, self.meta.pixels)
+            self._frame = self._to_frame(step.screen)
             self._variables = step.variables
         assert self._frame is not None
-        info = {**step.info, "frame_valid": valid, "variables": dict(self._variables)}
+        info = {**step.info, "frame_valid": self._frame_valid, "variables": dict(self._variables)}
         return self._frame.copy(), info
+
+    def _to_frame(self, screen: np.ndarray) -> np.ndarray:
+        """A new array: the screen as a frame."""
+        return to_frame(screen, self.meta.pixels)
 
     def render(self) -> np.ndarray | None:
         """The current frame, (H, W, 3) uint8, if `render_mode` is "rgb_array" and an episode has started."""
