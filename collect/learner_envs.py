@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -16,7 +15,9 @@ from worldmodel.collect.collect_config import LearnerConfig, TrainPolicy
 from worldmodel.common.errors import UserError
 from worldmodel.common.run_info import save_run_info
 from worldmodel.common.spaces import Box, Discrete, Space, from_gymnasium
+from worldmodel.common.subprocesses import start_forkserver
 from worldmodel.envs.process_manager import load_process_manager
+from worldmodel.envs.registrations import pickle_registrations, restore_registrations
 from worldmodel.world.hub import find_world
 
 
@@ -31,6 +32,7 @@ class LearnerEnvFactory:
         learner: the settings of the training.
         token: run token for the process manager.
         records_dir: folder for the records of the process manager.
+        registrations: environments that the caller registered, from `pickle_registrations`.
     """
 
     env: str
@@ -39,6 +41,7 @@ class LearnerEnvFactory:
     learner: LearnerConfig
     token: str
     records_dir: Path
+    registrations: bytes
 
     def __call__(self) -> Any:
         """Make the environment, inside SB3's Monitor, which records unscaled returns and lengths."""
@@ -47,6 +50,7 @@ class LearnerEnvFactory:
         from worldmodel import envs
         from worldmodel.collect.learner_view import LearnerView
 
+        restore_registrations(self.registrations)
         load_process_manager(self.process_manager).set_run(self.token, self.records_dir)
         return LearnerView(Monitor(envs.make(self.env, **self.env_kwargs)), self.learner)
 
@@ -102,8 +106,16 @@ def real_envs(config: TrainPolicy) -> Iterator[Any]:
     save_run_info(run, "train policy", config, token=token)
     process_manager.sweep(token, records)
     # the fork server imports torch and SB3 once; the environment processes are forks of it
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["worldmodel.collect.learner_view", __name__])
-    factory = LearnerEnvFactory(config.env, kwargs, probe.process_manager, learner, token, records)
+    start_forkserver(["worldmodel.collect.learner_view", __name__])
+    factory = LearnerEnvFactory(
+        env=config.env,
+        env_kwargs=kwargs,
+        process_manager=probe.process_manager,
+        learner=learner,
+        token=token,
+        records_dir=records,
+        registrations=pickle_registrations(config.env),
+    )
     venv = SubprocVecEnv([factory] * learner.num_envs, start_method="forkserver")
     try:
         yield venv

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ from worldmodel.collect.collect_config import EvalPolicy
 from worldmodel.collect.policy_specs import PolicySpec, check_policy_fits, parse_policy
 from worldmodel.common.errors import UserError
 from worldmodel.common.signals import exit_on_sigterm
+from worldmodel.common.subprocesses import start_forkserver
+from worldmodel.envs.registrations import pickle_registrations, restore_registrations
 
 
 def play_returns(env: str, env_kwargs: dict[str, Any], spec: PolicySpec, seeds: list[int]) -> list[tuple[float, int]]:
@@ -71,7 +72,8 @@ def evaluate(
     seeds = list(range(first_seed, first_seed + episodes))
     jobs = [(label, seeds[i::workers]) for label in policies for i in range(workers) if seeds[i::workers]]
     results: dict[str, dict[int, tuple[float, int]]] = {label: {} for label in policies}
-    with ProcessPoolExecutor(workers, mp_context=get_context("forkserver"), initializer=_init_process) as pool:
+    context, registrations = start_forkserver(), pickle_registrations(env)
+    with ProcessPoolExecutor(workers, context, _init_process, (registrations,)) as pool:
         futures = [pool.submit(play_returns, env, env_kwargs, policies[label], part) for label, part in jobs]
         for (label, part), future in zip(jobs, futures, strict=True):
             results[label].update(zip(part, future.result(), strict=True))
@@ -101,9 +103,10 @@ def evaluate(
     return rows
 
 
-def _init_process() -> None:
+def _init_process(registrations: bytes) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     exit_on_sigterm()
+    restore_registrations(registrations)
 
 
 def format_table(rows: list[dict[str, Any]]) -> str:

@@ -30,6 +30,7 @@ from worldmodel.data.header import Header, PolicyRecord
 from worldmodel.data.parts import PartWriter
 from worldmodel.data.sealing import seal
 from worldmodel.envs.process_manager import load_process_manager
+from worldmodel.envs.registrations import pickle_registrations
 
 OnEpisode = Callable[[int, int], None]  # (index, steps)
 
@@ -168,7 +169,16 @@ def _record_in_workers(
     """Record in worker processes."""
     folder = RecordingFolder(plan.folder)
     manager = load_process_manager(plan.process_manager)
-    job = WorkerJob(plan.env, plan.env_kwargs, plan.process_manager, plan.policies, header, token, plan.folder)
+    job = WorkerJob(
+        env=plan.env,
+        env_kwargs=plan.env_kwargs,
+        process_manager=plan.process_manager,
+        policies=plan.policies,
+        header=header,
+        token=token,
+        folder=plan.folder,
+        registrations=pickle_registrations(plan.env if isinstance(plan.env, str) else ""),
+    )
     path = plan.folder / "job.pkl"
     path.write_bytes(job.to_bytes())
     supervisor = Supervisor(path, plan.folder, workers, lambda: manager.sweep(token, folder.process_records))

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from worldmodel.common.errors import UserError
+from worldmodel.common.subprocesses import module_command, python_environment
 
 MAX_TRIES = 3  # deaths of a worker in one episode, or before its first message, until the recording fails
 
@@ -86,17 +87,13 @@ class Supervisor:
         arguments = [str(self.job), str(slot), str(commands_read), str(results_write)]
         with log.open("ab") as stream:
             process = subprocess.Popen(
-                [sys.executable, "-m", "worldmodel.collect.worker", *arguments],
+                [*module_command("worldmodel.collect.worker"), *arguments],
                 pass_fds=(commands_read, results_write),
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,  # a file, not a pipe: an orphaned child of the worker would keep a pipe open
                 start_new_session=True,  # its process group includes its children; Ctrl-C reaches the supervisor only
-                env={
-                    **os.environ,
-                    "OMP_NUM_THREADS": "1",
-                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-                },
+                env={**python_environment(), "OMP_NUM_THREADS": "1"},
             )
         os.close(commands_read)
         os.close(results_write)

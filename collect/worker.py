@@ -32,8 +32,9 @@ def main(job_path: str, slot: str, commands: str, results: str) -> None:
     folder = RecordingFolder(job.folder)
     exit_on_sigterm()
     load_process_manager(job.process_manager).set_run(job.token, folder.process_records)
-    env = job.make_env()
+    env = None
     try:
+        env = job.make_env()
         _record(job, env, folder.part(int(slot)), int(commands), int(results), supervisor)
     except UserError as error:
         _send(int(results), {"error": str(error)})
@@ -43,7 +44,8 @@ def main(job_path: str, slot: str, commands: str, results: str) -> None:
         message = f"{job.folder}: {os.strerror(error.errno or 0)}; finished episodes are kept."
         _send(int(results), {"error": message})
     finally:
-        env.close()
+        if env is not None:
+            env.close()
 
 
 def _record(job: Any, env: Any, part_path: Path, commands: int, results: int, supervisor: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from worldmodel.collect.policy_specs import PolicySpec
 from worldmodel.data.header import Header
+from worldmodel.envs.registrations import restore_registrations
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class WorkerJob:
         header: header of the dataset.
         token: run token for the process manager.
         folder: the working folder of the recording.
+        registrations: environments that the caller registered, from `pickle_registrations`.
     """
 
     env: str | Callable[[], Any]
@@ -32,6 +34,7 @@ class WorkerJob:
     header: Header
     token: str
     folder: Path
+    registrations: bytes
 
     def to_bytes(self) -> bytes:
         """Pickle the job; functions and classes of the caller's script are pickled by value."""
@@ -51,6 +54,7 @@ class WorkerJob:
         """The environment, a `PixelEnv`."""
         from worldmodel import envs
 
-        if callable(self.env):
-            return envs.as_pixels(self.env(), **self.env_kwargs)
-        return envs.make(self.env, **self.env_kwargs)
+        restore_registrations(self.registrations)
+        if isinstance(self.env, str):
+            return envs.make(self.env, **self.env_kwargs)
+        return envs.as_pixels(self.env, **self.env_kwargs)

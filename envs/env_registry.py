@@ -6,6 +6,7 @@ environment is made. A machine without gymnasium can read the rows.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,8 +20,9 @@ class EnvRow:
     Attributes:
         id: gymnasium id, "namespace/Name-v0".
         name: short name for the command line.
-        entry_point: "package.module:Class", imported when the environment is made. A `PixelEnv`, or any
-            gymnasium environment with a supported action space (`worldmodel.common.spaces`).
+        entry_point: "package.module:Class", imported when the environment is made, or the class or function itself.
+            It makes a `PixelEnv`, or any gymnasium environment with a supported action space
+            (`worldmodel.common.spaces`).
         kwargs: keyword arguments of the entry point.
         action_labels: one label per choice of a Discrete space, else one per component of an action.
         keys: label -> keyboard key, by the names of `KeyboardEvent.key` in browsers; may be empty.
@@ -31,7 +33,7 @@ class EnvRow:
 
     id: str
     name: str
-    entry_point: str
+    entry_point: str | Callable[..., Any]
     kwargs: dict[str, Any] = field(default_factory=dict)
     action_labels: tuple[str, ...] = ()
     keys: dict[str, str] = field(default_factory=dict)
@@ -49,10 +51,13 @@ def register(row: EnvRow) -> None:
     Registering an identical row again has no effect.
 
     Raises:
-        UserError: the id or the short name belongs to another row, or the entry point is no "module:Class".
+        UserError: the id or the short name belongs to another row, or the entry point is neither "module:Class" nor
+            callable.
     """
-    if row.entry_point.count(":") != 1:
-        raise UserError(f"entry_point={row.entry_point!r} of {row.id!r}: wanted 'package.module:Class'.")
+    if not callable(row.entry_point) and row.entry_point.count(":") != 1:
+        raise UserError(
+            f"entry_point={row.entry_point!r} of {row.id!r}: wanted 'package.module:Class', a class or a function."
+        )
     for other in _ROWS.values():
         if other == row:
             return

@@ -60,11 +60,14 @@ def _from_row(row: EnvRow, kwargs: dict[str, Any]) -> PixelEnv:
     from worldmodel.envs.pixel_env import PixelEnv
     from worldmodel.envs.wrapped_env import WrappedEnv
 
-    module, _, attribute = row.entry_point.partition(":")
-    try:
-        entry = getattr(importlib.import_module(module), attribute)
-    except ImportError as error:
-        raise _missing_package(row.name, error.name or str(error), row.requires or error.name or module) from error
+    entry: Any = row.entry_point
+    if isinstance(entry, str):
+        module, _, attribute = entry.partition(":")
+        try:
+            entry = getattr(importlib.import_module(module), attribute)
+        except ImportError as error:
+            package = row.requires or error.name or module
+            raise _missing_package(row.name, error.name or str(error), package) from error
     if isinstance(entry, type) and issubclass(entry, PixelEnv):
         return _call(row.name, entry, {**row.kwargs, **kwargs})
     return _call(row.name, WrappedEnv, {"env": row.id, **kwargs})
