@@ -7,6 +7,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from worldmodel.collect.collect_config import Collect, TrainPolicy, parse_mix, parse_shard
 from worldmodel.collect.policy_specs import (
@@ -18,6 +19,7 @@ from worldmodel.collect.policy_specs import (
 )
 from worldmodel.collect.recorder import RecordingPlan, make_header, record_plan
 from worldmodel.common.errors import UserError
+from worldmodel.common.files import expand_path
 from worldmodel.common.run_info import check_same_run, save_run_info
 
 LEARNED_POLICIES = ("ppo", "sac", "a2c", "dqn")
@@ -48,14 +50,42 @@ def collect(config: Collect) -> Path:
     """
     from worldmodel import envs
 
+    config = replace(config, out=expand_path(config.out))
+    _check_options(config)
+    shard = parse_shard(config.shard, dict(os.environ))
+    out = shard_path(config.out, shard)
+    _check_output(config, out)
+    kwargs = config.env_options.kwargs()
+    env = envs.make(config.env, **kwargs)
+    env.close()
+    already_recorded = out.exists()
+    if not already_recorded:
+        _check_writable(out)
+        save_run_info(run_path(out), "collect", config)
+    try:
+        policies = _policies(config, env, shard)
+    except UserError:
+        if not already_recorded:
+            run_path(out).unlink(missing_ok=True)
+        raise
+    header = make_header(env.meta, policies, config.seed, config.episodes, shard)
+    plan = RecordingPlan(out, header, policies, config.env, kwargs, env.process_manager)
+    record_plan(plan, config.workers, force=config.force)
+    _print_summary(out, config.json, already_recorded)
+    return out
+
+
+def _check_options(config: Collect) -> None:
     if config.episodes < 1 or config.workers < 1:
         raise UserError(f"got --episodes {config.episodes} --workers {config.workers}; wanted at least 1 of each.")
     if not 0 <= config.epsilon <= 1:
         raise UserError(f"got --epsilon {config.epsilon}; wanted a value between 0 and 1.")
     if config.out.suffix != ".h5":
         raise UserError(f"--out {config.out}: wanted a name that ends in .h5.")
-    shard = parse_shard(config.shard, dict(os.environ))
-    out = shard_path(config.out, shard)
+
+
+def _check_output(config: Collect, out: Path) -> None:
+    """Refuse to overwrite another recording; with --force, remove it."""
     saved = run_path(out)
     if config.force:
         shutil.rmtree(_policy_folder(config.out), ignore_errors=True)
@@ -67,36 +97,25 @@ def collect(config: Collect) -> Path:
         raise UserError(
             f"{out} exists and was not written by this command; choose another --out, or --force to remove it."
         )
-    kwargs = config.env_options.kwargs()
-    env = envs.make(config.env, **kwargs)
-    meta, process_manager = env.meta, env.process_manager
-    env.close()
-    defaults = envs.policy_defaults(config.env)
-    already_recorded = out.exists()
-    if not already_recorded:
-        _check_writable(out)
-        save_run_info(saved, "collect", config)
 
-    def spec(text: str) -> PolicySpec:
+
+def _policies(config: Collect, env: Any, shard: tuple[int, int]) -> tuple[PolicySpec, ...]:
+    """The policies of the recording, with their shares; a learned policy is trained first."""
+    from worldmodel import envs
+
+    defaults = envs.policy_defaults(config.env)
+
+    def parse(text: str) -> PolicySpec:
         if text in LEARNED_POLICIES:
             return replace(_train_policy(config, text, shard), epsilon=config.epsilon)
-        return parse_policy(text, meta.action_space, defaults, config.epsilon)
+        return parse_policy(text, env.meta.action_space, defaults, config.epsilon)
 
-    try:
-        shares = parse_mix(config.mix)
-        others = [replace(spec(name), share=share) for name, share in shares.items()]
-        policies = mix_policies(spec(config.policy), others)
-        for policy in policies:
-            check_policy_fits(policy, meta.action_space, meta.pixels.frame_shape)
-    except UserError:
-        if not already_recorded:
-            saved.unlink(missing_ok=True)
-        raise
-    header = make_header(meta, policies, config.seed, config.episodes, shard)
-    plan = RecordingPlan(out, header, policies, config.env, kwargs, process_manager)
-    record_plan(plan, config.workers, force=config.force)
-    _print_summary(out, config.json, already_recorded)
-    return out
+    shares = parse_mix(config.mix)
+    base = parse(config.policy)
+    policies = mix_policies(base, [replace(parse(name), share=share) for name, share in shares.items()])
+    for policy in policies:
+        check_policy_fits(policy, env)
+    return policies
 
 
 def _check_writable(out: Path) -> None:

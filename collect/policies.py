@@ -1,4 +1,4 @@
-"""Policies: scripted ones, Stable-Baselines3 models, and functions.
+"""Policies: the interface, scripted policies, and functions.
 
 A policy maps frames (H, W, 3) uint8 to actions of the environment's action space. All its randomness comes from the
 generator that `begin` receives, so an episode is a pure function of its seed.
@@ -11,9 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from worldmodel.collect.collect_config import LearnerConfig
 from worldmodel.common.errors import UserError
-from worldmodel.common.policy_view import FrameStack, PolicyView
 from worldmodel.common.spaces import Space
 
 STICK = 0.85  # probability that `sticky` repeats its action: 7 steps per action on average
@@ -21,7 +19,10 @@ PERIOD = 32  # steps per action of `periodic`
 
 
 class Policy(Protocol):
-    """Interface of a policy."""
+    """Interface of a policy.
+
+    A policy whose attribute `uses_inner_observation` is True gets `PixelEnv.inner_observation` instead of the frame.
+    """
 
     def begin(self, rng: np.random.Generator) -> None:
         """Start an episode; all randomness of the episode comes from `rng`."""
@@ -101,38 +102,12 @@ class CallablePolicy:
         return self.function(frame)
 
 
-class LearnedPolicy:
-    """A Stable-Baselines3 model with the observations of its training: view, frame stack, repeated actions."""
-
-    def __init__(self, model: Any, learner: LearnerConfig, deterministic: bool = False) -> None:
-        self.model, self.learner, self.deterministic = model, learner, deterministic
-        self.stack = FrameStack(learner.frame_stack)
-        self.view: PolicyView | None = None
-
-    def begin(self, rng: np.random.Generator) -> None:
-        """Start an episode; seeds torch's global generator from `rng`, since SB3 samples actions with it."""
-        import torch
-
-        torch.manual_seed(int(rng.integers(2**31)))
-        self.step = 0
-
-    def act(self, frame: np.ndarray) -> Any:
-        """A new action every `hold` steps."""
-        if self.view is None:
-            self.view = PolicyView(frame.shape, self.learner.frame_stack, self.learner.view, name="learner.view")
-        frame = self.view.crop(frame)
-        observation = self.stack.reset(frame) if self.step == 0 else self.stack.push(frame)
-        if self.step % self.learner.hold == 0:
-            self.action, _ = self.model.predict(observation, deterministic=self.deterministic)
-        self.step += 1
-        return self.action
-
-
 class NoisyPolicy:
     """Another policy, with a share of uniform random actions."""
 
     def __init__(self, inner: Policy, space: Space, epsilon: float) -> None:
         self.inner, self.space, self.epsilon = inner, space, epsilon
+        self.uses_inner_observation = getattr(inner, "uses_inner_observation", False)
 
     def begin(self, rng: np.random.Generator) -> None:
         """Start an episode."""

@@ -29,7 +29,7 @@ def play_returns(env: str, env_kwargs: dict[str, Any], spec: PolicySpec, seeds: 
 
     pixel_env = envs.make(env, **env_kwargs)
     try:
-        policy = spec.build(pixel_env.meta.action_space)
+        policy = spec.build(pixel_env.meta.action_space, pixel_env)
         out = []
         for seed in seeds:
             episode = play(pixel_env, policy, index=seed, seed=0, policy_name=spec.name, env_seed=seed)
@@ -137,12 +137,11 @@ def eval_policy(config: EvalPolicy) -> list[dict[str, Any]]:
         raise UserError(f"got --episodes {config.episodes} --workers {config.workers}; wanted at least 2 and 1.")
     kwargs = config.env_options.kwargs()
     env = envs.make(config.env, **kwargs)
-    meta = env.meta
     env.close()
     policies: dict[str, PolicySpec] = {}
     for text in config.policies:
-        spec = parse_policy(text, meta.action_space, envs.policy_defaults(config.env))
-        check_policy_fits(spec, meta.action_space, meta.pixels.frame_shape)
+        spec = parse_policy(text, env.meta.action_space, envs.policy_defaults(config.env))
+        check_policy_fits(spec, env)
         policies[text] = spec
     rows = evaluate(policies, config.env, kwargs, config.episodes, config.first_seed, config.workers)
     if config.out is not None:

@@ -14,7 +14,6 @@ from worldmodel.collect.collect_config import LearnerConfig
 from worldmodel.collect.policies import (
     PERIOD,
     STICK,
-    LearnedPolicy,
     NoisyPolicy,
     PeriodicPolicy,
     Policy,
@@ -22,8 +21,9 @@ from worldmodel.collect.policies import (
     StickyPolicy,
 )
 from worldmodel.common.errors import UserError, unknown_name
+from worldmodel.common.files import expand_path
 from worldmodel.common.memory import keep_freed_memory
-from worldmodel.common.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space, check_actions, from_gymnasium
+from worldmodel.common.spaces import Discrete, MultiBinary, MultiDiscrete, Space, check_actions
 
 SCRIPTED = ("random", "sticky", "periodic")
 
@@ -50,11 +50,15 @@ class PolicySpec:
     share: float = 1.0
     epsilon: float = 0.0
 
-    def build(self, space: Space) -> Policy:
+    def build(self, space: Space, env: Any = None) -> Policy:
         """Make the policy.
 
+        Args:
+            space: the environment's action space.
+            env: the `PixelEnv`, for a policy of kind "file".
+
         Raises:
-            UserError: the policy file changed since its hash was taken.
+            UserError: the policy file changed since its hash was taken, or it does not fit the environment.
         """
         policy: Policy
         if self.kind == "random":
@@ -64,7 +68,7 @@ class PolicySpec:
         elif self.kind == "periodic":
             policy = PeriodicPolicy(**self.params)
         else:
-            policy = load_policy_file(self)
+            policy = load_policy_file(self, env)
         return NoisyPolicy(policy, space, self.epsilon) if self.epsilon > 0 else policy
 
 
@@ -80,8 +84,14 @@ def default_cycle(space: Space) -> list[Any]:
         return [[min(k, n - 1) for n in space.nvec] for k in range(max(space.nvec))]
     if isinstance(space, MultiBinary):
         return [[int(i == k) for i in range(space.n)] for k in range(space.n)]
-    low, high = (np.nan_to_num(bound, posinf=1.0, neginf=-1.0) for bound in space._bounds())
-    return [low.tolist(), high.tolist()]
+    return [list(corner) for corner in zip(*map(_finite_interval, space.low, space.high), strict=True)]
+
+
+def _finite_interval(low: float | None, high: float | None) -> tuple[float, float]:
+    """The bounds of a component of a Box; a missing one is replaced by -1 or 1, or by one unit from the other."""
+    if low is None:
+        low = -1.0 if high is None else min(-1.0, high - 1.0)
+    return low, max(1.0, low + 1.0) if high is None else high
 
 
 def parse_policy(text: str, space: Space, defaults: dict[str, Any], epsilon: float = 0.0) -> PolicySpec:
@@ -98,7 +108,7 @@ def parse_policy(text: str, space: Space, defaults: dict[str, Any], epsilon: flo
     """
     kind, _, value = text.partition(":")
     if kind not in SCRIPTED:
-        path = Path(text)
+        path = expand_path(text)
         path = path / "policy.zip" if path.is_dir() else path
         if path.suffix == ".zip" or path.exists():
             return describe_policy_file(path, epsilon)
@@ -157,54 +167,49 @@ def _guess_algorithm(path: Path) -> str:
     return "a2c"
 
 
-def load_policy_file(spec: PolicySpec) -> LearnedPolicy:
+def load_policy_file(spec: PolicySpec, env: Any) -> Policy:
     """Load a Stable-Baselines3 file. It contains pickles, which can run code: load only files that you trust.
 
+    Args:
+        spec: of kind "file".
+        env: the `PixelEnv` that it will act in.
+
     Raises:
-        UserError: the file changed since its hash was taken.
+        UserError: the file changed since its hash was taken, or it was trained for other observations or actions.
     """
     content = Path(spec.path).read_bytes()
     if hashlib.sha256(content).hexdigest() != spec.hash:
         raise UserError(f"{spec.path} changed since the recording was started; its hash was {spec.hash[:12]}….")
     import stable_baselines3
-    import torch
+
+    from worldmodel.collect.global_state import preserved_global_state
+    from worldmodel.collect.learned_policy import model_policy
 
     keep_freed_memory()
-    torch.set_num_threads(1)
     settings = dict(spec.params["learner"])
     deterministic = bool(settings.pop("deterministic", False))
-    for key in ("view",):
-        if settings.get(key) is not None:
-            settings[key] = tuple(settings[key])
-    learner = LearnerConfig(**{"frame_stack": 1, **settings})
-    model = getattr(stable_baselines3, learner.algo.upper()).load(spec.path, device="cpu")
-    return LearnedPolicy(model, learner, deterministic)
+    algorithm = getattr(stable_baselines3, settings["algo"].upper())
+    learner = None
+    if len(settings) > 1:  # from policy.json; without it the algorithm is all that is known
+        view = settings.get("view")
+        learner = LearnerConfig(**{**settings, "view": None if view is None else tuple(view)})
+    with preserved_global_state():
+        model = algorithm.load(spec.path, device="cpu")
+        return model_policy(model, env, spec.path, learner, deterministic, num_threads=1)
 
 
-def check_policy_fits(spec: PolicySpec, space: Space, frame_shape: tuple[int, int, int]) -> None:
-    """Refuse a policy file that was trained for other spaces.
+def check_policy_fits(spec: PolicySpec, env: Any) -> None:
+    """Refuse a policy file that was trained for other observations or actions.
+
+    Args:
+        spec: the policy; only kind "file" can be refused.
+        env: the `PixelEnv` that it will act in; it may be closed.
 
     Raises:
-        UserError: its action space or the shape of its observations differs from the environment's.
+        UserError: the model's space and what the environment has.
     """
-    if spec.kind != "file":
-        return
-    policy = load_policy_file(spec)
-    model_space = from_gymnasium(policy.model.action_space)
-    both_boxes = isinstance(model_space, Box) and isinstance(space, Box)
-    if model_space.shape != space.shape if both_boxes else model_space != space:
-        raise UserError(f"{spec.path} acts in {model_space}, but the environment takes {space}.")
-    height, width, channels = frame_shape
-    if policy.learner.view is not None:
-        top, bottom, left, right = policy.learner.view
-        height, width = min(bottom, height) - top, min(right, width) - left
-    shape = (height, width, channels * policy.learner.frame_stack)
-    model_shape = policy.model.observation_space.shape
-    if model_shape not in (shape, (shape[2], shape[0], shape[1])):
-        raise UserError(
-            f"{spec.path} observes {model_shape}, but the environment gives {shape} (rows, columns, stacked channels); "
-            "use the size, crop and frame stack of its training."
-        )
+    if spec.kind == "file":
+        load_policy_file(spec, env)
 
 
 def mix_policies(base: PolicySpec, others: list[PolicySpec]) -> tuple[PolicySpec, ...]:

@@ -81,7 +81,7 @@ def make_header(meta: Any, policies: Sequence[PolicySpec], seed: int, episodes: 
             PolicyRecord(p.name, p.hash, {"kind": p.kind, "epsilon": p.epsilon, **p.params}, p.share) for p in policies
         ),
         seed=seed,
-        shard=shard,
+        shard=(int(shard[0]), int(shard[1])),
         num_episodes=episodes,
         code_version=VERSION,
     )
@@ -189,7 +189,8 @@ def _record_in_process(
     plan: RecordingPlan, header: Header, missing: list[int], env: Any, policy: Policy | None, report: OnEpisode
 ) -> None:
     """Record in this process, in the caller's environment."""
-    policies = [policy] if policy is not None else [spec.build(header.action_space) for spec in plan.policies]
+    built = [] if policy is not None else [spec.build(header.action_space, env) for spec in plan.policies]
+    policies = built if policy is None else [policy]
     shares = [spec.share for spec in plan.policies]
     with PartWriter(RecordingFolder(plan.folder).part(0), header) as part:
         for index in missing:

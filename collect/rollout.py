@@ -68,15 +68,12 @@ def play(
 
     Args:
         env: a `PixelEnv`.
-        policy: its randomness is derived from (seed, index).
+        policy: gets a generator that is derived from (seed, index).
         index: the episode's number in the recording.
         seed: the recording's seed.
         policy_name: stored with the episode.
         before_step: called before every step; may raise to stop.
-        env_seed: seed for `env.reset`; by default derived from (seed, index).
-
-    Returns:
-        The episode; its `seed` is the seed of `env.reset`.
+        env_seed: seed for `env.reset`, stored with the episode; by default derived from (seed, index).
 
     Raises:
         UserError: the policy returned an action outside the action space.
@@ -84,12 +81,14 @@ def play(
     derived_seed, rng = episode_seeds(seed, index)
     env_seed = derived_seed if env_seed is None else env_seed
     space = env.meta.action_space
+    uses_inner_observation = getattr(policy, "uses_inner_observation", False)
     actions: list[np.ndarray] = []
 
     def act(frame: np.ndarray) -> Any:
         if before_step is not None:
             before_step()
-        action = check_actions(space, policy.act(frame), f"action of policy {policy_name!r}")
+        observation = env.inner_observation if uses_inner_observation else frame
+        action = check_actions(space, policy.act(observation), f"action of policy {policy_name!r}")
         actions.append(action)
         return action if space.shape else int(action)
 

@@ -54,7 +54,7 @@ def _record(job: Any, env: Any, part_path: Path, commands: int, results: int, su
     from worldmodel.collect.rollout import play
     from worldmodel.data.parts import PartWriter
 
-    policies = [spec.build(env.meta.action_space) for spec in job.policies]
+    policies = [spec.build(env.meta.action_space, env) for spec in job.policies]
     shares, seed = [spec.share for spec in job.policies], job.header.seed
 
     def check_supervisor() -> None:

@@ -20,7 +20,7 @@ from worldmodel.collect.policy_evaluation import bootstrap_interval, evaluate
 from worldmodel.collect.policy_specs import check_policy_fits, describe_policy_file, parse_policy
 from worldmodel.collect.policy_training import train_policy
 from worldmodel.common.errors import UserError
-from worldmodel.common.spaces import Box, Discrete
+from worldmodel.common.spaces import Discrete
 
 SHORT = LearnerConfig(
     decisions=512, num_envs=2, rollout_steps=64, batch_size=64, epochs=1, frame_stack=2, hold=2, width=4
@@ -52,8 +52,8 @@ def test_a_policy_file_acts_as_in_training(trained: Path) -> None:
     spec = describe_policy_file(trained)
     learner = replace(SHORT)
     spec.params["learner"]["deterministic"] = True
-    policy = spec.build(Discrete(5))
     env = envs.make("toy")
+    policy = spec.build(Discrete(5), env)
     view = LearnerView(envs.make("toy"), learner)
     for seed in range(3):
         observation, _ = view.reset(seed=seed)
@@ -78,17 +78,16 @@ def test_a_policy_file_acts_as_in_training(trained: Path) -> None:
 def test_a_policy_for_another_action_space_or_frame_shape_is_refused(trained: Path, tmp_path: Path) -> None:
     spec = describe_policy_file(trained)
     with pytest.raises(UserError, match="acts in Discrete"):
-        check_policy_fits(spec, Box((-1.0,), (1.0,)), (64, 64, 3))
-    n = envs.make("toy").action_space.n
-    check_policy_fits(spec, Discrete(n), (64, 64, 3))
+        check_policy_fits(spec, envs.make("toy/continuous"))
+    check_policy_fits(spec, envs.make("toy"))
     with pytest.raises(UserError, match="observes"):
-        check_policy_fits(spec, Discrete(n), (32, 64, 3))
+        check_policy_fits(spec, envs.make("toy", size=(32, 64)))
     (tmp_path / "foreign.zip").write_bytes(b"not a zip")
     with pytest.raises(UserError, match="not a Stable-Baselines3 file"):
         parse_policy(str(tmp_path / "foreign.zip"), Discrete(3), {})
     (tmp_path / "policy.zip").write_bytes(trained.read_bytes() + b" ")
     with pytest.raises(UserError, match="changed since"):
-        replace(spec, path=str(tmp_path / "policy.zip")).build(Discrete(n))
+        replace(spec, path=str(tmp_path / "policy.zip")).build(Discrete(5), envs.make("toy"))
 
 
 def test_sac_needs_a_box_and_another_run_is_refused(trained: Path, tmp_path: Path) -> None:

@@ -12,6 +12,11 @@ from worldmodel.common.errors import UserError
 from worldmodel.common.text import human_bytes
 
 
+def expand_path(path: str | os.PathLike[str]) -> Path:
+    """The path with a leading "~" or "~user" replaced by the home directory."""
+    return Path(os.path.expanduser(path))
+
+
 def check_free_space(path: str | Path, num_bytes: int, what: str) -> None:
     """Refuse to begin what the disk cannot hold.
 
