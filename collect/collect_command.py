@@ -78,6 +78,8 @@ def collect(config: Collect) -> Path:
 def _check_options(config: Collect) -> None:
     if config.episodes < 1 or config.workers < 1:
         raise UserError(f"got --episodes {config.episodes} --workers {config.workers}; wanted at least 1 of each.")
+    if config.seed < 0:
+        raise UserError(f"got --seed {config.seed}; wanted at least 0.")
     if not 0 <= config.epsilon <= 1:
         raise UserError(f"got --epsilon {config.epsilon}; wanted a value between 0 and 1.")
     if config.out.suffix != ".h5":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -51,12 +53,33 @@ class LearnerConfig:
     """Seconds between checkpoints."""
 
     def __post_init__(self) -> None:
-        counts = ("decisions", "num_envs", "frame_stack", "hold", "rollout_steps", "batch_size", "epochs", "width")
-        for name in counts:
+        for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise UserError(f"learner.{name}={getattr(self, name)}: wanted at least 1.")
-        if self.minutes is not None and self.minutes <= 0:
-            raise UserError(f"learner.minutes={self.minutes}: wanted a positive number.")
+        for name, (accepted, wanted) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not accepted(value):
+                raise UserError(f"learner.{name}={value}: wanted {wanted}.")
+        if self.algo == "ppo" and min(self.batch_size, self.rollout_steps * self.num_envs) < 2:
+            raise UserError(
+                f"learner.batch_size={self.batch_size}, rollout_steps={self.rollout_steps}, num_envs={self.num_envs}: "
+                "ppo needs batches of at least 2 decisions."
+            )
+        if self.view is not None and not (0 <= self.view[0] < self.view[1] and 0 <= self.view[2] < self.view[3]):
+            raise UserError(f"learner.view={self.view}: wanted 0 <= top < bottom and 0 <= left < right.")
+
+
+_COUNTS = (
+    "decisions", "num_envs", "frame_stack", "hold", "rollout_steps", "batch_size", "epochs", "buffer_size", "width",
+)  # fmt: skip
+_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "minutes": (lambda x: 0 < x < math.inf, "a positive number"),
+    "learning_rate": (lambda x: 0 < x < math.inf, "a positive number"),
+    "gamma": (lambda x: 0 <= x <= 1, "a number from 0 to 1"),
+    "entropy": (lambda x: 0 <= x < math.inf, "a number of at least 0"),
+    "reward_scale": (lambda x: math.isfinite(x) and x != 0, "a number other than 0"),
+    "checkpoint_seconds": (lambda x: x >= 0, "a number of at least 0"),
+}
 
 
 # Measured settings per environment (docs/policies.md).
@@ -194,10 +217,12 @@ class TrainPolicy:
     """Print the result as JSON."""
 
     def __post_init__(self) -> None:
-        if self.seed < 0 or self.test_episodes < 0 or self.test_episodes == 1:
-            raise UserError(
-                f"seed={self.seed}, test_episodes={self.test_episodes}: wanted 0 or more, and 0 or at least 2."
-            )
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed={self.seed}: wanted an integer from 0 to 2**32 - 1.")
+        if self.test_episodes < 0 or self.test_episodes == 1:
+            raise UserError(f"test_episodes={self.test_episodes}: wanted 0 or at least 2.")
+        if self.device.partition(":")[0] not in ("auto", "cpu", "cuda"):
+            raise UserError(f"device={self.device!r}: wanted auto, cpu, cuda or cuda:INDEX.")
 
     @classmethod
     def defaults(cls, arguments: list[str]) -> TrainPolicy:

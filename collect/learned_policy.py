@@ -56,6 +56,8 @@ class LearnedPolicy(ModelPolicy):
         model: the model.
         view: the part of the frame and the number of frames that it observes.
         hold: environment steps per action.
+        channels_first: the model observes (C*D, h, w) instead of (h, w, C*D). Explicit, since Stable-Baselines3
+            guesses the order from the sizes of the axes.
         deterministic: take the most likely action instead of sampling one.
         num_threads: torch threads of a prediction; None leaves them.
     """
@@ -67,14 +69,13 @@ class LearnedPolicy(ModelPolicy):
         model: Any,
         view: PolicyView,
         hold: int = 1,
+        channels_first: bool = False,
         deterministic: bool = False,
         num_threads: int | None = None,
     ) -> None:
         super().__init__(model, deterministic, num_threads)
-        self.view, self.hold = view, hold
+        self.view, self.hold, self.channels_first = view, hold, channels_first
         self.stack = FrameStack(view.frame_stack)
-        # explicit: Stable-Baselines3 guesses the order of the axes from their sizes
-        self.channels_first = model.observation_space.shape != view.shape
 
     def begin(self, rng: np.random.Generator) -> None:
         """Start an episode."""
@@ -115,7 +116,10 @@ def model_policy(
     check_action_space(model, env.meta.action_space, name)
     view = _frame_view(model.observation_space, env.meta.pixels.frame_shape, learner)
     if view is not None:
-        return LearnedPolicy(model, view, 1 if learner is None else learner.hold, deterministic, num_threads)
+        rows, columns, channels = view.shape
+        # three equal axes: `train policy` puts the channels first, Stable-Baselines3 alone does not
+        first = learner is not None if rows == columns == channels else model.observation_space.shape != view.shape
+        return LearnedPolicy(model, view, 1 if learner is None else learner.hold, first, deterministic, num_threads)
     if _same_observations(model.observation_space, env.inner_observation_space):
         return ModelPolicy(model, deterministic, num_threads)
     frames = PolicyView(env.meta.pixels.frame_shape) if learner is None else _learner_view(env, learner)

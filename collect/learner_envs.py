@@ -66,6 +66,22 @@ def check_algorithm(algo: str, space: Space) -> None:
         raise UserError(f"{algo} needs a {wanted.__name__} action space, not {space}; ppo and a2c take it.")
 
 
+def check_encoder_input(shape: tuple[int, int, int]) -> None:
+    """Refuse observations that the policy's encoder cannot take.
+
+    Args:
+        shape: (h, w, channels) of an observation.
+
+    Raises:
+        UserError: an odd number of rows or columns.
+    """
+    if shape[0] % 2 or shape[1] % 2:
+        raise UserError(
+            f"the policy would observe {shape[0]} x {shape[1]} pixels, but its encoder needs even numbers of rows and "
+            "columns: choose another --learner.view, --size or --crop."
+        )
+
+
 def check_world(world: Path, out: Path) -> None:
     """Refuse a world that does not exist, or that is inside the directory of the policy.
 
@@ -94,10 +110,14 @@ def real_envs(config: TrainPolicy) -> Iterator[Any]:
     # wrong names and options are refused here, not in every process
     probe = envs.make(config.env, **kwargs)
     check_algorithm(learner.algo, probe.meta.action_space)
-    LearnerView(probe, learner).close()
+    view = LearnerView(probe, learner).view
+    check_encoder_input(view.shape)
+    probe.close()
     process_manager = load_process_manager(probe.process_manager)
 
     from stable_baselines3.common.vec_env import SubprocVecEnv
+
+    from worldmodel.common.channels_first import VecChannelsFirst
 
     run, records = out / "run.json", out / "processes"
     token = json.loads(run.read_text())["token"] if run.exists() else uuid.uuid4().hex
@@ -116,9 +136,15 @@ def real_envs(config: TrainPolicy) -> Iterator[Any]:
         records_dir=records,
         registrations=pickle_registrations(config.env),
     )
-    venv = SubprocVecEnv([factory] * learner.num_envs, start_method="forkserver")
     try:
-        yield venv
+        venv = SubprocVecEnv([factory] * learner.num_envs, start_method="forkserver")
+    except (EOFError, ConnectionError) as error:
+        raise UserError(
+            f"an environment process of {config.env!r} died at start; its error is above. A script must call "
+            "train_policy under `if __name__ == '__main__':`."
+        ) from error
+    try:
+        yield VecChannelsFirst(venv)
     finally:
         venv.close()
         process_manager.sweep(token, records)
@@ -134,11 +160,12 @@ def dream_envs(config: TrainPolicy) -> Iterator[Any]:
     """
     from worldmodel import envs
     from worldmodel.collect.learner_view import LearnerView
+    from worldmodel.common.channels_first import VecChannelsFirst
     from worldmodel.dream import DreamLearnerEnv
 
     assert config.world is not None
     learner = config.learner
-    venv = DreamLearnerEnv(
+    venv: Any = DreamLearnerEnv(
         config.world,
         learner.num_envs,
         frame_stack=learner.frame_stack,
@@ -151,13 +178,17 @@ def dream_envs(config: TrainPolicy) -> Iterator[Any]:
     )
     space = from_gymnasium(venv.action_space)
     check_algorithm(learner.algo, space)
+    if not isinstance(venv, VecChannelsFirst):
+        venv = VecChannelsFirst(venv)
+    channels, height, width = venv.observation_space.shape
+    check_encoder_input((height, width, channels))
     if config.test_episodes:
         env = envs.make(config.env, **config.env_options.kwargs())
         meta = env.meta
         try:
             if meta.action_space != space:
                 raise UserError(f"{config.env} has actions {meta.action_space}, the world {config.world} has {space}.")
-            shape, dream_shape = LearnerView(env, learner).observation_space.shape, venv.observation_space.shape
+            shape, dream_shape = LearnerView(env, learner).view.shape, (height, width, channels)
             if shape != dream_shape:
                 raise UserError(
                     f"the policy would observe {shape} in {config.env} and {dream_shape} in the dream; give --size, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from worldmodel.collect.collect_config import EvalPolicy
 from worldmodel.collect.policy_specs import PolicySpec, check_policy_fits, parse_policy
 from worldmodel.common.errors import UserError
+from worldmodel.common.files import atomic_path, expand_path
 from worldmodel.common.signals import exit_on_sigterm
 from worldmodel.common.subprocesses import start_forkserver
 from worldmodel.envs.registrations import pickle_registrations, restore_registrations
@@ -75,23 +76,39 @@ def evaluate(
     context, registrations = start_forkserver(), pickle_registrations(env)
     with ProcessPoolExecutor(workers, context, _init_process, (registrations,)) as pool:
         futures = [pool.submit(play_returns, env, env_kwargs, policies[label], part) for label, part in jobs]
-        for (label, part), future in zip(jobs, futures, strict=True):
-            results[label].update(zip(part, future.result(), strict=True))
+        try:
+            for (label, part), future in zip(jobs, futures, strict=True):
+                results[label].update(zip(part, future.result(), strict=True))
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"a process that played {env!r} died; its error is above. A script must call evaluate under "
+                "`if __name__ == '__main__':`."
+            ) from error
+    returns = {label: np.asarray([results[label][seed][0] for seed in seeds]) for label in policies}
+    steps = {label: np.asarray([results[label][seed][1] for seed in seeds]) for label in policies}
+    return comparison_rows(returns, steps)
+
+
+def comparison_rows(returns: dict[str, np.ndarray], steps: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """One row per policy, as `evaluate` returns them.
+
+    Args:
+        returns: label -> return of each episode, paired by seed.
+        steps: label -> steps of each episode.
+    """
     rows = []
     first: np.ndarray | None = None
-    for label in policies:
-        scores = np.asarray([results[label][s][0] for s in seeds])
-        steps = np.asarray([results[label][s][1] for s in seeds])
+    for label, scores in returns.items():
         low, high = bootstrap_interval(scores)
         row: dict[str, Any] = {
             "policy": label,
-            "episodes": episodes,
+            "episodes": len(scores),
             "return_mean": float(scores.mean()),
             "low": low,
             "high": high,
             "std": float(scores.std()),
             "median": float(np.median(scores)),
-            "steps_mean": float(steps.mean()),
+            "steps_mean": float(steps[label].mean()),
         }
         if first is None:
             first = scores
@@ -133,8 +150,11 @@ def eval_policy(config: EvalPolicy) -> list[dict[str, Any]]:
 
     if not config.policies:
         raise UserError("eval policy: give at least one policy, for example random or FILE.zip.")
-    if config.episodes < 2 or config.workers < 1:
-        raise UserError(f"got --episodes {config.episodes} --workers {config.workers}; wanted at least 2 and 1.")
+    if config.episodes < 2 or config.workers < 1 or config.first_seed < 0:
+        raise UserError(
+            f"got --episodes {config.episodes} --workers {config.workers} --first-seed {config.first_seed}; wanted at "
+            "least 2, 1 and 0."
+        )
     kwargs = config.env_options.kwargs()
     env = envs.make(config.env, **kwargs)
     env.close()
@@ -145,7 +165,7 @@ def eval_policy(config: EvalPolicy) -> list[dict[str, Any]]:
         policies[text] = spec
     rows = evaluate(policies, config.env, kwargs, config.episodes, config.first_seed, config.workers)
     if config.out is not None:
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        Path(config.out).write_text(json.dumps({**run_info("eval policy", config), "rows": rows}, indent=1))
+        with atomic_path(expand_path(config.out)) as temporary:
+            temporary.write_text(json.dumps({**run_info("eval policy", config), "rows": rows}, indent=1))
     print(json.dumps(rows) if config.json else format_table(rows))
     return rows

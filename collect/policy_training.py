@@ -7,20 +7,19 @@ without the stop: neither SB3 nor ViZDoom can save its complete state.
 from __future__ import annotations
 
 import json
-import os
-import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from worldmodel.collect.collect_config import LearnerConfig, TrainPolicy
+from worldmodel.collect.disk_errors import disk_errors_as_sentence
 from worldmodel.collect.learner_envs import check_world, dream_envs, real_envs
 from worldmodel.collect.policy_evaluation import format_table
-from worldmodel.common.files import atomic_path
+from worldmodel.common.errors import UserError
+from worldmodel.common.files import atomic_path, expand_path
 from worldmodel.common.memory import keep_freed_memory
 from worldmodel.common.run_info import check_same_run, remove_run
 
@@ -39,6 +38,7 @@ def train_policy(config: TrainPolicy) -> Path:
     Raises:
         UserError: another run exists at `config.out`, or the algorithm does not support the action space.
     """
+    config = replace(config, out=expand_path(config.out))
     out, run = config.out, config.out / "run.json"
     if config.world is not None:
         check_world(config.world, out)
@@ -47,7 +47,8 @@ def train_policy(config: TrainPolicy) -> Path:
     check_same_run(run, out, config)
     policy, test = out / "policy.zip", out / "test.json"
     if not policy.exists():
-        _train(config)
+        with disk_errors_as_sentence(out, "Free some space and run the same command again; it continues."):
+            _train(config)
     result = {"policy": str(policy), **json.loads((out / "policy.json").read_text())["result"]}
     if config.world is not None and config.test_episodes and not test.exists():
         with atomic_path(test) as temporary:
@@ -106,96 +107,52 @@ def _algorithm(learner: LearnerConfig, venv: Any, seed: int, out: Path, device: 
     return sb3.SAC("CnnPolicy", venv, train_freq=1, gradient_steps=1, **off_policy, **common)
 
 
-def _callback(total: int, learner: LearnerConfig, out: Path, spent: dict[str, float]) -> Any:
-    """The SB3 callback: progress bar, curve.jsonl, checkpoints, time limit."""
-    from stable_baselines3.common.callbacks import BaseCallback
-
-    class TrainingCallback(BaseCallback):
-        started_at = saved_at = logged_at = time.monotonic()
-
-        def _on_training_start(self) -> None:
-            known = None if learner.minutes is not None else total  # the time limit may end it first: show no estimate
-            self.bar = tqdm(total=known, initial=self.num_timesteps, unit="decision", desc=f"training {learner.algo}")
-            self.started_at = self.saved_at = self.logged_at = time.monotonic()
-
-        def minutes(self) -> float:
-            return spent["minutes"] + (time.monotonic() - self.started_at) / 60
-
-        def _on_step(self) -> bool:
-            self.bar.update(self.num_timesteps - self.bar.n)
-            now = time.monotonic()
-            if now - self.logged_at > 5:
-                self.logged_at = now
-                self.log_row()
-            if now - self.saved_at > learner.checkpoint_seconds:
-                self.saved_at = now
-                save_checkpoint(self.model, out, self.minutes())
-            return learner.minutes is None or self.minutes() < learner.minutes
-
-        def log_row(self) -> None:
-            finished = list(self.model.ep_info_buffer or [])
-            if finished:
-                mean = float(np.mean([e["r"] for e in finished]))
-                length = float(np.mean([e["l"] for e in finished]))
-                limit = "" if learner.minutes is None else f"/{learner.minutes:g}"
-                self.bar.set_postfix(
-                    return_mean=round(mean, 2), steps=round(length, 1), minutes=f"{self.minutes():.1f}{limit}"
-                )
-                row = {
-                    "minutes": self.minutes(),
-                    "decisions": self.num_timesteps,
-                    "return_mean": mean,
-                    "length_mean": length,
-                }
-                with (out / "curve.jsonl").open("a") as stream:
-                    stream.write(json.dumps(row) + "\n")
-
-        def _on_training_end(self) -> None:
-            self.log_row()
-            self.bar.close()
-
-    return TrainingCallback()
-
-
-def save_checkpoint(model: Any, out: Path, minutes: float) -> None:
-    """Write checkpoint.zip atomically, and the training time so far to checkpoint.json."""
-    temporary = out / "checkpoint.tmp.zip"
-    model.save(temporary)
-    os.replace(temporary, out / "checkpoint.zip")
-    spent = out / "checkpoint.tmp.json"
-    spent.write_text(json.dumps({"minutes": minutes}))
-    os.replace(spent, out / "checkpoint.json")
-
-
 def _train(config: TrainPolicy) -> None:
-    import torch
     from stable_baselines3.common.utils import set_random_seed
 
+    from worldmodel.collect.global_state import preserved_global_state
+    from worldmodel.collect.training_callback import TrainingCallback, save_checkpoint
+
     out, learner = config.out, config.learner
-    with dream_envs(config) if config.world is not None else real_envs(config) as venv:
+    _check_device(config.device)
+    environments = dream_envs(config) if config.world is not None else real_envs(config)
+    with preserved_global_state(), environments as venv:
         keep_freed_memory()
-        # with environment processes on two cores, one torch thread is three to six times faster
-        torch.set_num_threads(1)
         set_random_seed(config.seed)
         venv.seed(config.seed)
-        spent = {"minutes": 0.0}
-        checkpoint = out / "checkpoint.zip"
-        if checkpoint.exists():
-            import stable_baselines3
-
-            model = getattr(stable_baselines3, learner.algo.upper()).load(checkpoint, env=venv, device=config.device)
-            spent = json.loads((out / "checkpoint.json").read_text())
-        else:
-            model = _algorithm(learner, venv, config.seed, out, config.device)
-        callback = _callback(learner.decisions, learner, out, spent)
+        model, minutes = _model(config, venv)
+        callback = TrainingCallback(learner, out, minutes)
         remaining = learner.decisions - model.num_timesteps
         try:
             if remaining > 0:
                 model.learn(remaining, callback=callback, reset_num_timesteps=False, tb_log_name="policy")
+                minutes = callback.minutes()
         except (KeyboardInterrupt, SystemExit):
             save_checkpoint(model, out, callback.minutes())
             raise
-    _finish(model, config, callback.minutes() if remaining > 0 else spent["minutes"])
+        finally:
+            callback.close()
+        _finish(model, config, minutes)
+
+
+def _check_device(device: str) -> None:
+    """Refuse a CUDA device that does not exist: Stable-Baselines3 would take the CPU without a word."""
+    import torch
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"device={device!r}: torch finds no CUDA device here; use --device cpu.")
+
+
+def _model(config: TrainPolicy, venv: Any) -> tuple[Any, float]:
+    """The SB3 model, new or from the checkpoint, and the minutes of training so far."""
+    checkpoint = config.out / "checkpoint.zip"
+    if not checkpoint.exists():
+        return _algorithm(config.learner, venv, config.seed, config.out, config.device), 0.0
+    import stable_baselines3
+
+    algorithm = getattr(stable_baselines3, config.learner.algo.upper())
+    minutes = json.loads(checkpoint.with_suffix(".json").read_text())["minutes"]
+    return algorithm.load(checkpoint, env=venv, device=config.device), minutes
 
 
 def _test(config: TrainPolicy) -> list[dict[str, Any]]:
@@ -218,18 +175,17 @@ def _test(config: TrainPolicy) -> list[dict[str, Any]]:
 def _finish(model: Any, config: TrainPolicy, minutes: float) -> None:
     """Write the results; policy.zip last, since its presence marks a finished training."""
     out = config.out
-    done = list(model.ep_info_buffer or [])
+    finished = list(model.ep_info_buffer or [])
     result = {
         "decisions": int(model.num_timesteps),
         "minutes": minutes,
-        "episodes": len(done),
-        "return_mean": float(np.mean([e["r"] for e in done])) if done else float("nan"),
+        "episodes": len(finished),
+        "return_mean": float(np.mean([episode["r"] for episode in finished])) if finished else float("nan"),
     }
-    (out / "policy.json").write_text(
-        json.dumps({"env": config.env, "learner": asdict(config.learner), "result": result}, indent=1)
-    )
-    temporary = out / "policy.tmp.zip"
-    model.save(temporary, exclude=["tensorboard_log"])
-    os.replace(temporary, out / "policy.zip")
+    with atomic_path(out / "policy.json") as temporary:
+        data = {"env": config.env, "learner": asdict(config.learner), "result": result}
+        temporary.write_text(json.dumps(data, indent=1))
+    with atomic_path(out / "policy.zip") as temporary:
+        model.save(temporary, exclude=["tensorboard_log"])
     for leftover in ("checkpoint.zip", "checkpoint.json"):
         (out / leftover).unlink(missing_ok=True)

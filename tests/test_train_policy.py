@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from stable_baselines3 import PPO
 
 from worldmodel import envs
 from worldmodel.collect.collect_config import LEARNER_PRESETS, LearnerConfig, TrainPolicy
@@ -44,8 +48,6 @@ def test_training_writes_its_files(trained: Path) -> None:
 
 def test_a_policy_file_acts_as_in_training(trained: Path) -> None:
     """LearnedPolicy on frames of the environment == the model on observations of LearnerView."""
-    from stable_baselines3 import PPO
-
     from worldmodel.collect.learner_view import LearnerView
 
     model = PPO.load(trained)
@@ -122,6 +124,101 @@ def test_a_stopped_training_continues(signum: int, tmp_path: Path) -> None:
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     after = [json.loads(line)["decisions"] for line in (out / "curve.jsonl").read_text().splitlines()]
     assert after[: len(rows)] == [json.loads(line)["decisions"] for line in rows]
+    assert (out / "policy.zip").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"learning_rate": 0.0}, "learning_rate=0.0"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan"),
+        ({"gamma": 1.5}, "gamma=1.5"),
+        ({"entropy": -0.1}, "entropy=-0.1"),
+        ({"reward_scale": 0.0}, "reward_scale=0.0"),
+        ({"reward_scale": float("inf")}, "reward_scale=inf"),
+        ({"checkpoint_seconds": -1.0}, "checkpoint_seconds=-1.0"),
+        ({"minutes": float("nan")}, "minutes=nan"),
+        ({"buffer_size": 0}, "buffer_size=0"),
+        ({"batch_size": 1}, "batches of at least 2"),
+        ({"num_envs": 1, "rollout_steps": 1}, "batches of at least 2"),
+        ({"view": (5, 5, 0, 9)}, "view="),
+    ],
+)
+def test_learner_settings_out_of_range_are_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=rf"learner\.\S*.*{words}|{words}"):
+        replace(SHORT, **changes)
+
+
+def test_settings_of_a_training_out_of_range_are_refused(tmp_path: Path) -> None:
+    for changes in ({"seed": 2**32}, {"seed": -1}, {"test_episodes": 1}, {"device": "tpu"}):
+        with pytest.raises(UserError, match=next(iter(changes))):
+            TrainPolicy(tmp_path / "x", "toy", **{"seed": 0, **changes})
+    odd = TrainPolicy(tmp_path / "x", "toy", 0, learner=replace(SHORT, view=(0, 33, 0, 64)))
+    with pytest.raises(UserError, match="33 x 64 pixels, but its encoder needs even"):
+        train_policy(odd)
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="no CUDA device"):
+            train_policy(TrainPolicy(tmp_path / "x", "toy", 0, learner=SHORT, device="cuda"))
+    assert not (tmp_path / "x").exists()
+
+
+def test_channels_are_first_where_a_view_has_fewer_rows_than_channels(tmp_path: Path) -> None:
+    """8 rows, 16 columns, 12 stacked channels; and 12 of each."""
+    for crop, view, shape in (((0, 8, 0, 16), None, (12, 8, 16)), (None, (0, 12, 0, 12), (12, 12, 12))):
+        learner = replace(SHORT, decisions=16, rollout_steps=8, batch_size=16, frame_stack=4, view=view)
+        options = EnvOptions(size=(16, 16), crop=crop)
+        path = train_policy(TrainPolicy(tmp_path / str(shape), "toy", 0, options, learner))
+        model = PPO.load(path)
+        assert model.observation_space.shape == shape
+        env = envs.make("toy", **options.kwargs())
+        policy = describe_policy_file(path).build(env.meta.action_space, env)
+        inputs = []
+        policy.model.predict = lambda observation, deterministic, seen=inputs: (seen.append(observation), (0, None))[1]
+        policy.begin(np.random.default_rng(0))
+        frame, _ = env.reset(seed=0)
+        policy.act(frame)
+        rows, columns = shape[1:]
+        np.testing.assert_array_equal(inputs[0], np.concatenate([np.moveaxis(frame[:rows, :columns], -1, 0)] * 4))
+
+
+def test_training_leaves_global_state_alone(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # type: ignore[index]  # noqa: NPY002
+        learner = replace(SHORT, decisions=16, rollout_steps=8, batch_size=16)
+        train_policy(TrainPolicy(tmp_path / "x", "toy", 0, EnvOptions(size=(16, 16)), learner))
+        assert torch.get_num_threads() == 2
+        assert torch.equal(torch.get_rng_state(), before[0])
+        assert np.random.get_state()[1].tolist() == before[1]  # type: ignore[index]  # noqa: NPY002
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_full_disk_stops_a_training_with_a_sentence_and_it_continues(tmp_path: Path) -> None:
+    """Files are limited here, first to 20 kB, then to 100 bytes: the checkpoint fails, then run.json."""
+    out = tmp_path / "policy"
+    command = [
+        sys.executable, "-m", "worldmodel", "train", "policy", "--env", "toy", "--out", str(out), "--size", "16", "16",
+        "--learner.decisions", "600", "--learner.num-envs", "2", "--learner.rollout-steps", "64",
+        "--learner.checkpoint-seconds", "0",
+    ]  # fmt: skip
+
+    def limited(num_bytes: int) -> subprocess.CompletedProcess[str]:
+        def limit() -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, resource.RLIM_INFINITY))
+
+        return subprocess.run(command, preexec_fn=limit, capture_output=True, text=True, timeout=240)
+
+    for num_bytes in (100, 20_000):
+        result = limited(num_bytes)
+        assert result.returncode == 2, result.stderr
+        message = result.stderr.strip().splitlines()[-1]
+        assert message.startswith("worldmodel: "), result.stderr
+        assert str(out) in message
+        assert not (out / "policy.zip").exists()
+        assert not list(out.glob(".*.tmp*")), "no partial files"
+    subprocess.run(command, check=True, capture_output=True, timeout=240)
     assert (out / "policy.zip").exists()
 
 

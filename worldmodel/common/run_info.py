@@ -19,6 +19,7 @@ from typing import Any, TypeVar, get_args
 
 from worldmodel.common.config_upgrades import upgrade_config
 from worldmodel.common.errors import UserError
+from worldmodel.common.files import atomic_path
 from worldmodel.common.version import VERSION
 
 T = TypeVar("T")
@@ -155,10 +156,8 @@ def run_info(verb: str, config: Any) -> dict[str, Any]:
 
 def save_run_info(path: Path, verb: str, config: Any, **extra: Any) -> None:
     """Write `run_info` (and more) as JSON, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({**run_info(verb, config), **extra}, indent=1) + "\n")
-    os.replace(temporary, path)
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps({**run_info(verb, config), **extra}, indent=1) + "\n")
 
 
 def load_run_info(path: Path) -> dict[str, Any]:
