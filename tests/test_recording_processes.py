@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium as gym
+import numpy as np
 import pytest
 
+import worldmodel
 from worldmodel.collect import record
+from worldmodel.common.errors import UserError
+from worldmodel.common.subprocesses import python_environment
 from worldmodel.envs.process_manager import load_process_manager
 
 COLLECT = Path(__file__).parent.parent / "collect"
@@ -67,3 +74,114 @@ def test_collect_does_not_import_the_doom_modules() -> None:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
             module = getattr(node, "module", None) or ""
             assert not any("doom" in name for name in [*names, module]), f"{path.name} imports {names} of {module}"
+
+
+SCRIPT = """
+import sys
+from functools import partial
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+
+from worldmodel.collect import record
+from worldmodel.collect.collect_config import LearnerConfig, TrainPolicy
+from worldmodel.collect.env_options import EnvOptions
+from worldmodel.collect.policy_evaluation import evaluate
+from worldmodel.collect.policy_specs import PolicySpec
+from worldmodel.collect.policy_training import train_policy
+from worldmodel.envs import EnvRow, register
+
+
+class Walk(gym.Env):
+    observation_space = gym.spaces.Box(0, 255, (16, 16, 3), np.uint8)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, length=5, render_mode=None):
+        self.length = length
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.picture(), {}
+
+    def step(self, action):
+        self.steps += 1
+        return self.picture(), float(action), self.steps == self.length, False, {}
+
+    def picture(self):
+        return self.np_random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+
+
+if __name__ == "__main__":
+    gym.register("Local/Walk-v0", entry_point=Walk)
+    gym.register("Local/Named-v0", entry_point="__main__:Walk", kwargs={"length": 3})
+    register(EnvRow(id="Local/Row-v0", name="local-row", entry_point="__main__:Walk"))
+    register(EnvRow(id="Local/Class-v0", name="local-class", entry_point=Walk, kwargs={"length": 4}))
+    small = {"episodes": 2, "size": 16, "progress": False}
+    sources = ["Local/Walk-v0", "Local/Named-v0", "local-row", partial(Walk, 7), lambda: gym.make("Local/Class-v0")]
+    for i, source in enumerate(sources):
+        files = [record(source, "random", f"{i}-{workers}.h5", workers=workers, **small) for workers in (1, 2)]
+        assert files[0].read_bytes() == files[1].read_bytes(), source
+    policies = {"random": PolicySpec("random", "random")}
+    rows = evaluate(policies, "local-class", {"size": 16}, 4, 0, 2)
+    assert rows[0]["steps_mean"] == 4
+    learner = LearnerConfig(decisions=16, num_envs=2, rollout_steps=8, batch_size=16, width=4)
+    train_policy(TrainPolicy(Path("policy"), "Local/Walk-v0", 0, EnvOptions(size=(16, 16)), learner))
+    print("done")
+"""
+
+
+def test_registrations_of_a_script_reach_its_processes(tmp_path: Path) -> None:
+    """By gymnasium and by this package, as strings and as classes; and classes and functions of the script."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, "script.py"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, env=environment())
+    assert result.stdout.splitlines()[-1:] == ["done"], result.stderr
+
+
+def test_an_environment_that_cannot_be_pickled_is_refused(tmp_path: Path) -> None:
+    import threading
+
+    class Locked(gym.Env):  # type: ignore[type-arg]
+        lock = threading.Lock()
+        observation_space = gym.spaces.Box(0, 255, (8, 8, 3), np.uint8)
+        action_space = gym.spaces.Discrete(2)
+
+    gym.register("Local/Locked-v0", entry_point=Locked)
+    try:
+        with pytest.raises(UserError, match="'Local/Locked-v0' cannot be sent to other processes"):
+            record("Local/Locked-v0", "random", tmp_path / "a.h5", episodes=2, workers=2, progress=False)
+        record("toy", "random", tmp_path / "b.h5", episodes=2, workers=2, progress=False)  # others are not affected
+    finally:
+        gym.registry.pop("Local/Locked-v0")
+
+
+def test_files_in_the_current_folder_replace_no_modules(tmp_path: Path) -> None:
+    for name in ("worldmodel.py", "random.py"):
+        (tmp_path / name).write_text("raise RuntimeError('a file of the current folder was imported')\n")
+    run = [sys.executable, "-P", "-m", "worldmodel"]
+    verbs = (
+        ["collect", "--env", "toy", "--policy", "random", "--episodes", "4", "--size", "16", "16", "--out", "a.h5"],
+        ["eval", "policy", "random", "--env", "toy", "--size", "16", "16", "--episodes", "2"],
+        ["train", "policy", "--env", "toy", "--size", "16", "16", "--learner.decisions", "16", "--learner.rollout-steps",
+         "8", "--learner.num-envs", "2", "--learner.batch-size", "16", "--out", "policy"],
+    )  # fmt: skip
+    for verb in verbs:
+        result = subprocess.run(
+            [*run, *verb], cwd=tmp_path, capture_output=True, text=True, timeout=240, env=environment()
+        )
+        assert result.returncode == 0, result.stderr
+        assert "was imported" not in result.stderr
+
+
+def environment() -> dict[str, str]:
+    """Environment variables with this checkout in PYTHONPATH."""
+    return {**os.environ, "PYTHONPATH": str(Path(worldmodel.__file__).parent.parent)}
+
+
+def test_worker_processes_import_from_the_folders_of_their_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", ["", "/somewhere", *sys.path])
+    folders = python_environment()["PYTHONPATH"].split(os.pathsep)
+    assert folders[:2] == [os.getcwd(), "/somewhere"]
+    assert os.environ.get("PYTHONSAFEPATH") is None
