@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from worldmodel.collect.collect_config import Collect, TrainPolicy, parse_mix, parse_shard
+from worldmodel.collect.disk_errors import disk_errors_as_sentence
 from worldmodel.collect.policy_specs import (
     PolicySpec,
     check_policy_fits,
@@ -61,7 +62,8 @@ def collect(config: Collect) -> Path:
     already_recorded = out.exists()
     if not already_recorded:
         _check_writable(out)
-        save_run_info(run_path(out), "collect", config)
+        with disk_errors_as_sentence(out.parent):
+            save_run_info(run_path(out), "collect", config)
     try:
         policies = _policies(config, env, shard)
     except UserError:

@@ -14,14 +14,13 @@ DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCE
 
 
 @contextlib.contextmanager
-def disk_errors_as_sentence(path: Path, remedy: str) -> Iterator[None]:
+def disk_errors_as_sentence(path: Path) -> Iterator[None]:
     """Convert the errors of a full or read-only disk to `UserError`.
 
     torch reports them as RuntimeError, with the OSError as context.
 
     Args:
         path: what is written, for the message.
-        remedy: the last sentence of the message.
     """
     try:
         yield
@@ -29,7 +28,9 @@ def disk_errors_as_sentence(path: Path, remedy: str) -> Iterator[None]:
         code = _disk_error(error)
         if code is None:
             raise
-        raise UserError(f"cannot write {path}: {os.strerror(code)}. {remedy}") from error
+        raise UserError(
+            f"cannot write {path}: {os.strerror(code)}. Free some space and run the same command again; it continues."
+        ) from error
 
 
 def _disk_error(error: BaseException | None) -> int | None:

@@ -47,7 +47,7 @@ def train_policy(config: TrainPolicy) -> Path:
     check_same_run(run, out, config)
     policy, test = out / "policy.zip", out / "test.json"
     if not policy.exists():
-        with disk_errors_as_sentence(out, "Free some space and run the same command again; it continues."):
+        with disk_errors_as_sentence(out):
             _train(config)
     result = {"policy": str(policy), **json.loads((out / "policy.json").read_text())["result"]}
     if config.world is not None and config.test_episodes and not test.exists():

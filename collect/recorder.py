@@ -16,6 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from worldmodel.collect.disk_errors import disk_errors_as_sentence
 from worldmodel.collect.policies import Policy
 from worldmodel.collect.policy_specs import PolicySpec, choose_policy
 from worldmodel.collect.recording_folder import RecordingFolder, same_recording
@@ -126,7 +127,7 @@ def record_plan(
             with folder.locked():
                 shutil.rmtree(plan.folder)
         return plan.out
-    with folder.locked():
+    with folder.locked(), disk_errors_as_sentence(plan.folder):
         header, token = folder.resume(plan.header)
         load_process_manager(plan.process_manager).sweep(token, folder.process_records)
         recorded = folder.recorded(header)

@@ -6,14 +6,11 @@ the pipe RESULTS. It exits when COMMANDS is closed, on SIGTERM, and when its sup
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import sys
 from pathlib import Path
 from typing import Any
-
-DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES)
 
 
 def main(job_path: str, slot: str, commands: str, results: str) -> None:
@@ -22,6 +19,7 @@ def main(job_path: str, slot: str, commands: str, results: str) -> None:
         os.set_inheritable(fd, False)  # child processes must not inherit the supervisor's pipes
     supervisor = os.getppid()
 
+    from worldmodel.collect.disk_errors import disk_errors_as_sentence
     from worldmodel.collect.recording_folder import RecordingFolder
     from worldmodel.collect.worker_job import WorkerJob
     from worldmodel.common.errors import UserError
@@ -34,15 +32,11 @@ def main(job_path: str, slot: str, commands: str, results: str) -> None:
     load_process_manager(job.process_manager).set_run(job.token, folder.process_records)
     env = None
     try:
-        env = job.make_env()
-        _record(job, env, folder.part(int(slot)), int(commands), int(results), supervisor)
+        with disk_errors_as_sentence(job.folder):
+            env = job.make_env()
+            _record(job, env, folder.part(int(slot)), int(commands), int(results), supervisor)
     except UserError as error:
         _send(int(results), {"error": str(error)})
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
-            raise
-        message = f"{job.folder}: {os.strerror(error.errno or 0)}; finished episodes are kept."
-        _send(int(results), {"error": message})
     finally:
         if env is not None:
             env.close()

@@ -23,6 +23,8 @@ from hypothesis import strategies as st
 from worldmodel import envs
 from worldmodel.cli import command_line as cli
 from worldmodel.collect import record
+from worldmodel.collect.collect_command import collect
+from worldmodel.collect.collect_config import Collect
 from worldmodel.collect.policies import PeriodicPolicy
 from worldmodel.collect.policy_specs import PolicySpec, choose_policy, default_cycle, mix_policies, parse_policy
 from worldmodel.collect.rollout import episode_seeds, play
@@ -322,6 +324,26 @@ def test_a_full_disk_raises_a_sentence_and_the_recording_continues_later(referen
     assert not out.exists()
     subprocess.run(command(out), check=True, capture_output=True, timeout=120)
     assert digest(out) == digest(reference)
+
+
+def test_a_recording_without_space_for_its_first_files_continues_later(tmp_path: Path) -> None:
+    """Files are limited to 100 bytes: run.json or plan.json cannot be written."""
+    import resource
+
+    small = {"episodes": 2, "size": 16, "progress": False}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for workers in (1, 2):
+        out = tmp_path / f"{workers}.h5"
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+        try:
+            with pytest.raises(UserError, match=r"cannot write .*run the same command again"):
+                record("toy", "random", out, workers=workers, **small)
+            with pytest.raises(UserError, match=r"cannot write .*run the same command again"):
+                collect(Collect(tmp_path / "verb.h5", "toy", episodes=2))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        record("toy", "random", out, workers=workers, **small)
+        assert not list(tmp_path.glob(".*"))
 
 
 def test_an_out_path_that_cannot_be_written_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -195,31 +197,27 @@ def test_training_leaves_global_state_alone(tmp_path: Path) -> None:
         torch.set_num_threads(threads)
 
 
+@contextlib.contextmanager
+def limited_files(num_bytes: int) -> Iterator[None]:
+    """Writes beyond a size of a file fail, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 def test_a_full_disk_stops_a_training_with_a_sentence_and_it_continues(tmp_path: Path) -> None:
-    """Files are limited here, first to 20 kB, then to 100 bytes: the checkpoint fails, then run.json."""
-    out = tmp_path / "policy"
-    command = [
-        sys.executable, "-m", "worldmodel", "train", "policy", "--env", "toy", "--out", str(out), "--size", "16", "16",
-        "--learner.decisions", "600", "--learner.num-envs", "2", "--learner.rollout-steps", "64",
-        "--learner.checkpoint-seconds", "0",
-    ]  # fmt: skip
-
-    def limited(num_bytes: int) -> subprocess.CompletedProcess[str]:
-        def limit() -> None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, resource.RLIM_INFINITY))
-
-        return subprocess.run(command, preexec_fn=limit, capture_output=True, text=True, timeout=240)
-
+    """First run.json cannot be written, then the checkpoint."""
+    learner = replace(SHORT, decisions=64, rollout_steps=8, batch_size=16, checkpoint_seconds=0.0)
+    config = TrainPolicy(tmp_path / "policy", "toy", 0, EnvOptions(size=(16, 16)), learner)
     for num_bytes in (100, 20_000):
-        result = limited(num_bytes)
-        assert result.returncode == 2, result.stderr
-        message = result.stderr.strip().splitlines()[-1]
-        assert message.startswith("worldmodel: "), result.stderr
-        assert str(out) in message
-        assert not (out / "policy.zip").exists()
-        assert not list(out.glob(".*.tmp*")), "no partial files"
-    subprocess.run(command, check=True, capture_output=True, timeout=240)
-    assert (out / "policy.zip").exists()
+        with limited_files(num_bytes), pytest.raises(UserError, match=r"policy.*run the same command again"):
+            train_policy(config)
+        assert not (config.out / "policy.zip").exists()
+        assert not list(config.out.glob(".*.tmp*")), "no partial files"
+    assert train_policy(config) == config.out / "policy.zip"
 
 
 def test_bootstrap_interval_covers_the_mean() -> None:
