@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -29,9 +28,12 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from worldmodel.envs.doom_launch_records import append_record, read_records
+from worldmodel.envs.process_identity import is_alive, process_identity, process_ids, wait_until_gone
 
 RUN, OWNER = "WORLDMODEL_RUN", "WORLDMODEL_OWNER"
 SCRATCH = "worldmodel-engine-"
@@ -73,6 +75,11 @@ def set_run(token: str, records_dir: str | Path | None = None) -> None:
     _run = _Run(token, None if records_dir is None else Path(records_dir))
 
 
+def _record(event: str, scratch: Path, **entries: Any) -> None:
+    if _run.records_dir is not None:
+        append_record(_run.records_dir, _run.token, {"event": event, **entries, "scratch": str(scratch)})
+
+
 def run_token() -> str:
     """The run token of this process; random unless set."""
     return _run.token
@@ -91,16 +98,16 @@ def launch(game: Any, start: Callable[[Path], None]) -> None:
     """
     with _lock:
         scratch = Path(tempfile.mkdtemp(prefix=SCRATCH))
-        _append_record({"event": "launch", "time": time.time(), "scratch": str(scratch)})
+        _record("launch", scratch, time=time.time())
         try:
-            with _inside(scratch), _environment({RUN: _run.token, OWNER: _identity(os.getpid())}):
+            with _inside(scratch), _environment({RUN: _run.token, OWNER: process_identity(os.getpid())}):
                 start(scratch)
-            _append_record({"event": "running", "instance": game.get_instance_id(), "scratch": str(scratch)})
+            _record("running", scratch, instance=game.get_instance_id())
         except BaseException:  # SystemExit after SIGTERM too: the engine may be running already
             with contextlib.suppress(Exception):
                 game.close()
             shutil.rmtree(scratch, ignore_errors=True)
-            _append_record({"event": "failed", "scratch": str(scratch)})
+            _record("failed", scratch)
             raise
         _running_games[game] = (os.getpid(), scratch)
         finalizer = weakref.finalize(game, _remove_after_close, os.getpid(), scratch)
@@ -111,7 +118,7 @@ def _remove_after_close(pid: int, scratch: Path) -> None:
     """Remove the scratch folder of a game that was closed or garbage-collected."""
     if pid == os.getpid() and scratch.is_dir():
         shutil.rmtree(scratch, ignore_errors=True)
-        _append_record({"event": "closed", "scratch": str(scratch)})
+        _record("closed", scratch)
 
 
 def close(game: Any) -> None:
@@ -144,11 +151,11 @@ def sweep(token: str, records_dir: str | Path | None = None) -> SweepResult:
     for pid, instance, scratch in _orphans(token):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        _wait_gone(pid)
+        wait_until_gone(pid)
         killed.append(pid)
         instances.add(instance)
         folders.add(scratch)
-    dead = [] if records_dir is None else [r for r in _read_records(Path(records_dir), token) if not r.alive]
+    dead = [] if records_dir is None else [r for r in read_records(Path(records_dir), token) if not r.alive]
     windows: list[float] = []
     for records in dead:
         instances |= records.instances
@@ -161,73 +168,12 @@ def sweep(token: str, records_dir: str | Path | None = None) -> SweepResult:
     return SweepResult(tuple(killed), shared, removed)
 
 
-# --- launch records -------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _OpenLaunches:
-    """Unfinished launches and unclosed engines of one process, from its launch records."""
-
-    path: Path
-    alive: bool
-    instances: set[str] = field(default_factory=set)
-    scratch: set[str] = field(default_factory=set)
-    windows: list[float] = field(default_factory=list)
-
-
-def _append_record(record: dict[str, Any]) -> None:
-    """Append one line to this process's file, in a single unbuffered write: no kill can split it."""
-    if _run.records_dir is None:
-        return
-    path = _run.records_dir / f"engines-{_run.token}-{_identity(os.getpid())}.jsonl"
-    with open(path, "ab", buffering=0) as file:
-        file.write(json.dumps(record).encode() + b"\n")
-
-
-def _read_records(folder: Path, token: str) -> Iterator[_OpenLaunches]:
-    for path in sorted(folder.glob(f"engines-{token}-*.jsonl")):
-        open_launches = _OpenLaunches(path, _alive(path.stem.removeprefix(f"engines-{token}-")))
-        starting: dict[str, float] = {}
-        running: dict[str, str] = {}
-        for line in path.read_text(errors="replace").splitlines():
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:  # an incomplete last line of a killed process
-                continue
-            scratch = record["scratch"]
-            if record["event"] == "launch":
-                starting[scratch] = record["time"]
-            elif record["event"] == "running":
-                running[scratch] = record["instance"]
-                starting.pop(scratch, None)
-            else:
-                starting.pop(scratch, None)
-                running.pop(scratch, None)
-        open_launches.instances, open_launches.scratch = set(running.values()), {*starting, *running}
-        open_launches.windows = list(starting.values())
-        yield open_launches
-
-
-# --- processes and files -----------------------------------------------------------------------------------
-
-
-def _identity(pid: int) -> str:
-    """pid and start time, which together identify a process; "" if there is no such process."""
-    try:
-        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (OSError, ValueError):
-        return f"{pid}.0" if pid == os.getpid() else ""
-    return "" if state in "ZX" else f"{pid}.{rest[18]}"
-
-
-def _alive(identity: str) -> bool:
-    pid = identity.partition(".")[0]
-    return pid.isdigit() and _identity(int(pid)) == identity
+# --- processes and files ------------------------------------------------------------------------------------
 
 
 def _orphans(token: str) -> Iterator[tuple[int, str, str]]:
     """Engines of a run whose owner is dead: (pid, instance id, scratch folder)."""
-    for pid in _pids():
+    for pid in process_ids():
         try:
             command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
             environment = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
@@ -236,27 +182,16 @@ def _orphans(token: str) -> Iterator[tuple[int, str, str]]:
         if f"{RUN}={token}" not in environment or "+viz_instance_id" not in command:
             continue
         owner = next((e.partition("=")[2] for e in environment if e.startswith(f"{OWNER}=")), "")
-        if owner and not _alive(owner):
+        if owner and not is_alive(owner):
             instance = command[command.index("+viz_instance_id") + 1]
             config = command[command.index("-config") + 1] if "-config" in command else ""
             yield pid, instance, os.path.dirname(config)
 
 
-def _pids() -> list[int]:
-    proc = Path("/proc")
-    return [int(p.name) for p in proc.iterdir() if p.name.isdigit()] if proc.is_dir() else []
-
-
-def _wait_gone(pid: int, seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while _identity(pid) and time.monotonic() < deadline:
-        time.sleep(0.01)
-
-
 def _mapped() -> set[str]:
     """Names of ViZDoom's files in /dev/shm that a process maps."""
     names: set[str] = set()
-    for pid in _pids():
+    for pid in process_ids():
         with contextlib.suppress(OSError):
             maps = Path(f"/proc/{pid}/maps").read_text(errors="replace")
             names |= {os.path.basename(m) for m in re.findall(r"/dev/shm/ViZDoom\w+", maps)}
