@@ -38,7 +38,8 @@ def train_policy(config: TrainPolicy) -> Path:
     Raises:
         UserError: another run exists at `config.out`, or the algorithm does not support the action space.
     """
-    config = replace(config, out=expand_path(config.out))
+    world = None if config.world is None else expand_path(config.world)
+    config = replace(config, out=expand_path(config.out), world=world)
     out, run = config.out, config.out / "run.json"
     if config.world is not None:
         check_world(config.world, out)

@@ -374,6 +374,31 @@ def test_record_takes_any_environment_and_any_policy(tmp_path: Path) -> None:
         assert data.episode(2).truncations.tolist() == [False] * 4 + [True]
 
 
+def test_paths_in_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    small = {"episodes": 2, "size": 16, "progress": False}
+    assert record("toy", "random", "~/a.h5", **small) == tmp_path / "a.h5"
+    collect(Collect(Path("~/b.h5"), "toy", episodes=2))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.h5", "b.h5", "b.run.json"]
+    with pytest.raises(UserError, match=f"no policy file at {tmp_path}/c.zip"):
+        record("toy", "~/c.zip", "~/c.h5", **small)
+
+
+def test_record_refuses_what_it_does_not_take(tmp_path: Path) -> None:
+    out = tmp_path / "a.h5"
+    with pytest.raises(UserError, match=r"size, max_steps: the environment .* is made already"):
+        record(gym.make("worldmodel/Toy-v0"), "random", out, size=16, max_steps=2, progress=False)
+    for wrong in ({"episodes": 2.5}, {"episodes": True}, {"seed": -1}, {"workers": 0}):
+        with pytest.raises(UserError, match=next(iter(wrong))):
+            record("toy", "random", out, progress=False, **wrong)
+    assert list(tmp_path.iterdir()) == []
+    path = record("toy", "random", out, episodes=np.int64(2), seed=np.int32(1), size=np.int16(16), progress=False)
+    with Dataset(path) as data:
+        assert data.header.seed == 1
+        assert data.header.env_kwargs["size"] == [16, 16]
+
+
 def test_an_action_outside_the_space_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"99 .* outside Discrete"):
         record("toy", lambda frame: 99, tmp_path / "a.h5", episodes=1, progress=False)

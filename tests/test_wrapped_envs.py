@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -13,7 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldmodel import envs
+from worldmodel.collect import record
+from worldmodel.collect.policy_specs import default_cycle
 from worldmodel.common.errors import UserError
+from worldmodel.common.spaces import Box, check_actions
+from worldmodel.data.dataset import Dataset
 from worldmodel.envs import as_pixels
 from worldmodel.envs.toy import ToyEnv
 from worldmodel.envs.wrapped_env import WrappedEnv, inner_action_of
@@ -151,6 +157,48 @@ def test_float64_bounds_contain_every_sample(low: float, width: float, seed: int
         done = env.inner.actions[-1]
         assert done.dtype == np.float64
         np.testing.assert_array_equal(done.astype(np.float32), action, err_msg="what is stored is what was done")
+
+
+bounds = st.one_of(st.none(), st.floats(-1e5, 1e5))
+action_spaces = st.one_of(
+    st.integers(1, 6).map(gym_spaces.Discrete),
+    st.lists(st.integers(1, 5), min_size=1, max_size=3).map(gym_spaces.MultiDiscrete),
+    st.integers(1, 4).map(gym_spaces.MultiBinary),
+    st.builds(
+        lambda low, width, dtype: gym_spaces.Box(
+            np.full(2, -np.inf if low is None else low),
+            np.full(2, np.inf if width is None else (low or 0.0) + abs(width) + 0.01),
+            dtype=dtype,
+        ),
+        bounds,
+        bounds,
+        st.sampled_from([np.float32, np.float64]),
+    ),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(space=action_spaces, policy=st.sampled_from(["random", "sticky", "periodic:2"]), seed=st.integers(0, 99))
+def test_recorded_actions_are_those_that_the_environment_got(space: gym.Space[Any], policy: str, seed: int) -> None:
+    inner = Black(space)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "a.h5")
+        record(inner, policy, path, episodes=2, size=8, max_steps=9, seed=seed, epsilon=0.2, progress=False)
+        with Dataset(path) as data:
+            recorded = np.concatenate([data.episode(e).actions for e in range(2)])
+    assert all(space.contains(action) for action in inner.actions)
+    np.testing.assert_array_equal(recorded, np.asarray(inner.actions).astype(recorded.dtype))
+
+
+@pytest.mark.parametrize("low", [None, -3.0, 0.0, 5.0])
+@pytest.mark.parametrize("high", [None, -2.0, 0.5, 7.0])
+def test_default_cycle_of_a_box_is_inside_its_bounds(low: float | None, high: float | None) -> None:
+    if low is not None and high is not None and low > high:
+        return
+    space = Box((low,), (high,))
+    cycle = default_cycle(space)
+    check_actions(space, cycle)
+    assert cycle[0] != cycle[1]
 
 
 def test_an_action_that_the_inner_space_does_not_contain_is_refused() -> None:
