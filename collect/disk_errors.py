@@ -10,7 +10,8 @@ from pathlib import Path
 
 from worldmodel.common.errors import UserError
 
-DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES)
+_NAMES = ("ENOSPC", "EFBIG", "EDQUOT", "EROFS", "EACCES")  # EDQUOT is not known everywhere
+DISK_ERRORS = tuple(getattr(errno, name) for name in _NAMES if hasattr(errno, name))
 
 
 @contextlib.contextmanager

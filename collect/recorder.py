@@ -122,7 +122,9 @@ def record_plan(
     if plan.out.exists():
         with Dataset(plan.out) as data:
             if not same_recording(data.header, plan.header):
-                raise UserError(f"{plan.out} is a different recording; choose another --out, or --force to remove it.")
+                raise UserError(
+                    f"{plan.out} is a different recording; choose another path, or remove it with --force (force=True)."
+                )
         if plan.folder.exists():  # killed after the file was moved to its place
             with folder.locked():
                 shutil.rmtree(plan.folder)

@@ -57,11 +57,11 @@ class RecordingFolder:
             lock.acquire(blocking=False)
         except Timeout:
             raise UserError(
-                f"another process is recording to {self.path}; wait for it or choose another --out."
+                f"another process is recording to {self.path}; wait for it or choose another path."
             ) from None
         except OSError as error:
             raise UserError(
-                f"cannot write {self.path}: {os.strerror(error.errno or 0)}. Choose another --out."
+                f"cannot write {self.path}: {os.strerror(error.errno or 0)}. Choose another path."
             ) from None
         try:
             yield
@@ -85,7 +85,8 @@ class RecordingFolder:
             state = json.loads(plan.read_text())
             if not same_recording(Header.from_json(state["header"]), header):
                 raise UserError(
-                    f"{self.path} contains a different, stopped recording; choose another --out, or --force."
+                    f"{self.path} contains a different, stopped recording; choose another path, or remove it with "
+                    "--force."
                 )
         else:
             state = {"header": header.to_json(), "token": uuid.uuid4().hex}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from worldmodel.collect.policy_specs import PolicySpec
+from worldmodel.common.errors import UserError
 from worldmodel.data.header import Header
 from worldmodel.envs.registrations import restore_registrations
 
@@ -37,10 +38,20 @@ class WorkerJob:
     registrations: bytes
 
     def to_bytes(self) -> bytes:
-        """Pickle the job; functions and classes of the caller's script are pickled by value."""
+        """Pickle the job; functions and classes of the caller's script are pickled by value.
+
+        Raises:
+            UserError: the environment cannot be pickled.
+        """
         import cloudpickle
 
-        return cloudpickle.dumps(self)
+        try:
+            return cloudpickle.dumps(self)
+        except Exception as error:  # the errors of pickle are of many types
+            raise UserError(
+                f"the environment cannot be sent to other processes ({type(error).__name__}: {error}). Make it inside "
+                "the function that is passed, or use workers=1."
+            ) from error
 
     @staticmethod
     def from_bytes(data: bytes) -> WorkerJob:

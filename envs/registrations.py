@@ -7,17 +7,19 @@ pickled by value.
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import importlib
 import pickle
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from worldmodel.common.errors import UserError
+from worldmodel.envs.builtin_envs import DOOM_ROWS, TOY_ROWS
 from worldmodel.envs.env_registry import EnvRow, register, rows
 
-_IMPORTED_WITH_US = ("gymnasium.", "worldmodel.")  # modules whose registrations every process has
+BUILT_IN_ROWS = (*TOY_ROWS, *DOOM_ROWS)  # every process has them
 _MAIN = ("__main__", "__mp_main__")
 
 
@@ -49,7 +51,7 @@ def pickle_registrations(name: str = "") -> bytes:
 
 
 def restore_registrations(data: bytes) -> None:
-    """Register what `pickle_registrations` returned. Names that are registered already stay unchanged.
+    """Register what `pickle_registrations` returned. What is registered here under the same name is replaced.
 
     Raises:
         UserError: the environment that the worker must make cannot be imported here.
@@ -65,34 +67,22 @@ def restore_registrations(data: bytes) -> None:
                 ) from error
             continue
         if isinstance(registration, EnvRow):
-            with contextlib.suppress(UserError):  # another row has the name here
-                register(registration)
+            register(registration)
         else:
-            _gymnasium_registry().setdefault(registration.id, registration)
+            _gymnasium_registry()[registration.id] = registration
 
 
-def _registrations() -> list[tuple[tuple[str, ...], Any]]:
-    """(names, row of this package or spec of gymnasium) of everything that other modules registered."""
-    found: list[tuple[tuple[str, ...], Any]] = []
+def _registrations() -> Iterator[tuple[tuple[str, ...], Any]]:
+    """(names, row of this package or spec of gymnasium) of everything that is registered, but our own rows."""
     for row in rows():
-        if not _is_built_in(row.entry_point):
-            found.append(((row.name, row.id), replace(row, entry_point=_without_main(row.entry_point))))
-    registered = {name for names, _ in found for name in names}
+        if row not in BUILT_IN_ROWS:
+            yield (row.name, row.id), replace(row, entry_point=_without_main(row.entry_point))
+    row_ids = {row.id for row in rows()}
     for spec in list(_gymnasium_registry().values()):
-        if spec.id not in registered and spec.entry_point is not None and not _is_built_in(spec.entry_point):
-            copy = replace_entry_point(spec, _without_main(spec.entry_point))
-            short = spec.id.rpartition("-v")[0]
-            found.append(((spec.id, short), copy))
-    return found
-
-
-def replace_entry_point(spec: Any, entry_point: Any) -> Any:
-    """A copy of a gymnasium `EnvSpec` with another entry point."""
-    import copy
-
-    copied = copy.copy(spec)
-    copied.entry_point = entry_point
-    return copied
+        if spec.id not in row_ids:  # a row registers its id with gymnasium too
+            copied = copy.copy(spec)
+            copied.entry_point = _without_main(spec.entry_point)
+            yield (spec.id, spec.id.rpartition("-v")[0]), copied
 
 
 def _gymnasium_registry() -> dict[str, Any]:
@@ -101,11 +91,6 @@ def _gymnasium_registry() -> dict[str, Any]:
     except ImportError:  # training and stepping of learned worlds need no gymnasium
         return {}
     return registry
-
-
-def _is_built_in(entry_point: Any) -> bool:
-    module = entry_point if isinstance(entry_point, str) else getattr(entry_point, "__module__", "") + "."
-    return module.startswith(_IMPORTED_WITH_US)
 
 
 def _without_main(entry_point: Any) -> Any:

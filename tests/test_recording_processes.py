@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import subprocess
 import sys
@@ -13,10 +14,14 @@ import numpy as np
 import pytest
 
 import worldmodel
+from worldmodel import envs
 from worldmodel.collect import record
 from worldmodel.common.errors import UserError
 from worldmodel.common.subprocesses import python_environment
+from worldmodel.data.dataset import Dataset
+from worldmodel.envs import EnvRow, env_registry
 from worldmodel.envs.process_manager import load_process_manager
+from worldmodel.envs.toy import ToyEnv
 
 COLLECT = Path(__file__).parent.parent / "collect"
 
@@ -139,6 +144,24 @@ def test_registrations_of_a_script_reach_its_processes(tmp_path: Path) -> None:
     assert result.stdout.splitlines()[-1:] == ["done"], result.stderr
 
 
+def test_other_arguments_of_a_built_in_environment_reach_the_workers(tmp_path: Path) -> None:
+    envs.register(EnvRow("Local/ShortToy-v0", "short-toy", "worldmodel.envs.toy:ToyEnv", {"max_steps": 3}))
+    gym.register("Local/LongToy-v0", "worldmodel.envs.toy:ToyEnv", kwargs={"max_steps": 5, "size": 16})
+    try:
+        for name, length in (("Local/ShortToy-v0", 3), ("Local/LongToy-v0", 5)):
+            path = tmp_path / f"{length}.h5"
+            record(functools.partial(gym.make, name), "random", path, episodes=2, workers=2, progress=False)
+            with Dataset(path) as data:
+                assert set(data.lengths) == {length}
+        path = record("short-toy", "random", tmp_path / "name.h5", episodes=2, workers=2, size=16, progress=False)
+        with Dataset(path) as data:
+            assert set(data.lengths) == {3}
+    finally:
+        env_registry._ROWS.pop("Local/ShortToy-v0")
+        for name in ("Local/ShortToy-v0", "Local/LongToy-v0"):
+            gym.registry.pop(name)
+
+
 def test_an_environment_that_cannot_be_pickled_is_refused(tmp_path: Path) -> None:
     import threading
 
@@ -151,6 +174,9 @@ def test_an_environment_that_cannot_be_pickled_is_refused(tmp_path: Path) -> Non
     try:
         with pytest.raises(UserError, match="'Local/Locked-v0' cannot be sent to other processes"):
             record("Local/Locked-v0", "random", tmp_path / "a.h5", episodes=2, workers=2, progress=False)
+        lock = threading.Lock()
+        with pytest.raises(UserError, match=r"cannot be sent to other processes .*workers=1"):
+            record(lambda: (lock, ToyEnv())[1], "random", tmp_path / "c.h5", episodes=2, workers=2, progress=False)
         record("toy", "random", tmp_path / "b.h5", episodes=2, workers=2, progress=False)  # others are not affected
     finally:
         gym.registry.pop("Local/Locked-v0")
