@@ -11,6 +11,7 @@ from typing import Any
 
 from worldmodel.collect.collect_config import Collect, TrainPolicy, parse_mix, parse_shard
 from worldmodel.collect.disk_errors import disk_errors_as_sentence
+from worldmodel.collect.leftovers import remove_leftovers
 from worldmodel.collect.policy_specs import (
     PolicySpec,
     check_policy_fits,
@@ -62,6 +63,7 @@ def collect(config: Collect) -> Path:
     already_recorded = out.exists()
     if not already_recorded:
         _check_writable(out)
+        remove_leftovers(out.parent, out.stem)
         with disk_errors_as_sentence(out.parent):
             save_run_info(run_path(out), "collect", config)
     try:

@@ -17,6 +17,7 @@ import numpy as np
 from worldmodel.collect.collect_config import LearnerConfig, TrainPolicy
 from worldmodel.collect.disk_errors import disk_errors_as_sentence
 from worldmodel.collect.learner_envs import check_world, dream_envs, real_envs
+from worldmodel.collect.leftovers import remove_leftovers
 from worldmodel.collect.policy_evaluation import format_table
 from worldmodel.common.errors import UserError
 from worldmodel.common.files import atomic_path, expand_path
@@ -48,6 +49,7 @@ def train_policy(config: TrainPolicy) -> Path:
     check_same_run(run, out, config)
     policy, test = out / "policy.zip", out / "test.json"
     if not policy.exists():
+        remove_leftovers(out)
         with disk_errors_as_sentence(out):
             _train(config)
     result = {"policy": str(policy), **json.loads((out / "policy.json").read_text())["result"]}

@@ -346,6 +346,18 @@ def test_a_recording_without_space_for_its_first_files_continues_later(tmp_path:
         assert not list(tmp_path.glob(".*"))
 
 
+def test_temporary_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    names = [".data.run.{}-23d168.tmp.json", ".data.h5.{}.probe", ".other.run.{}-23d168.tmp.json"]
+    for name in names:
+        for pid in (killed.pid, os.getppid()):
+            (tmp_path / name.format(pid)).touch()
+    collect(Collect(tmp_path / "data.h5", "toy", episodes=2))
+    kept = {name.format(os.getppid()) for name in names} | {names[2].format(killed.pid)}
+    assert {p.name for p in tmp_path.iterdir()} == {"data.h5", "data.run.json", *kept}
+
+
 def test_an_out_path_that_cannot_be_written_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit) as exit_:
