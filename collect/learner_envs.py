@@ -95,6 +95,22 @@ def check_world(world: Path, out: Path) -> None:
         raise UserError(f"--out {out} contains the world {world} of this training; choose another --out.")
 
 
+def close_processes(venv: Any) -> None:
+    """Close an SB3 SubprocVecEnv, also after an interrupt in the middle of a step.
+
+    `SubprocVecEnv.close` waits for the results of a step that was sent. If some have been read already, it would wait
+    for ever.
+    """
+    if not venv.waiting:
+        with contextlib.suppress(OSError, EOFError):  # Ctrl-C ends the processes too
+            venv.close()
+            return
+    for process in venv.processes:
+        process.terminate()  # what they leave behind is swept
+    for process in venv.processes:
+        process.join()
+
+
 @contextlib.contextmanager
 def real_envs(config: TrainPolicy) -> Iterator[Any]:
     """The environments of a training as an SB3 VecEnv; their processes are stopped at the end.
@@ -146,7 +162,7 @@ def real_envs(config: TrainPolicy) -> Iterator[Any]:
     try:
         yield VecChannelsFirst(venv)
     finally:
-        venv.close()
+        close_processes(venv)
         process_manager.sweep(token, records)
         shutil.rmtree(records, ignore_errors=True)
 

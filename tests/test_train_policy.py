@@ -22,11 +22,14 @@ from stable_baselines3 import PPO
 from worldmodel import envs
 from worldmodel.collect.collect_config import LEARNER_PRESETS, LearnerConfig, TrainPolicy
 from worldmodel.collect.env_options import EnvOptions
+from worldmodel.collect.learner_envs import LearnerEnvFactory, close_processes
 from worldmodel.collect.policy_evaluation import bootstrap_interval, evaluate
 from worldmodel.collect.policy_specs import check_policy_fits, describe_policy_file, parse_policy
 from worldmodel.collect.policy_training import train_policy
 from worldmodel.common.errors import UserError
 from worldmodel.common.spaces import Discrete
+from worldmodel.common.subprocesses import start_forkserver
+from worldmodel.envs.registrations import pickle_registrations
 
 SHORT = LearnerConfig(
     decisions=512, num_envs=2, rollout_steps=64, batch_size=64, epochs=1, frame_stack=2, hold=2, width=4
@@ -218,6 +221,27 @@ def test_a_full_disk_stops_a_training_with_a_sentence_and_it_continues(tmp_path:
         assert not (config.out / "policy.zip").exists()
         assert not list(config.out.glob(".*.tmp*")), "no partial files"
     assert train_policy(config) == config.out / "policy.zip"
+
+
+@pytest.mark.timeout(60)
+def test_processes_are_closed_after_an_interrupt_during_a_step(tmp_path: Path) -> None:
+    from stable_baselines3.common.vec_env import SubprocVecEnv
+
+    factory = LearnerEnvFactory("toy", {}, "", SHORT, "token", tmp_path, pickle_registrations())
+    start_forkserver(["worldmodel.collect.learner_view"])
+    for results_read in (0, 1):
+        venv = SubprocVecEnv([factory] * 2, start_method="forkserver")
+        venv.reset()
+        venv.step_async(np.zeros(2, int))
+        for remote in venv.remotes[:results_read]:
+            remote.recv()
+        close_processes(venv)
+        assert not any(process.is_alive() for process in venv.processes)
+    venv = SubprocVecEnv([factory] * 2, start_method="forkserver")
+    for process in venv.processes:
+        process.kill()
+        process.join()
+    close_processes(venv)
 
 
 def test_bootstrap_interval_covers_the_mean() -> None:
