@@ -133,8 +133,8 @@ def record_plan(
         header, token = folder.resume(plan.header)
         load_process_manager(plan.process_manager).sweep(token, folder.process_records)
         recorded = folder.recorded(header)
+        folder.check_space(header, len(plan.indices()) - len(recorded))
         missing = [index for index in plan.indices() if index not in recorded]
-        folder.check_space(header, len(missing))
         with _progress_bar(len(plan.indices()), len(missing), progress, on_episode) as report:
             if missing and env is not None:
                 _record_in_process(plan, header, missing, env, policy, report)

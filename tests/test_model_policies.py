@@ -48,11 +48,12 @@ def frames_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_model_of_other_observations_gets_those_of_the_environment(numbers_model: Path, tmp_path: Path) -> None:
     """The recorded actions are those that the model takes on the environment's own observations."""
     model = PPO.load(numbers_model, device="cpu")
-    from_object = record(cartpole(), model, tmp_path / "a.h5", episodes=3, size=16, progress=False)
-    from_name = record("CartPole-v1", str(numbers_model), tmp_path / "b.h5", episodes=3, size=16, progress=False)
-    in_workers = record(cartpole, numbers_model, tmp_path / "c.h5", episodes=3, size=16, workers=2, progress=False)
+    small: dict[str, Any] = {"episodes": 2, "size": 16, "max_steps": 20, "progress": False}
+    from_object = record(cartpole(), model, tmp_path / "a.h5", **small)
+    from_name = record("CartPole-v1", str(numbers_model), tmp_path / "b.h5", **small)
+    in_workers = record(cartpole, numbers_model, tmp_path / "c.h5", workers=2, **small)
     with Dataset(from_object) as a, Dataset(from_name) as b, Dataset(in_workers) as c:
-        for e in range(3):
+        for e in range(2):
             np.testing.assert_array_equal(a.episode(e).actions, b.episode(e).actions)
             np.testing.assert_array_equal(a.episode(e).actions, c.episode(e).actions)
         episode = a.episode(0)
