@@ -1,4 +1,4 @@
-# make demo, make test: both set up .venv by themselves. PYTHON names another interpreter (3.11 or newer).
+# make demo and make test set up .venv first. PYTHON names another interpreter (3.11 or newer).
 PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= runs/demo
@@ -10,7 +10,7 @@ setup: .venv/.ok
 .venv/.ok: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "worldmodel needs Python 3.11 or newer; $(PYTHON) is older. Set PYTHON=/path/to/python3.11."; exit 2; }
-	@echo "Setting up .venv (some 65 packages, a minute or two; torch is the large one) ..."
+	@echo "Setting up .venv (some 65 packages, one or two minutes; torch is the largest) ..."
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
@@ -20,10 +20,10 @@ demo: .venv/.ok
 	$(BIN)/worldmodel demo --out $(OUT)
 
 test: .venv/.ok
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not gpu"
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu"
 
 test-all: .venv/.ok
-	$(BIN)/pytest -n 2 --dist loadfile --timeout 1800
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --timeout 1800
 
 lint: .venv/.ok
 	$(BIN)/ruff check .

@@ -1,10 +1,10 @@
-"""Which world serves a learner best: PPO in the dream of each for the same decisions, then in the real game.
+"""Which world trains the best policy: PPO in the dream of each for the same decisions, then tested in the real game.
 
     python benchmarks/compare_policies.py runs/compare/columns-0 runs/compare/frame-at-once-0 --work runs/policies \
         --out results/compare-policies.json
 
-Policies are tested on seeds that nothing else uses, the same for all, beside uniform random play. What is done is not
-done again, and several may work on different worlds in one --work folder.
+Policies are tested on seeds that nothing else uses, the same for all, and compared with uniform random play. Finished
+policies are not trained again, and several processes may train on different worlds with one --work folder.
 """
 
 from __future__ import annotations
@@ -25,42 +25,50 @@ from worldmodel.common.files import atomic_path
 from worldmodel.common.run_info import code_version, machine
 
 
-def tested(world: Path, seed: int, args: argparse.Namespace) -> dict[str, Any]:
-    """The row of one policy: its return in the environment, and by how much it is above random play's."""
+def train_and_test(world: Path, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Train a policy in a world: its return in the environment, and the difference to random play."""
     learner = replace(dream_learner_config(args.env), decisions=args.decisions)
     out = args.work / f"{world.name}-{seed}"
     train_policy(TrainPolicy(out, args.env, seed, learner=learner, world=world, test_episodes=args.episodes))
     rows = {row["policy"]: row for row in json.loads((out / "test.json").read_text())["rows"]}
-    ours, random = rows["dreamer"], rows["random"]
+    dreamer, random = rows["dreamer"], rows["random"]
     keys = ("return_mean", "low", "high", "returns")
-    return {"world": world.name, "seed": seed, **{key: ours[key] for key in keys}, "random": random["return_mean"]} | {
-        "above random": random["first_minus_this"]
+    return {
+        "world": world.name,
+        "seed": seed,
+        **{key: dreamer[key] for key in keys},
+        "random": random["return_mean"],
+        "above random": random["first_minus_this"],
     }
 
 
-def kind_of(world: str) -> str:
-    """A world's name without its seed."""
+def world_kind(world: str) -> str:
+    """The name of a world without the number of its seed."""
     return re.sub(r"-\d+$", "", world)
 
 
 def gather(args: argparse.Namespace) -> dict[str, Any]:
-    """All rows that are done, and of each kind of world the mean over its policies, resampled by policy."""
+    """All finished rows, and for each kind of world the mean over its policies, with a bootstrap interval over them."""
     rows = [json.loads(path.read_text()) for path in sorted(args.work.glob("*.json"))]
     kinds: dict[str, list[float]] = {}
     for row in rows:
-        kinds.setdefault(kind_of(row["world"]), []).append(row["return_mean"])
+        kinds.setdefault(world_kind(row["world"]), []).append(row["return_mean"])
     means = {
-        kind: {"policies": len(found), "mean": float(np.mean(found)), "interval": bootstrap_interval(np.asarray(found))}
-        for kind, found in kinds.items()
+        kind: {
+            "policies": len(returns),
+            "mean": float(np.mean(returns)),
+            "interval": bootstrap_interval(np.asarray(returns)),
+        }
+        for kind, returns in kinds.items()
     }
     settings = {"env": args.env, "decisions": args.decisions, "episodes": args.episodes}
     return {"kinds": means, "rows": rows, **settings, "machine": machine(), "code_version": code_version()}
 
 
 def main() -> None:
-    """Learn and test policy after policy."""
+    """Train and test policy after policy."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("worlds", type=Path, nargs="*", help="world directories; a number at the end is a seed's")
+    parser.add_argument("worlds", type=Path, nargs="*", help="world directories; a number at the end is the seed")
     parser.add_argument("--env", default="doom/take-cover")
     parser.add_argument("--decisions", type=int, default=20_000)
     parser.add_argument("--episodes", type=int, default=100)
@@ -73,12 +81,12 @@ def main() -> None:
         for world in args.worlds:
             done = args.work / f"{world.name}-{seed}.json"
             if not done.exists():
-                row = tested(world, seed, args)
+                row = train_and_test(world, seed, args)
                 with atomic_path(done) as temporary:
                     temporary.write_text(json.dumps(row))
-            found = gather(args)
+            result = gather(args)
             with atomic_path(args.out) as temporary:
-                temporary.write_text(json.dumps(found, indent=1) + "\n")
+                temporary.write_text(json.dumps(result, indent=1) + "\n")
     for kind, row in gather(args)["kinds"].items():
         print(f"{kind}: {row['mean']:.0f} over {row['policies']} policies")
 

@@ -1,11 +1,11 @@
-"""Which world dreams best for the same training: decoding orders, the flat prior, crop, noise, weighting.
+"""Which world is best after the same training: orders of groups, the flat prior, crop, history noise, weights.
 
     python benchmarks/compare_worlds.py --data cover.h5 --work runs/compare --out results/compare-worlds.json
     python benchmarks/compare_worlds.py --data cover.h5 --only columns --seeds 1 2     (the best row, twice more)
 
-Every row trains with one thread for the same processor time, on the same recordings with the same seed; tokenizers
-are shared by rows of the same frames. A row's figures are written when it is done, the same command goes on after an
-interruption, and several may work on different rows of one --work folder.
+Every row trains with one thread for the same processor time, on the same recordings with the same seed; rows with the
+same frames share a tokenizer. A row's figures are saved when it is finished, the same command continues after an
+interruption, and several processes may work on different rows with one --work folder.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from worldmodel.bench.timing import Job, Measurement
 from worldmodel.cli.eval_world import policies_of
 from worldmodel.common.files import atomic_path
 from worldmodel.common.memory import keep_freed_memory
@@ -30,7 +31,7 @@ from worldmodel.metrics import EvaluationSettings, evaluate
 from worldmodel.prior import Sampling
 from worldmodel.train.presets import DOOM_TAKE_COVER_DEMO, DOOM_TAKE_COVER_FLAT
 from worldmodel.train.trainers import train_prior, train_tokenizer
-from worldmodel.train.training_config import PriorTraining, TokenizerTraining, WorldConfig, half
+from worldmodel.train.training_config import PriorTraining, TokenizerTraining, WorldConfig, stage_config
 from worldmodel.world.world_model import WorldModel
 
 BASE = replace(DOOM_TAKE_COVER_DEMO, prior=replace(DOOM_TAKE_COVER_DEMO.prior, order="columns", rare_weight=4.0))
@@ -38,7 +39,7 @@ WHOLE = replace(BASE, crop=None)
 
 
 def with_prior(**changes: Any) -> WorldConfig:
-    """The base row with another prior."""
+    """The base row with changes to its prior."""
     return replace(BASE, prior=replace(BASE.prior, **changes))
 
 
@@ -56,13 +57,13 @@ ROWS: dict[str, WorldConfig] = {
     "columns, rare pixels not weighted": replace(BASE, tokenizer=replace(BASE.tokenizer, rare_weight=1.0)),
 }
 METRICS = (
-    "orders", "life", "hit_rate", "end_rate", "bright_share", "motion", "nats", "control_gap", "bright_recall",
-    "end_precision", "end_calibration", "end_mean", "hit_precision", "hit_calibration", "hit_mean",
+    "policy_order", "steps_survived", "hit_rate", "end_rate", "bright_share", "motion", "nats", "control_gap",
+    "bright_recall", "end_precision", "end_calibration", "end_mean", "hit_precision", "hit_calibration", "hit_mean",
 )  # fmt: skip
 
 
 def train_row(name: str, config: WorldConfig, seed: int, args: argparse.Namespace) -> WorldModel:
-    """Tokenizer (shared) and prior of a row."""
+    """Train the tokenizer (shared) and the prior of a row."""
     loops = {
         "train_tokenizer": replace(config.train_tokenizer, minutes=args.tokenizer_minutes, clock="processor"),
         "train_prior": replace(config.train_prior, minutes=args.prior_minutes, clock="processor", validations=1),
@@ -72,30 +73,26 @@ def train_row(name: str, config: WorldConfig, seed: int, args: argparse.Namespac
     config = replace(config, seed=seed, **loops)
     frames = "whole" if config.crop is None else "crop"
     codes = args.work / f"tokenizer-{frames}-{config.tokenizer.rare_weight:g}-{seed}"
-    train_tokenizer(args.data, codes, half(config, TokenizerTraining), device="cpu")
+    train_tokenizer(args.data, codes, stage_config(config, TokenizerTraining), device="cpu")
     out = args.work / f"{slug(name)}-{seed}"
-    return train_prior(codes, args.data, out, half(config, PriorTraining), device="cpu")
+    return train_prior(codes, args.data, out, stage_config(config, PriorTraining), device="cpu")
 
 
 def speed(world: WorldModel, rows: int, seconds: float = 4.0) -> float:
-    """Whole steps a second of one thread's processor time."""
+    """Whole steps per second of processor time, one thread."""
     simulator = Simulator(world, rows, sampling=Sampling(exact=False))
     simulator.reset()
     actions = torch.from_numpy(np.stack([world.spec.action_space.sample(np.random.default_rng(0))] * rows))
     simulator.step(actions)
-    begun, steps = time.process_time(), 0
-    while time.process_time() - begun < seconds:
-        simulator.step(actions)
-        steps += rows
-    return steps / (time.process_time() - begun)
+    return rows * Measurement.of(Job(lambda: simulator.step(actions), seconds), time.process_time).rate
 
 
-def judge(world: WorldModel, args: argparse.Namespace) -> dict[str, Any]:
-    """A row's figures, from the validation split, to which its ends were fitted: the test split chooses nothing."""
+def evaluate_row(world: WorldModel, args: argparse.Namespace) -> dict[str, Any]:
+    """A row's figures on the validation split: the test split must not choose anything."""
     settings = EvaluationSettings(
         split="validation", clips=args.clips, rows=args.rows, horizon=args.horizon, metrics=METRICS
     )
-    with Dataset.like(args.data, world.spec.pixels) as data:
+    with Dataset.open_cropped(args.data, world.spec.pixels) as data:
         result = evaluate(world, data, policies_of(data), settings)
     return {
         "parameters": sum(p.numel() for p in world.prior.parameters()),
@@ -108,14 +105,14 @@ def judge(world: WorldModel, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Train and judge row after row."""
+    """Train and evaluate row after row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("runs/compare"))
     parser.add_argument("--out", type=Path, default=Path("results/compare-worlds.json"))
     parser.add_argument("--tokenizer-minutes", type=float, default=2.0)
     parser.add_argument("--prior-minutes", type=float, default=3.0)
-    parser.add_argument("--steps", type=int, default=0, help="so many steps instead of minutes, to rehearse")
+    parser.add_argument("--steps", type=int, default=0, help="training steps in place of minutes, to rehearse")
     parser.add_argument("--clips", type=int, default=128)
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--horizon", type=int, default=80)
@@ -129,22 +126,22 @@ def main() -> None:
             done = args.work / f"{slug(name)}-{seed}.json"
             if done.exists():
                 continue
-            begun = time.perf_counter()
+            begin = time.perf_counter()
             print(f"{name}, seed {seed} ...", flush=True)
-            row = {"name": name, "seed": seed, **judge(train_row(name, ROWS[name], seed, args), args)}
+            row = {"name": name, "seed": seed, **evaluate_row(train_row(name, ROWS[name], seed, args), args)}
             with atomic_path(done) as temporary:
                 temporary.write_text(json.dumps(row))
-            print(f"  done in {time.perf_counter() - begun:.0f} s: {summary(row)}", flush=True)
+            print(f"  done in {time.perf_counter() - begin:.0f} s: {summary(row)}", flush=True)
             gather(args)
 
 
 def slug(name: str) -> str:
-    """A row's name as a file's."""
+    """A row's name as a file name."""
     return name.replace(",", "").replace(" ", "-")
 
 
 def gather(args: argparse.Namespace) -> None:
-    """All rows that are done, in one file."""
+    """Write all finished rows to one file."""
     order = list(ROWS)
     rows = [json.loads(path.read_text()) for path in args.work.glob("*.json")]
     rows.sort(key=lambda row: (order.index(row["name"]), row["seed"]))
@@ -155,20 +152,19 @@ def gather(args: argparse.Namespace) -> None:
         "machine": machine(),
         "code_version": code_version(),
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(args.out) as temporary:
         temporary.write_text(json.dumps(table, indent=1) + "\n")
 
 
 def figure(row: dict[str, Any], metric: str) -> list[dict[str, Any]]:
     """The figures of one metric of a row."""
-    return next(section[metric]["figures"] for section in row["sections"].values() if metric in section)
+    return next(section[metric]["values"] for section in row["sections"].values() if metric in section)
 
 
 def summary(row: dict[str, Any]) -> str:
-    """A line."""
-    kept, nats = (figure(row, name)[0]["value"]["mean"] for name in ("orders", "nats"))
-    return f"orders kept {kept:.2f}, {nats:.3f} nats a code, {row['steps_per_second']} steps/s"
+    """A row as a line of text."""
+    kept, nats = (figure(row, name)[0]["value"]["mean"] for name in ("policy_order", "nats"))
+    return f"orders kept {kept:.2f}, {nats:.3f} nats per code, {row['steps_per_second']} steps/s"
 
 
 if __name__ == "__main__":

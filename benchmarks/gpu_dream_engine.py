@@ -1,9 +1,9 @@
-"""How fast dreams step on one GPU: recorded as one launch and not, both priors, every order; `gpu_dream_engine.sh`.
+"""How fast dreams step on one GPU: as a CUDA graph and kernel by kernel, both priors, every order.
 
-Worlds of the presets' sizes with random weights, since speed does not ask what was learned. Every figure is in
-OUT/result.json; the same command goes on where a killed one stopped.
+`gpu_dream_engine.sh` calls it. The worlds have the presets' sizes and random weights: speed does not depend on them.
+Every figure is in OUT/result.json. After a kill the same command continues.
 
-Shapes: N rows (dreams side by side).
+Shapes: N rows (dreams of a batch).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gpu_first_dream import head, lacking
+from gpu_packages import missing_packages, print_missing
 
 NEEDED = ("torch", "numpy", "PIL", "h5py", "safetensors", "einops", "tqdm", "cattrs", "tyro", "gymnasium")
-LEARNING = ("stable_baselines3", "cloudpickle")
-CLIP = 8  # frames of codes in the paper's clip
+LEARNER_NEEDS = ("stable_baselines3", "cloudpickle")
+CLIP_LENGTH = 8  # frames of codes in the paper's clip
 TESTS = Path(__file__).parent.parent / "tests"
 
 
@@ -31,21 +31,21 @@ class Sizes:
     """What differs between the run and its rehearsal.
 
     Attributes:
-        small: the preset of a factored world, stepped in each of its orders; also on take-cover's crop.
-        flat: the preset of a flat prior, and what is changed in it: 8 layers x 384, 16 frames of memory.
-        clip: what is changed in it for the paper's 8 x 32 x 32 codes (table 9: 16 layers x 512), frame after frame: a
-            frame sees the 7 before it. The first number is the codes of a row.
-        size: rows and columns of a frame.
-        crop: of the frame that the small world shows.
-        batches: N.
-        seconds: that each is timed for.
-        rounds: how often PPO is timed, and how many dreams it learns in.
-        learner_rows: dreams that PPO learns in.
+        small: the preset of a factored world, stepped in each of its orders.
+        flat: the preset of a flat prior, and changes to it: 8 layers x 384, 16 frames of memory.
+        clip: changes to it for the paper's clip of 8 x 32 x 32 codes (table 9: 16 layers x 512), frame by frame: a
+            frame is conditioned on the 7 before it. The first number is the codes of a row.
+        size: height and width of a frame.
+        crop: height and width of the small world's frames.
+        batches: numbers of rows N.
+        seconds: duration of each measurement.
+        rounds: repetitions of PPO's measurement.
+        learner_rows: dreams of the batch in which PPO learns.
     """
 
     small: str = "doom-take-cover-small"
     flat: tuple[str, dict[str, int]] = ("doom-take-cover-gpu-flat", {"num_layers": 8, "window": 16})
-    clip: tuple[int, dict[str, int]] = (32, {"num_layers": 16, "width": 512, "num_heads": 4, "window": CLIP - 1})
+    clip: tuple[int, dict[str, int]] = (32, {"num_layers": 16, "width": 512, "num_heads": 4, "window": CLIP_LENGTH - 1})
     size: int = 64
     crop: tuple[int, int] = (32, 64)
     batches: tuple[int, ...] = (1, 16, 64, 256, 1024, 4096, 16384)
@@ -58,16 +58,23 @@ TINY = Sizes("tiny", ("tiny-flat", {}), (4, {"num_layers": 1}), 16, (16, 16), (1
 
 
 @dataclass
-class Run:
-    """One run: where it computes and how large."""
+class Stages:
+    """The stages of one run.
+
+    Attributes:
+        sizes: of the run or its rehearsal.
+        device: where it computes.
+        print_line: prints a line with the time.
+        seconds_left: seconds of the budget that are left.
+    """
 
     sizes: Sizes
     device: Any
-    say: Callable[[str], None]
-    left: Callable[[], float]
+    print_line: Callable[[str], None]
+    seconds_left: Callable[[], float]
 
     def world(self, preset: str, shape: tuple[int, int], stride: int = 0, **prior: Any) -> Any:
-        """A world of a preset's sizes on the device; a stride, pixels a code, of its own if one is given."""
+        """A world of a preset's sizes on the device, with changes to its prior and another stride (pixels per code)."""
         from worldmodel.bench.bench_worlds import random_world
         from worldmodel.train.presets import PRESETS
 
@@ -78,79 +85,72 @@ class Run:
         world.starts = world.starts.to(self.device)
         return world.to(self.device)
 
-    def wait(self) -> None:
-        """Until the device has done what it was given."""
-        import torch
+    @property
+    def wait(self) -> Callable[[], None]:
+        """Waits until the device has finished its work."""
+        from gpu_speed import synchronizer
 
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
+        return synchronizer(self.device)
 
     def machine(self) -> dict[str, float]:
-        """What binds: bytes copied and multiply-adds a second."""
+        """The limits of speed: bytes copied and multiply-adds per second."""
         import torch
 
         numbers = 2**28 if self.device.type == "cuda" else 2**22
         a = torch.empty(numbers, dtype=torch.uint8, device=self.device)
         b = torch.empty_like(a)
-        found = {"copy_bytes_per_second": 2 * numbers / self.seconds_of(lambda: b.copy_(a))}
+        rates = {"copy_bytes_per_second": 2 * numbers / self.seconds_of(lambda: b.copy_(a))}
         n = 8192 if self.device.type == "cuda" else 256
         for dtype in (torch.float32, torch.bfloat16):
             if dtype == torch.bfloat16 and self.device.type == "cpu":
                 continue
             square = torch.randn(n, n, device=self.device).to(dtype)
             name = str(dtype).removeprefix("torch.")
-            found[f"{name}_multiply_adds_per_second"] = n**3 / self.seconds_of(lambda: square @ square)  # noqa: B023
-        return found
+            rates[f"{name}_multiply_adds_per_second"] = n**3 / self.seconds_of(lambda: square @ square)  # noqa: B023
+        return rates
 
     def seconds_of(self, work: Callable[[], Any]) -> float:
-        """Seconds a call takes when many follow each other."""
-        for _ in range(3):
-            work()
-        self.wait()
-        begun, calls = time.perf_counter(), 0
-        while time.perf_counter() - begun < self.sizes.seconds or calls < 3:
-            work()
-            calls += 1
-            if calls % 8 == 0:
-                self.wait()
-        self.wait()
-        return (time.perf_counter() - begun) / calls
+        """Mean duration of calls that follow each other."""
+        from worldmodel.bench.timing import mean_seconds
 
-    def laps_of(self, work: Callable[[], Any]) -> list[float]:
-        """Seconds of single calls, each waited for."""
-        laps: list[float] = []
-        while sum(laps) < self.sizes.seconds or len(laps) < 10:
-            begun = time.perf_counter()
+        return mean_seconds(work, self.sizes.seconds, self.wait)
+
+    def latencies(self, work: Callable[[], Any]) -> list[float]:
+        """Durations of single calls, each waited for."""
+        durations: list[float] = []
+        while sum(durations) < self.sizes.seconds or len(durations) < 10:
+            begin = time.perf_counter()
             work()
             self.wait()
-            laps.append(time.perf_counter() - begun)
-        return laps
+            durations.append(time.perf_counter() - begin)
+        return durations
 
     def steps(self, world: Any, batches: tuple[int, ...], eager: bool = True) -> list[dict[str, Any]]:
-        """Whole steps a second by rows, number format, recorded or not; few rows only are also stepped unrecorded."""
+        """Whole steps per second by rows and number format, as a CUDA graph and (up to 256 rows) kernel by kernel."""
         import torch
 
         cuda, rows = self.device.type == "cuda", []
         for batch in batches:
             for dtype in (torch.bfloat16, torch.float32) if cuda else (torch.float32,):
-                for captured in (True, False) if cuda else (False,):
-                    if self.left() < 10 * self.sizes.seconds or (cuda and not captured and (batch > 256 or not eager)):
+                for cuda_graph in (True, False) if cuda else (False,):
+                    too_slow = cuda and not cuda_graph and (batch > 256 or not eager)
+                    if too_slow or self.seconds_left() < 10 * self.sizes.seconds:
                         continue
                     row: dict[str, Any] = {
                         "rows": batch,
                         "dtype": str(dtype).removeprefix("torch."),
-                        "captured": captured,
+                        "cuda_graph": cuda_graph,
                     }
                     try:
-                        row |= self.row(world, batch, dtype, captured)
+                        row |= self.row(world, batch, dtype, cuda_graph)
                     except RuntimeError as error:  # memory, too
                         row["error"] = str(error).splitlines()[0]
                     rows.append(row)
-                    self.say(f"  {row}")
+                    self.print_line(f"  {row}")
         return rows
 
-    def row(self, world: Any, batch: int, dtype: Any, captured: bool) -> dict[str, Any]:
-        """One way to step: its speed, the state's and the weights' bytes, the memory's peak."""
+    def row(self, world: Any, batch: int, dtype: Any, cuda_graph: bool) -> dict[str, Any]:
+        """The speed of one setting, bytes of the state and of the weights, and the peak of memory."""
         import numpy as np
         import torch
 
@@ -160,30 +160,30 @@ class Run:
         cuda = self.device.type == "cuda"
         if cuda:
             torch.cuda.reset_peak_memory_stats()
-        simulator = Simulator(world, batch, starts="any", dtype=dtype, captured=captured and cuda)
+        simulator = Simulator(world, batch, starts="any", dtype=dtype, captured=cuda_graph and cuda)
         simulator.reset()
         actions = torch.randint(world.prior.action_space.n, (batch,), device=self.device)
         seconds = self.seconds_of(lambda: simulator.step(actions))
-        found: dict[str, Any] = {"step_ms": 1000 * seconds, "steps_per_second": batch / seconds}
-        found["state_bytes"] = sum(x.numel() * x.element_size() for x in leaves(simulator.state.prior))
-        found["weight_bytes"] = sum(p.numel() * p.element_size() for p in world.parameters())
+        row: dict[str, Any] = {"step_ms": 1000 * seconds, "steps_per_second": batch / seconds}
+        row["state_bytes"] = sum(x.numel() * x.element_size() for x in leaves(simulator.state.prior))
+        row["weight_bytes"] = sum(p.numel() * p.element_size() for p in world.parameters())
         if batch == 1:
-            laps = 1000 * np.asarray(self.laps_of(lambda: simulator.step(actions)))
-            found |= {f"ms_{p}_percent": float(np.percentile(laps, p)) for p in (50, 95, 99)}
+            latencies = 1000 * np.asarray(self.latencies(lambda: simulator.step(actions)))
+            row |= {f"ms_{p}_percent": float(np.percentile(latencies, p)) for p in (50, 95, 99)}
         if cuda:
-            found["peak_gb"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
-        return found
+            row["peak_gb"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+        return row
 
     def orders(self) -> dict[str, Any]:
         """The factored world on take-cover's crop in each order."""
-        found = {}
+        rows = {}
         for order in ("columns", "raster", "groups", "frame"):
             batches = self.sizes.batches if order == "columns" else self.sizes.batches[::2]
-            found[order] = self.steps(self.world(self.sizes.small, self.sizes.crop, order=order), batches)
-        return found
+            rows[order] = self.steps(self.world(self.sizes.small, self.sizes.crop, order=order), batches)
+        return rows
 
     def flat(self) -> dict[str, Any]:
-        """The flat prior, and with one head of keys and values."""
+        """The flat prior, with as many key-value heads as heads and with one."""
         whole = (self.sizes.size, self.sizes.size)
         batches = tuple(n for n in self.sizes.batches if n <= 1024)
         preset, changes = self.sizes.flat
@@ -194,19 +194,19 @@ class Run:
         }
 
     def clip(self) -> dict[str, Any]:
-        """The paper's clip, every code of it drawn: seconds, and codes a second, of 1 and of 32 at once."""
+        """The paper's clip, every code of it sampled: seconds and codes per second, of 1 clip and of 32 together."""
         side, changes = self.sizes.clip
         world = self.world(self.sizes.flat[0], (4 * side, 4 * side), stride=4, **changes)
         rows = self.steps(world, (1, 32) if self.device.type == "cuda" else (1, 2), eager=False)
         for row in rows:
             if "step_ms" in row:
-                row["clip_seconds"] = CLIP * row["step_ms"] / 1000
+                row["clip_seconds"] = CLIP_LENGTH * row["step_ms"] / 1000
                 row["codes_per_second"] = row["steps_per_second"] * world.tokenizer.grid[0] * world.tokenizer.grid[1]
-        return {"frames": CLIP, "grid": list(world.tokenizer.grid), "rows": rows}
+        return {"frames": CLIP_LENGTH, "grid": list(world.tokenizer.grid), "rows": rows}
 
     def learner(self) -> dict[str, Any]:
         """PPO of Stable-Baselines3 in the dream, end to end."""
-        missing = lacking(LEARNING)
+        missing = missing_packages(LEARNER_NEEDS)
         if missing:
             return {"left out": f"these packages are missing: {', '.join(missing)}"}
         from worldmodel.bench.bench_learner import bench_learner
@@ -214,48 +214,48 @@ class Run:
         world = self.world(self.sizes.small, (self.sizes.size, self.sizes.size))
         return bench_learner(world, self.sizes.learner_rows, self.sizes.seconds, self.sizes.rounds)
 
-    def contracts(self) -> dict[str, Any]:
-        """The tests that need a GPU; none where there is none."""
+    def gpu_tests(self) -> dict[str, Any]:
+        """The tests that need a GPU."""
         if self.device.type != "cuda":
             return {"left out": "no GPU"}
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", str(TESTS)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=max(10.0, self.left()))
-        return {"code": done.returncode, "said": done.stdout[-4000:]}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=max(10.0, self.seconds_left()))
+        return {"code": done.returncode, "output": done.stdout[-4000:]}
 
 
 def main() -> int:
-    """Do what the command line asks; 0 where every stage was done or left out for want of time."""
+    """Run all stages; 0 if every stage was done or left out for lack of time."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=9.0, help="budget of the whole command")
     parser.add_argument("--out", type=Path, default=os.environ.get("OUT") or "runs/gpu-dream-engine/out")
-    parser.add_argument("--work", type=Path, default="runs/gpu-dream-engine/work", help="where it goes on")
+    parser.add_argument("--work", type=Path, default="runs/gpu-dream-engine/work", help="the working folder")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--tiny", action="store_true", help="rehearse every stage within a minute")
-    given = parser.parse_args()
-    missing = lacking(NEEDED)
+    args = parser.parse_args()
+    missing = missing_packages(NEEDED)
     if missing:
-        print("These packages are missing; put their unpacked wheels into the folder WHEELS:", *missing, sep="\n  ")
+        print_missing(missing)
         return 3
-    from gpu_books import Books
+    from gpu_run import StagedRun, run_facts
 
     from worldmodel.common.errors import UserError
     from worldmodel.common.runtime import choose_runtime
 
-    device = choose_runtime(given.device).device
+    device = choose_runtime(args.device).device
     try:
-        books = Books(given.work, given.out, {"tiny": given.tiny}, head(device), 60 * given.minutes)
+        run = StagedRun(args.work, args.out, {"tiny": args.tiny}, run_facts(device), 60 * args.minutes)
     except UserError as error:
         print(error)
         return 2
-    run = Run(TINY if given.tiny else Sizes(), device, books.say, lambda: books.left)
-    books.stage("machine", run.machine)
-    books.stage("orders", run.orders)
-    books.stage("learner", run.learner, least=20.0 if not given.tiny else 0.0)
-    books.stage("flat", run.flat)
-    books.stage("clip", run.clip)
-    books.stage("contracts", run.contracts)
-    books.say(f"{given.out}: failed: {', '.join(books.failed) or 'nothing'}")
-    return 1 if books.failed else 0
+    stages = Stages(TINY if args.tiny else Sizes(), device, run.print, lambda: run.seconds_left)
+    run.stage("machine", stages.machine)
+    run.stage("orders", stages.orders)
+    run.stage("learner", stages.learner, min_seconds=20.0 if not args.tiny else 0.0)
+    run.stage("flat", stages.flat)
+    run.stage("clip", stages.clip)
+    run.stage("gpu_tests", stages.gpu_tests)
+    run.print(f"{args.out}: failed: {', '.join(run.failed) or 'nothing'}")
+    return 1 if run.failed else 0
 
 
 if __name__ == "__main__":

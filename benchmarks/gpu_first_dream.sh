@@ -1,5 +1,5 @@
 #!/bin/sh
-# From nothing to a judged dream of take-cover on one GPU; see benchmarks/README.md. Arguments go to the Python script.
+# From nothing to an evaluated dream of take-cover on one GPU; see benchmarks/README.md. Arguments go to the Python script.
 # WHEELS: a folder of unpacked wheels for what this Python lacks. PYTHON: the interpreter. OUT: where results go.
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)

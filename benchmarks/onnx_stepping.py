@@ -1,10 +1,10 @@
-"""Whole steps/s of torch and of onnxruntime on the same worlds, the ways in turn, and what each part of a step costs.
+"""Whole steps/s of torch and of onnxruntime on the same worlds in interleaved rounds, and the cost of each module.
 
     OMP_NUM_THREADS=1 python benchmarks/onnx_stepping.py --work runs/onnx --out results/onnx-stepping.json
 
-A whole step is end, status, codes, reward and uint8 pixels of every row. Worlds have a preset's sizes and random
-weights. Seconds are this process's own (`time.process_time`), so that other work on the machine is not counted. Exports
-stay in --work and are used again.
+A whole step is termination, status, codes, reward and uint8 pixels of every row. Worlds have a preset's sizes and
+random weights. Seconds are this process's own (`time.process_time`), so that other work on the machine is not counted.
+Exports stay in --work and are used again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ import onnxruntime
 import torch
 
 from worldmodel.bench.bench_worlds import random_actions, random_world
+from worldmodel.bench.timing import Job, Measurement, median_rate, median_ratio, time_jobs
 from worldmodel.common.files import atomic_path
 from worldmodel.common.memory import keep_freed_memory
 from worldmodel.common.run_info import code_version, machine
@@ -34,28 +34,19 @@ from worldmodel.onnx.onnx_world import EXPORT
 from worldmodel.train.presets import PRESETS
 from worldmodel.world.world_model import WorldModel
 
-WORLDS: dict[str, tuple[str, bool, dict[str, Any]]] = {  # preset, whether its frames are its crop, its prior's changes
-    "demo, 32 codes": ("doom-take-cover-demo", True, {"order": "columns"}),  # in turns, as a cache wants
+WORLDS: dict[str, tuple[str, bool, dict[str, Any]]] = {  # preset, whether its frames are cropped, changes to its prior
+    "demo, 32 codes": ("doom-take-cover-demo", True, {"order": "columns"}),
     "flat, 32 codes": ("doom-take-cover-flat", True, {}),
     "flat, 64 codes": ("doom-take-cover-flat", False, {}),
     "flat, 64 codes, keys shared": ("doom-take-cover-flat", False, {"num_kv_heads": 1}),
 }
 
 
-def seconds_of(run: Callable[[], object], seconds: float) -> float:
-    """Processor seconds of one run, repeated for a while; twice at least."""
-    begun, count = time.process_time(), 0
-    while count < 2 or time.process_time() - begun < seconds:
-        run()
-        count += 1
-    return (time.process_time() - begun) / count
-
-
-def world_of(name: str, work: Path) -> WorldModel:
-    """A world that carries its export, made unless it is there."""
+def load_or_export(name: str, work: Path) -> WorldModel:
+    """A world directory with its export, made if it is not there."""
     preset, cropped, changes = WORLDS[name]
     folder = work / name.replace(", ", "-").replace(" ", "-")
-    if not EXPORT.matches(folder / OWN):
+    if not EXPORT.is_stored_at(folder / OWN):
         config = PRESETS[preset]
         config = replace(config, prior=replace(config.prior, **changes))
         world = random_world(config, (32, 64) if cropped else (64, 64))
@@ -64,26 +55,26 @@ def world_of(name: str, work: Path) -> WorldModel:
     return WorldModel.from_pretrained(folder)
 
 
-def ways(world: WorldModel, batch: int) -> dict[str, Callable[[], object]]:
-    """The ways to step a batch of dreams, and the parts of one of them."""
+def steppers(world: WorldModel, batch: int) -> dict[str, Callable[[], object]]:
+    """The backends that step a batch of dreams, and the single modules of the export ("module NAME")."""
     export, actions = exported(world), random_actions(world.spec.action_space, (batch,))
     eager, onnx = Simulator(world, batch, backend="torch"), Simulator(world, batch, backend="onnx")
-    plain = OnnxSimulator(OnnxWorld(export), batch)
-    for dreams in (eager, onnx, plain):
+    without_torch = OnnxSimulator(OnnxWorld(export), batch)
+    for dreams in (eager, onnx, without_torch):
         dreams.reset()
-    found: dict[str, Callable[[], object]] = {
+    functions: dict[str, Callable[[], object]] = {
         "torch": lambda: eager.step(actions),
         "onnx": lambda: onnx.step(actions),
-        "onnx, no torch": lambda: plain.step(actions.numpy()),
+        "onnx, no torch": lambda: without_torch.step(actions.numpy()),
     }
-    for part in sorted(export.glob("*.onnx")):
-        session = onnxruntime.InferenceSession(part, _one_thread(), ["CPUExecutionProvider"])
-        given = {node.name: _example(node, batch) for node in session.get_inputs()}
-        found[f"part {part.stem}"] = partial(session.run, None, given)
-    return found
+    for file in sorted(export.glob("*.onnx")):
+        session = onnxruntime.InferenceSession(file, _session_options(), ["CPUExecutionProvider"])
+        inputs = {node.name: _example(node, batch) for node in session.get_inputs()}
+        functions[f"module {file.stem}"] = partial(session.run, None, inputs)
+    return functions
 
 
-def _one_thread() -> onnxruntime.SessionOptions:
+def _session_options() -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     return options
@@ -96,8 +87,25 @@ def _example(node: Any, rows: int) -> np.ndarray:
     return np.zeros(shape, np.int64 if node.type == "tensor(int64)" else bool)
 
 
+def measure(world: WorldModel, name: str, batch: int, seconds: float, rounds: int) -> list[dict[str, Any]]:
+    """The rows of one world and batch; modules are timed for a fifth of the seconds."""
+    jobs = {
+        backend: Job(run, seconds / (5 if backend.startswith("module") else 1))
+        for backend, run in steppers(world, batch).items()
+    }
+    measured: dict[str, list[Measurement]] = time_jobs(jobs, rounds, clock=time.process_time)
+    rows = []
+    for backend, found in measured.items():
+        row = {"world": name, "batch": batch, "backend": backend, "ms": 1e3 / median_rate(found)}
+        if not backend.startswith("module"):
+            row |= {"steps/s": batch * median_rate(found), "times torch": median_ratio(found, measured["torch"])}
+        rows.append(row)
+        print(" ".join(f"{key} {v:.3g}" if isinstance(v, float) else str(v) for key, v in row.items()), flush=True)
+    return rows
+
+
 def main() -> None:
-    """Measure, print a line a way, write JSON."""
+    """Measure, print a line for each row, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -109,24 +117,9 @@ def main() -> None:
     keep_freed_memory()
     rows: list[dict[str, Any]] = []
     for name in args.only:
-        world = world_of(name, args.work)
+        world = load_or_export(name, args.work)
         for batch in args.batches:
-            jobs = ways(world, batch)
-            found: dict[str, list[float]] = {way: [] for way in jobs}
-            for run in jobs.values():
-                run()
-            for _ in range(args.rounds):
-                for way, run in jobs.items():
-                    found[way].append(seconds_of(run, args.seconds / (5 if way.startswith("part") else 1)))
-            for way, seconds in found.items():
-                times = median(a / b for a, b in zip(found["torch"], seconds, strict=True))
-                row = {"world": name, "batch": batch, "way": way, "ms": 1e3 * median(seconds)}
-                if not way.startswith("part"):
-                    row |= {"steps/s": batch / median(seconds), "times torch": times}
-                rows.append(row)
-                print(
-                    " ".join(f"{key} {v:.3g}" if isinstance(v, float) else str(v) for key, v in row.items()), flush=True
-                )
+            rows += measure(world, name, batch, args.seconds, args.rounds)
     report = {
         "threads": torch.get_num_threads(),
         "rounds": args.rounds,

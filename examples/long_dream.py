@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from worldmodel import WorldModel
-from worldmodel.cli.report import strips
+from worldmodel.cli.videos import frame_strips
 from worldmodel.dream import Simulator
 
 COLUMNS, HELD, BRIGHT = 20, 8, 200
@@ -48,7 +48,7 @@ def main() -> None:
         print("{:5d} to {:5d}  {:14.2f}  {:13.5f}  {:21.2f}".format(part[0], part[-1] + 1, *found))
     shown = dream[:: max(1, steps // 200)]
     rows = [(f"{i * max(1, steps // 200)}", shown[i : i + COLUMNS]) for i in range(0, len(shown), COLUMNS)]
-    arguments.picture.write_bytes(strips(rows, scale=1))
+    arguments.picture.write_bytes(frame_strips(rows, scale=1))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The square world: a tiny learnable world for tests, with its dataset."""
+"""The square environment: tiny and easy to learn, with its dataset, for tests."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from worldmodel.common import spaces
 from worldmodel.common.pixels import PixelSpec
+from worldmodel.common.runtime import Runtime
 from worldmodel.data import Dataset, Episode, Header, PartWriter, PolicyRecord, seal
 from worldmodel.train.presets import PRESETS
 from worldmodel.train.training_config import WorldConfig
@@ -23,7 +24,7 @@ SIZE, PLACES = 16, 4  # a square of 8 x 8 pixels at one of 2 x 2 places
 
 
 def picture(place: int) -> np.ndarray:
-    """Place 0..3 clockwise; (16, 16, 3) uint8."""
+    """The frame with the square at place 0..3, row by row; (16, 16, 3) uint8."""
     frame = np.full((SIZE, SIZE, 3), 30, np.uint8)
     row, column = divmod(place, 2)
     frame[row * 8 : row * 8 + 8, column * 8 : column * 8 + 8] = (220, 120, 40)
@@ -31,7 +32,7 @@ def picture(place: int) -> np.ndarray:
 
 
 def play(index: int, end_has_frame: bool = False, noise: int = 0) -> Episode:
-    """Action 1 moves the square on, 0 keeps it. Reward 1 for reaching place 3; waiting there ends it."""
+    """One episode. Action 1 moves the square, 0 does not. Reward 1 for reaching place 3; waiting there terminates."""
     rng, grain = np.random.default_rng(index), np.random.default_rng([index, 1])
 
     def shown(place: int) -> np.ndarray:
@@ -70,13 +71,13 @@ def play(index: int, end_has_frame: bool = False, noise: int = 0) -> Episode:
 
 
 def record_square(path: Path, num_episodes: int = 100, end_has_frame: bool = False, noise: int = 0) -> Dataset:
-    """Play episodes 0, 1, ... and seal them at `path`; split 8:1:1 in every ten.
+    """Record episodes 0, 1, ... at `path`; every ten are split 8:1:1.
 
     Args:
         path: the file.
         num_episodes: how many.
-        end_has_frame: whether the end is shown.
-        noise: levels by which a pixel may differ from the picture; with 0 most patches of all frames are the same.
+        end_has_frame: whether there is a frame of the terminal step.
+        noise: levels by which a pixel may differ; with 0 most patches of all frames are equal.
     """
     header = Header(
         env="test/Square-v0",
@@ -98,7 +99,7 @@ def record_square(path: Path, num_episodes: int = 100, end_has_frame: bool = Fal
 
 
 def short(num_steps: int = 12, **loop: Any) -> WorldConfig:
-    """A training of a second: codes restart at nearly every step, weights are averaged, every step is kept."""
+    """A training of a second: codes restart at nearly every step, weights are averaged, every step has a checkpoint."""
     tiny = PRESETS["tiny"]
     changes = {"num_steps": num_steps, "checkpoint_seconds": 0.0, "log_every": 3, "ema_decay": 0.8, "validations": 1}
     return replace(
@@ -110,29 +111,30 @@ def short(num_steps: int = 12, **loop: Any) -> WorldConfig:
 
 
 def train_and_keep(data: Path, out: Path, kept: Path, config: WorldConfig, pause: float = 0.0) -> None:
-    """Train a world, and keep a copy of its last checkpoints; the target of a process that may be killed.
+    """Train a world and copy its last checkpoints; run in a process that may be killed.
 
     Args:
         data: the dataset.
         out: the world.
-        kept: the copy.
-        config: of the training.
+        kept: where the checkpoints are copied to.
+        config: config of the training.
         pause: seconds after each logged step, to leave time for a kill.
     """
     from worldmodel.train import train_world
-    from worldmodel.train import trainers as world
+    from worldmodel.train.workspace import Workspace
 
-    finish = world.finish
+    finish = Workspace.finish
 
-    def keep(out: Path, folder: Path, *rest: Any) -> None:
-        shutil.copytree(folder, kept)
-        finish(out, folder, *rest)
+    def copy_and_finish(self: Workspace, save: Any, runtime: Runtime) -> None:
+        if runtime.is_main:
+            shutil.copytree(self.folder, kept)
+        finish(self, save, runtime)
 
-    world.finish = keep
+    Workspace.finish = copy_and_finish  # type: ignore[method-assign]
     try:
         train_world(data, out, config, device="cpu", progress=lambda *_: time.sleep(pause))
     finally:
-        world.finish = finish
+        Workspace.finish = finish  # type: ignore[method-assign]
 
 
 def train_as_rank(rank: int, num_processes: int, port: int, data: Path, out: Path, kept: Path, config: Any) -> None:
@@ -146,7 +148,7 @@ def train_as_rank(rank: int, num_processes: int, port: int, data: Path, out: Pat
 def digests(folder: Path) -> dict[str, str]:
     """sha256 of every tensor in a folder's files of weights: of models, averages and optimisers."""
     found = {}
-    for path in sorted(folder.glob("[!.]*.safetensors")):  # not those that are being written
+    for path in sorted(folder.glob("[!.]*.safetensors")):  # without temporary files
         for name, tensor in load_file(path).items():
             found[f"{path.name} {name}"] = hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
     return found

@@ -143,13 +143,13 @@ def test_wrong_actions_are_answered_in_a_sentence(name: str) -> None:
         (good[:, None], r"got shape \(4, 1"),
         (good[0], "got shape"),
         (wrong_kind, r"got torch\.(int64|float32), wanted (float32|int64)"),
-        (good + 100, "lies outside"),
+        (good + 100, "is outside"),
     ):
         with pytest.raises(UserError, match=says):
             simulator.step(bad)
     with pytest.raises(UserError, match="got shape"):
         simulator.rollout(good)
-    with pytest.raises(UserError, match="lies outside"):
+    with pytest.raises(UserError, match="is outside"):
         simulator.rollout(good[:, None] + 100)
 
 
@@ -164,7 +164,7 @@ def test_wrong_contexts_rows_and_worlds_are_answered_in_a_sentence(world: WorldM
             (frames[..., :1], acted, r"wanted \(B, T, 16, 16, 3\) uint8"),
             (frames.float(), acted, "uint8"),
             (frames[0], acted[0], "got frames"),
-            (frames, acted + 9, "lies outside"),
+            (frames, acted + 9, "is outside"),
             (frames, acted.float(), "wanted integers"),
         ):
             with pytest.raises(UserError, match=says):
@@ -202,7 +202,7 @@ def test_wrong_contexts_rows_and_worlds_are_answered_in_a_sentence(world: WorldM
         ({"frames": picture[:0]}, "got no frame"),
         ({"frames": picture, "actions": [0.5, 1.0]}, "wanted integers"),
         ({"frames": picture, "actions": [[0], [1]]}, "one action fewer"),
-        ({"frames": picture, "actions": [0, 9]}, "lies outside"),
+        ({"frames": picture, "actions": [0, 9]}, "is outside"),
         ({"frames": picture[0], "actions": []}, "got frames"),
         ({"start": -1}, "starts 0 to 9"),
     ):

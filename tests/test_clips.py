@@ -1,4 +1,4 @@
-"""Clips: every legal start once an epoch, the same for a seed and a step, shared among ranks."""
+"""Clips: every valid start once per epoch, deterministic in seed and step, divided among ranks."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_data_files import make_episode, make_file, make_header, seal, write_part
+from recordings import make_episode, make_file, make_header, write_part
 
 from worldmodel.common import spaces
 from worldmodel.common.errors import UserError
 from worldmodel.common.pixels import PixelSpec
-from worldmodel.data import Batch, ClipSampler, Dataset, Episode, merge
+from worldmodel.data import Batch, ClipSampler, Dataset, Episode, merge, seal
 from worldmodel.data.buffers import BufferPool
 from worldmodel.data.shuffle import permute
 
@@ -34,8 +34,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return Dataset(make_dataset(folder, [1 + i % 9 for i in range(30)])[0])
 
 
-def legal_starts(data: Dataset, length: int, split: str | None) -> set[tuple[int, int]]:
-    """Every (episode, start) from which `length` frames fit, the slow way."""
+def valid_starts(data: Dataset, length: int, split: str | None) -> set[tuple[int, int]]:
+    """Every (episode, start) with `length` frames, by brute force."""
     return {
         (e, s)
         for e in range(data.num_episodes)
@@ -55,19 +55,19 @@ def test_an_epoch_is_a_permutation(num: int, seed: int, epoch: int) -> None:
     assert np.array_equal(np.sort(order), np.arange(num))
 
 
-def test_orders_are_mixed_well() -> None:
+def test_orders_are_uniform_and_independent() -> None:
     num, epochs = 60, 3000
     orders = np.stack([permute(np.arange(num), num, 5, np.full(num, e)) for e in range(epochs)])
-    for place in (0, 1, 59):  # what comes first, second, last is uniform
-        counts = np.bincount(orders[:, place], minlength=num)
+    for position in (0, 1, 59):  # the first, second and last element are uniform
+        counts = np.bincount(orders[:, position], minlength=num)
         chi2 = ((counts - epochs / num) ** 2 / (epochs / num)).sum()
         assert chi2 < 59 + 6 * np.sqrt(2 * 59)
     steps = np.bincount((orders[:, 1] - orders[:, 0]) % num, minlength=num)[1:]  # neighbours are independent
     chi2 = ((steps - epochs / 59) ** 2 / (epochs / 59)).sum()
     assert chi2 < 58 + 6 * np.sqrt(2 * 58)
-    again = np.bincount((orders[1:, 0] - orders[:-1, 0]) % num, minlength=num)  # and so are epochs
+    again = np.bincount((orders[1:, 0] - orders[:-1, 0]) % num, minlength=num)  # and so are successive epochs
     assert ((again - epochs / num) ** 2 / (epochs / num)).sum() < 59 + 6 * np.sqrt(2 * 59)
-    big = permute(np.arange(1000), 10**12, 5, np.zeros(1000, np.int64))  # any size costs the same
+    big = permute(np.arange(1000), 10**12, 5, np.zeros(1000, np.int64))  # any size is possible
     assert len(np.unique(big)) == 1000
     assert abs(big.mean() / 10**12 - 0.5) < 6 * np.sqrt(1 / 12 / 1000)
     assert abs(np.corrcoef(big[1:], big[:-1])[0, 1]) < 0.2
@@ -84,17 +84,17 @@ def test_orders_are_mixed_well() -> None:
     epoch=st.integers(0, 3),
     split=st.sampled_from(["train", None]),
 )
-def test_each_epoch_visits_every_legal_start_once(
+def test_each_epoch_visits_every_valid_start_once(
     data: Dataset, length: int, batch_size: int, seed: int, epoch: int, split: str | None
 ) -> None:
     sampler = ClipSampler(data, length, batch_size, split=split, seed=seed)
-    legal = legal_starts(data, length, split)
-    assert sampler.num_clips == len(legal)
-    first, last = epoch * len(legal), (epoch + 1) * len(legal)  # samples of the epoch
+    valid = valid_starts(data, length, split)
+    assert sampler.num_clips == len(valid)
+    first, last = epoch * len(valid), (epoch + 1) * len(valid)  # samples of the epoch
     steps = range(first // batch_size, -(-last // batch_size))
-    seen = [pair for step in steps for pair in zip(*(a.tolist() for a in sampler.locate(step)), strict=True)]
+    visited = [pair for step in steps for pair in zip(*(a.tolist() for a in sampler.locate(step)), strict=True)]
     skip = first - steps.start * batch_size
-    assert sorted(seen[skip : skip + len(legal)]) == sorted(legal)
+    assert sorted(visited[skip : skip + len(valid)]) == sorted(valid)
 
 
 @settings(max_examples=30, deadline=None)
@@ -115,22 +115,22 @@ def test_rank_slices_are_the_global_batch(data: Dataset, share: int, world_size:
         assert np.array_equal(joined, getattr(whole, name))
 
 
-def same(a: Batch[np.ndarray], b: Batch[np.ndarray]) -> bool:
+def equal(a: Batch[np.ndarray], b: Batch[np.ndarray]) -> bool:
     return all(
         np.array_equal(getattr(a, n), getattr(b, n)) for n in a.__dataclass_fields__ if n != "variables"
     ) and all(np.array_equal(a.variables[n], b.variables[n]) for n in a.variables)
 
 
-def test_same_seed_and_step_same_batch_whatever_came_before(data: Dataset, tmp_path: Path) -> None:
+def test_batch_depends_on_seed_and_step_only(data: Dataset, tmp_path: Path) -> None:
     with Dataset(data.paths[0], cache="ram") as loaded:
         sampler, other = ClipSampler(data, 4, 8, seed=3), ClipSampler(loaded, 4, 8, seed=3)
         for step in (5, 0, 5, 10**9):
-            assert same(sampler.batch(step), other.batch(step))
-    assert not same(sampler.batch(0), ClipSampler(data, 4, 8, seed=4).batch(0))
-    assert same(pickle.loads(pickle.dumps(sampler)).batch(7), sampler.batch(7))
+            assert equal(sampler.batch(step), other.batch(step))
+    assert not equal(sampler.batch(0), ClipSampler(data, 4, 8, seed=4).batch(0))
+    assert equal(pickle.loads(pickle.dumps(sampler)).batch(7), sampler.batch(7))
     resumed = data.clips(length=4, batch_size=8, seed=3, start_step=2)
     for step, batch in zip(range(2, 30), resumed, strict=False):
-        assert same(batch, sampler.batch(step))
+        assert equal(batch, sampler.batch(step))
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_batches_are_slices_of_episodes(tmp_path: Path, space: spaces.Space) -> 
             assert np.array_equal(batch.variables[name][i], episode.variables[name][s : s + 4])
 
 
-def test_a_clip_as_long_as_its_episode(tmp_path: Path) -> None:
+def test_clip_as_long_as_its_episode(tmp_path: Path) -> None:
     path, episodes = make_dataset(tmp_path, [5] * 10)
     data = Dataset(path)
     for split, count in (("train", 8), ("validation", 1), ("test", 1)):
@@ -165,43 +165,43 @@ def test_a_clip_as_long_as_its_episode(tmp_path: Path) -> None:
         assert np.array_equal(batch.terminations[0], episodes[batch.episode[0]].terminations)
 
 
-def test_a_cropped_dataset_is_as_if_recorded_so(data: Dataset) -> None:
+def test_cropped_dataset_equals_a_recording_with_the_crop(data: Dataset) -> None:
     height, width, _ = data.header.pixels.frame_shape
     crop = (1, height - 2, 2, width)
-    cut = Dataset(data.paths[0], crop=crop)
-    assert cut.header.pixels.frame_shape == (height - 3, width - 2, 3)
-    assert cut.fingerprint != data.fingerprint
+    cropped = Dataset(data.paths[0], crop=crop)
+    assert cropped.header.pixels.frame_shape == (height - 3, width - 2, 3)
+    assert cropped.fingerprint != data.fingerprint
     for number in (0, data.num_episodes - 1):
         whole = data.episode(number).frames
-        np.testing.assert_array_equal(cut.episode(number).frames, whole[:, 1:-2, 2:])
+        np.testing.assert_array_equal(cropped.episode(number).frames, whole[:, 1:-2, 2:])
     settings = {"length": 2, "batch_size": 3, "seed": 4}
-    a, b = next(data.clips(**settings)), next(cut.clips(**settings))
+    a, b = next(data.clips(**settings)), next(cropped.clips(**settings))
     np.testing.assert_array_equal(b.frames, a.frames[:, :, 1:-2, 2:])
-    again = pickle.loads(pickle.dumps(cut))
-    assert again.header == cut.header
-    like = Dataset.like(data.paths[0], cut.header.pixels)
-    assert like.header == cut.header
-    np.testing.assert_array_equal(like.frames(1), cut.frames(1))
-    assert Dataset.like(data.paths[0], data.header.pixels).fingerprint == data.fingerprint
+    again = pickle.loads(pickle.dumps(cropped))
+    assert again.header == cropped.header
+    opened = Dataset.open_cropped(data.paths[0], cropped.header.pixels)
+    assert opened.header == cropped.header
+    np.testing.assert_array_equal(opened.frames(1), cropped.frames(1))
+    assert Dataset.open_cropped(data.paths[0], data.header.pixels).fingerprint == data.fingerprint
     other = PixelSpec((height + 1, width), (0, 1, 0, 1))
-    assert Dataset.like(data.paths[0], other).header == data.header  # cannot be made so
-    twice = cut.header.pixels.cropped((0, 1, 1, 3))
+    assert Dataset.open_cropped(data.paths[0], other).header == data.header  # not a part of the recorded frames
+    twice = cropped.header.pixels.cropped((0, 1, 1, 3))
     assert twice.crop == (1, 2, 3, 5)
     with pytest.raises(UserError, match="inside"):
         Dataset(data.paths[0], crop=(0, height + 1, 0, width))
 
 
 def test_no_episode_is_in_two_splits(data: Dataset) -> None:
-    shown = []
+    episodes = []
     for split in ("train", "validation", "test"):
         sampler = ClipSampler(data, 2, 16, split=split)
         steps = range(-(-sampler.num_clips // 16))
-        shown.append({int(e) for step in steps for e in sampler.locate(step)[0]})
-    assert not any(a & b for a, b in itertools.combinations(shown, 2))
-    assert sum(map(len, shown)) == data.num_episodes
+        episodes.append({int(e) for step in steps for e in sampler.locate(step)[0]})
+    assert not any(a & b for a, b in itertools.combinations(episodes, 2))
+    assert sum(map(len, episodes)) == data.num_episodes
 
 
-def test_several_files_are_one(tmp_path: Path) -> None:
+def test_several_files_read_as_one(tmp_path: Path) -> None:
     first, a = make_file(tmp_path, name="a.h5")
     second, b = make_file(tmp_path, name="b.h5", seed=8)
     merged = merge([first, second], tmp_path / "m.h5")
@@ -215,7 +215,7 @@ def test_several_files_are_one(tmp_path: Path) -> None:
             assert np.array_equal(batch.variables["ammo"][i], (a + b)[e].variables["ammo"][s : s + 3])
 
 
-def test_the_sentences(data: Dataset, tmp_path: Path) -> None:
+def test_wrong_arguments_are_refused_in_one_sentence(data: Dataset, tmp_path: Path) -> None:
     name = r"'.*clips.h5'"
     for arguments, sentence in [
         (
@@ -225,7 +225,7 @@ def test_the_sentences(data: Dataset, tmp_path: Path) -> None:
         ),
         ({"length": 1}, "at least 2 frames"),
         ({"batch_size": 0}, "at least 1"),
-        ({"batch_size": 7, "world_size": 2}, "cannot be shared by 2 processes.* Use 6 or 8"),
+        ({"batch_size": 7, "world_size": 2}, "cannot be divided by 2 processes.* Use 6 or 8"),
         ({"batch_size": 2, "world_size": 4}, "Use 4"),
         ({"rank": 2, "world_size": 2}, "0 <= rank < world_size"),
         ({"seed": -1}, r"wanted 0 .. 2\*\*63 - 1"),
@@ -233,12 +233,12 @@ def test_the_sentences(data: Dataset, tmp_path: Path) -> None:
     ]:
         with pytest.raises(UserError, match=sentence):
             ClipSampler(data, **({"length": 4, "batch_size": 8} | arguments))
-        with pytest.raises(UserError, match=sentence):  # at once, not with the first batch
+        with pytest.raises(UserError, match=sentence):  # at the call, not at the first batch
             data.clips(**({"length": 4, "batch_size": 8} | arguments))
     sampler = ClipSampler(data, 4, 8)
     with pytest.raises(UserError, match="step=-1"):
         sampler.batch(-1)
-    with pytest.raises(UserError, match="from frame 9 does not lie inside episode 3"):
+    with pytest.raises(UserError, match="from frame 9 is not inside episode 3"):
         sampler.gather(np.array([3]), np.array([9]))
     small = Dataset(make_dataset(tmp_path, [5])[0])
     empty = "test" if small.splits[0] != "test" else "train"
@@ -249,20 +249,20 @@ def test_the_sentences(data: Dataset, tmp_path: Path) -> None:
 # -------------------------------------------------------------------- buffers
 
 
-def test_given_arrays_never_change(data: Dataset) -> None:
+def test_returned_arrays_never_change(data: Dataset) -> None:
     sampler = ClipSampler(data, 4, 8)
-    held = [sampler.batch(step) for step in range(30)]
-    copies = [batch.frames.copy() for batch in held]
+    batches = [sampler.batch(step) for step in range(30)]
+    copies = [batch.frames.copy() for batch in batches]
     for step in range(30, 60):
         sampler.batch(step)
-    assert all(np.array_equal(batch.frames, copy) for batch, copy in zip(held, copies, strict=True))
+    assert all(np.array_equal(batch.frames, copy) for batch, copy in zip(batches, copies, strict=True))
 
 
 @pytest.mark.parametrize("hold", ["array", "view", "view of view", "memoryview", "tensor", "ctypes"])
-def test_memory_is_used_again_only_when_nobody_holds_it(hold: str) -> None:
+def test_memory_is_reused_only_after_the_last_reference(hold: str) -> None:
     pool = BufferPool()
     array = pool.take((4, 8))
-    place = array.ctypes.data
+    address = array.ctypes.data
     if hold == "view":
         array = array[1:]
     elif hold == "view of view":
@@ -273,12 +273,12 @@ def test_memory_is_used_again_only_when_nobody_holds_it(hold: str) -> None:
         array = pytest.importorskip("torch").from_numpy(array)[1:].reshape(-1)
     elif hold == "ctypes":
         array = array.ctypes.data_as(__import__("ctypes").POINTER(__import__("ctypes").c_uint8))
-    others = [pool.take((4, 8)) for _ in range(4)]
-    assert place not in {other.ctypes.data for other in others}
+    new_arrays = [pool.take((4, 8)) for _ in range(4)]
+    assert address not in {other.ctypes.data for other in new_arrays}
     del array
-    if hold == "ctypes":  # numpy ties such pointers into a cycle
+    if hold == "ctypes":  # numpy keeps such pointers in a reference cycle
         __import__("gc").collect()
-    assert pool.take((8, 4)).ctypes.data == place
+    assert pool.take((8, 4)).ctypes.data == address
 
 
 def test_batches_become_tensors(data: Dataset) -> None:

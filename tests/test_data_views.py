@@ -1,4 +1,4 @@
-"""What people see of a dataset: numbers, tables, pictures; and the loader's timing."""
+"""Summaries and previews of a dataset, and the benchmark of the loader."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from test_data_files import make_episode, make_file, make_header, names_in, write_part
+from recordings import make_episode, make_file, make_header, names_in, write_part
 
 from worldmodel.bench.bench_loader import bench_loader
 from worldmodel.common import spaces
@@ -29,11 +29,11 @@ def test_summary_counts(tmp_path: Path) -> None:
     assert summary["terminated"] == summary["truncated"] == 0.5
     assert summary["invalid_last_frames"] == pytest.approx(4 / 12)
     for policy in summary["policies"]:
-        mine = [e for e in episodes if e.policy == policy["name"]]
-        assert policy["episodes"] == len(mine) == sum(policy["return"]["histogram"]["counts"])
-        assert policy["return"]["mean"] == pytest.approx(np.mean([e.return_ for e in mine]))
-        assert policy["length"]["max"] == max(e.length for e in mine)
-        actions = np.concatenate([e.actions for e in mine])
+        policy_episodes = [e for e in episodes if e.policy == policy["name"]]
+        assert policy["episodes"] == len(policy_episodes) == sum(policy["return"]["histogram"]["counts"])
+        assert policy["return"]["mean"] == pytest.approx(np.mean([e.return_ for e in policy_episodes]))
+        assert policy["length"]["max"] == max(e.length for e in policy_episodes)
+        actions = np.concatenate([e.actions for e in policy_episodes])
         assert policy["actions"] == [{"counts": np.bincount(actions, minlength=3).tolist()}]
     text = format_summary(summary)
     for word in (
@@ -44,7 +44,7 @@ def test_summary_counts(tmp_path: Path) -> None:
         "return",
         "length",
         "█",
-        "33.3% without a last picture",
+        "33.3% without a valid last frame",
     ):
         assert word in text
 
@@ -64,7 +64,7 @@ def test_summary_of_every_space(tmp_path: Path, space: Any) -> None:
     assert ("[1] x " in format_summary(summary)) == isinstance(space, spaces.MultiDiscrete)
 
 
-def test_dead_time_is_the_share_of_frames_that_repeat(tmp_path: Path) -> None:
+def test_dead_time_is_the_share_of_repeated_frames(tmp_path: Path) -> None:
     header = make_header(num_episodes=1)
     frames = np.arange(5, dtype=np.uint8)[[0, 0, 1, 2, 2], None, None, None] * np.ones((4, 6, 3), np.uint8)
     episode = make_episode(header, 1, 4, frames=frames)
@@ -81,7 +81,7 @@ def test_bars() -> None:
     assert bars([0, 0]) == "  "
 
 
-def test_pictures(tmp_path: Path) -> None:
+def test_contact_sheet_and_gif(tmp_path: Path) -> None:
     path, _ = make_file(tmp_path)
     data = Dataset(path)
     assert {str(p) for p in data.policies[choose_episodes(data, 2)]} == {"random", "ppo"}
@@ -94,7 +94,7 @@ def test_pictures(tmp_path: Path) -> None:
     first = data.frames(choose_episodes(data, 3)[0])[0]
     assert np.array_equal(got, first.repeat(8, 0).repeat(8, 1)) or (got[0, 0] == (220, 60, 60)).all()
     moving = Image.open(gif(data, out / "x.gif", episodes=[0, 4], scale=4))
-    assert moving.n_frames == 6  # the longer one's
+    assert moving.n_frames == 6  # of the longer episode
     assert moving.size == (2 * 24 + 2, 16 + 14)
     assert moving.info["loop"] == 0
     contact_sheet(data, out / "sheet.png")
@@ -104,7 +104,7 @@ def test_pictures(tmp_path: Path) -> None:
         (lambda: contact_sheet(data, out / "y.png", scale=0), "scale=0"),
         (lambda: contact_sheet(data, out / "y.png", num_columns=0), "num_columns=0"),
         (lambda: gif(data, out / "y.gif", episodes=[12]), "episode 12 does not exist"),
-        (lambda: gif(data, out / "y.gif", episodes=[]), "no episode"),
+        (lambda: gif(data, out / "y.gif", episodes=[]), "episodes is empty"),
         (lambda: gif(data, out / "y.gif", fps=0), "fps=0"),
     ]:
         with pytest.raises(UserError, match=sentence):
@@ -114,7 +114,13 @@ def test_pictures(tmp_path: Path) -> None:
 
 def test_bench_loader_measures_every_reader(tmp_path: Path) -> None:
     report = bench_loader(num_episodes=10, steps=20, batch_size=8, seconds=0.02, rounds=2, folder=tmp_path)
-    assert set(report["readers"]) == {"ours_ram", "ours_memmap", "h5py_contiguous", "h5py_gzip", "h5py_lzf"}
+    assert set(report["readers"]) == {
+        "clip_sampler_ram",
+        "clip_sampler_memmap",
+        "h5py_contiguous",
+        "h5py_gzip",
+        "h5py_lzf",
+    }
     assert all(reader["clips_per_second"] > 0 for reader in report["readers"].values())
     assert report["readers"]["h5py_gzip"]["bytes"] < report["file_bytes"]
     json.dumps(report)

@@ -242,7 +242,7 @@ def test_wrong_arguments_raise_a_sentence() -> None:
         ("toy", {"sise": 3}, "unexpected keyword argument 'sise'"),
         ("toy", {"size": 0}, "two positive numbers"),
         ("toy", {"size": 64.5}, "whole numbers"),
-        ("toy", {"crop": (0, 99, 0, 64)}, "does not lie inside"),
+        ("toy", {"crop": (0, 99, 0, 64)}, "is not inside"),
         ("toy", {"max_steps": 0}, "at least 1"),
         ("toy", {"render_mode": "human"}, "rgb_array"),
         ("doom/take-cover", {"skill": 9}, "skill=9"),

@@ -286,7 +286,7 @@ def test_made_by_id(world_dir: Path) -> None:
         DreamVectorEnv(2, world=world_dir, autoreset_mode="nextstep")
     with pytest.raises(UserError, match="got 2 for 3 rows"):
         envs.unwrapped.step(np.zeros(2, int))
-    with pytest.raises(UserError, match="lies outside"):
+    with pytest.raises(UserError, match="is outside"):
         envs.unwrapped.step(np.full(3, 9))
     with pytest.raises(UserError, match=r"is taken by DreamEnv"):
         envs.reset(options={"frames": frames[:1]})

@@ -1,4 +1,4 @@
-"""The GPU's run, rehearsed without one: all stages, killed and continued; devices and half precision on the way."""
+"""The GPU scripts rehearsed without a GPU: all stages, killed and continued; also devices and half precision."""
 
 from __future__ import annotations
 
@@ -32,19 +32,20 @@ from worldmodel.train.loop import Loop
 from worldmodel.train.presets import PRESETS
 from worldmodel.train.trainers import train_prior, train_tokenizer, train_world
 from worldmodel.train.training_config import LoopConfig, WorldConfig
+from worldmodel.train.training_run import TrainingRun
 from worldmodel.world.world_model import WorldModel
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 FILES = {"curves.png", "dream.gif", "policy.zip", "result.json", "strip.png", "world-1.safetensors"}
 STAGES = (
-    *("record", "tokenizer", "prior", "parcel", "judge", "pictures", "policy", "test", "speed", "curves"),
-    *("flat", "speed_flat", "judge_flat"),
+    *("record", "tokenizer", "prior", "world_files", "evaluate", "pictures", "policy", "test", "speed", "curves"),
+    *("flat", "speed_flat", "evaluate_flat"),
 )
 PRIORS = ("tiny", "tiny-flat")
 
 
 def few_steps(preset: str) -> WorldConfig:
-    """A training of some steps in which everything that a loop can do is done."""
+    """A training of a few steps that uses everything a loop can do."""
     config = short(4, log_every=1)
     prior = replace(PRESETS[preset].prior, status=StatusConfig("place", (0.5, 1.5, 2.5)))
     tokenizer = replace(config.tokenizer, rare_weight=2.0)
@@ -61,7 +62,7 @@ def start(folder: Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-def test_the_rehearsal_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+def test_the_rehearsal_continues_where_it_was_killed(tmp_path: Path) -> None:
     first = start(tmp_path)
     deadline = time.monotonic() + 120
     while not (tmp_path / "work" / "world.training" / "prior.safetensors").exists():
@@ -75,36 +76,36 @@ def test_the_rehearsal_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     recorded = tmp_path / "work" / "first.h5"
     before = recorded.stat().st_mtime_ns
     second = start(tmp_path)
-    said, _ = second.communicate(timeout=280)
-    assert second.returncode == 0, said
-    assert "record: done before" in said
-    assert "tokenizer: done before" in said
+    output, _ = second.communicate(timeout=280)
+    assert second.returncode == 0, output
+    assert "record: done before" in output
+    assert "tokenizer: done before" in output
     assert recorded.stat().st_mtime_ns == before
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert tuple(result["stages"]) == STAGES
     assert all("figures" in stage and stage["seconds"] >= 0 for stage in result["stages"].values())
-    assert set(result["stages"]["judge"]["figures"]["sections"]) > {"free run", "likelihood"}
+    assert set(result["stages"]["evaluate"]["figures"]["sections"]) > {"free run", "likelihood"}
     assert {row["policy"] for row in result["stages"]["test"]["figures"]["rows"]} == {"dreamer", "random", "periodic"}
     assert all(row["steps_per_second"] > 0 for row in result["stages"]["speed"]["figures"]["dream"])
     assert result["versions"]["torch"] == torch.__version__
 
 
 @pytest.mark.slow
-def test_the_engines_rehearsal_measures_every_stage(tmp_path: Path) -> None:
+def test_the_rehearsal_of_the_dream_engine_measures_every_stage(tmp_path: Path) -> None:
     command = ["sh", str(BENCHMARKS / "gpu_dream_engine.sh"), "--tiny", "--device", "cpu"]
     command += ["--work", str(tmp_path / "work")]
     environment = {**os.environ, "OUT": str(tmp_path / "out"), "PYTHON": sys.executable}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout
     stages = json.loads((tmp_path / "out" / "result.json").read_text())["stages"]
-    assert tuple(stages) == ("machine", "orders", "learner", "flat", "clip", "contracts")
+    assert tuple(stages) == ("machine", "orders", "learner", "flat", "clip", "gpu_tests")
     assert set(stages["orders"]["figures"]) == {"columns", "raster", "groups", "frame"}
     for rows in (*stages["orders"]["figures"].values(), *stages["flat"]["figures"].values()):
         assert rows
         assert all(row["steps_per_second"] > 0 and row["state_bytes"] > 0 for row in rows)
     several, one = (rows[0]["state_bytes"] for rows in stages["flat"]["figures"].values())
-    assert one < several, "one head of keys and values is less to remember"
+    assert one < several, "one key-value head has a smaller state"
     assert stages["learner"]["figures"]["decisions/s"] > 0
     clip = stages["clip"]["figures"]
     for row in clip["rows"]:  # 8 frames of 4 x 4 codes
@@ -117,13 +118,13 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("scripts")
-def test_the_books_keep_what_was_done_and_refuse_another_run(tmp_path: Path) -> None:
-    from gpu_books import Books
+def test_a_staged_run_keeps_its_results_and_refuses_other_settings(tmp_path: Path) -> None:
+    from gpu_run import StagedRun
 
-    def books(run: dict[str, Any], seconds: float = 100.0) -> Any:
-        return Books(tmp_path / "work", tmp_path / "out", run, {"device": "none"}, seconds)
+    def staged_run(settings: dict[str, Any], seconds: float = 100.0) -> Any:
+        return StagedRun(tmp_path / "work", tmp_path / "out", settings, {"device": "none"}, seconds)
 
-    ours, calls = books({"minutes": 1}), []
+    run, calls = staged_run({"minutes": 1}), []
 
     def work() -> dict[str, Any]:
         calls.append("good")
@@ -132,22 +133,22 @@ def test_the_books_keep_what_was_done_and_refuse_another_run(tmp_path: Path) -> 
     def broken() -> dict[str, Any]:
         raise ValueError("not today")
 
-    ours.stage("good", work)
-    ours.stage("bad", broken)
-    ours.stage("after", work, ["good", "bad"])
-    ours.stage("dear", work, least=1000)
-    assert ours.failed == ["bad"]
-    again = books({"minutes": 1})
+    run.stage("good", work)
+    run.stage("bad", broken)
+    run.stage("after", work, ["good", "bad"])
+    run.stage("long", work, min_seconds=1000)
+    assert run.failed == ["bad"]
+    again = staged_run({"minutes": 1})
     again.stage("good", work)
     assert calls == ["good"]
     stages = json.loads((tmp_path / "out" / "result.json").read_text())["stages"]
     assert stages["good"]["figures"] == {"x": 1}
     assert "not today" in stages["bad"]["error"]
     assert stages["after"]["left_out"] == "it needs bad"
-    assert "it needs 1000" in stages["dear"]["left_out"]
-    assert again.once("number", lambda: 3) == books({"minutes": 1}).once("number", lambda: 4) == 3
+    assert "it needs 1000" in stages["long"]["left_out"]
+    assert again.once("number", lambda: 3) == staged_run({"minutes": 1}).once("number", lambda: 4) == 3
     with pytest.raises(UserError, match="another run"):
-        books({"minutes": 2})
+        staged_run({"minutes": 2})
 
 
 @pytest.fixture(scope="module")
@@ -156,23 +157,25 @@ def square(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 @pytest.mark.usefixtures("scripts")
-def test_a_world_travels_in_small_files(square: Dataset, tmp_path: Path) -> None:
-    from gpu_parcel import pack, unpack
+def test_a_world_is_packed_in_small_files(square: Dataset, tmp_path: Path) -> None:
+    from gpu_world_files import pack, unpack
 
     world = train_world(square, tmp_path / "world", few_steps("tiny"), device="cpu")
     size = sum(tensor.numel() * tensor.element_size() for tensor in world.state_dict().values())
     for folder in ("whole", "lost", "small"):
         (tmp_path / folder).mkdir()
-    assert len(pack(world, tmp_path / "whole", most=3, limit=size // 2)) > 1
-    unpack(tmp_path / "whole", tmp_path / "came")
-    came = WorldModel.from_pretrained(tmp_path / "came")
+    assert len(pack(world, tmp_path / "whole", max_files=3, limit=size // 2)) > 1
+    unpack(tmp_path / "whole", tmp_path / "unpacked")
+    unpacked = WorldModel.from_pretrained(tmp_path / "unpacked")
     frames = torch.from_numpy(square.frames(0))[None]
-    assert torch.equal(came.tokenizer.encode(frames), world.tokenizer.encode(frames))
+    assert torch.equal(unpacked.tokenizer.encode(frames), world.tokenizer.encode(frames))
     for name, tensor in world.prior.state_dict().items():
-        torch.testing.assert_close(came.prior.state_dict()[name], tensor, rtol=1e-2, atol=1e-3)
-    for path in pack(world, tmp_path / "lost", most=3, limit=size // 2)[1:]:
+        torch.testing.assert_close(unpacked.prior.state_dict()[name], tensor, rtol=1e-2, atol=1e-3)
+    for path in pack(world, tmp_path / "lost", max_files=3, limit=size // 2)[1:]:
         path.unlink()
-    assert [path.name for path in pack(world, tmp_path / "small", most=1, limit=size // 2)] == ["world-1.safetensors"]
+    assert [path.name for path in pack(world, tmp_path / "small", max_files=1, limit=size // 2)] == [
+        "world-1.safetensors"
+    ]
     for folder in ("lost", "small"):
         with pytest.raises(UserError, match="whole world"):
             unpack(tmp_path / folder, tmp_path / "not")
@@ -191,15 +194,15 @@ def test_training_and_dreaming_in_half_precision(
         simulator = Simulator(world, 16, dtype=dtype)
         simulator.reset()
         steps[dtype] = simulator.step(torch.ones(16, dtype=torch.int64))
-    whole, halved = steps[torch.float32], steps[torch.bfloat16]
-    assert halved.log_probs.dtype == halved.rewards.dtype == torch.float32
-    torch.testing.assert_close(halved.hazards, whole.hazards, rtol=0.05, atol=0.02)
-    assert not torch.equal(halved.hazards, whole.hazards)
+    single, half_precision = steps[torch.float32], steps[torch.bfloat16]
+    assert half_precision.log_probs.dtype == half_precision.rewards.dtype == torch.float32
+    torch.testing.assert_close(half_precision.hazards, single.hazards, rtol=0.05, atol=0.02)
+    assert not torch.equal(half_precision.hazards, single.hazards)
 
 
 @pytest.fixture
 def another_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pretended device is what training and dreams choose; autocast, which does not know it, is left out."""
+    """Training and dreams choose the pretended device; autocast, which does not know it, is switched off."""
     runtime = Runtime(pretend.DEVICE, torch.float32)
     for module in (worldmodel.train.trainers, worldmodel.dream.learner_vec_env):
         monkeypatch.setattr(module, "choose_runtime", lambda *_: runtime)
@@ -209,7 +212,7 @@ def another_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.__future__, "_swap_module_params_on_conversion", True)
 
 
-def test_what_mixes_devices_is_seen() -> None:
+def test_mixed_devices_are_detected() -> None:
     with pretend.Pretend():
         there = torch.ones(3, device=pretend.DEVICE)
         assert float((there + 1).sum()) == 6
@@ -227,15 +230,17 @@ def test_what_mixes_devices_is_seen() -> None:
 @pytest.mark.usefixtures("another_device")
 @pytest.mark.parametrize("preset", PRIORS)
 def test_nothing_mixes_devices(preset: str, square: Dataset, tmp_path: Path) -> None:
-    """Training, judging and all faces of a dream on a device that is not the CPU."""
+    """Training, evaluation and all interfaces of a dream on a device that is not the CPU."""
     config = few_steps(preset)
     with pretend.Pretend():
         tokenizer = train_tokenizer(square, tmp_path / "tokenizer", config).tokenizer
         assert tokenizer.codebook.embeddings.device == pretend.DEVICE
         world = train_prior(tmp_path / "tokenizer", square, tmp_path / "world", config)
         assert world.device == pretend.DEVICE
-        judged = evaluate(world, square, policies_of(square), EvaluationSettings(clips=4, ahead=2, horizon=4, rows=3))
-        assert {"likelihood", "prediction", "outcomes", "reconstruction"} < set(judged["sections"])
+        evaluation = evaluate(
+            world, square, policies_of(square), EvaluationSettings(clips=4, ahead=2, horizon=4, rows=3)
+        )
+        assert {"likelihood", "prediction", "outcomes", "reconstruction"} < set(evaluation["sections"])
         actions = np.ones(3, np.int64)
         learner = DreamLearnerEnv(world, 3, reward="status", hold=2, horizon=4)
         vector = DreamVectorEnv(3, world=world, batch_invariant=True)
@@ -249,14 +254,15 @@ def test_nothing_mixes_devices(preset: str, square: Dataset, tmp_path: Path) -> 
         single.step(0)
 
 
-def test_a_budget_is_timed_for_a_share_of_itself(tmp_path: Path) -> None:
-    """A dozen steps are an instant on a GPU; until the number of steps is known, the learning rate stays up."""
+def test_a_budget_is_measured_for_a_share_of_its_time(tmp_path: Path) -> None:
+    """A dozen steps are an instant on a GPU; until the number of steps is known, the learning rate is not lowered."""
     config = LoopConfig(minutes=10.0, warmup_steps=20)
     runtime = Runtime(torch.device("cpu"), torch.float32)
-    loop = Loop("tokenizer", tmp_path, torch.nn.Linear(1, 1), config, 0, runtime, lambda _: None, lambda: None)  # type: ignore[arg-type,return-value]
+    run = TrainingRun(tmp_path, runtime)
+    loop = Loop("tokenizer", torch.nn.Linear(1, 1), config, 0, run, lambda _: None, lambda: None)  # type: ignore[arg-type,return-value]
     loop.step = 300
-    assert not loop._timed(5.0)
-    assert loop._timed(20.0)
+    assert not loop._is_timed(5.0)
+    assert loop._is_timed(20.0)
     loop.step = 3
-    assert not loop._timed(20.0)
+    assert not loop._is_timed(20.0)
     assert loop._rate(300) == 1.0

@@ -1,4 +1,4 @@
-"""The judgement of a world: its figures against cases done by hand, and the whole of it on the square world."""
+"""Evaluation: every statistic against cases done by hand, and all metrics on the square world."""
 
 from __future__ import annotations
 
@@ -19,15 +19,37 @@ from worldmodel.common import spaces
 from worldmodel.common.errors import UserError
 from worldmodel.common.pixels import PixelSpec
 from worldmodel.data import Dataset, Header, PartWriter, PolicyRecord, seal
-from worldmodel.metrics import METRICS, Estimate, EvaluationSettings, Figure, Metric, evaluate, register, table
-from worldmodel.metrics.dream_rollouts import begin, narrowed
-from worldmodel.metrics.frame_scores import bright_found, bright_right, changed, psnr, ssim
-from worldmodel.metrics.free_run import Lives, Played, cap, dreamed, play_all, recorded
-from worldmodel.metrics.likelihood import PSEUDO, TRUSTS, count_models
-from worldmodel.metrics.outcomes import tiles
-from worldmodel.metrics.policy_order import Comparison, comparisons, judge_order, summary
-from worldmodel.metrics.statistics import average_precision, bootstrap, calibration_error, difference, ratio, weights
-from worldmodel.metrics.world_trial import WorldTrial
+from worldmodel.metrics import METRICS, Estimate, EvaluationSettings, Metric, MetricValue, evaluate, register, table
+from worldmodel.metrics.dream_rollouts import begin_dreams, select_rows
+from worldmodel.metrics.evaluation_run import EvaluationRun
+from worldmodel.metrics.frame_scores import bright_precision_counts, bright_recall_counts, changed, psnr, ssim
+from worldmodel.metrics.free_run import (
+    PolicyEvents,
+    StepEvents,
+    dreamed_events,
+    longest_horizon,
+    recorded_events,
+    run_policies,
+)
+from worldmodel.metrics.likelihood import BIGRAM_COUNTS, UNIGRAM_COUNT, count_models
+from worldmodel.metrics.outcomes import cover_episodes
+from worldmodel.metrics.policy_order import (
+    DIFFERENT,
+    SAME,
+    SIGNIFICANT,
+    Comparison,
+    compare_policies,
+    comparisons,
+    summary,
+)
+from worldmodel.metrics.statistics import (
+    average_precision,
+    bootstrap,
+    calibration_error,
+    difference,
+    ratio,
+    resample_weights,
+)
 from worldmodel.prior import Sampling, StatusConfig
 from worldmodel.train import train_world
 from worldmodel.train.presets import PRESETS
@@ -113,22 +135,25 @@ def test_ssim_and_psnr() -> None:
     assert changed(black, grey).sum() == 1
 
 
-def test_bright_recall_by_hand() -> None:
+def test_bright_recall_and_precision_by_hand() -> None:
     real = torch.zeros(1, 9, 9, 3, dtype=torch.uint8)
     real[0, 1, 1, 2] = real[0, 7, 7, 0] = 201  # two bright pixels
     real[0, 4, 4] = 200  # as bright as the threshold: not above it
     made = torch.zeros_like(real)
     made[0, 3, 3] = 255  # two pixels from the first, four from the second
-    assert [int(x) for x in bright_found(real, made, 200)] == [1, 2]
-    assert [int(x) for x in bright_found(real, torch.zeros_like(real), 200)] == [0, 2]
-    assert [int(x) for x in bright_found(real, real, 200)] == [2, 2]
+    assert [int(x) for x in bright_recall_counts(real, made, 200)] == [1, 2]
+    assert [int(x) for x in bright_recall_counts(real, torch.zeros_like(real), 200)] == [0, 2]
+    assert [int(x) for x in bright_recall_counts(real, real, 200)] == [2, 2]
     made[0, 0, 8] = 255  # near nothing; the other of the two is right
-    assert [int(x) for x in bright_right(real, made, 200)] == [1, 2]
-    assert [int(x) for x in bright_right(real, torch.full_like(made, 255), 200)] == [16 + 16, 81]  # all painted
-    assert [int(x) for x in bright_right(torch.zeros_like(real), made, 200)] == [0, 2]
+    assert [int(x) for x in bright_precision_counts(real, made, 200)] == [1, 2]
+    assert [int(x) for x in bright_precision_counts(real, torch.full_like(made, 255), 200)] == [
+        16 + 16,
+        81,
+    ]  # all painted
+    assert [int(x) for x in bright_precision_counts(torch.zeros_like(real), made, 200)] == [0, 2]
     real[0, :, 4] = 255  # a flash is no small thing
-    assert [int(x) for x in bright_found(real, real, 200)] == [0, 0]
-    assert [int(x) for x in bright_right(real, made, 200)] == [0, 0]
+    assert [int(x) for x in bright_recall_counts(real, real, 200)] == [0, 0]
+    assert [int(x) for x in bright_precision_counts(real, made, 200)] == [0, 0]
 
 
 def test_intervals_cover_and_pairing_narrows_them() -> None:
@@ -140,7 +165,7 @@ def test_intervals_cover_and_pairing_narrows_them() -> None:
         assert estimate.high is not None
         covered.append(estimate.low <= 2.0 <= estimate.high)
     assert 0.86 < np.mean(covered) <= 1.0
-    assert (weights(7, 3).sum(1) == 7).all()
+    assert (resample_weights(7, 3).sum(1) == 7).all()
 
     clips = 5 * rng.standard_normal(80)  # some clips are hard for both
     a, b, one = clips + 0.5 + 0.1 * rng.standard_normal(80), clips, np.ones(80)
@@ -153,16 +178,16 @@ def test_intervals_cover_and_pairing_narrows_them() -> None:
     assert same == ratio(a, one) or same.low == pytest.approx(ratio(a, one).low)
 
 
-def test_clips_of_an_episode_are_drawn_together() -> None:
+def test_clips_of_an_episode_are_resampled_together() -> None:
     episodes = np.random.default_rng(0).standard_normal(20)
     once = ratio(episodes, np.ones(20))
     clips = ratio(episodes.repeat(10), np.ones(200), units=np.arange(50, 70).repeat(10))  # ten alike of each
     assert (clips.mean, clips.low, clips.high) == pytest.approx((once.mean, once.low, once.high))
-    assert ratio(np.arange(3.0), np.ones(3), units=np.zeros(3, int)) == Estimate(1.0)  # one unit tells no interval
+    assert ratio(np.arange(3.0), np.ones(3), units=np.zeros(3, int)) == Estimate(1.0)  # one unit has no interval
     assert difference((np.ones(1), np.ones(1)), (np.arange(3.0), np.ones(3))) == Estimate(0.0)
 
 
-def test_a_unit_without_samples_counts_for_nothing() -> None:
+def test_a_unit_without_samples_is_ignored() -> None:
     with_idle = ratio(np.array([1.0, 3.0, 0.0, 0.0]), np.array([2.0, 2.0, 0.0, 0.0]))
     assert with_idle == ratio(np.array([1.0, 3.0]), np.array([2.0, 2.0]))
     assert with_idle.mean == 1.0
@@ -174,17 +199,17 @@ def test_count_models_by_hand() -> None:
     train = np.array([[[0], [1], [0], [1], [1]]])  # one place, two codes
     valid = np.array([[True, True, True, True, False]])
     unigram, bigram = count_models(train, valid, np.array([[[0], [0], [1]]]), 2)
-    share = (2 + PSEUDO) / (4 + 2 * PSEUDO)  # of either code
+    share = (2 + UNIGRAM_COUNT) / (4 + 2 * UNIGRAM_COUNT)  # of either code
     assert unigram[0] == pytest.approx(-2 * np.log(share))
-    # after 0 came 0 never and 1 twice; of the smoothings the best for this very clip
-    wanted = [-np.log(a * share / (2 + a)) - np.log((2 + a * share) / (2 + a)) for a in TRUSTS]
+    # after 0 came 0 never and 1 twice; of the smoothings the best for this clip
+    wanted = [-np.log(a * share / (2 + a)) - np.log((2 + a * share) / (2 + a)) for a in BIGRAM_COUNTS]
     assert bigram[0] == pytest.approx(min(wanted))
 
 
-def test_tiles_judge_every_step_once() -> None:
+def test_clips_cover_every_step_once() -> None:
     lengths = np.array([4, 30, 9, 10, 23])  # frames
     seen = [np.zeros(n, int) for n in lengths]
-    for frames, rows in tiles(lengths, 9, 3).items():
+    for frames, rows in cover_episodes(lengths, 9, 3).items():
         for episode, start, first in rows:
             assert 0 <= start <= lengths[episode] - frames
             assert first >= 3 or start == 0
@@ -197,59 +222,61 @@ def test_tiles_judge_every_step_once() -> None:
 # -- the free run ------------------------------------------------------------------------------------------
 
 
-def made_lives(hit: float, rows: int = 60, steps: int = 40, seed: int = 0) -> Lives:
-    """Lives with a hit rate and an end rate of a fifth of it."""
+def made_events(hit: float, rows: int = 60, steps: int = 40, seed: int = 0) -> StepEvents:
+    """StepEvents with a hit rate and an end rate of a fifth of it."""
     rng = np.random.default_rng(seed)
-    lives = Lives.blank(rows, steps)
+    events = StepEvents.zeros(rows, steps)
     length = rng.geometric(hit / 5, rows)
-    lives.taken[:] = np.arange(steps) < length[:, None]
-    lives.ended[:] = np.arange(steps) == length[:, None] - 1
-    lives.shown[:] = lives.taken & ~lives.ended
-    lives.hit[:] = lives.shown & (rng.random((rows, steps)) < hit)
-    return lives
+    events.active[:] = np.arange(steps) < length[:, None]
+    events.terminated[:] = np.arange(steps) == length[:, None] - 1
+    events.has_frame[:] = events.active & ~events.terminated
+    events.hit[:] = events.has_frame & (rng.random((rows, steps)) < hit)
+    return events
 
 
-def test_a_perfect_dream_keeps_all_orders_and_a_scrambled_one_none() -> None:
-    cautious, reckless = made_lives(0.02, seed=1), made_lives(0.2, seed=2)
-    perfect = Played(cautious, cautious, ""), Played(reckless, reckless, "")
-    scrambled = Played(cautious, reckless, ""), Played(reckless, cautious, "")
-    equal = Played(cautious, made_lives(0.1, seed=3), ""), Played(reckless, made_lives(0.1, seed=3), "")
-    for measure in ("hit_rate", "end_rate", "life"):
-        assert judge_order(*perfect, measure, 40).verdict == "kept, clearly"
-        assert judge_order(*scrambled, measure, 40).verdict == "lost"
-        assert judge_order(*equal, measure, 40).verdict == "lost"  # no difference is no order
-        assert judge_order(perfect[0], perfect[0], measure, 40).verdict == ""  # reality decides nothing
-    faint = Played(cautious, made_lives(0.1, rows=4, seed=7), ""), Played(reckless, made_lives(0.12, 4, seed=8), "")
-    assert judge_order(*faint, "hit_rate", 40).verdict in ("kept", "lost")
+def test_policy_order_is_right_in_a_perfect_dream_and_wrong_in_a_swapped_one() -> None:
+    cautious, reckless = made_events(0.02, seed=1), made_events(0.2, seed=2)
+    perfect = PolicyEvents(cautious, cautious, ""), PolicyEvents(reckless, reckless, "")
+    swapped = PolicyEvents(cautious, reckless, ""), PolicyEvents(reckless, cautious, "")
+    equal = PolicyEvents(cautious, made_events(0.1, seed=3), ""), PolicyEvents(reckless, made_events(0.1, seed=3), "")
+    for measure in ("hit_rate", "end_rate", "steps_survived"):
+        assert compare_policies(*perfect, measure, 40).verdict == SIGNIFICANT
+        assert compare_policies(*swapped, measure, 40).verdict == DIFFERENT
+        assert compare_policies(*equal, measure, 40).verdict == DIFFERENT  # the dream shows no difference
+        assert compare_policies(perfect[0], perfect[0], measure, 40).verdict == ""  # no real difference
+    few, more = made_events(0.1, rows=4, seed=7), made_events(0.12, rows=4, seed=8)
+    faint = PolicyEvents(cautious, few, ""), PolicyEvents(reckless, more, "")
+    assert compare_policies(*faint, "hit_rate", 40).verdict in (SAME, DIFFERENT)
 
 
 def test_the_summary_counts_each_fact_once() -> None:
     def comparison(counts: bool, verdict: str) -> Comparison:
-        return Comparison("life: a - b, 9 steps", counts, Figure("", Estimate(1.0), {}, verdict))
+        return Comparison("steps_survived: a - b, 9 steps", counts, MetricValue("", Estimate(1.0), {}, verdict))
 
-    kept, clear, lost = (comparison(True, verdict) for verdict in ("kept", "kept, clearly", "lost"))
-    repeated, undecided = comparison(False, "lost"), comparison(True, "")
-    first, clearly, *rest = summary([repeated, repeated, kept, undecided, clear, lost, clear])
-    assert (first.verdict, first.value.mean, list(first.beside)) == ("3 of 4", 0.75, ["a coin"])
-    assert (clearly.verdict, clearly.value.mean) == ("2 of 4", 0.5)
+    same, significant, different = (comparison(True, verdict) for verdict in (SAME, SIGNIFICANT, DIFFERENT))
+    repeated, undecided = comparison(False, DIFFERENT), comparison(True, "")
+    first, second, *rest = summary([repeated, repeated, same, undecided, significant, different, significant])
+    assert (first.verdict, first.value.mean, list(first.baselines)) == ("3 of 4", 0.75, ["coin flip"])
+    assert (second.verdict, second.value.mean) == ("2 of 4", 0.5)
     assert first.value.low is not None
     assert first.value.low < 0.75 < first.value.high
-    assert [figure.verdict for figure in rest] == ["kept", "kept, clearly", "lost", "kept, clearly", "lost", "lost"]
-    assert ["not counted" in figure.of for figure in rest] == [False] * 4 + [True] * 2
+    verdicts = [SAME, SIGNIFICANT, DIFFERENT, SIGNIFICANT, DIFFERENT, DIFFERENT]
+    assert [value.verdict for value in rest] == verdicts
+    assert ["not counted" in value.label for value in rest] == [False] * 4 + [True] * 2
     assert summary([repeated, undecided]) == []
-    assert summary([clear, clear])[0].value == Estimate(1.0)  # two that agree are no certainty
+    assert summary([significant, significant])[0].value == Estimate(1.0)  # no interval where all agree
 
 
 def test_rows_that_ended_are_left_out() -> None:
-    lives = Lives.blank(2, 10)
-    lives.taken[0, :10] = lives.taken[1, :2] = True  # the second row dies in its second step
-    lives.shown[:] = lives.taken
-    lives.shown[1, 1] = False
-    lives.ended[1, 1] = lives.hit[0, 0] = True
-    assert ratio(*lives.of("hit_rate", 10)).mean == pytest.approx(1 / 11)
-    assert ratio(*lives.of("end_rate", 10)).mean == pytest.approx(1 / 12)
-    assert ratio(*lives.of("end_rate", 1)).mean == 0
-    assert ratio(*lives.of("life", 10)).mean == pytest.approx((10 + 2) / 2)
+    events = StepEvents.zeros(2, 10)
+    events.active[0, :10] = events.active[1, :2] = True  # the second row ends in its second step
+    events.has_frame[:] = events.active
+    events.has_frame[1, 1] = False
+    events.terminated[1, 1] = events.hit[0, 0] = True
+    assert ratio(*events.totals("hit_rate", 10)).mean == pytest.approx(1 / 11)
+    assert ratio(*events.totals("end_rate", 10)).mean == pytest.approx(1 / 12)
+    assert ratio(*events.totals("end_rate", 1)).mean == 0
+    assert ratio(*events.totals("steps_survived", 10)).mean == pytest.approx((10 + 2) / 2)
 
 
 # -- the square world --------------------------------------------------------------------------------------
@@ -310,128 +337,129 @@ def result(world: WorldModel, data: Dataset) -> dict:
     return evaluate(world, data, policies_of(data), SMALL)
 
 
-def test_every_row_says_something_beside_its_rivals(result: dict) -> None:
-    told = {name: metric for section in result["sections"].values() for name, metric in section.items()}
+def test_every_metric_reports_values_with_baselines(result: dict) -> None:
+    metrics = {name: metric for section in result["sections"].values() for name, metric in section.items()}
     assert next(iter(result["sections"])) == "free run"
-    assert set(told) == set(METRICS)
-    for name, metric in told.items():
+    assert set(metrics) == set(METRICS)
+    for name, metric in metrics.items():
         assert metric["better"] in ("higher", "lower", "real")
-        assert metric["figures"] or name == "orders", name
-        for figure in metric["figures"]:
-            assert figure["beside"], name
-            low, mean, high = (figure["value"][end] for end in ("low", "mean", "high"))
+        assert metric["values"] or name == "policy_order", name
+        for value in metric["values"]:
+            assert value["baselines"], name
+            low, mean, high = (value["value"][end] for end in ("low", "mean", "high"))
             assert low is None or low - 1e-9 <= mean <= high + 1e-9, name
     text = table(result)
     assert all(name in text for name in METRICS)
     assert "not played in the dream: ppo" in text
     assert any("test and validation" in note for note in result["notes"])
-    assert any("Ends are fitted to the validation split" in note for note in result["notes"])
-    assert any("of 5 comparisons that count, reality decided" in note for note in result["notes"])
+    assert any("Hazards are calibrated on the validation split" in note for note in result["notes"])
+    assert any("of 5 comparisons that count" in note for note in result["notes"])
     # what is certain of this world
-    (nats,) = told["nats"]["figures"]
-    assert 0 < nats["value"]["mean"] < nats["beside"]["unigram"]["mean"]
-    (gap,) = told["control_gap"]["figures"]
-    assert gap["value"]["mean"] == pytest.approx(nats["beside"]["other actions"]["mean"] - nats["value"]["mean"])
-    (end,) = told["end_mean"]["figures"]
-    assert 0 < end["beside"]["real"]["mean"] < 0.3
-    psnr_of = told["psnr"]["figures"][0]
-    assert psnr_of["beside"]["reconstruction"]["mean"] > psnr_of["beside"]["mean frame"]["mean"]
+    (nats,) = metrics["nats"]["values"]
+    assert 0 < nats["value"]["mean"] < nats["baselines"]["unigram"]["mean"]
+    (gap,) = metrics["control_gap"]["values"]
+    assert gap["value"]["mean"] == pytest.approx(nats["baselines"]["other actions"]["mean"] - nats["value"]["mean"])
+    (end,) = metrics["end_mean"]["values"]
+    assert 0 < end["baselines"]["real"]["mean"] < 0.3
+    psnr_of = metrics["psnr"]["values"][0]
+    assert psnr_of["baselines"]["reconstruction"]["mean"] > psnr_of["baselines"]["mean frame"]["mean"]
     for picture in (free_run_bars(result), prediction_curves(result)):
         assert picture.startswith(b"\x89PNG")
 
 
-def test_same_seed_same_figures(world: WorldModel, data: Dataset, result: dict) -> None:
-    names = ("orders", "motion", "psnr", "end_precision")  # each of them drawn
+def test_same_seed_same_values(world: WorldModel, data: Dataset, result: dict) -> None:
+    names = ("policy_order", "motion", "psnr", "end_precision")  # each of them drawn
     again = evaluate(world, data, policies_of(data), replace(SMALL, metrics=names))
     for section, metrics in again["sections"].items():
         for name, metric in metrics.items():
             assert json.dumps(metric) == json.dumps(result["sections"][section][name])
-    names = ("life", "control_psnr")
+    names = ("steps_survived", "control_psnr")
     other = evaluate(world, data, policies_of(data), replace(SMALL, seed=5, metrics=names))
-    assert [list(section) for section in other["sections"].values()] == [["life"], ["control_psnr"]]
+    assert [list(section) for section in other["sections"].values()] == [["steps_survived"], ["control_psnr"]]
     assert other["sections"]["prediction"] != {"control_psnr": result["sections"]["prediction"]["control_psnr"]}
 
 
-def test_clips_of_one_episode_tell_no_interval(world: WorldModel, data: Dataset) -> None:
-    trial = WorldTrial(world, data, {}, replace(SMALL, clips=3, ahead=1))
-    trial.clips = replace(trial.clips, episodes=np.zeros(3, np.int64))  # as if all were of one
+def test_clips_of_one_episode_have_no_interval(world: WorldModel, data: Dataset) -> None:
+    run = EvaluationRun(world, data, {}, replace(SMALL, clips=3, ahead=1))
+    run.clips = replace(run.clips, episodes=np.zeros(3, np.int64))  # as if all were of one
     for name in ("nats", "control_gap", "psnr", "bright_recall", "control_psnr", "reconstruction_psnr"):
-        for figure in METRICS[name].function(trial):
-            assert [figure.value.low, *(rival.low for rival in figure.beside.values())] == [None] * (
-                1 + len(figure.beside)
-            ), name
+        for value in METRICS[name].function(run):
+            lows = [value.value.low, *(baseline.low for baseline in value.baselines.values())]
+            assert lows == [None] * len(lows), name
 
 
-def test_a_new_row_is_judged_and_shown(world: WorldModel, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registered_metric_is_evaluated_and_printed(
+    world: WorldModel, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("worldmodel.metrics.metric_registry.METRICS", registry := dict(METRICS))
 
-    def clip_length(trial: WorldTrial) -> list[Figure]:
-        return [Figure("all", Estimate(float(trial.length)), {"none": Estimate(0.0)}, "long")]
+    def clip_length(run: EvaluationRun) -> list[MetricValue]:
+        return [MetricValue("all", Estimate(float(run.length)), {"none": Estimate(0.0)}, "long")]
 
     register(Metric("clip_length", "mine", "frames of a clip", "frames", "higher", clip_length))
     found = evaluate(world, data, {}, replace(SMALL, metrics=("clip_length",)))
-    figure = found["sections"]["mine"]["clip_length"]["figures"][0]
-    assert figure["value"]["mean"] == world.prior.window + 3
+    value = found["sections"]["mine"]["clip_length"]["values"][0]
+    assert value["value"]["mean"] == world.prior.window + 3
     assert "clip_length (frames; higher is better)" in table(found)
     with pytest.raises(UserError, match="already"):
         register(registry["clip_length"])
 
 
-def test_lives_are_what_was_recorded_and_end_when_dreams_end(world: WorldModel, data: Dataset) -> None:
-    trial = WorldTrial(world, data, policies_of(data), replace(SMALL, horizon=12, rows=24))
+def test_events_equal_the_recording_and_stop_at_the_end_of_a_dream(world: WorldModel, data: Dataset) -> None:
+    run = EvaluationRun(world, data, policies_of(data), replace(SMALL, horizon=12, rows=24))
     number = int(data.episodes_of("test")[2])
     episode = data.episode(number)
-    lives = recorded(trial, np.array([number]))
-    assert lives.taken[0].sum() == episode.length
-    assert lives.reward[0].sum() == episode.rewards.sum()
-    assert lives.ended[0].sum() == episode.terminations.sum()
+    events = recorded_events(run, np.array([number]))
+    assert events.active[0].sum() == episode.length
+    assert events.reward[0].sum() == episode.rewards.sum()
+    assert events.terminated[0].sum() == episode.terminations.sum()
     places = episode.variables["place"]
     falls = (places[1:] < places[:-1]) & episode.frame_valid[1:]
-    np.testing.assert_array_equal(lives.hit[0, : episode.length], falls)
+    np.testing.assert_array_equal(events.hit[0, : episode.length], falls)
     moved = np.abs(np.diff(episode.frames.astype(int), axis=0)).mean((1, 2, 3)) * episode.frame_valid[1:]
-    np.testing.assert_allclose(lives.motion[0, : episode.length], moved)
+    np.testing.assert_allclose(events.motion[0, : episode.length], moved)
 
     def idle(seed: int, rows: int) -> Callable[[np.ndarray], np.ndarray]:
         return lambda frames: np.arange(rows) // 2 % 2  # half of the rows wait until they end, half move on
 
-    lives = dreamed(trial, idle, 0, "idle")
-    assert lives.ended.any()
-    before = np.cumsum(lives.ended, 1) - lives.ended
-    np.testing.assert_array_equal(lives.taken, before == 0)  # until the end and never after
-    assert not (lives.hit | lives.shown)[~lives.taken].any()
-    assert not lives.reward[~lives.taken].any()
-    assert not lives.shown[lives.ended].any()  # this world's ends have no picture
-    assert trial.once(play_all) is trial.once(play_all)
-    counted = {c.of for c in trial.once(comparisons) if c.counts}
-    measures = ("life", "hit_rate", "bright_share", "bright_frames", "motion")
+    events = dreamed_events(run, idle, 0, "idle")
+    assert events.terminated.any()
+    before = np.cumsum(events.terminated, 1) - events.terminated
+    np.testing.assert_array_equal(events.active, before == 0)  # until the end and never after
+    assert not (events.hit | events.has_frame)[~events.active].any()
+    assert not events.reward[~events.active].any()
+    assert not events.has_frame[events.terminated].any()  # this world's ends have no picture
+    assert run.cached(run_policies) is run.cached(run_policies)
+    counted = {c.label for c in run.cached(comparisons) if c.counts}
+    measures = ("steps_survived", "hit_rate", "bright_share", "bright_frames", "motion")
     assert counted == {f"{measure}: random - sticky, 12 steps" for measure in measures}
 
 
-def test_fewer_rows_go_on_as_they_would_have(world: WorldModel, data: Dataset) -> None:
-    trial = WorldTrial(world, data, {}, SMALL)
-    _, clip = trial.code_clip(data.episodes_of("test")[:4], np.zeros(4, np.int64), 3)
-    simulator = begin(world, clip, 3, torch.arange(4), Sampling())
+def test_selected_rows_continue_as_they_would_have(world: WorldModel, data: Dataset) -> None:
+    run = EvaluationRun(world, data, {}, SMALL)
+    _, clip = run.code_clip(data.episodes_of("test")[:4], np.zeros(4, np.int64), 3)
+    simulator = begin_dreams(world, clip, 3, torch.arange(4), Sampling())
     simulator.step(torch.tensor([1, 0, 1, 0]))
     kept = torch.tensor([1, 3])
-    few = narrowed(simulator, kept)
+    few = select_rows(simulator, kept)
     many, less = simulator.step(torch.tensor([1, 0, 1, 1])), few.step(torch.tensor([0, 1]))
     assert torch.equal(many.frames[kept], less.frames)
     torch.testing.assert_close(many.hazards[kept], less.hazards)
 
 
-def test_outcomes_are_what_a_dream_would_draw_from(world: WorldModel, data: Dataset) -> None:
-    trial = WorldTrial(world, data, {}, SMALL)
-    clip = trial.clips.codes
+def test_outcomes_equal_the_probabilities_of_a_dream(world: WorldModel, data: Dataset) -> None:
+    run = EvaluationRun(world, data, {}, SMALL)
+    clip = run.clips.codes
     expected = world.prior.outcomes(clip)
     assert expected.status_probs.shape == (*clip.rewards.shape, 4)
     torch.testing.assert_close(expected.status_probs.sum(-1), torch.ones(clip.rewards.shape))
     for frames in (1, 3):
-        simulator = begin(world, clip, frames, torch.arange(len(clip.codes)), Sampling())
+        simulator = begin_dreams(world, clip, frames, torch.arange(len(clip.codes)), Sampling())
         out = simulator.step(clip.actions[:, frames - 1])
         torch.testing.assert_close(out.hazards, expected.hazards[:, frames - 1])
 
 
-def test_bad_input_is_refused_in_a_sentence(
+def test_bad_input_is_refused_in_one_sentence(
     world: WorldModel,
     world_dir: Path,
     data: Dataset,
@@ -455,7 +483,10 @@ def test_bad_input_is_refused_in_a_sentence(
             evaluate(world, data, {}, SMALL)
     with monkeypatch.context() as patch:
         patch.setattr(world.prior, "max_frames", world.prior.window + 2)
-        assert cap(WorldTrial(world, data, {}, replace(SMALL, ahead=2, horizon=40))) == world.prior.window + 1
+        assert (
+            longest_horizon(EvaluationRun(world, data, {}, replace(SMALL, ahead=2, horizon=40)))
+            == world.prior.window + 1
+        )
         with pytest.raises(UserError, match="give at most --ahead 2"):
             evaluate(world, data, {}, SMALL)
     with pytest.raises(UserError, match="--rows 1"):
@@ -476,5 +507,8 @@ def test_the_command_writes_what_it_prints(
     cli.main(["eval", "world", str(world_dir), "--data", str(data.paths[0]), "--json", "--out", str(out), *few])
     printed, saved = json.loads(capsys.readouterr().out), json.loads(out.read_text())
     assert printed["sections"] == saved["sections"]
-    assert list(printed["sections"]) == ["free run", "likelihood"]
+    assert {name: list(metrics) for name, metrics in printed["sections"].items()} == {
+        "free run": ["steps_survived"],  # "life" is its former name
+        "likelihood": ["nats"],
+    }
     assert saved["verb"] == "eval world"

@@ -23,7 +23,7 @@ from worldmodel.common import random as numpy_random
 from worldmodel.common.errors import UserError
 from worldmodel.dream import DreamEnv, DreamVecEnv, Simulator
 from worldmodel.dream.backends import OnnxBackend, TorchBackend
-from worldmodel.metrics.dream_rollouts import begin, narrowed
+from worldmodel.metrics.dream_rollouts import begin_dreams, select_rows
 from worldmodel.onnx import OnnxSimulator, OnnxWorld, graphs, numpy_sampling
 from worldmodel.onnx import export as write
 from worldmodel.onnx.export import export_world, exported
@@ -210,11 +210,11 @@ def test_a_world_that_carries_an_export_is_judged_by_torch(world: WorldModel) ->
     flags, acted = torch.ones(codes.shape[:2], dtype=torch.bool), torch.zeros(2, 3, dtype=torch.int64)
     steps, status = torch.zeros(2, 3), torch.zeros(2, 4, dtype=torch.int64)
     clip = CodeClip(codes, flags, acted, steps, steps.bool(), steps.bool(), status, flags.float())
-    simulator = begin(world, clip, 3, torch.tensor([4, 5]), Sampling())
+    simulator = begin_dreams(world, clip, 3, torch.tensor([4, 5]), Sampling())
     assert isinstance(simulator.backend, TorchBackend)
     assert torch.equal(simulator.state.codes, codes[:, 2])
     assert torch.equal(simulator.state.frames, world.tokenizer.decode(codes[:, 2:3])[:, 0])
-    fewer = narrowed(simulator, torch.tensor([1]))
+    fewer = select_rows(simulator, torch.tensor([1]))
     assert isinstance(fewer.backend, TorchBackend)
     assert not fewer.sampling.exact, "nobody asks"
     whole, part = simulator.step(torch.tensor([2, 1])), fewer.step(torch.tensor([1]))
@@ -347,7 +347,7 @@ def test_a_world_given_by_name_is_exported_into_its_own_directory(
     world_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(shipped, "FOLDER", world_dir.parent)
+    monkeypatch.setattr(shipped, "SHIPPED_WORLDS", world_dir.parent)
     with pytest.raises(SystemExit):
         cli.main(["export", world_dir.name])
     assert f"{world_dir / 'onnx'} exists" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What is shipped: one top-level name, nothing missing, also through an sdist."""
+"""The wheel has one top-level package with every module, also when it is built from an sdist."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def names(wheel: Path) -> set[str]:
         return set(archive.namelist())
 
 
-def test_the_wheel_holds_one_package_and_all_of_it(tmp_path: Path) -> None:
+def test_the_wheel_holds_one_package_with_every_module(tmp_path: Path) -> None:
     sdist = build(ROOT, tmp_path / "sdist", "sdist")
     with tarfile.open(sdist) as archive:
         safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # Python 3.11.4 and newer

@@ -1,4 +1,4 @@
-"""`predict` and `sample`: pictures of what a world thinks will happen."""
+"""`predict` and `sample`: images and videos of what a world predicts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
+from worldmodel.cli.action_text import parse_actions
 from worldmodel.cli.command_line import main
-from worldmodel.cli.pictures import parse_actions
 from worldmodel.collect import record
 from worldmodel.common import spaces
 from worldmodel.common.errors import UserError
@@ -39,7 +39,9 @@ def run(*words: object) -> int:
     return 0
 
 
-def test_predict_draws_real_codes_and_dream(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_writes_recorded_reconstructed_and_dreamed_frames(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     base = ("predict", "--world", folder / "w", "--data", folder / "toy.h5", "--episode", 3, "--length", 9)
     for kind in ("png", "gif", "mp4"):
         if kind == "mp4":
@@ -59,7 +61,7 @@ def test_predict_draws_real_codes_and_dream(folder: Path, capsys: pytest.Capture
     assert "exists" in capsys.readouterr().err
 
 
-def test_other_actions_bring_another_dream(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_actions_give_another_dream(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = ("predict", "--world", folder / "w", "--data", folder / "toy.h5", "--episode", 3, "--length", 6)
     (folder / "plan.txt").write_text("up*3, down\nstay*5")
     for actions in ("recorded", "shuffled", folder / "plan.txt"):
@@ -68,7 +70,7 @@ def test_other_actions_bring_another_dream(folder: Path, capsys: pytest.CaptureF
     assert len({a, b, c}) == 3
 
 
-def test_sample_draws_a_row_for_each_dream(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sample_writes_a_row_for_each_dream(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = ("sample", "--world", folder / "w", "--num", 3, "--actions", "up*2,left*2")
     for kind in ("png", "gif"):
         assert run(*base, "--out", folder / f"s.{kind}") == 0
@@ -91,7 +93,7 @@ def test_sample_draws_a_row_for_each_dream(folder: Path, capsys: pytest.CaptureF
         (("sample", "--top-p", 0), "top_p"),
     ],
 )
-def test_mistakes_are_one_sentence(
+def test_a_users_mistake_is_one_sentence(
     words: tuple, sentence: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = ("--data", folder / "toy.h5") if words[0] == "predict" else ()
@@ -102,7 +104,9 @@ def test_mistakes_are_one_sentence(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_name_of_no_kind_and_foreign_data(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_suffix_and_data_of_another_environment_are_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run("sample", "--world", folder / "w", "--out", tmp_path / "x.jpeg") == 2
     assert ".png, .gif or .mp4" in capsys.readouterr().err
     record("toy/continuous", "random", tmp_path / "other.h5", episodes=10, progress=False, size=(32, 32))
@@ -110,7 +114,7 @@ def test_a_name_of_no_kind_and_foreign_data(folder: Path, tmp_path: Path, capsys
     assert "same environment" in capsys.readouterr().err
 
 
-def test_actions_of_every_space_are_read() -> None:
+def test_actions_of_every_space_are_parsed() -> None:
     assert parse_actions("1*2,0", spaces.Discrete(2)).tolist() == [1, 1, 0]
     assert parse_actions("1 2*2", spaces.MultiDiscrete((2, 3))).tolist() == [[1, 2], [1, 2]]
     assert parse_actions("0.5 -1", spaces.Box((-1.0, -1.0), (1.0, 1.0))).tolist() == [[0.5, -1.0]]

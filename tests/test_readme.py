@@ -1,4 +1,4 @@
-"""What the README and the examples show works as it stands there."""
+"""The code, commands and links of the README, and the examples, work as written."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_commands_of_the_readme_are_commands() -> None:
     assert targets <= set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
 
 
-def test_what_the_readme_points_at_is_there() -> None:
+def test_the_links_of_the_readme_exist() -> None:
     for target in re.findall(r"\]\(([^)]+)\)", README):
         assert target.startswith("http") or (ROOT / target).exists(), target
     tree = README.split("```\nenvs/", 1)[1].split("```")[0]
@@ -52,14 +52,14 @@ def test_what_the_readme_points_at_is_there() -> None:
         assert (ROOT / "worldmodel" / name).exists(), name
 
 
-def test_the_own_environment_example(tmp_path: Path) -> None:
+def test_the_example_of_an_own_environment_runs(tmp_path: Path) -> None:
     result = run([str(ROOT / "examples" / "own_environment.py"), str(tmp_path)], tmp_path)
     assert result.returncode == 0, result.stderr
     assert "10 episodes" in result.stdout
 
 
 @pytest.mark.slow
-def test_the_toy_dream_example(tmp_path: Path) -> None:
+def test_the_example_of_a_toy_dream_runs(tmp_path: Path) -> None:
     result = run([str(ROOT / "examples" / "dream_of_the_toy.py"), str(tmp_path)], tmp_path)
     assert result.returncode == 0, result.stderr
     assert "20 dreamed steps" in result.stdout

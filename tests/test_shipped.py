@@ -1,4 +1,4 @@
-"""The worlds that come with the package: they load by name, step, and a policy that learns in one works outside."""
+"""The shipped worlds: they load by name, can be stepped, and a policy that learns in one works in the environment."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from worldmodel.collect.policy_training import TEST_SEED, train_policy
 from worldmodel.common.errors import UserError
 from worldmodel.dream import DreamVecEnv
 from worldmodel.envs import toy_optimum
-from worldmodel.world.hub import FOLDER, find_world, shipped_worlds
+from worldmodel.world.hub import SHIPPED_WORLDS, find_world, shipped_worlds
 
 
 @pytest.mark.parametrize("name", shipped_worlds())
-def test_a_shipped_world_is_whole_small_and_an_environment(name: str) -> None:
-    assert sum(path.stat().st_size for path in (FOLDER / name).rglob("*")) < 2**24
+def test_a_shipped_world_is_small_and_a_valid_environment(name: str) -> None:
+    assert sum(path.stat().st_size for path in (SHIPPED_WORLDS / name).rglob("*")) < 2**24
     env = gymnasium.make(worldmodel.DREAM_ID, world=name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -32,12 +32,12 @@ def test_a_shipped_world_is_whole_small_and_an_environment(name: str) -> None:
     first, _ = env.reset(seed=3)
     again, _ = env.reset(seed=3)
     np.testing.assert_array_equal(first, again)
-    assert f"| `{name}` |" in (FOLDER / "README.md").read_text(), "how it was made"
+    assert f"| `{name}` |" in (SHIPPED_WORLDS / "README.md").read_text(), "how it was made"
 
 
-def test_a_directory_is_taken_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_takes_precedence_over_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert find_world("toy") == FOLDER / "toy"
+    assert find_world("toy") == SHIPPED_WORLDS / "toy"
     (tmp_path / "toy").mkdir()
     assert find_world("toy") == Path("toy")
     with pytest.raises(UserError, match=r"no world directory nowhere.*comes with the package: .*toy"):
@@ -46,8 +46,8 @@ def test_a_directory_is_taken_before_a_name(tmp_path: Path, monkeypatch: pytest.
         DreamVecEnv("toy", 2)
 
 
-def test_a_policy_of_the_shipped_toys_dream_beats_every_blind_one_outside(tmp_path: Path) -> None:
-    """The short version of test_toy_dream's: a fifth of its decisions, far from the optimum and far above open loop."""
+def test_a_policy_trained_in_the_shipped_toy_beats_every_open_loop_policy(tmp_path: Path) -> None:
+    """A short form of the test in test_toy_dream: a fifth of its decisions, so far below the optimum."""
     learner = LearnerConfig(
         num_envs=32, decisions=12_000, learning_rate=3e-3, gamma=0.97, rollout_steps=16, batch_size=256,
         checkpoint_seconds=600,

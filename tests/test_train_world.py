@@ -1,4 +1,4 @@
-"""Training a world: two halves make the whole, a killed run equals one never stopped, two processes equal one."""
+"""Training: the stages alone equal a world trained in one call, and so do killed runs and several processes."""
 
 from __future__ import annotations
 
@@ -30,12 +30,11 @@ from worldmodel.data import ClipSampler, Dataset
 from worldmodel.dream.dream_clips import draw_clips
 from worldmodel.prior import FactoredPrior, FlatConfig
 from worldmodel.train import LoopConfig, train_prior, train_tokenizer, train_world
-from worldmodel.train.calibration import calibrate_ends
+from worldmodel.train.calibration import calibrate_hazards
 from worldmodel.train.code_cache import CodeCache, encode_dataset
 from worldmodel.train.loop import Loop
 from worldmodel.train.presets import PRESETS
-from worldmodel.train.training_config import PriorTraining
-from worldmodel.train.training_config import half as half_config
+from worldmodel.train.training_config import PriorTraining, stage_config
 from worldmodel.world.tokenizer_storage import TokenizerCheckpoint
 from worldmodel.world.world_model import WorldModel
 
@@ -54,15 +53,15 @@ def data(path: Path) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def whole(path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("whole")
+def world_dir(path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
     train_and_keep(path, folder / "world", folder / "kept", short())
     return folder / "world"
 
 
 @pytest.fixture(scope="module")
-def half(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("half") / "tokenizer"
+def tokenizer_dir(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("tokenizer") / "tokenizer"
     train_tokenizer(data, out, short())
     return out
 
@@ -71,24 +70,28 @@ def rows(path: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def alike(a: torch.nn.Module, b: torch.nn.Module) -> None:
+def assert_equal(a: torch.nn.Module, b: torch.nn.Module) -> None:
     for name, tensor in a.state_dict().items():
         assert torch.equal(tensor, b.state_dict()[name]), name
 
 
-# -- the verbs ---------------------------------------------------------------------------------------------
+# -- the commands ------------------------------------------------------------------------------------------
 
 
-def test_two_halves_make_the_whole(data: Dataset, whole: Path, half: Path, tmp_path: Path) -> None:
-    both = train_prior(half, data, tmp_path / "world", short())
-    alike(WorldModel.from_pretrained(whole), both)
-    assert {"model.safetensors", "config.json", "README.md", "training"} == {p.name for p in half.iterdir()}
-    again = train_prior(whole, data, tmp_path / "again", short())  # a world's tokenizer serves as well
-    alike(both, again)
-    assert train_tokenizer(data, half, short()).report["psnr"] > 5  # finished: read again
+def test_both_stages_alone_equal_a_world_trained_in_one_call(
+    data: Dataset, world_dir: Path, tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    both = train_prior(tokenizer_dir, data, tmp_path / "world", short())
+    assert_equal(WorldModel.from_pretrained(world_dir), both)
+    assert {"model.safetensors", "config.json", "README.md", "training"} == {p.name for p in tokenizer_dir.iterdir()}
+    again = train_prior(world_dir, data, tmp_path / "again", short())  # a world's tokenizer serves as well
+    assert_equal(both, again)
+    assert train_tokenizer(data, tokenizer_dir, short()).report["psnr"] > 5  # finished: read again
 
 
-def test_commands(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_train_and_print_the_report(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     steps = ["--train-tokenizer.num-steps", "3", "--train-tokenizer.validations", "0"]
     files = ["--data", str(path), "--preset", "tiny", "--device", "cpu", "--json"]
     cli.main(["train", "tokenizer", *files, "--out", str(tmp_path / "t"), *steps])
@@ -112,8 +115,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return message
 
 
-def test_bad_input_is_one_sentence(
-    path: Path, whole: Path, half: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_bad_input_is_refused_in_one_sentence(
+    path: Path, world_dir: Path, tokenizer_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     to = ("--out", out, "--preset", "tiny", "--device", "cpu")
@@ -122,64 +125,90 @@ def test_bad_input_is_one_sentence(
     assert "config.json" in refused(capsys, *prior, "--tokenizer", tmp_path)
     assert "foreign" in refused(capsys, "train", "tokenizer", "--data", tmp_path / "foreign.h5", *to)
     assert "init_from" in refused(capsys, *tokenizer, "--init-from", tmp_path)
-    assert "do not fit" in refused(capsys, *tokenizer, "--init-from", half, "--tokenizer.width", 16)
-    assert "world directory" in refused(capsys, *prior, "--tokenizer", half, "--init-from", half)
-    assert "do not fit" in refused(capsys, *prior, "--tokenizer", half, "--init-from", whole, "--prior.width", 64)
+    assert "do not fit" in refused(capsys, *tokenizer, "--init-from", tokenizer_dir, "--tokenizer.width", 16)
+    assert "world directory" in refused(capsys, *prior, "--tokenizer", tokenizer_dir, "--init-from", tokenizer_dir)
+    assert "do not fit" in refused(
+        capsys, *prior, "--tokenizer", tokenizer_dir, "--init-from", world_dir, "--prior.width", 64
+    )
     assert "minutes" in refused(capsys, *tokenizer, "--minutes", 0)
-    assert "cuda" in refused(capsys, *prior[:-1], "tpu", "--tokenizer", half)
-    shutil.copytree(half, tmp_path / "bent")
+    steps = ("--minutes", 1, "--train-tokenizer.num-steps", 7)
+    assert "--minutes 1 and --train-tokenizer.num-steps 7 contradict" in refused(capsys, *tokenizer, *steps)
+    world = ("train", "world", "--data", path, "--out", out, "--device", "cpu")  # without a preset too
+    assert "--train-prior.num-steps 9" in refused(capsys, *world, "--minutes", 1, "--train-prior.num-steps", 9)
+    assert "cuda" in refused(capsys, *prior[:-1], "tpu", "--tokenizer", tokenizer_dir)
+    shutil.copytree(tokenizer_dir, tmp_path / "bent")
     (tmp_path / "bent" / "model.safetensors").write_bytes(b"0" * 100)
     assert "damaged" in refused(capsys, *prior, "--tokenizer", tmp_path / "bent")
-    config = json.loads((half / "config.json").read_text())
+    config = json.loads((tokenizer_dir / "config.json").read_text())
+    del config["config_sha256"]
     for change, word in (
         ({"version": 9}, "version 9"),
-        ({"tokenizer": {**config["tokenizer"], "flavour": 1}}, "not ours"),
+        ({"tokenizer": {**config["tokenizer"], "flavour": 1}}, "extra fields found"),
         ({"tokenizer": {**config["tokenizer"], "width": 16}}, "do not fit"),
         ({"pixels": {**config["pixels"], "size": [32, 32]}}, "record like frames"),
     ):
         (tmp_path / "bent" / "config.json").write_text(json.dumps({**config, **change}))
-        shutil.copy(half / "model.safetensors", tmp_path / "bent")
+        shutil.copy(tokenizer_dir / "model.safetensors", tmp_path / "bent")
         assert word in refused(capsys, *prior, "--tokenizer", tmp_path / "bent")
-    assert "clip_length" in refused(capsys, *prior, "--tokenizer", half, "--train-prior.clip-length", 99)
+    assert "clip_length" in refused(capsys, *prior, "--tokenizer", tokenizer_dir, "--train-prior.clip-length", 99)
     status = ("--prior.status.variable", "health", "--prior.status.edges", 50.0)
-    assert "'health'" in refused(capsys, *prior, "--tokenizer", half, *status)
+    assert "'health'" in refused(capsys, *prior, "--tokenizer", tokenizer_dir, *status)
     assert "time='frame'" in refused(capsys, "train", "world", "--data", path, *to, "--tokenizer.time", "clip")
     assert not list(tmp_path.glob("out*"))
     out.mkdir()
     (out / "thesis.tex").touch()
     assert "not this run's tokenizer" in refused(capsys, *tokenizer)
     with pytest.raises(UserError, match="not a tokenizer"):
-        TokenizerCheckpoint.from_pretrained(half).save_pretrained(out)
+        TokenizerCheckpoint.from_pretrained(tokenizer_dir).save_pretrained(out)
     assert (out / "thesis.tex").exists()
 
 
-def test_beginning_with_weights(data: Dataset, whole: Path, half: Path, tmp_path: Path) -> None:
+def test_training_begins_with_given_weights(
+    data: Dataset, world_dir: Path, tokenizer_dir: Path, tmp_path: Path
+) -> None:
     still = {"learning_rate": 1e-12, "ema_decay": 0.0, "weight_decay": 0.0}
-    config, source = short(1, **still), WorldModel.from_pretrained(whole)
-    world = train_world(data, tmp_path / "w", config, init_from=whole)
+    config, source = short(1, **still), WorldModel.from_pretrained(world_dir)
+    world = train_world(data, tmp_path / "w", config, init_from=world_dir)
     for name, weight in source.named_parameters():
         torch.testing.assert_close(world.get_parameter(name), weight, atol=1e-9, rtol=0)
     torch.testing.assert_close(world.prior.heads.reward_std, source.prior.heads.reward_std)
     with pytest.raises(UserError, match="not this run's"):
-        train_world(data, tmp_path / "w", config, init_from=half)  # other weights make another run
-    world = train_world(data, tmp_path / "v", config, init_from=half)
+        train_world(data, tmp_path / "w", config, init_from=tokenizer_dir)  # other weights make another run
+    world = train_world(data, tmp_path / "v", config, init_from=tokenizer_dir)
     for name, weight in source.tokenizer.named_parameters():
         torch.testing.assert_close(world.tokenizer.get_parameter(name), weight, atol=1e-9, rtol=0)
 
 
-# -- what a loop does beside its steps ---------------------------------------------------------------------
+def test_a_tilde_means_the_home_directory(
+    data: Dataset, world_dir: Path, tokenizer_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(world_dir, tmp_path / "world")
+    shutil.copytree(tokenizer_dir, tmp_path / "tokenizer")
+    world = WorldModel.from_pretrained("~/world")
+    world.save_pretrained("~/copy")
+    TokenizerCheckpoint.from_pretrained("~/tokenizer").save_pretrained("~/codes")
+    train_tokenizer(data, "~/short", short(2), init_from="~/world")
+    train_prior("~/codes", data, "~/prior", short(2), init_from=None)
+    train_world(data, "~/again", short(2), init_from="~/tokenizer")
+    names = {"world", "tokenizer", "copy", "codes", "short", "prior", "again"}
+    assert {path.name for path in tmp_path.iterdir()} == names
 
 
-def test_averaged_weights_are_what_is_saved(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    descend, seen = Loop.descend, []
+# -- the loop ----------------------------------------------------------------------------------------------
+
+
+def test_the_averaged_weights_are_saved(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    update, seen = Loop.update, []
 
     def watch(self: Loop, losses: dict[str, torch.Tensor]) -> None:
         if not seen:
             seen.append([p.detach().clone() for p in self.parameters])
-        descend(self, losses)
+        update(self, losses)
         seen.append([p.detach().clone() for p in self.parameters])
 
-    monkeypatch.setattr(Loop, "descend", watch)
+    monkeypatch.setattr(Loop, "update", watch)
     made = train_tokenizer(data, tmp_path / "t", short(15, ema_decay=0.5))
     average = seen[0]
     for step, weights in enumerate(seen[1:]):
@@ -190,7 +219,9 @@ def test_averaged_weights_are_what_is_saved(data: Dataset, tmp_path: Path, monke
         assert not torch.equal(weight, last) or not weight.any()
 
 
-def test_one_batch_again_and_again(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overfitting_shows_the_first_batch_at_every_step(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gather, seen = ClipSampler.gather, []
 
     def watch(self: ClipSampler, episode: np.ndarray, start: np.ndarray) -> Any:
@@ -207,16 +238,16 @@ def test_one_batch_again_and_again(data: Dataset, tmp_path: Path, monkeypatch: p
     assert seen[2] != shown[0]
 
 
-def test_episodes_shorter_than_a_clip_are_told(data: Dataset, tmp_path: Path) -> None:
+def test_episodes_shorter_than_a_clip_are_reported(data: Dataset, tmp_path: Path) -> None:
     short_ones = int((data.lengths[data.episodes_of("train")] + 1 < 9).sum())
     assert short_ones
     world = train_world(data, tmp_path / "world", short(num_steps=4, clip_length=9), device="cpu")
-    told = f"{short_ones} of {len(data.episodes_of('train'))} episodes"
-    assert told in world.report["not learned"]
-    assert told in (tmp_path / "world" / "README.md").read_text()
+    sentence = f"{short_ones} of {len(data.episodes_of('train'))} episodes"
+    assert sentence in world.report["not learned"]
+    assert sentence in (tmp_path / "world" / "README.md").read_text()
 
 
-def test_validation_is_logged_and_drawn(data: Dataset, tmp_path: Path) -> None:
+def test_validation_is_logged_with_images(data: Dataset, tmp_path: Path) -> None:
     train_world(data, tmp_path / "w", short(10, validations=2, log_every=5), draw_dreams=draw_clips)
     for stage, height in (("tokenizer", 2), ("prior", 4)):
         lines = rows(tmp_path / "w" / "training" / f"{stage}.jsonl")
@@ -233,14 +264,14 @@ def test_validation_is_logged_and_drawn(data: Dataset, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change", [{"ema_decay": 1.0}, {"validations": -1}, {"log_every": 0}, {"num_steps": 0, "minutes": 0.0}]
 )
-def test_settings_that_make_no_sense(change: dict[str, Any]) -> None:
+def test_loop_settings_out_of_range_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=next(iter(change))):
         LoopConfig(**change)
 
 
-@pytest.mark.parametrize("asked", ["at once", "later"])
-def test_a_loss_that_is_not_finite_names_its_batch(
-    asked: str, data: Dataset, half: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("checked", ["at once", "later"])
+def test_a_loss_that_is_not_finite_names_its_clips(
+    checked: str, data: Dataset, tokenizer_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = short(12, checkpoint_seconds=0.0, log_every=7)
     loss, calls = FactoredPrior.loss, []
@@ -250,30 +281,30 @@ def test_a_loss_that_is_not_finite_names_its_batch(
         calls.append(0)
         return {**losses, "loss": losses["loss"] * (float("inf") if len(calls) == 6 else 1.0)}
 
-    if asked == "later":  # as on a GPU, which is asked when a line is logged or a checkpoint written
-        refuse = Loop._refuse_divergence
-        at_once = Loop.descend.__code__
+    if checked == "later":  # as on a GPU, where it is checked when a line is logged or a checkpoint written
+        refuse = Loop._check_divergence
+        at_once = Loop.update.__code__
         monkeypatch.setattr(
             Loop,
-            "_refuse_divergence",
+            "_check_divergence",
             lambda self: None if sys._getframe(1).f_code is at_once else refuse(self),
         )
         config = short(12, checkpoint_seconds=1e9, log_every=7)
     monkeypatch.setattr(FactoredPrior, "loss", poisoned)
     with pytest.raises(UserError) as error:
-        train_prior(half, data, tmp_path / "w", config)
+        train_prior(tokenizer_dir, data, tmp_path / "w", config)
     message = str(error.value)
     episodes, starts = ClipSampler(data, 3, 16, "train", 0).locate(5)
     assert "prior diverged at step 5 of seed 0" in message
     assert ", ".join(f"{e}:{s}" for e, s in zip(episodes, starts, strict=True)) in message
-    assert f"at step {5 if asked == 'at once' else 7})" in message  # when it was told
+    assert f"at step {5 if checked == 'at once' else 7})" in message  # when it was noticed
     assert not (tmp_path / "w").exists()
     kept = tmp_path / "w.training" / "prior.safetensors"
-    assert kept.exists() == (asked == "at once")
+    assert kept.exists() == (checked == "at once")
     if kept.exists():
         assert all(tensor.isfinite().all() for tensor in load_file(kept).values())
     monkeypatch.undo()
-    train_prior(half, data, tmp_path / "w", config)  # goes on from there
+    train_prior(tokenizer_dir, data, tmp_path / "w", config)  # goes on from there
 
 
 # -- stopped, killed, continued ----------------------------------------------------------------------------
@@ -285,38 +316,38 @@ class Stop(Exception):
 
 @pytest.mark.parametrize("stop_at", [("tokenizer", 6), ("prior", 3)])
 def test_a_stopped_run_continues_as_if_never_stopped(
-    stop_at: tuple[str, int], whole: Path, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stop_at: tuple[str, int], world_dir: Path, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    descend = Loop.descend
+    update = Loop.update
 
     def stop(self: Loop, losses: dict) -> None:
         self.calls = getattr(self, "calls", 0) + 1  # type: ignore[attr-defined]
         if (self.stage, self.calls) == stop_at:  # type: ignore[attr-defined]
             raise Stop
-        descend(self, losses)
+        update(self, losses)
 
-    monkeypatch.setattr(Loop, "descend", stop)
+    monkeypatch.setattr(Loop, "update", stop)
     with pytest.raises(Stop):
         train_world(data, tmp_path / "stopped", short())
     assert not (tmp_path / "stopped").exists()
     with pytest.raises(UserError, match="another training"):
         train_world(data, tmp_path / "stopped", dataclasses.replace(short(), seed=1))
-    monkeypatch.setattr(Loop, "descend", descend)
+    monkeypatch.setattr(Loop, "update", update)
     seen: list[tuple[str, int]] = []
     continued = train_world(
         data, tmp_path / "stopped", short(), progress=lambda stage, step, *_: seen.append((stage, step))
     )
     assert (stop_at[0], 3) not in seen or stop_at == ("prior", 3)
-    alike(WorldModel.from_pretrained(whole), continued)
+    assert_equal(WorldModel.from_pretrained(world_dir), continued)
     for stage in ("tokenizer", "prior"):
         lines = rows(tmp_path / "stopped" / "training" / f"{stage}.jsonl")
-        assert lines == rows(whole / "training" / f"{stage}.jsonl")
+        assert lines == rows(world_dir / "training" / f"{stage}.jsonl")
         assert [line["step"] for line in lines if "loss" in line] == [3, 6, 9, 12]
     assert not (tmp_path / "stopped.training").exists()
 
 
 def in_process(target: Any, *arguments: Any) -> multiprocessing.Process:
-    """Start a process that forks from one that has torch loaded: quick, and with no thread or lock of ours."""
+    """Start a process, forked from a server that has torch loaded: fast, and without threads of this process."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["worldmodel.train", "torch.utils.tensorboard", "torch._dynamo"])
     process = context.Process(target=target, args=arguments)
@@ -325,7 +356,7 @@ def in_process(target: Any, *arguments: Any) -> multiprocessing.Process:
 
 
 def wait_for(lines: int, log: Path, alive: Any) -> None:
-    """Until a log has so many lines."""
+    """Wait until a log has so many lines."""
     limit = time.monotonic() + 120
     while alive() and time.monotonic() < limit:
         if log.exists() and log.read_text().count("\n") >= lines:
@@ -333,7 +364,7 @@ def wait_for(lines: int, log: Path, alive: Any) -> None:
         time.sleep(0.002)
 
 
-def test_killed_twice_it_equals_a_run_never_killed(path: Path, whole: Path, tmp_path: Path) -> None:
+def test_a_run_killed_twice_equals_one_never_killed(path: Path, world_dir: Path, tmp_path: Path) -> None:
     config, draw = short(log_every=1), random.Random()
     run = (train_and_keep, path, tmp_path / "killed", tmp_path / "kept", config)
     for stage in ("tokenizer", "prior"):
@@ -346,16 +377,16 @@ def test_killed_twice_it_equals_a_run_never_killed(path: Path, whole: Path, tmp_
         assert not (tmp_path / "killed").exists()
     process = in_process(*run)
     process.join(60)
-    calm = digests(whole.parent / "kept")
+    calm = digests(world_dir.parent / "kept")
     assert {name.split(".")[0] for name in calm} == {"tokenizer", "prior"}
     assert {name.split()[1].split(".")[0] for name in calm} == {"model", "average", "optimiser"}
     assert digests(tmp_path / "kept") == calm
-    assert digests(tmp_path / "killed") == digests(whole)
+    assert digests(tmp_path / "killed") == digests(world_dir)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["factored", "flat"])
-def test_killed_again_and_again_it_equals_a_run_never_killed(kind: str, path: Path, tmp_path: Path) -> None:
+def test_a_run_killed_many_times_equals_one_never_killed(kind: str, path: Path, tmp_path: Path) -> None:
     config = short(60, log_every=1, validations=2)
     if kind == "flat":
         config = dataclasses.replace(
@@ -394,8 +425,8 @@ def test_killed_again_and_again_it_equals_a_run_never_killed(kind: str, path: Pa
     assert digests(out) == digests(tmp_path / "calm")
 
 
-def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
-    """On noisy frames: where many patches are the same, so are codes, and rounding decides between equals."""
+def test_two_processes_train_the_same_world_as_one(tmp_path: Path) -> None:
+    """On noisy frames: where many patches are equal, rounding decides between equal codes."""
     path = tmp_path / "noisy.h5"
     record_square(path, 40, noise=25)
     config = short(5, ema_decay=0.0, checkpoint_seconds=1e9)
@@ -419,15 +450,15 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
             assert a == pytest.approx(b, rel=1e-3, abs=1e-4)
 
 
-def test_finished_and_foreign_runs(data: Dataset, whole: Path) -> None:
+def test_a_finished_run_is_loaded_and_another_one_refused(data: Dataset, world_dir: Path) -> None:
     called: list[str] = []
-    train_world(data, whole, short(), progress=lambda stage, *_: called.append(stage))
+    train_world(data, world_dir, short(), progress=lambda stage, *_: called.append(stage))
     assert not called  # finished: loaded, not trained again
     with pytest.raises(UserError, match="not this run's"):
-        train_world(data, whole, short(13))
+        train_world(data, world_dir, short(13))
 
 
-def test_a_budget_becomes_steps_once(data: Dataset, tmp_path: Path) -> None:
+def test_a_budget_in_minutes_becomes_a_number_of_steps(data: Dataset, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     train_world(
         data,
@@ -441,42 +472,44 @@ def test_a_budget_becomes_steps_once(data: Dataset, tmp_path: Path) -> None:
     assert all(step == total for stage, step, total in seen[-1:])
 
 
-def test_every_frame_counts_alike_over_an_epoch(data: Dataset) -> None:
+def test_every_frame_has_the_same_total_weight_in_an_epoch(data: Dataset) -> None:
     codes = np.zeros((data.num_frames, 2, 2), np.int32)
     cache = CodeCache(data, codes, 16, PRESETS["tiny"].prior.status)
-    seen, whole = np.zeros(data.num_frames), np.zeros(data.num_frames)
+    last_only, all_frames = np.zeros(data.num_frames), np.zeros(data.num_frames)
     length = 3
     for number in range(data.num_episodes):
         starts = np.arange(data.lengths[number] + 2 - length)
         clip = cache.clip(np.full_like(starts, number), starts, length)
         rows = (data.frame_offsets[number] + starts)[:, None] + np.arange(length)
-        np.add.at(seen, rows, clip.weights.numpy())
-        np.add.at(whole, rows, cache.clip(np.full_like(starts, number), starts, length, whole=True).weights.numpy())
+        np.add.at(last_only, rows, clip.weights.numpy())
+        np.add.at(
+            all_frames, rows, cache.clip(np.full_like(starts, number), starts, length, all_frames=True).weights.numpy()
+        )
     long = data.lengths >= length - 1
     frames = np.repeat(long, data.lengths + 1)
-    assert (seen[frames] == 1).all()
-    np.testing.assert_allclose(whole[frames], length, rtol=1e-6)
+    assert (last_only[frames] == 1).all()
+    np.testing.assert_allclose(all_frames[frames], length, rtol=1e-6)
 
 
-def test_a_world_may_learn_a_part_of_the_frames(data: Dataset, path: Path, tmp_path: Path) -> None:
+def test_a_world_can_be_trained_on_a_crop_of_the_frames(data: Dataset, path: Path, tmp_path: Path) -> None:
     config = dataclasses.replace(short(), crop=(0, 16, 8, 16))
     world = train_world(path, tmp_path / "w", config, device="cpu")
     assert world.spec.pixels.crop == (0, 16, 8, 16)
     assert world.tokenizer.frame_shape == (16, 8, 3)
     assert train_world(data, tmp_path / "w", config, device="cpu").spec == world.spec  # an open dataset is cropped too
-    again = train_prior(tmp_path / "w", path, tmp_path / "again", half_config(config, PriorTraining), device="cpu")
+    again = train_prior(tmp_path / "w", path, tmp_path / "again", stage_config(config, PriorTraining), device="cpu")
     assert again.spec == world.spec  # the tokenizer says what part
 
 
-def test_ends_are_calibrated_on_the_validation_split(data: Dataset, whole: Path) -> None:
-    world = WorldModel.from_pretrained(whole)
-    codes = encode_dataset(data, world.tokenizer, whole.parent / "calibration.npy")
+def test_hazards_are_calibrated_on_the_validation_split(data: Dataset, world_dir: Path) -> None:
+    world = WorldModel.from_pretrained(world_dir)
+    codes = encode_dataset(data, world.tokenizer, world_dir.parent / "calibration.npy")
     cache = CodeCache(data, codes, world.tokenizer.config.num_codes, world.prior.status_config)
     last = data.step_offsets + data.lengths - 1
     validation = data.episodes_of("validation")
     steps = int(data.lengths[validation].sum() - data.flat("truncations")[last[validation]].sum())
     heads = world.prior.heads
-    heads.end.bias.data += 3.0  # much too likely
+    heads.end.bias.data += 3.0  # terminations are predicted far too often
     before = heads.end_shift.item()
-    assert calibrate_ends(world, cache) == steps  # each of them once
+    assert calibrate_hazards(world, cache) == steps  # each of them once
     assert heads.end_shift.item() < before - 1

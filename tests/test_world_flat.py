@@ -16,7 +16,7 @@ from test_world_prior import GRID, SPACES, V, make_clip
 from worldmodel.cli.command_line import parse
 from worldmodel.common import spaces
 from worldmodel.common.errors import UserError
-from worldmodel.common.run_info import from_json_data, to_json_data
+from worldmodel.common.run_info import config_from_json, config_to_json
 from worldmodel.dream import DreamEnv, Simulator
 from worldmodel.prior import CodeClip, FactoredConfig, FlatConfig, FlatPrior, StatusConfig
 from worldmodel.prior.flat.flat_layers import attend, attention_mask
@@ -349,7 +349,7 @@ def test_flags_and_saved_configs_reach_either_prior(tmp_path: Path) -> None:
         _, config = parse(command)
         assert isinstance(config.world.prior, kind)
         assert config.world.prior == replace(PRESETS[preset].prior, width=96)
-        assert from_json_data(to_json_data(config.world), WorldConfig, "run.json") == config.world
+        assert config_from_json(config_to_json(config.world), WorldConfig, "run.json") == config.world
 
 
 # -- a whole world -----------------------------------------------------------------------------------------

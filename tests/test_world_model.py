@@ -1,4 +1,4 @@
-"""The whole way on a tiny world: record, train, resume, save, load, dream."""
+"""A tiny world from recording to dreaming: train, save, load, step, reset, branch."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def world(world_dir: Path) -> WorldModel:
     return WorldModel.from_pretrained(world_dir)
 
 
-def test_a_tiny_model_learns_a_tiny_world(world: WorldModel) -> None:
+def test_a_tiny_model_fits_a_tiny_environment(world: WorldModel) -> None:
     assert world.report["psnr"] > 30
     assert world.report["nats_per_code"] < 0.1
     assert world.report["nats_per_code_shuffled"] > 2 * world.report["nats_per_code"] + 0.1
@@ -68,11 +68,11 @@ def test_a_tiny_model_learns_a_tiny_world(world: WorldModel) -> None:
         assert terminated
         assert not truncated
         assert info["hazard"] > 0.5
-        np.testing.assert_array_equal(frame, before)  # this world's ends have no picture
+        np.testing.assert_array_equal(frame, before)  # the environment has no frame of the terminal step
     assert right == total
 
 
-def test_config_survives_and_card_says_what_it_is(world: WorldModel, world_dir: Path, tmp_path: Path) -> None:
+def test_a_loaded_world_equals_the_saved_one(world: WorldModel, world_dir: Path, tmp_path: Path) -> None:
     world.save_pretrained(tmp_path / "copy")
     again = WorldModel.from_pretrained(tmp_path / "copy")
     assert again.tokenizer.config == world.tokenizer.config
@@ -95,18 +95,18 @@ def test_config_survives_and_card_says_what_it_is(world: WorldModel, world_dir: 
     assert (tmp_path / "mine" / "thesis.tex").exists()
 
 
-def test_starts_are_true_starts_and_moments_inside(world: WorldModel, data: Dataset) -> None:
+def test_starts_are_the_first_frames_of_episodes(world: WorldModel, data: Dataset) -> None:
     starts = world.starts
     assert starts is not None
-    assert len(starts) == 80  # all episodes of the training split, more than num_starts asked for
+    assert len(starts) == 80  # all episodes of the training split, which are more than num_starts
     first = data.frames(int(data.episodes_of("train")[5]), 0, 1)
     codes = world.tokenizer.encode(torch.from_numpy(first)[None])[0, 0]
     assert torch.equal(starts.context.codes[5, -1], codes)
     assert not starts.context.has_action.any()
 
 
-def spoil(name: str, directory: Path) -> str:
-    """Damage a world in one way; returns a word of the sentence that must refuse it."""
+def damage(name: str, directory: Path) -> str:
+    """Damage a world directory; returns a part of the expected error message."""
     config = json.loads((directory / "config.json").read_text())
     if name == "no config":
         (directory / "config.json").unlink()
@@ -124,30 +124,31 @@ def spoil(name: str, directory: Path) -> str:
     change = {
         "foreign": ({"format": "diffusers"}, "something else"),
         "newer": ({"version": 99}, "version 99"),
-        "unknown field": ({"tokenizer": {**config["tokenizer"], "flavour": 1}}, "not ours"),
+        "unknown field": ({"tokenizer": {**config["tokenizer"], "flavour": 1}}, "tokenizer: extra fields found"),
         "wrong size": ({"prior": {**config["prior"], "width": 64}}, "do not fit"),
         "wrong tokenizer": ({"prior_of_tokenizer": "0" * 64}, "another tokenizer"),
-        "no spec": ({"spec": {}}, "not whole"),
+        "no spec": ({"spec": {}}, "spec lacks the field 'env'"),
     }[name]
+    del config["config_sha256"]
     (directory / "config.json").write_text(json.dumps({**config, **change[0]}))
     return change[1]
 
 
-BAD = (
+DAMAGES = (
     "no config", "half a config", "half the weights", "no starts", "foreign", "newer", "unknown field",
     "wrong size", "wrong tokenizer", "no spec",
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_bad_directories_are_refused(name: str, world_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damaged_directories_are_refused(name: str, world_dir: Path, tmp_path: Path) -> None:
     shutil.copytree(world_dir, tmp_path / "bad")
-    word = spoil(name, tmp_path / "bad")
+    word = damage(name, tmp_path / "bad")
     with pytest.raises(UserError, match=word):
         WorldModel.from_pretrained(tmp_path / "bad")
 
 
-def test_no_directory_is_refused() -> None:
+def test_a_missing_directory_is_refused() -> None:
     with pytest.raises(UserError, match="no world directory"):
         gymnasium.make("worldmodel/Dream-v0", world="does/not/exist")
 
@@ -162,7 +163,7 @@ def dream(world: WorldModel, num_rows: int, seed: int, steps: int = 8) -> tuple[
     return torch.stack(frames, 1), torch.stack(log_probs, 1)
 
 
-def test_same_seed_same_dream_whatever_the_batch(world: WorldModel) -> None:
+def test_a_dream_depends_on_its_seed_and_not_on_the_batch(world: WorldModel) -> None:
     frames, log_probs = dream(world, 5, seed=3)
     for row in range(5):
         alone, nats = dream(world, 1, seed=3 + row)
@@ -171,7 +172,7 @@ def test_same_seed_same_dream_whatever_the_batch(world: WorldModel) -> None:
     assert not torch.equal(dream(world, 5, seed=90)[0], frames)
 
 
-def test_batch_invariant_dreams_are_equal_to_the_bit(world: WorldModel) -> None:
+def test_batch_invariant_dreams_are_bitwise_equal(world: WorldModel) -> None:
     def run(rows: int, first: int) -> list[torch.Tensor]:
         simulator = Simulator(world, rows, seed=first, starts="any", batch_invariant=True)
         simulator.reset()
@@ -185,14 +186,14 @@ def test_batch_invariant_dreams_are_equal_to_the_bit(world: WorldModel) -> None:
             assert torch.equal(few, many[first : first + rows])
 
 
-def test_branching_and_resetting_one_row(world: WorldModel) -> None:
+def test_a_restored_state_repeats_and_a_reset_row_leaves_the_others(world: WorldModel) -> None:
     simulator = Simulator(world, 3, seed=1)
     simulator.reset()
     simulator.step(torch.tensor([1, 0, 1]))
-    mark = simulator.save()
+    state = simulator.save()
     first = simulator.step(torch.tensor([1, 1, 0]))
     simulator.step(torch.tensor([0, 0, 0]))
-    simulator.restore(mark)
+    simulator.restore(state)
     again = simulator.step(torch.tensor([1, 1, 0]))
     assert torch.equal(first.frames, again.frames)
     assert torch.equal(first.rewards, again.rewards)
@@ -205,7 +206,7 @@ def test_branching_and_resetting_one_row(world: WorldModel) -> None:
         simulator.reset(starts=torch.tensor([0, 1, 10**6]))
 
 
-def test_gymnasium_and_sb3_accept_the_dream(world_dir: Path) -> None:
+def test_the_checkers_of_gymnasium_and_sb3_accept_the_dream(world_dir: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         env = gymnasium.make("worldmodel/Dream-v0", world=str(world_dir), render_mode="rgb_array")
@@ -218,7 +219,7 @@ def test_gymnasium_and_sb3_accept_the_dream(world_dir: Path) -> None:
         env.step(7)
 
 
-def test_horizon_truncates_and_starts_are_chosen(world: WorldModel) -> None:
+def test_the_horizon_truncates_and_a_start_can_be_chosen(world: WorldModel) -> None:
     env = DreamEnv(world, horizon=3)
     a, info = env.reset(seed=1, options={"start": 4})
     assert info["start"] == 4
@@ -233,19 +234,19 @@ def test_horizon_truncates_and_starts_are_chosen(world: WorldModel) -> None:
         DreamEnv(world, horizon=0)
 
 
-def near(frame: np.ndarray, other: np.ndarray) -> None:
-    """Equal but for rounding: kernels of different batch sizes order their sums differently."""
+def assert_close(frame: np.ndarray, other: np.ndarray) -> None:
+    """Equal except for rounding: kernels of different batch sizes add in another order."""
     np.testing.assert_allclose(frame.astype(int), other.astype(int), rtol=0, atol=1)
 
 
-def test_vector_rows_dream_what_single_environments_do(world: WorldModel) -> None:
+def test_rows_of_a_vector_environment_equal_single_environments(world: WorldModel) -> None:
     envs = DreamVectorEnv(3, world=world, horizon=6)
     singles = [DreamEnv(world, horizon=6) for _ in range(3)]
     frames, info = envs.reset(seed=10)
     assert frames.shape == envs.observation_space.shape
     for i, env in enumerate(singles):
         frame, single = env.reset(seed=10 + i)
-        near(frame, frames[i])
+        assert_close(frame, frames[i])
         assert single["start"] == info["start"][i]
     finished = [False] * 3
     rng = np.random.default_rng(0)
@@ -260,7 +261,7 @@ def test_vector_rows_dream_what_single_environments_do(world: WorldModel) -> Non
                 resets += 1
             else:
                 frame, reward, terminated, truncated, _ = env.step(actions[i])
-            near(frame, frames[i])
+            assert_close(frame, frames[i])
             assert (terminated, truncated) == (terminations[i], truncations[i])
             assert abs(reward - rewards[i]) < 1e-4
             finished[i] = terminated or truncated

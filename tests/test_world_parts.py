@@ -1,4 +1,4 @@
-"""The learned world's small parts against formulas written out independently."""
+"""Small parts of a world, compared with formulas that are written out independently."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from worldmodel.prior.sampling import Sampling, inverse_cdf, philox, uniforms
 from worldmodel.tokenizer import Codebook, FrameTokenizer, TokenizerConfig
 
 
-def test_conditional_layer_norm_is_the_papers_formula() -> None:
+def test_conditional_layer_norm_equals_the_papers_formula() -> None:
     rng = np.random.default_rng(0)
     x, c = rng.normal(size=(2, 5, 8)).astype(np.float32), rng.normal(size=(2, 3)).astype(np.float32)
     layer = ConditionalLayerNorm(8, 3)
@@ -42,7 +42,7 @@ def test_conditional_layer_norm_is_the_papers_formula() -> None:
         (spaces.Box((-2.0, None), (2.0, None)), [[1.0, 0.0], [-2.0, np.e - 1]], [[0.5, 0], [-1, 1]]),
     ],
 )
-def test_actions_of_four_spaces(space: spaces.Space, actions: list, wanted: list) -> None:
+def test_action_features_of_every_space(space: spaces.Space, actions: list, wanted: list) -> None:
     values = torch.tensor(np.asarray(actions, space.dtype))
     np.testing.assert_allclose(action_features(space, values).numpy(), wanted, atol=1e-6)
     assert action_features(space, values).shape[-1] == num_features(space)
@@ -53,7 +53,7 @@ def test_actions_of_four_spaces(space: spaces.Space, actions: list, wanted: list
     torch.testing.assert_close(out[0, 1], encoder.no_action)
 
 
-def test_codebook_moves_as_its_formula_says() -> None:
+def test_codebook_updates_equal_the_moving_averages() -> None:
     rng = np.random.default_rng(1)
     book = Codebook(4, 2, decay=0.9, restart_below=0.0).train()
     first = rng.normal(size=(6, 2)).astype(np.float32)
@@ -78,7 +78,7 @@ def test_codebook_moves_as_its_formula_says() -> None:
     np.testing.assert_allclose(book.counts.numpy(), n, rtol=1e-5)
 
 
-def test_codebook_restarts_dead_codes_with_their_averages() -> None:
+def test_a_dead_code_restarts_with_its_averages() -> None:
     book = Codebook(3, 2, restart_below=0.5).train()
     near = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
     book(near)
@@ -90,7 +90,7 @@ def test_codebook_restarts_dead_codes_with_their_averages() -> None:
     torch.testing.assert_close(book.sums[2], book.embeddings[2])
 
 
-def test_codebook_is_all_buffers_and_its_draws_follow_the_seed() -> None:
+def test_a_codebook_has_only_buffers_and_follows_the_seed() -> None:
     x = torch.randn(30, 2)
     states = []
     for _ in range(2):
@@ -118,7 +118,7 @@ def test_codebook_is_all_buffers_and_its_draws_follow_the_seed() -> None:
         ),
     ],
 )
-def test_philox_known_answers(counter: list[int], key: list[int], wanted: list[int]) -> None:
+def test_philox_gives_the_known_answers(counter: list[int], key: list[int], wanted: list[int]) -> None:
     c = [torch.tensor([x]) for x in counter]
     k = [torch.tensor([x]) for x in key]
     assert philox((c[0], c[1], c[2], c[3]), (k[0], k[1]))[0].tolist() == wanted
@@ -137,7 +137,7 @@ def test_uniform_numbers_do_not_depend_on_the_batch() -> None:
     assert abs(np.corrcoef(many[:, 0], many[:, 1])[0, 1]) < 0.05
 
 
-def test_inverse_cdf_draws_the_softmax() -> None:
+def test_inverse_cdf_samples_the_softmax() -> None:
     logits = torch.tensor([0.0, 1.0, -1.0])
     draws = (torch.arange(30000) + 0.5) / 30000
     share = torch.bincount(inverse_cdf(logits.expand(30000, 3), draws), minlength=3) / 30000
@@ -148,7 +148,7 @@ def test_inverse_cdf_draws_the_softmax() -> None:
 
 
 @pytest.mark.parametrize("shape", [(16, 16, 3), (8, 24, 3)])
-def test_tokenizer_shapes_and_missing_frames(shape: tuple[int, int, int]) -> None:
+def test_invalid_frames_do_not_change_the_loss_of_a_tokenizer(shape: tuple[int, int, int]) -> None:
     torch.manual_seed(0)
     tokenizer = FrameTokenizer(TokenizerConfig(width=8, code_width=8, num_codes=8, code_dim=4), shape)
     frames = torch.randint(0, 256, (2, 3, *shape), dtype=torch.uint8)
@@ -176,21 +176,21 @@ def test_tokenizer_shapes_and_missing_frames(shape: tuple[int, int, int]) -> Non
         tokenizer.encode(frames.float())
 
 
-def test_ends_are_fitted_to_the_rate_at_which_they_come() -> None:
+def test_calibration_recovers_scale_and_shift_of_the_log_odds() -> None:
     torch.manual_seed(0)
     heads = OutcomeHeads(8, 4, 0, 6)
     truth = torch.randn(40_000) * 2 - 5  # log-odds
     ended = torch.rand(40_000) < truth.sigmoid()
-    said = truth * 2 + 3  # too sure and too high
-    heads.calibrate(said, ended)
+    predicted = truth * 2 + 3  # overconfident and too high
+    heads.calibrate(predicted, ended)
     assert heads.end_scale.item() == pytest.approx(0.5, abs=0.05)
     assert heads.end_shift.item() == pytest.approx(-1.5, abs=0.15)
-    fitted = (said * heads.end_scale + heads.end_shift).sigmoid()
+    fitted = (predicted * heads.end_scale + heads.end_shift).sigmoid()
     assert fitted.mean().item() == pytest.approx(ended.float().mean().item(), rel=0.02)
     before = heads.end_logits(torch.ones(1, 8)).item()
-    heads.calibrate(said * heads.end_scale + heads.end_shift, ended)  # again: nothing is left to fit
+    heads.calibrate(predicted * heads.end_scale + heads.end_shift, ended)  # again: nothing is left to fit
     assert heads.end_logits(torch.ones(1, 8)).item() == pytest.approx(before, abs=0.02)
-    heads.calibrate(said, torch.zeros_like(ended))  # no end to learn from
+    heads.calibrate(predicted, torch.zeros_like(ended))  # no end to learn from
     assert heads.end_scale.item() == pytest.approx(0.5, abs=0.05)
 
 
@@ -199,7 +199,7 @@ def shares(sampling: Sampling, logits: torch.Tensor, num: int = 20_000) -> torch
     return torch.bincount(sampling.draw(logits.expand(num, -1), draws), minlength=len(logits)) / num
 
 
-def test_sampling_keeps_the_likeliest_and_their_proportions() -> None:
+def test_top_k_and_top_p_keep_the_proportions_of_the_likeliest() -> None:
     p = torch.tensor([0.1, 0.4, 0.05, 0.25, 0.2])
     logits = p.log()
     torch.testing.assert_close(shares(Sampling(), logits), p, atol=1e-3, rtol=0)

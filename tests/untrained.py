@@ -1,6 +1,6 @@
-"""Worlds that learned nothing: random weights, any action space, made in an instant.
+"""Untrained worlds with random weights, for any action space, made in an instant.
 
-Everything in them varies with everything it could depend on, which is all that tests of the machinery need.
+Every output depends on every input that it could depend on, which is enough for tests of everything but learning.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from worldmodel.common.pixels import PixelSpec
 from worldmodel.prior import FactoredConfig, FlatConfig, StatusConfig
 from worldmodel.tokenizer import TokenizerConfig
 from worldmodel.world.starts import KIND_EPISODE, KIND_INSIDE, Starts
-from worldmodel.world.world_model import WorldModel, WorldSpec
+from worldmodel.world.world_model import WorldModel
+from worldmodel.world.world_spec import WorldSpec
 
 SPACES: dict[str, spaces.Space] = {
     "Discrete": spaces.Discrete(3),
@@ -23,7 +24,7 @@ SPACES: dict[str, spaces.Space] = {
     "MultiBinary": spaces.MultiBinary(3),
     "Box": spaces.Box((-1.0, 0.0), (1.0, 4.0)),
 }
-SIDE, CODES = 16, 8  # pixels each way; codes in the book, on a grid of 2 x 2
+SIDE, CODES = 16, 8  # pixels of a side; codes of the codebook, on a grid of 2 x 2
 
 
 def make_world(
@@ -33,13 +34,13 @@ def make_world(
     max_steps: int | None = 20,
     **sizes: Any,
 ) -> WorldModel:
-    """A world with starts: 5 true ones and 5 moments inside episodes.
+    """A world with 10 starts: 5 first frames of episodes and 5 time steps inside episodes.
 
     Args:
-        space: its actions.
-        flat: whether its prior is the flat one.
-        hazard: log-odds of an end, on average.
-        max_steps: the recorded environment's truncation.
+        space: its action space.
+        flat: whether it has the flat prior.
+        hazard: mean log-odds of termination.
+        max_steps: steps after which the recorded environment truncated.
         **sizes: fields of the prior's config.
     """
     torch.manual_seed(0)
@@ -54,7 +55,7 @@ def make_world(
     world = WorldModel(
         tokenizer, prior, WorldSpec("test/Untrained-v0", PixelSpec((SIDE, SIDE)), space, max_steps=max_steps)
     )
-    with torch.no_grad():  # no zeros: everything that could matter does
+    with torch.no_grad():  # no zeros, so that every weight matters
         for parameter in world.prior.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
         world.prior.heads.end.bias.fill_(hazard)
@@ -70,9 +71,9 @@ def make_world(
         torch.from_numpy(actions),
         torch.from_numpy(rng.integers(0, 3, count)),
     )
-    seen = inside[:, None] | (torch.arange(length) == length - 1)  # a true start has no frame before it
+    has_frame = inside[:, None] | (torch.arange(length) == length - 1)  # nothing before the start of an episode
     context = type(context)(
-        codes=torch.where(seen[:, :, None, None], context.codes, CODES),
+        codes=torch.where(has_frame[:, :, None, None], context.codes, CODES),
         actions=context.actions,
         has_action=context.has_action & inside[:, None],
         status=context.status,

@@ -1,12 +1,13 @@
-"""Learned worlds: record, learn, step, judge.
+"""Learned worlds: record, train, step, evaluate.
 
-Importing this package registers the gymnasium ids and loads no torch; `WorldModel` and `DreamEnv` load it when named.
+Importing this package registers the gymnasium ids and loads no torch; the first use of `WorldModel` or `DreamEnv`
+loads it.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from worldmodel import dream as _dream
-from worldmodel import envs as envs  # registers the real worlds with gymnasium, by strings
+from worldmodel import envs as envs  # registers the environments with gymnasium, by strings
 from worldmodel.common.version import VERSION
 from worldmodel.dream import DREAM_ID as DREAM_ID
 

@@ -1,0 +1,1 @@
+"""What `worldmodel bench` runs, and what the scripts in benchmarks/ share with it."""

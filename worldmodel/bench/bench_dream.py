@@ -1,6 +1,6 @@
-"""Whole steps a second of dreams, their latency, memory and arithmetic; and what gymnasium's faces cost.
+"""Whole steps of dreams per second, their latency, memory and arithmetic; and what gymnasium's interfaces cost.
 
-A whole step is end, status, codes, reward and uint8 pixels of every row.
+A whole step is termination, status, codes, reward and uint8 pixels of every row.
 
 Shapes: A action size.
 """
@@ -24,37 +24,39 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from worldmodel.bench.bench_worlds import BenchWorld, random_actions
-from worldmodel.bench.timing import Job, Laps, Tell, in_turns, rate, ratio
+from worldmodel.bench.timing import Job, Measurement, Progress, median_rate, median_ratio, rate_figures, time_jobs
 from worldmodel.dream import DREAM_ID, DreamVectorEnv, Simulator
 from worldmodel.dream.cuda_graphs import leaves
 from worldmodel.world.world_model import WorldModel
 
 SIMULATOR = "Simulator"
-COPIED = 2**26  # bytes of the copy whose rate is the measure of memory: more than the caches hold
-MATMUL = 1024  # rows and columns of the product whose rate is the measure of arithmetic
-ACTIONS = 64  # steps after which the actions come again
-ALONE = 3  # a single dream is timed so many times as long, for the sake of its percentiles
+COPY_BYTES = 2**26  # of the copy that measures the memory's rate: more than the caches hold
+MATMUL_SIZE = 1024  # rows and columns of the product that measures the rate of arithmetic
+NUM_ACTIONS = 64  # steps after which the actions repeat
+SINGLE_DREAM_FACTOR = 3  # a single dream is timed so many times as long, for its percentiles
+
+Measured = dict[Any, list[Measurement]]
 
 
 @dataclass(frozen=True)
-class Stepper:
-    """Something that steps some dreams.
+class DreamStepper:
+    """One interface of a world, with a number of rows.
 
     Attributes:
-        bench: the world it dreams of.
-        way: which face it has.
+        bench: the world.
+        interface: "Simulator", "DreamVectorEnv", or `gymnasium.make` of the dream's id.
         batch: rows.
         step: takes a whole step in every row.
-        grown: MB by which the process grew at its first steps; None where that is not known.
-        moved: bytes that a step cannot but move: the weights read once, all rows' state read and written once.
+        memory_growth: MB by which the process grew at its first steps; None if that is not known.
+        bytes_moved: the least bytes a step moves: the weights read once, all rows' state read and written once.
     """
 
     bench: BenchWorld
-    way: str
+    interface: str
     batch: int
     step: Callable[[], object]
-    grown: float | None = None
-    moved: int = 0
+    memory_growth: float | None = None
+    bytes_moved: int = 0
 
 
 def bench_dream(
@@ -63,93 +65,107 @@ def bench_dream(
     threads: Sequence[int],
     seconds: float,
     rounds: int,
-    tell: Tell | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Measure all dreams in turn.
+    """Measure all dreams in interleaved rounds.
 
     Args:
-        worlds: the worlds; gymnasium's faces are measured on the first.
-        batches: rows.
-        threads: numbers of torch's threads; a step takes one for every 16 rows, and no more than these.
-        seconds: how long each is timed, each time; once at least, and three times as long at batch 1.
-        rounds: how often all take turns.
-        tell: told of every finished turn.
+        worlds: the worlds; gymnasium's interfaces are measured on the first.
+        batches: numbers of rows.
+        threads: numbers of torch's threads; a step uses one for every 16 rows, and no more than these.
+        seconds: duration of each measurement; one step at least, and three times as long for one row.
+        rounds: repetitions.
+        progress: called after every measurement.
 
     Returns:
-        "rows", one a world, way, batch and number of threads: whole steps/s of all rows together, the median over
-        rounds; at batch 1 the latency's percentiles over all "laps"; multiply-adds of one row's step in matrix
-        products, attention and convolutions, and what share they are of the float32 matmul rate in the same
-        round; what share the least time of a step is of its time, and which sets that least, "matmul" (those
-        multiply-adds at that rate) or "copy" (`Stepper.moved` at the rate of a large copy in the same round); by how
-        many MB the process grew at its first steps, the weights not counted (None where the system is not Linux); of
-        a face the share of the simulator's steps/s in the same round.
+        "rows", one for each world, interface, batch and number of threads: whole steps/s of all rows together, the
+        median over rounds and its interval. For one row, the percentiles of the latency over all "repetitions". For
+        the simulator: multiply-adds of one row's step in matrix products, attention and convolutions, and their
+        share of the float32 matmul rate in the same round; "share of roofline", the least possible time of a step
+        divided by its time, and what bounds that least time, "matmul" (those multiply-adds at that rate) or "copy"
+        (`DreamStepper.bytes_moved` at the rate of a large copy in the same round); by how many MB the process grew
+        at its first steps, without the weights (None if the system is not Linux). For the other interfaces: the
+        share of the simulator's steps/s in the same round.
 
-        "matmul GFLOP/s" and "copy GB/s" (read and written): by threads. "load_before": the machine's load average of
-        the minute before; above 0, others were at work.
+        "matmul GFLOP/s" and "copy GB/s" (read and written), by number of threads. "load_before": the machine's load
+        average in the minute before; above 0, other processes were running.
     """
     load = os.getloadavg()[0]
     work = {id(bench): multiply_adds(bench.world) for bench in worlds}
-    steppers: list[Stepper] = []
+    steppers: list[DreamStepper] = []
     for bench, batch in itertools.product(worlds, batches):
         steppers.append(_simulator(bench, batch))
         if bench is worlds[0]:
-            steppers += _faces(bench, batch)
-    square = torch.randn(MATMUL, MATMUL)
-    source = torch.zeros(COPIED, dtype=torch.uint8)
+            steppers += _gymnasium_interfaces(bench, batch)
+    measured: Measured = time_jobs(_jobs(steppers, threads, seconds), rounds, progress)
+    rows = [
+        _row(steppers, i, number, measured, work[id(stepper.bench)])
+        for (i, stepper), number in itertools.product(enumerate(steppers), threads)
+    ]
+    return {
+        "rows": rows,
+        "matmul GFLOP/s": {str(n): median_rate(measured["matmul", n]) * 2 * MATMUL_SIZE**3 / 1e9 for n in threads},
+        "copy GB/s": {str(n): median_rate(measured["copy", n]) * 2 * COPY_BYTES / 1e9 for n in threads},
+        "rounds": rounds,
+        "load_before": load,
+    }
+
+
+def _jobs(steppers: list[DreamStepper], threads: Sequence[int], seconds: float) -> dict[Any, Job]:
+    """By (index of the stepper, threads); and the matmul and the copy, by number of threads."""
+    square = torch.randn(MATMUL_SIZE, MATMUL_SIZE)
+    source = torch.zeros(COPY_BYTES, dtype=torch.uint8)
     target = torch.empty_like(source)
     jobs: dict[Any, Job] = {}
     for number in threads:
         jobs["matmul", number] = Job(lambda: square @ square, seconds, number)
         jobs["copy", number] = Job(lambda: target.copy_(source), seconds, number)
         for i, stepper in enumerate(steppers):
-            jobs[i, number] = Job(stepper.step, seconds * (ALONE if stepper.batch == 1 else 1), number)
-    laps = in_turns(jobs, rounds, tell)
-    rows: list[dict[str, Any]] = []
-    for (i, stepper), number in itertools.product(enumerate(steppers), threads):
-        mine, product = laps[i, number], laps["matmul", number]
-        row: dict[str, Any] = {
-            "prior": stepper.bench.prior,
-            "of": stepper.bench.source,
-            "way": stepper.way,
-            "batch": stepper.batch,
-            "threads": number,
-            "steps/s": rate(mine) * stepper.batch,
-            **(_latency(mine) if stepper.batch == 1 else {}),
-        }
-        if stepper.way == SIMULATOR:
-            adds = work[id(stepper.bench)]
-            row["multiply-adds"] = adds
-            row["share of matmul"] = ratio(mine, product) * stepper.batch * adds / MATMUL**3
-            of_copy = ratio(mine, laps["copy", number]) * stepper.moved / (2 * COPIED)
-            row["share of floor"] = max(row["share of matmul"], of_copy)
-            row["floor"] = "matmul" if row["share of matmul"] >= of_copy else "copy"
-            row["grown MB"] = stepper.grown
-        else:
-            beside = (s.bench is stepper.bench and s.batch == stepper.batch for s in steppers)
-            row["share of Simulator"] = ratio(mine, laps[list(beside).index(True), number])
-        rows.append(row)
-    return {
-        "rows": rows,
-        "matmul GFLOP/s": {str(n): rate(laps["matmul", n]) * 2 * MATMUL**3 / 1e9 for n in threads},
-        "copy GB/s": {str(n): rate(laps["copy", n]) * 2 * COPIED / 1e9 for n in threads},
-        "rounds": rounds,
-        "load_before": load,
+            factor = SINGLE_DREAM_FACTOR if stepper.batch == 1 else 1
+            jobs[i, number] = Job(stepper.step, seconds * factor, number)
+    return jobs
+
+
+def _row(steppers: list[DreamStepper], index: int, threads: int, measured: Measured, adds: int) -> dict[str, Any]:
+    """The row of one stepper and number of threads; `adds` are the multiply-adds of one row's step."""
+    stepper, found = steppers[index], measured[index, threads]
+    row: dict[str, Any] = {
+        "prior": stepper.bench.prior,
+        "source": stepper.bench.source,
+        "interface": stepper.interface,
+        "batch": stepper.batch,
+        "threads": threads,
+        **rate_figures("steps/s", found, stepper.batch),
+        **(_latency(found) if stepper.batch == 1 else {}),
+    }
+    if stepper.interface != SIMULATOR:
+        same = (s.bench is stepper.bench and s.batch == stepper.batch for s in steppers)
+        simulator = list(same).index(True)  # it precedes the other interfaces
+        return row | {"share of Simulator": median_ratio(found, measured[simulator, threads])}
+    of_matmul = median_ratio(found, measured["matmul", threads]) * stepper.batch * adds / MATMUL_SIZE**3
+    of_copy = median_ratio(found, measured["copy", threads]) * stepper.bytes_moved / (2 * COPY_BYTES)
+    return row | {
+        "multiply-adds": adds,
+        "share of matmul": of_matmul,
+        "share of roofline": max(of_matmul, of_copy),
+        "bound by": "matmul" if of_matmul >= of_copy else "copy",
+        "memory growth MB": stepper.memory_growth,
     }
 
 
 def multiply_adds(world: WorldModel) -> int:
     """Multiply-adds of one row's whole step, in matrix products, attention and convolutions."""
-    simulator = Simulator(world, 1, backend="torch")  # where they are counted
+    simulator = Simulator(world, 1, backend="torch")  # the counter sees torch's operations alone
     simulator.reset()
-    # attention as the products it is made of: those are counted
+    # attention as the matrix products it consists of: the counter knows those
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         simulator.step(random_actions(world.spec.action_space, (1,)))
     return counter.get_total_flops() // 2
 
 
-def _simulator(bench: BenchWorld, batch: int) -> Stepper:
-    """Tensors in, tensors out; its memory is measured at its first steps."""
-    actions, order = _actions(bench.world, batch), itertools.cycle(range(ACTIONS))
+def _simulator(bench: BenchWorld, batch: int) -> DreamStepper:
+    """The simulator (tensors in, tensors out); the process's growth is measured at its first steps."""
+    actions, order = _actions(bench.world, batch), itertools.cycle(range(NUM_ACTIONS))
     before = _resident_mb(trim=True)
     simulator = Simulator(bench.world, batch)
     simulator.reset()
@@ -160,18 +176,18 @@ def _simulator(bench: BenchWorld, batch: int) -> Stepper:
     step()
     step()
     after = _resident_mb()
-    grown = None if before is None or after is None else max(0.0, after - before)
+    growth = None if before is None or after is None else max(0.0, after - before)
     weights = sum(p.numel() * p.element_size() for p in bench.world.parameters())
     state = sum(x.numel() * x.element_size() for x in leaves(simulator.state.prior))
-    return Stepper(bench, SIMULATOR, batch, step, grown, weights + 2 * state)
+    return DreamStepper(bench, SIMULATOR, batch, step, growth, weights + 2 * state)
 
 
-def _faces(bench: BenchWorld, batch: int) -> list[Stepper]:
-    """gymnasium's ways: a vector environment and, for a single dream, the environment made by its id."""
-    actions, order = _actions(bench.world, batch).numpy(), itertools.cycle(range(ACTIONS))
+def _gymnasium_interfaces(bench: BenchWorld, batch: int) -> list[DreamStepper]:
+    """A vector environment and, for a single dream, the environment made by its id."""
+    actions, order = _actions(bench.world, batch).numpy(), itertools.cycle(range(NUM_ACTIONS))
     envs = DreamVectorEnv(batch, world=bench.world)
     envs.reset(seed=0)
-    faces = [Stepper(bench, "DreamVectorEnv", batch, lambda: envs.step(actions[next(order)]))]
+    steppers = [DreamStepper(bench, "DreamVectorEnv", batch, lambda: envs.step(actions[next(order)]))]
     if batch == 1:
         env = gymnasium.make(DREAM_ID, world=bench.world)
         env.reset(seed=0)
@@ -181,29 +197,29 @@ def _faces(bench: BenchWorld, batch: int) -> list[Stepper]:
             if terminated or truncated:
                 env.reset()
 
-        faces.append(Stepper(bench, f"make({DREAM_ID!r})", batch, step))
-    return faces
+        steppers.append(DreamStepper(bench, f"make({DREAM_ID!r})", batch, step))
+    return steppers
 
 
 def _actions(world: WorldModel, batch: int) -> torch.Tensor:
-    """(ACTIONS, batch) or (ACTIONS, batch, A)."""
-    return random_actions(world.spec.action_space, (ACTIONS, batch))
+    """(NUM_ACTIONS, batch) or (NUM_ACTIONS, batch, A)."""
+    return random_actions(world.spec.action_space, (NUM_ACTIONS, batch))
 
 
-def _latency(turns: list[Laps]) -> dict[str, float]:
-    """Percentiles of a step's duration over all rounds, and how many steps they are from."""
-    seconds = [s for turn in turns for s in turn.seconds]
-    found = {f"ms {p} %": 1e3 * float(np.percentile(seconds, p)) for p in (50, 95, 99)}
-    return {**found, "laps": len(seconds)}
+def _latency(measurements: list[Measurement]) -> dict[str, float]:
+    """Percentiles of a step's duration over the repetitions of all rounds, and their number."""
+    seconds = [s for m in measurements for s in m.seconds]
+    percentiles = {f"ms {p} %": 1e3 * float(np.percentile(seconds, p)) for p in (50, 95, 99)}
+    return {**percentiles, "repetitions": len(seconds)}
 
 
 def _resident_mb(trim: bool = False) -> float | None:
-    """MB of this process that lie in memory; None where the system is not Linux.
+    """MB of this process in memory; None if the system is not Linux.
 
-    Where freed memory is kept (`worldmodel.common.memory`) this is the peak since the last trimming.
+    If freed memory is kept (`worldmodel.common.memory`), this is the peak since the last trimming.
 
     Args:
-        trim: give freed memory back to the system first.
+        trim: return freed memory to the system first.
     """
     if not sys.platform.startswith("linux"):
         return None

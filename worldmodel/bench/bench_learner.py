@@ -1,4 +1,4 @@
-"""Stable-Baselines3's PPO learning in dreams, end to end: decisions a second, and where its time goes."""
+"""PPO of Stable-Baselines3 in dreams, end to end: decisions per second, and the shares of the time."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from worldmodel.bench.timing import interleave
 from worldmodel.dream import DreamVecEnv
 from worldmodel.world.world_model import WorldModel
 
-ROLLOUT = 32  # decisions of each row between two updates
-SMALLEST = 36  # pixels that SB3's convolutions need each way
+ROLLOUT_STEPS = 32  # decisions of each row between two updates
+MIN_CNN_SIZE = 36  # pixels in height and width that SB3's convolutions need
 
 
 class Stopwatch:
@@ -27,36 +28,36 @@ class Stopwatch:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
-    def watch(self, thing: Any, method: str, name: str) -> None:
-        """Count what an object's method takes from now on under a name."""
-        inner: Callable[..., Any] = getattr(thing, method)
+    def watch(self, owner: Any, method: str, name: str) -> None:
+        """Add the time of every later call of an object's method to `seconds[name]`."""
+        inner: Callable[..., Any] = getattr(owner, method)
         self.seconds[name] = 0.0
 
         def timed(*arguments: Any, **named: Any) -> Any:
-            begun = time.perf_counter()
+            begin = time.perf_counter()
             try:
                 return inner(*arguments, **named)
             finally:
-                self.seconds[name] += time.perf_counter() - begun
+                self.seconds[name] += time.perf_counter() - begin
 
-        setattr(thing, method, timed)
+        setattr(owner, method, timed)
 
 
 def bench_learner(world: WorldModel, rows: int, seconds: float, rounds: int, **dream: Any) -> dict[str, Any]:
-    """Let PPO with SB3's own network for pictures learn in a world, with one thread on a CPU.
+    """Train PPO with SB3's own network for images in a world, with one thread on a CPU.
 
     Args:
         world: the world.
-        rows: dreams side by side.
-        seconds: how long each round lasts, at least; a round is whole updates.
-        rounds: how often; the median is told. One update before is not timed.
+        rows: dreams of the batch.
+        seconds: least duration of each round; a round consists of whole updates.
+        rounds: repetitions; figures are medians. One update before the first is not timed.
         dream: more arguments of `DreamVecEnv`.
 
     Returns:
-        "rows"; "policy", SB3's network, "MlpPolicy" where the frames are too small for its convolutions;
-        "decisions/s" of all rows together, learning included; "dream alone, steps/s" of the same face without a
-        learner, in turn with it; the shares of the time that go into dreaming, into updates, and into everything
-        else (the policy's choices, the buffer).
+        "rows"; "policy", "MlpPolicy" if the frames are too small for the convolutions of "CnnPolicy"; "decisions/s"
+        of all rows together, learning included; "dream alone, steps/s", the same environment without a learner in
+        the same rounds; the shares of the time spent in dream steps, in updates, and in everything else (the
+        policy's forward passes, the rollout buffer).
     """
     from stable_baselines3 import PPO
 
@@ -64,40 +65,47 @@ def bench_learner(world: WorldModel, rows: int, seconds: float, rounds: int, **d
     torch.set_num_threads(1)
     try:
         envs = DreamVecEnv(world, rows, **dream)
-        policy = "CnnPolicy" if min(world.spec.pixels.frame_shape[:2]) >= SMALLEST else "MlpPolicy"
-        ppo = PPO(policy, envs, n_steps=ROLLOUT, batch_size=min(256, ROLLOUT * rows), n_epochs=4, seed=0)
+        policy = "CnnPolicy" if min(world.spec.pixels.frame_shape[:2]) >= MIN_CNN_SIZE else "MlpPolicy"
+        ppo = PPO(policy, envs, n_steps=ROLLOUT_STEPS, batch_size=min(256, ROLLOUT_STEPS * rows), n_epochs=4, seed=0)
         watch = Stopwatch()
         watch.watch(envs, "step_wait", "dream")
         watch.watch(ppo, "train", "update")
-        ppo.learn(ROLLOUT * rows)
-        found: list[dict[str, float]] = []
-        for _ in range(rounds):
-            before, begun, decisions = dict(watch.seconds), time.perf_counter(), 0
-            while not decisions or time.perf_counter() - begun < seconds:
-                ppo.learn(ROLLOUT * rows, reset_num_timesteps=False)
-                decisions += ROLLOUT * rows
-            spent = time.perf_counter() - begun
-            dreamt, updated = (watch.seconds[name] - before[name] for name in ("dream", "update"))
-            found.append(
-                {
-                    "decisions/s": decisions / spent,
-                    "dream alone, steps/s": _alone(envs, rows, seconds),
-                    "share dream": dreamt / spent,
-                    "share updates": updated / spent,
-                    "share else": (spent - dreamt - updated) / spent,
-                }
-            )
+        ppo.learn(ROLLOUT_STEPS * rows)
+        measured = interleave(
+            {
+                "learner": lambda: _learn(ppo, watch, rows, seconds),
+                "dream alone": lambda: {"dream alone, steps/s": _steps_per_second(envs, rows, seconds)},
+            },
+            rounds,
+        )
     finally:
         torch.set_num_threads(threads)
-    return {"rows": rows, "policy": policy, **{name: median(turn[name] for turn in found) for name in found[0]}}
+    figures = [learner | alone for learner, alone in zip(*measured.values(), strict=True)]
+    return {"rows": rows, "policy": policy, **{name: median(row[name] for row in figures) for name in figures[0]}}
 
 
-def _alone(envs: DreamVecEnv, rows: int, seconds: float) -> float:
-    """Steps a second of the face alone, all rows together, random actions."""
+def _learn(ppo: Any, watch: Stopwatch, rows: int, seconds: float) -> dict[str, float]:
+    """Decisions per second, and the shares of the time, of some updates."""
+    before, begin, decisions = dict(watch.seconds), time.perf_counter(), 0
+    while not decisions or time.perf_counter() - begin < seconds:
+        ppo.learn(ROLLOUT_STEPS * rows, reset_num_timesteps=False)
+        decisions += ROLLOUT_STEPS * rows
+    total = time.perf_counter() - begin
+    dream, update = (watch.seconds[name] - before[name] for name in ("dream", "update"))
+    return {
+        "decisions/s": decisions / total,
+        "share dream": dream / total,
+        "share updates": update / total,
+        "share other": (total - dream - update) / total,
+    }
+
+
+def _steps_per_second(envs: DreamVecEnv, rows: int, seconds: float) -> float:
+    """Steps per second of the environment alone, of all rows together; random actions."""
     actions = np.stack([envs.action_space.sample() for _ in range(rows)])
-    begun, steps = time.perf_counter(), 0
-    while not steps or time.perf_counter() - begun < seconds:
+    begin, steps = time.perf_counter(), 0
+    while not steps or time.perf_counter() - begin < seconds:
         envs.step_async(actions)
         envs.step_wait()
         steps += rows
-    return steps / (time.perf_counter() - begun)
+    return steps / (time.perf_counter() - begin)

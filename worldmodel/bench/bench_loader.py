@@ -1,20 +1,26 @@
-"""How fast shuffled clips are read, beside the usual ways of reading them from HDF5."""
+"""Shuffled clips read per second, compared with the usual ways of reading them from HDF5 with h5py.
+
+Shapes: B clips of a batch, L frames of a clip.
+"""
 
 from __future__ import annotations
 
-import statistics
+import itertools
 import tempfile
-import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
+from worldmodel.bench.timing import Job, Measurement, median_rate, median_ratio, time_jobs
 from worldmodel.common import spaces
 from worldmodel.common.pixels import PixelSpec
 from worldmodel.data import ClipSampler, Dataset, Episode, Header, PartWriter, PolicyRecord, seal
+
+BASELINE = "h5py_contiguous"
 
 
 def bench_loader(
@@ -26,20 +32,21 @@ def bench_loader(
     rounds: int = 5,
     folder: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Measure clips per second of five readers of the same episodes in turn.
+    """Measure clips per second of five readers of the same episodes, in interleaved rounds.
 
-    "ours_ram" and "ours_memmap" are `ClipSampler` with everything that a batch holds. The three rivals read
-    the same clips with h5py, one slice of frames a clip, and nothing else: from the contiguous file, and from
-    copies in chunks of 16 frames compressed with gzip (level 1) and with lzf. The system has every file in
-    its cache. The frames compress as a game's do: a still picture of blocks and a few moving squares.
+    "clip_sampler_ram" and "clip_sampler_memmap" are `ClipSampler` with everything that a batch holds. The three
+    baselines read the same clips with h5py, one slice of frames for each clip and nothing else: from the contiguous
+    file, and from copies in chunks of 16 frames compressed with gzip (level 1) and with lzf. The system has every
+    file in its cache. The frames compress as a game's do: a background of blocks that does not move, and a few
+    moving squares.
 
     Args:
         num_episodes: episodes of the file made for it; 0.5 GB at the default 200 of 200 steps.
         steps: T of each.
-        length: frames of a clip.
-        batch_size: clips of a batch.
-        seconds: how long each reader is timed, each time.
-        rounds: how often all readers are timed in turn.
+        length: L.
+        batch_size: B.
+        seconds: duration of each measurement.
+        rounds: repetitions.
         folder: where the files are made (and removed); None for the system's temporary folder.
 
     Returns:
@@ -47,59 +54,59 @@ def bench_loader(
         "readers": {name: {"clips_per_second" (median of the rounds), "lowest", "highest", "bytes",
         "times_contiguous" (the ratio to "h5py_contiguous")}}}.
     """
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        path = _make(Path(place), num_episodes, steps)
-        copies = {name: _compressed(path, name) for name in ("gzip", "lzf")}
-        sizes = {name: copy.stat().st_size for name, copy in copies.items()}
-        with Dataset(path) as mapped, Dataset(path, cache="ram") as loaded:
-            order = ClipSampler(mapped, length, batch_size)
-            files = {name: h5py.File(p, "r") for name, p in {"contiguous": path, **copies}.items()}
-            readers: dict[str, Callable[[int], object]] = {
-                "ours_ram": ClipSampler(loaded, length, batch_size).batch,
-                "ours_memmap": order.batch,
-            }
-            for name, file in files.items():
-                readers[f"h5py_{name}"] = _h5py_reader(file["frames"], order)
-            rates: dict[str, list[float]] = {name: [] for name in readers}
-            for reader in readers.values():
-                reader(0)
-            np.asarray(mapped.frames_of_source(0)).max()  # every page is in the system's cache
-            step = 0
-            for _ in range(rounds):
-                for name, reader in readers.items():
-                    begin, step = time.perf_counter(), step + 1
-                    first = step
-                    while (now := time.perf_counter()) - begin < seconds:
-                        reader(step)
-                        step += 1
-                    rates[name].append((step - first) * batch_size / (now - begin))
-            for file in files.values():
-                file.close()
-        medians = {name: statistics.median(values) for name, values in rates.items()}
-        return {
-            "length": length,
-            "batch_size": batch_size,
-            "frame_shape": [64, 64, 3],
-            "num_episodes": num_episodes,
-            "steps": steps,
-            "file_bytes": path.stat().st_size,
-            "rounds": rounds,
-            "seconds": seconds,
-            "readers": {
-                name: {
-                    "clips_per_second": medians[name],
-                    "lowest": min(values),
-                    "highest": max(values),
-                    "bytes": sizes.get(name.removeprefix("h5py_"), path.stat().st_size),
-                    "times_contiguous": medians[name] / medians["h5py_contiguous"],
-                }
-                for name, values in rates.items()
-            },
+    with tempfile.TemporaryDirectory(dir=folder) as name, ExitStack() as files:
+        path = _write_dataset(Path(name), num_episodes, steps)
+        copies = {"contiguous": path, **{kind: _write_compressed(path, kind) for kind in ("gzip", "lzf")}}
+        sizes = {f"h5py_{kind}": copy.stat().st_size for kind, copy in copies.items()}
+        mapped = files.enter_context(Dataset(path))
+        loaded = files.enter_context(Dataset(path, cache="ram"))
+        order = ClipSampler(mapped, length, batch_size)
+        readers: dict[str, Callable[[int], object]] = {
+            "clip_sampler_ram": ClipSampler(loaded, length, batch_size).batch,
+            "clip_sampler_memmap": order.batch,
         }
+        for kind, copy in copies.items():
+            readers[f"h5py_{kind}"] = _h5py_reader(files.enter_context(h5py.File(copy, "r"))["frames"], order)
+        np.asarray(mapped.frames_of_source(0)).max()  # brings every page into the system's cache
+        measured = time_jobs(_jobs(readers, seconds), rounds)
+    return {
+        "length": length,
+        "batch_size": batch_size,
+        "frame_shape": [64, 64, 3],
+        "num_episodes": num_episodes,
+        "steps": steps,
+        "file_bytes": sizes[BASELINE],
+        "rounds": rounds,
+        "seconds": seconds,
+        "readers": {
+            name: _figures(measured, name, batch_size) | {"bytes": sizes.get(name, sizes[BASELINE])}
+            for name in measured
+        },
+    }
 
 
-def _make(folder: Path, num_episodes: int, steps: int) -> Path:
-    """A sealed file of 64 x 64 episodes with three choices of action and two variables."""
+def _jobs(readers: dict[str, Callable[[int], object]], seconds: float) -> dict[str, Job]:
+    """Each reads the next batch of an order that all readers share, so that none reads a batch twice."""
+    order = itertools.count()
+
+    def read_next(read: Callable[[int], object]) -> Callable[[], object]:
+        return lambda: read(next(order))
+
+    return {name: Job(read_next(read), seconds) for name, read in readers.items()}
+
+
+def _figures(measured: dict[str, list[Measurement]], name: str, batch_size: int) -> dict[str, Any]:
+    rates = [m.rate * batch_size for m in measured[name]]
+    return {
+        "clips_per_second": median_rate(measured[name]) * batch_size,
+        "lowest": min(rates),
+        "highest": max(rates),
+        "times_contiguous": median_ratio(measured[name], measured[BASELINE]),
+    }
+
+
+def _write_dataset(folder: Path, num_episodes: int, steps: int) -> Path:
+    """A sealed file of 64 x 64 frames, three actions and two variables."""
     header = Header(
         env="worldmodel/Bench-v0",
         pixels=PixelSpec((64, 64)),
@@ -115,7 +122,7 @@ def _make(folder: Path, num_episodes: int, steps: int) -> Path:
         for index in range(num_episodes):
             walls = rng.integers(0, 255, (16, 16, 3), np.uint8).repeat(4, axis=0).repeat(4, axis=1)
             frames = np.broadcast_to(walls, (steps + 1, 64, 64, 3)).copy()
-            for _ in range(4):  # squares that move
+            for _ in range(4):  # moving squares
                 path = (rng.integers(56, size=2) + rng.integers(-2, 3, (steps + 1, 2)).cumsum(0)) % 56
                 color = rng.integers(0, 255, 3, np.uint8)
                 for frame, (y, x) in zip(frames, path.tolist(), strict=True):
@@ -138,7 +145,7 @@ def _make(folder: Path, num_episodes: int, steps: int) -> Path:
     return seal([part], folder / "bench.h5", remove_parts=True)
 
 
-def _compressed(path: Path, compression: str) -> Path:
+def _write_compressed(path: Path, compression: str) -> Path:
     """A copy of the frames in chunks of 16, compressed."""
     out = path.with_name(f"{compression}.h5")
     options = 1 if compression == "gzip" else None
@@ -158,7 +165,7 @@ def _compressed(path: Path, compression: str) -> Path:
 
 
 def _h5py_reader(frames: h5py.Dataset, order: ClipSampler) -> Callable[[int], object]:
-    """Reads the same clips, one slice each, into a fresh array."""
+    """Reads the clips of a batch, one slice each, into a new array (B, L, H, W, 3)."""
     offsets, length = order.dataset.frame_offsets, order.length
 
     def read(step: int) -> np.ndarray:

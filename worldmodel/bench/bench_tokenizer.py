@@ -1,38 +1,37 @@
-"""Frames a second of the tokenizers: encoding, decoding, a training step; beside plain convolutions a frame.
+"""Frames per second of the tokenizers: encoding, decoding, a training step; compared with strided convolutions.
 
-Shapes: N frames, H W pixels, h w code grid, d numbers a code.
+Shapes: N frames, H W pixels, h w code grid, d numbers per code.
 """
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
-from statistics import median
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldmodel.bench.timing import Job, median_ratio, rate_figures, time_jobs
 from worldmodel.tokenizer import Codebook, Tokenizer, TokenizerConfig, make_tokenizer
 
 CLIP_LENGTH = 8
-WAYS: dict[str, TokenizerConfig] = {
+TOKENIZERS: dict[str, TokenizerConfig] = {
     "frame, stride 8": TokenizerConfig(),
     "frame, stride 16": TokenizerConfig(space_stride=16, num_codes=1024),
     "clip, stride 2 x 8": TokenizerConfig(
         time="clip", space_stride=8, time_stride=2, clip_length=CLIP_LENGTH, width=32, residual_width=32
     ),
 }
-PLAIN = "plain, stride 8"  # what the others are compared with
+BASELINE = "baseline, stride 8"
 
 
 class BaselineTokenizer(nn.Module):
-    """The usual VQ-VAE of a frame: strided convolutions over pixels, residual blocks, the same in reverse.
+    """The usual VQ-VAE of single frames: strided convolutions over pixels, residual blocks, the same in reverse.
 
-    Its channels at each resolution, its codes and its codebook are those of `TokenizerConfig`'s defaults; pixels
-    in, pixels out, float (N, 3, H, W).
+    Its channels at each resolution, its codes and its codebook are those of `TokenizerConfig`'s defaults. Encoder
+    and decoder take and return float (N, 3, H, W).
     """
 
     def __init__(self, config: TokenizerConfig) -> None:
@@ -42,10 +41,10 @@ class BaselineTokenizer(nn.Module):
             *(nn.Conv2d(3, narrow, 4, 2, 1), nn.ReLU()),
             *(nn.Conv2d(narrow, narrow, 4, 2, 1), nn.ReLU()),
             nn.Conv2d(narrow, wide, 4, 2, 1),
-            *(_PlainBlock(wide), _PlainBlock(wide), nn.ReLU(), nn.Conv2d(wide, d, 1)),
+            *(_ResidualBlock(wide), _ResidualBlock(wide), nn.ReLU(), nn.Conv2d(wide, d, 1)),
         )
         self.decoder = nn.Sequential(
-            *(nn.Conv2d(d, wide, 3, padding=1), _PlainBlock(wide), _PlainBlock(wide), nn.ReLU()),
+            *(nn.Conv2d(d, wide, 3, padding=1), _ResidualBlock(wide), _ResidualBlock(wide), nn.ReLU()),
             *(nn.ConvTranspose2d(wide, narrow, 4, 2, 1), nn.ReLU()),
             *(nn.ConvTranspose2d(narrow, narrow, 4, 2, 1), nn.ReLU()),
             nn.ConvTranspose2d(narrow, 3, 4, 2, 1),
@@ -67,16 +66,16 @@ class BaselineTokenizer(nn.Module):
         """(N, H, W, 3) uint8 -> ()."""
         pixels = self._pixels(frames)
         latents = self.encoder(pixels)
-        chosen = self.codebook(latents.movedim(1, -1).flatten(0, -2))
+        quantized = self.codebook(latents.movedim(1, -1).flatten(0, -2))
         h, w = latents.shape[2:]
-        vectors = chosen.vectors.unflatten(0, (len(frames), h, w)).movedim(-1, 1)
-        return F.mse_loss(self.decoder(vectors.contiguous()), pixels) + 0.25 * chosen.commitment
+        vectors = quantized.vectors.unflatten(0, (len(frames), h, w)).movedim(-1, 1)
+        return F.mse_loss(self.decoder(vectors.contiguous()), pixels) + 0.25 * quantized.commitment
 
     def _pixels(self, frames: Tensor) -> Tensor:
         return (frames.float() / 255 - 0.5).movedim(-1, 1).contiguous()
 
 
-class _PlainBlock(nn.Module):
+class _ResidualBlock(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
@@ -87,56 +86,41 @@ class _PlainBlock(nn.Module):
         return x + self.layers(x)
 
 
+STAGES = ("encode", "decode", "train")
+
+
 def bench_tokenizer(size: int, frames: int, seconds: float, rounds: int) -> dict[str, Any]:
-    """Measure all ways in turn on the same frames, with torch's own number of threads.
+    """Measure all tokenizers on the same frames in interleaved rounds, with torch's own number of threads.
 
     Args:
         size: H and W, a multiple of 16.
         frames: N of each call, a multiple of 8.
-        seconds: how long each is timed, each time.
-        rounds: how often all take turns, so that a slow moment of the machine hits all of them.
+        seconds: duration of each measurement.
+        rounds: repetitions.
 
     Returns:
-        {"rows": [...]}: per way the codes a frame, the number of parameters, and for "encode", "decode" and "train"
-        the median frames/s and the median over rounds of its ratio to the plain convolutions. "load_before" is the
-        machine's load average of the minute before: above 0, others were at work.
+        "rows": for each tokenizer the codes per frame, the number of parameters, and for "encode", "decode" and
+        "train" the median frames/s, its interval, and the median over rounds of its ratio to the baseline.
+        "load_before": the machine's load average in the minute before; above 0, other processes were running.
     """
     load = os.getloadavg()[0]
     torch.manual_seed(0)
     pixels = torch.randint(0, 256, (frames, size, size, 3), dtype=torch.uint8)
-    jobs: dict[str, dict[str, Callable[[], object]]] = {}
-    facts: dict[str, dict[str, Any]] = {}
-    plain = BaselineTokenizer(TokenizerConfig())
-    grid = (size // 8, size // 8)
-    codes = plain.encode(pixels).view(frames, *grid)
-    jobs[PLAIN] = {
-        "encode": lambda: plain.encode(pixels),
-        "decode": lambda: plain.decode(codes),
-        "train": _step(plain, lambda: plain.loss(pixels)),
-    }
-    facts[PLAIN] = {"codes a frame": grid[0] * grid[1], "parameters": _size(plain)}
-    for name, config in WAYS.items():
+    functions, rows = {}, []
+    functions[BASELINE], facts = _baseline_functions(pixels)
+    rows.append({"tokenizer": BASELINE, **facts})
+    for name, config in TOKENIZERS.items():
         tokenizer = make_tokenizer(config, (size, size, 3))
-        jobs[name] = _jobs(tokenizer, pixels.view(-1, CLIP_LENGTH, size, size, 3))
-        facts[name] = {
-            "codes a frame": tokenizer.grid[0] * tokenizer.grid[1] // tokenizer.time_stride,
-            "parameters": _size(tokenizer),
-        }
-    rates: dict[tuple[str, str], list[float]] = {}
-    for work in jobs.values():
-        for job in work.values():
-            job()  # nothing is timed cold
-    for _ in range(rounds):
-        for kind in ("encode", "decode", "train"):
-            for name, work in jobs.items():
-                rates.setdefault((name, kind), []).append(frames * _per_second(work[kind], seconds))
-    rows = []
-    for name in jobs:
-        row: dict[str, Any] = {"tokenizer": name, **facts[name]}
-        for kind in ("encode", "decode", "train"):
-            ratios = [a / b for a, b in zip(rates[name, kind], rates[PLAIN, kind], strict=True)]
-            row |= {f"{kind} frames/s": median(rates[name, kind]), f"{kind} x plain": median(ratios)}
-        rows.append(row)
+        functions[name] = _functions(tokenizer, pixels.view(-1, CLIP_LENGTH, size, size, 3))
+        codes = tokenizer.grid[0] * tokenizer.grid[1] // tokenizer.time_stride
+        rows.append({"tokenizer": name, "codes per frame": codes, "parameters": _num_parameters(tokenizer)})
+    jobs = {(name, stage): Job(functions[name][stage], seconds) for stage in STAGES for name in functions}
+    measured = time_jobs(jobs, rounds)
+    for row in rows:
+        for stage in STAGES:
+            found = measured[str(row["tokenizer"]), stage]
+            row |= rate_figures(f"{stage} frames/s", found, frames)
+            row[f"{stage} x baseline"] = median_ratio(found, measured[BASELINE, stage])
     return {
         "rows": rows,
         "size": size,
@@ -147,34 +131,40 @@ def bench_tokenizer(size: int, frames: int, seconds: float, rounds: int) -> dict
     }
 
 
-def _jobs(tokenizer: Tokenizer, clips: Tensor) -> dict[str, Callable[[], object]]:
+def _baseline_functions(pixels: Tensor) -> tuple[dict[str, Callable[[], object]], dict[str, Any]]:
+    """The functions to time of the baseline, for pixels (N, H, W, 3) uint8, and its sizes."""
+    model = BaselineTokenizer(TokenizerConfig())
+    h, w = pixels.shape[1] // 8, pixels.shape[2] // 8
+    codes = model.encode(pixels).view(len(pixels), h, w)
+    functions: dict[str, Callable[[], object]] = {
+        "encode": lambda: model.encode(pixels),
+        "decode": lambda: model.decode(codes),
+        "train": _training_step(model, lambda: model.loss(pixels)),
+    }
+    return functions, {"codes per frame": h * w, "parameters": _num_parameters(model)}
+
+
+def _functions(tokenizer: Tokenizer, clips: Tensor) -> dict[str, Callable[[], object]]:
+    """The functions to time of a tokenizer, for clips (B, CLIP_LENGTH, H, W, 3) uint8."""
     valid = torch.ones(clips.shape[:2], dtype=torch.bool)
     codes = tokenizer.encode(clips)
     return {
         "encode": lambda: tokenizer.encode(clips),
         "decode": lambda: tokenizer.decode(codes),
-        "train": _step(tokenizer, lambda: tokenizer.loss(clips, valid)["loss"]),
+        "train": _training_step(tokenizer, lambda: tokenizer.loss(clips, valid)["loss"]),
     }
 
 
-def _step(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], object]:
-    optimiser = torch.optim.AdamW(model.parameters())
+def _training_step(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], object]:
+    optimizer = torch.optim.AdamW(model.parameters())
 
     def step() -> None:
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         loss().backward()
-        optimiser.step()
+        optimizer.step()
 
     return step
 
 
-def _size(model: nn.Module) -> int:
+def _num_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
-
-
-def _per_second(job: Callable[[], object], seconds: float) -> float:
-    begun, calls = time.perf_counter(), 0
-    while (now := time.perf_counter()) - begun < seconds:
-        job()
-        calls += 1
-    return calls / (now - begun)

@@ -1,6 +1,6 @@
-"""Worlds to be measured: of a preset's sizes with random weights, or from a directory; and clips of random codes.
+"""Worlds to measure: with a preset's sizes and random weights, or from a directory; and clips of random codes.
 
-Shapes: B clips, T frames, S starts, h w code grid, A action size, V codes in the book.
+Shapes: B clips, T frames, S starts, h w code grid, A action size, V codes in the codebook.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from worldmodel.prior import CodeClip, FactoredConfig
 from worldmodel.train.presets import PRESETS
 from worldmodel.train.training_config import LoopConfig, WorldConfig
 from worldmodel.world.starts import KIND_EPISODE, Starts
-from worldmodel.world.world_model import WorldModel, WorldSpec
+from worldmodel.world.world_model import WorldModel
+from worldmodel.world.world_spec import WorldSpec
 
 NUM_STARTS = 64
-SPREAD = 0.05  # standard deviation added to every weight of a random prior: at their beginning many are 0
-NEVER = -200.0  # log-odds of an end that float32 rounds to none: a dream of random weights is never reset
+WEIGHT_STD = 0.05  # of the noise added to every weight of a random prior: many are 0 after initialization
+NEVER = -200.0  # log-odds of a termination; its probability is 0 in float32, so that no dream is reset
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class BenchWorld:
 
     Attributes:
         source: the preset or the directory it is from.
-        prior: how its prior writes a frame: "columns", "raster", "frame", "groups", or "flat".
+        prior: the order of a factored prior's groups ("columns", "raster", "frame" or "groups"), or "flat".
         world: the world, in evaluation mode.
         loop: batch size and clip length of its prior's training.
     """
@@ -45,16 +46,16 @@ class BenchWorld:
 
 
 def bench_worlds(presets: Sequence[str], directory: Path | None, size: int) -> list[BenchWorld]:
-    """The worlds that a benchmark is about.
+    """The worlds that a benchmark measures.
 
     Args:
-        presets: names; a factored preset makes a world for each order of writing, its own first.
-        directory: a world's, which is then the only one. A world does not keep its training's sizes: its
-            batch is the loop's usual one, its clips a window and the frame that follows.
+        presets: names; a factored preset makes a world for each order of groups, its own order first.
+        directory: a world directory, measured in place of the presets. It does not store batch size and clip length
+            of its training, so the default batch size is used, and clips of the window and one frame more.
         size: H and W of a random world's frames, pixels.
 
     Raises:
-        UserError: an unknown preset, none at all, or not a world directory.
+        UserError: an unknown preset, no preset, or not a world directory.
     """
     if directory is not None:
         world = WorldModel.from_pretrained(directory)
@@ -62,29 +63,29 @@ def bench_worlds(presets: Sequence[str], directory: Path | None, size: int) -> l
         return [BenchWorld(str(directory), getattr(world.prior.config, "order", "flat"), world, loop)]
     if not presets:
         raise UserError("bench: name at least one preset with --preset NAME, or a world with --world DIR.")
-    found = []
+    worlds = []
     for name in presets:
         if name not in PRESETS:
             raise unknown_name("preset", name, PRESETS)
         config = PRESETS[name]
-        own = config.prior
-        if not isinstance(own, FactoredConfig):
-            found.append(BenchWorld(name, "flat", random_world(config, (size, size)), config.train_prior))
+        prior = config.prior
+        if not isinstance(prior, FactoredConfig):
+            worlds.append(BenchWorld(name, "flat", random_world(config, (size, size)), config.train_prior))
             continue
         orders = get_args(get_type_hints(FactoredConfig)["order"])
-        for order in sorted(orders, key=lambda order: order != own.order):
-            world = random_world(replace(config, prior=replace(own, order=order)), (size, size))
-            found.append(BenchWorld(name, order, world, config.train_prior))
-    return found
+        for order in sorted(orders, key=lambda order: order != prior.order):
+            world = random_world(replace(config, prior=replace(prior, order=order)), (size, size))
+            worlds.append(BenchWorld(name, order, world, config.train_prior))
+    return worlds
 
 
 def random_world(config: WorldConfig, size: tuple[int, int]) -> WorldModel:
-    """A world of a config's sizes that learned nothing, like take-cover's: three actions, no picture of an end.
+    """An untrained world with a config's sizes, and three actions and no terminal frame as in take-cover.
 
-    Its rewards and codes are noise, its episodes never end, and it begins from random codes.
+    Its rewards and codes are noise, its episodes never end, and its starts are random codes.
 
     Args:
-        config: sizes; its crop is not looked at.
+        config: sizes; its crop is ignored.
         size: (H, W) of its frames, pixels.
     """
     torch.manual_seed(0)
@@ -93,7 +94,7 @@ def random_world(config: WorldConfig, size: tuple[int, int]) -> WorldModel:
     heads = world.prior.heads
     with torch.no_grad():
         for parameter in world.prior.parameters():
-            parameter.add_(SPREAD * torch.randn_like(parameter))
+            parameter.add_(WEIGHT_STD * torch.randn_like(parameter))
         heads.end.weight.zero_()
         heads.end.bias.fill_(NEVER)
     clip = random_clip(world, NUM_STARTS, 1)
@@ -103,26 +104,26 @@ def random_world(config: WorldConfig, size: tuple[int, int]) -> WorldModel:
 
 
 def random_actions(space: spaces.Space, shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
-    """Uniform actions: a shape -> the shape, and A behind it where an action has parts."""
+    """Uniform random actions of a shape (...): (...) of a Discrete space, else (..., A)."""
     rng = np.random.default_rng(seed)
-    drawn = [space.sample(rng) for _ in range(int(np.prod(shape)))]
-    return torch.from_numpy(np.asarray(drawn, space.dtype).reshape(*shape, *space.shape))
+    actions = [space.sample(rng) for _ in range(int(np.prod(shape)))]
+    return torch.from_numpy(np.asarray(actions, space.dtype).reshape(*shape, *space.shape))
 
 
-def random_clip(world: WorldModel, batch: int, length: int, all_learned: bool = True) -> CodeClip:
-    """Clips of random codes, actions, rewards and status, without ends.
+def random_clip(world: WorldModel, batch: int, length: int, all_frames: bool = True) -> CodeClip:
+    """Clips of random codes, actions, rewards and status, without terminations.
 
     Args:
-        world: whose codes and actions.
+        world: with its numbers of codes and its action space.
         batch: B.
         length: T.
-        all_learned: every frame is learned; else the last alone.
+        all_frames: every frame has a weight of 1 in the loss; else the last one alone.
     """
     prior = world.prior
     generator = torch.Generator().manual_seed(0)
     steps = torch.zeros(batch, length - 1, dtype=torch.bool)
     weights = torch.ones(batch, length)
-    weights[:, : 0 if all_learned else -1] = 0.0
+    weights[:, : 0 if all_frames else -1] = 0.0
     bins = max(1, prior.status_config.num_bins)
     return CodeClip(
         codes=torch.randint(prior.num_codes, (batch, length, *prior.grid), generator=generator),

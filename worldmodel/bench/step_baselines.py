@@ -1,10 +1,10 @@
-"""Four ways to draw a frame's codes from one flat prior: with its cache, and as samplers elsewhere do.
+"""Four methods to sample a frame's codes from one flat prior: its own ring cache, and three usual ones.
 
-All are given the same weights, codes, conditions and uniform numbers, and draw codes alone: end, status
-and reward cost each of them the same.
+All have the same weights, first frames, conditions and uniform numbers. They sample codes alone: termination, status
+and reward cost each of them the same. For whole dreams with these methods see `memory_methods`.
 
-Shapes: B rows, T frames, h w code grid, K = h*w codes a frame, S = K+1 positions, M frames of memory, L layers,
-G heads of keys and values, d numbers a head, C condition width.
+Shapes: B rows, T frames, h w code grid, K = h*w codes per frame, S = K+1 positions, M frames of memory, L layers,
+G key-value heads, d numbers per head, C condition width, V codes in the codebook.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from worldmodel.bench.memory_methods import flush_cycle, refill_frames
 from worldmodel.prior.flat.flat_layers import FrameBlock
 from worldmodel.prior.flat.raster_network import RasterNetwork
 from worldmodel.prior.flat.ring_cache import as_read, keep_frame, make_ring
@@ -27,25 +28,25 @@ SAMPLING = Sampling()
 
 
 @dataclass(frozen=True)
-class Script:
-    """What a dream is given, whichever way it is drawn.
+class SamplerInputs:
+    """The inputs of every method.
 
     Attributes:
-        pictures: (B, n, h, w) int64, the frames it begins from.
-        conditions: (B, T, C), what each frame is told, those first ones too.
-        draws: (B, T, K) float32 in [0, 1), the uniform numbers of each frame.
+        codes: (B, n, h, w) int64, the first frames.
+        conditions: (B, T, C), the condition of each frame, the first ones included.
+        uniforms: (B, T, K) float32 in [0, 1), the uniform numbers of each frame.
     """
 
-    pictures: Tensor
+    codes: Tensor
     conditions: Tensor
-    draws: Tensor
+    uniforms: Tensor
 
     @staticmethod
-    def random(network: RasterNetwork, rows: int, begin: int, length: int) -> Script:
-        """Of T = `length` frames, the first n = `begin` of them of random codes."""
+    def random(network: RasterNetwork, rows: int, context: int, length: int) -> SamplerInputs:
+        """Random inputs for T = `length` frames, the first n = `context` of them of random codes."""
         generator = torch.Generator().manual_seed(0)
-        shape = (rows, begin, *network.grid)
-        return Script(
+        shape = (rows, context, *network.grid)
+        return SamplerInputs(
             torch.randint(network.num_codes, shape, generator=generator),
             torch.randn(rows, length, network.condition_dim, generator=generator),
             torch.rand(rows, length, network.size - 1, generator=generator),
@@ -53,7 +54,7 @@ class Script:
 
     @property
     def length(self) -> int:
-        """T; beyond it conditions and numbers come again."""
+        """T; later frames use the conditions and numbers again from the first on."""
         return self.conditions.shape[1]
 
     @property
@@ -62,74 +63,74 @@ class Script:
         return torch.arange(self.length).expand(len(self.conditions), -1)
 
 
-class Cached:
-    """Ours: `RasterNetwork.write` and a ring of keys and values of the last M frames."""
+class RingCacheSampler:
+    """The prior's own method: a ring of the keys and values of the last M frames."""
 
-    def __init__(self, network: RasterNetwork, script: Script) -> None:
-        self.network, self.script, self.time = network, script, script.pictures.shape[1]
-        seen = script.pictures[:, -network.memory :]
-        begin = slice(self.time - seen.shape[1], self.time)
-        valid, times = torch.ones(seen.shape[:2], dtype=torch.bool), script.times[:, begin]
-        pairs = network.read(seen, valid, script.conditions[:, begin], times)[2]
+    def __init__(self, network: RasterNetwork, inputs: SamplerInputs) -> None:
+        self.network, self.inputs, self.time = network, inputs, inputs.codes.shape[1]
+        codes = inputs.codes[:, -network.memory :]
+        read = slice(self.time - codes.shape[1], self.time)
+        valid, times = torch.ones(codes.shape[:2], dtype=torch.bool), inputs.times[:, read]
+        pairs = network.read(codes, valid, inputs.conditions[:, read], times)[2]
         self.keys, self.values = make_ring(pairs, network.rotary is not None, times, network.memory)
-        blank = torch.zeros(len(seen), network.memory, dtype=torch.bool)
-        self.seen, self.last = blank.scatter(1, times % network.memory, valid), seen[:, -1]
+        empty = torch.zeros(len(codes), network.memory, dtype=torch.bool)
+        self.valid, self.last = empty.scatter(1, times % network.memory, valid), codes[:, -1]
 
     @torch.no_grad()
-    def frame(self) -> Tensor:
-        """Draw the next frame: (B, h, w)."""
-        script, network, at = self.script, self.network, self.time % self.script.length
-        times = torch.full((len(self.seen),), self.time)
-        past = (self.keys, self.values, self.seen, self.last)
-        told, draws = script.conditions[:, at], script.draws[:, at]
-        self.last = network.write(*past, times, told, draws, SAMPLING)[0]
+    def sample_frame(self) -> Tensor:
+        """Sample the next frame: (B, h, w)."""
+        inputs, network, index = self.inputs, self.network, self.time % self.inputs.length
+        times = torch.full((len(self.valid),), self.time)
+        past = (self.keys, self.values, self.valid, self.last)
+        condition, uniforms = inputs.conditions[:, index], inputs.uniforms[:, index]
+        self.last = network.write(*past, times, condition, uniforms, SAMPLING)[0]
         slots = times % network.memory
         keep_frame(self.keys, self.values, slots, network.size)
-        self.seen.scatter_(1, slots[:, None], True)
+        self.valid.scatter_(1, slots[:, None], True)
         self.time += 1
         return self.last
 
 
-class Appended:
-    """A cache as it is usually written: the layers' modules code by code, keys and values put behind the others."""
+class AppendedCacheSampler:
+    """A cache as it is usually written: the layers' modules run code by code, and `torch.cat` appends to the cache."""
 
-    def __init__(self, network: RasterNetwork, script: Script) -> None:
-        self.network, self.script, self.time = network, script, script.pictures.shape[1]
-        seen = script.pictures[:, -network.memory :]
-        begin = slice(self.time - seen.shape[1], self.time)
-        valid = torch.ones(seen.shape[:2], dtype=torch.bool)
-        self.pairs = network.read(seen, valid, script.conditions[:, begin], script.times[:, begin])[2]
-        self.last = seen[:, -1]
+    def __init__(self, network: RasterNetwork, inputs: SamplerInputs) -> None:
+        self.network, self.inputs, self.time = network, inputs, inputs.codes.shape[1]
+        codes = inputs.codes[:, -network.memory :]
+        read = slice(self.time - codes.shape[1], self.time)
+        valid = torch.ones(codes.shape[:2], dtype=torch.bool)
+        self.pairs = network.read(codes, valid, inputs.conditions[:, read], inputs.times[:, read])[2]
+        self.last = codes[:, -1]
 
-    def _block(self, i: int, x: Tensor, told: Tensor, turns: Tensor | None) -> Tensor:
+    def _block(self, i: int, x: Tensor, condition: Tensor, rotations: Tensor | None) -> Tensor:
         """A layer at one position: (B, 1, D) -> (B, 1, D)."""
         block = cast("FrameBlock", self.network.blocks[i])
         heads, groups = block.num_heads, block.num_kv_heads
-        qkv = rearrange(block.qkv(block.norm_attention(x, told)), "b n (a d) -> b a n d", a=heads + 2 * groups)
+        qkv = rearrange(block.qkv(block.norm_attention(x, condition)), "b n (a d) -> b a n d", a=heads + 2 * groups)
         q, k, v = qkv.split([heads, groups, groups], 1)  # (B, H or G, 1, d)
-        if turns is not None:
-            q, k = turn(q, turns[0]), turn(k, turns[1])
+        if rotations is not None:
+            q, k = turn(q, rotations[0]), turn(k, rotations[1])
         keys, values = (torch.cat(pair, 2) for pair in zip(self.pairs[i], (k, v), strict=True))
         self.pairs[i] = keys, values
         y = F.scaled_dot_product_attention(q, keys, values, enable_gqa=groups < heads)
         x = x + block.out(rearrange(y, "b h n d -> b n (h d)"))
-        return x + block.narrow(F.gelu(block.widen(block.norm_feedforward(x, told)), approximate="tanh"))
+        return x + block.narrow(F.gelu(block.widen(block.norm_feedforward(x, condition)), approximate="tanh"))
 
     @torch.no_grad()
-    def frame(self) -> Tensor:
-        """Draw the next frame: (B, h, w)."""
-        network, at = self.network, self.time % self.script.length
-        told, times = self.script.conditions[:, at], torch.full((len(self.last), 1), self.time)
+    def sample_frame(self) -> Tensor:
+        """Sample the next frame: (B, h, w)."""
+        network, index = self.network, self.time % self.inputs.length
+        condition, times = self.inputs.conditions[:, index], torch.full((len(self.last), 1), self.time)
         given = network._given(self.last[:, None], times)[:, 0]  # (B, S, D)
-        all_turns = None if network.rotary is None else network.rotary.turns(times)  # (2, 2, B, 1, S, E)
+        rotations = None if network.rotary is None else network.rotary.turns(times)  # (2, 2, B, 1, S, E)
         x, codes = network.start.expand_as(given[:, :1]), []
         for n in range(network.size):
             x = x + given[:, n : n + 1]
             for i in range(len(network.blocks)):
-                x = self._block(i, x, told, None if all_turns is None else all_turns[..., n : n + 1, :])
+                x = self._block(i, x, condition, None if rotations is None else rotations[..., n : n + 1, :])
             if n < network.size - 1:
-                logits = network.logits(network.norm(x, told))[:, 0] + network.prejudice[n]  # (B, V)
-                codes.append(SAMPLING.draw(logits, self.script.draws[:, at, n]))
+                logits = network.logits(network.norm(x, condition))[:, 0] + network.prejudice[n]  # (B, V)
+                codes.append(SAMPLING.draw(logits, self.inputs.uniforms[:, index, n]))
                 x = network.embed(codes[-1])[:, None]
         self.pairs = [(k[:, :, -self._room :], v[:, :, -self._room :]) for k, v in self.pairs]
         self.last = torch.stack(codes, 1).unflatten(1, network.grid)
@@ -138,97 +139,99 @@ class Appended:
 
     @property
     def _room(self) -> int:
-        """Positions of the M last frames."""
+        """Positions of the last M frames."""
         return self.network.memory * self.network.size
 
 
-class Recomputed:
-    """Without a cache: the full forward over all frames for every code, as a sampler written in a day does.
+class RecomputeSampler:
+    """No cache: one forward pass over all frames for every code, the simplest sampler.
 
-    It reads whole frames; what stands behind the code that is drawn is seen by no one before it.
+    A pass reads whole frames, with arbitrary codes behind the one that is sampled: the causal mask hides them.
     """
 
-    def __init__(self, network: RasterNetwork, script: Script) -> None:
-        self.network, self.script, self.place = network, script, 0
-        self.pictures = F.pad(script.pictures, (0, 0, 0, 0, 0, 1))  # (B, n+1, h, w), the last to be drawn
+    def __init__(self, network: RasterNetwork, inputs: SamplerInputs) -> None:
+        self.network, self.inputs, self.place = network, inputs, 0
+        self.codes = F.pad(inputs.codes, (0, 0, 0, 0, 0, 1))  # (B, n+1, h, w), the last one to be sampled
 
     @torch.no_grad()
-    def code(self) -> None:
-        """Draw the next code of the last frame; after its last code begin that frame anew."""
-        batch, length = self.pictures.shape[:2]
-        valid, script = torch.ones(batch, length, dtype=torch.bool), self.script
-        told, times = script.conditions[:, :length], script.times[:, :length]
-        logits = self.network.read(self.pictures, valid, told, times)[0][:, -1, self.place]  # (B, V)
+    def sample_code(self) -> None:
+        """Sample the next code of the last frame; after the frame's last code, its first one again."""
+        batch, length = self.codes.shape[:2]
+        valid, inputs = torch.ones(batch, length, dtype=torch.bool), self.inputs
+        conditions, times = inputs.conditions[:, :length], inputs.times[:, :length]
+        logits = self.network.read(self.codes, valid, conditions, times)[0][:, -1, self.place]  # (B, V)
         row, column = divmod(self.place, self.network.grid[1])
-        self.pictures[:, -1, row, column] = SAMPLING.draw(logits.float(), script.draws[:, length - 1, self.place])
+        uniforms = inputs.uniforms[:, length - 1, self.place]  # (B,)
+        self.codes[:, -1, row, column] = SAMPLING.draw(logits.float(), uniforms)
         self.place = (self.place + 1) % (self.network.size - 1)
 
-    def frame(self) -> Tensor:
-        """Draw a whole frame, (B, h, w), and go on to the next."""
+    def sample_frame(self) -> Tensor:
+        """Sample a whole frame, (B, h, w), and append the next one."""
         for _ in range(self.network.size - 1):
-            self.code()
-        drawn = self.pictures[:, -1]
-        self.pictures = F.pad(self.pictures, (0, 0, 0, 0, 0, 1))
-        return drawn
+            self.sample_code()
+        sampled = self.codes[:, -1]
+        self.codes = F.pad(self.codes, (0, 0, 0, 0, 0, 1))
+        return sampled
 
 
-class Flushed:
-    """A cache that is emptied when it is full: up to M frames before the one that is drawn, then half a window anew.
+class FlushedCacheSampler:
+    """A cache that is dropped when it holds M+1 frames, and refilled with the last half window.
 
-    Its keys and values are written in place, and only what is filled is looked at.
+    Its keys and values are written in place, and attention reads only the part that is filled.
     """
 
-    def __init__(self, network: RasterNetwork, script: Script) -> None:
-        self.network, self.script, self.time = network, script, script.pictures.shape[1]
+    def __init__(self, network: RasterNetwork, inputs: SamplerInputs) -> None:
+        self.network, self.inputs, self.time = network, inputs, inputs.codes.shape[1]
         memory = network.memory
-        self.half = max(1, memory // 2)
-        self.cycle = memory + 1 - self.half  # frames from one refill to the next
-        self.pictures = script.pictures[:, -memory - 1 :]
-        self.filled = 0  # frames
-        self._fill(min(memory, self.pictures.shape[1]))
+        self.refill, self.cycle = refill_frames(memory), flush_cycle(memory)
+        self.codes = inputs.codes[:, -memory - 1 :]
+        self.num_cached = 0  # frames
+        self._fill(min(memory, self.codes.shape[1]))
 
     def _fill(self, frames: int) -> None:
         """Read the last frames into an empty cache."""
-        network, self.pictures = self.network, self.pictures[:, -frames:]
-        times = torch.arange(self.time - frames, self.time).expand(len(self.pictures), -1)
+        network, self.codes = self.network, self.codes[:, -frames:]
+        times = torch.arange(self.time - frames, self.time).expand(len(self.codes), -1)
         valid = torch.ones(times.shape, dtype=torch.bool)
-        told = self.script.conditions[:, times[0] % self.script.length]
-        pairs = network.read(self.pictures, valid, told, times)[2]
+        conditions = self.inputs.conditions[:, times[0] % self.inputs.length]
+        pairs = network.read(self.codes, valid, conditions, times)[2]
         keys, values = as_read(pairs, network.rotary is not None)
         room = (network.memory + 1 - frames) * network.size
-        self.keys, self.values, self.filled = F.pad(keys, (0, room)), F.pad(values, (0, 0, 0, room)), frames
+        self.keys, self.values, self.num_cached = F.pad(keys, (0, room)), F.pad(values, (0, 0, 0, room)), frames
 
     @torch.no_grad()
-    def frame(self) -> Tensor:
-        """Draw the next frame: (B, h, w)."""
+    def sample_frame(self) -> Tensor:
+        """Sample the next frame: (B, h, w)."""
         network, memory = self.network, self.network.memory
-        if self.filled == memory + 1:
-            self._fill(self.half)
-        at, end = self.time % self.script.length, (self.filled + 1) * network.size
-        seen = torch.ones(len(self.pictures), self.filled, dtype=torch.bool)
-        filled = (self.keys[..., :end], self.values[..., :end, :], seen, self.pictures[:, -1])
-        times, told = torch.full((len(seen),), self.time), self.script.conditions[:, at]
-        drawn = network.write(*filled, times, told, self.script.draws[:, at], SAMPLING)[0]
-        self.pictures = torch.cat([self.pictures, drawn[:, None]], 1)
-        self.filled += 1
+        if self.num_cached == memory + 1:
+            self._fill(self.refill)
+        index, end = self.time % self.inputs.length, (self.num_cached + 1) * network.size
+        valid = torch.ones(len(self.codes), self.num_cached, dtype=torch.bool)
+        past = (self.keys[..., :end], self.values[..., :end, :], valid, self.codes[:, -1])
+        times, condition = torch.full((len(valid),), self.time), self.inputs.conditions[:, index]
+        sampled = network.write(*past, times, condition, self.inputs.uniforms[:, index], SAMPLING)[0]
+        self.codes = torch.cat([self.codes, sampled[:, None]], 1)
+        self.num_cached += 1
         self.time += 1
-        return drawn
+        return sampled
 
 
 @torch.no_grad()
 def same_codes(network: RasterNetwork) -> bool:
-    """Do the ways draw the same codes wherever they are to be the same?
+    """Whether the methods sample the same codes wherever they must.
 
-    Ours, the recomputed and the appended one from the first frame on and beyond the window's end, over twice the
-    window; the flushed one until its first flush.
+    Ring cache, recompute and appended cache must agree from the first frame on, over twice the window and so beyond
+    its end; the flushed cache until its first flush.
     """
     memory = network.memory
-    script = Script.random(network, 1, 1, 2 * memory + 1)
-    cached, flushed = Cached(network, script), Flushed(network, script)
-    others = (Recomputed(network, script), Appended(network, script))
-    for time in range(1, script.length):
-        codes = cached.frame()
-        drawn = [other.frame() for other in others] + ([flushed.frame()] if time <= memory else [])
-        if not all(torch.equal(codes, frame) for frame in drawn):
+    inputs = SamplerInputs.random(network, 1, 1, 2 * memory + 1)
+    ring, flushed = RingCacheSampler(network, inputs), FlushedCacheSampler(network, inputs)
+    others = (RecomputeSampler(network, inputs), AppendedCacheSampler(network, inputs))
+    for time in range(1, inputs.length):
+        codes = ring.sample_frame()
+        sampled = [other.sample_frame() for other in others]
+        if time <= memory:
+            sampled.append(flushed.sample_frame())
+        if not all(torch.equal(codes, frame) for frame in sampled):
             return False
     return True

@@ -1,275 +1,177 @@
-"""`worldmodel demo`: the whole way on real take-cover, with a page at the end.
+"""The verb `demo`: record, train and evaluate on real take-cover, with an HTML report at the end.
 
-Each stage leaves something behind and is skipped when that is there, so the same command goes on after an interruption.
+Each stage leaves a file and is skipped when that file exists, so the same command continues after an interruption.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
-
-STRIP = 12  # frames shown in a strip
+from worldmodel.common.errors import UserError, unknown_name
 
 
 @dataclass(frozen=True)
 class Demo:
-    """Play real ViZDoom take-cover, record it, learn a world, judge it, train a policy in it, test that outside.
+    """Record ViZDoom take-cover, train and evaluate a world, train a policy in it and test that in the real game.
 
-    Takes some ten minutes on two cores. Interrupted, the same command goes on where it stopped.
+    Takes some ten minutes on two cores. Interrupted, the same command continues where it stopped.
 
     Example:
         worldmodel demo --out runs/demo
     """
 
     out: Path = Path("runs/demo")
-    """Where everything goes: dataset, world, judgement, policy, page."""
+    """The directory to make: dataset, world, evaluation, policy, report.html."""
     env: str = "doom/take-cover"
     episodes: int = 640
     policy: str = "periodic"
     mix: str = "random=0.3,sticky=0.2,sticky:0.98=0.2"
-    """Shares of the episodes that other policies play; the last runs into walls and stays, as a learner will."""
+    """Shares of the episodes of other policies; the last one walks into walls and stays there, as a learner will."""
     world_preset: str = "doom-take-cover-demo"
     world_minutes: float = 6.0
     """Training of tokenizer and prior."""
-    judge_clips: int = 96
-    """Clips of the test split that the world is judged on."""
-    judge_rows: int = 32
-    """Free runs of each policy that it is judged on."""
+    eval_clips: int = 96
+    """Clips of the test split on which the world is evaluated."""
+    eval_rows: int = 32
+    """Free runs of each policy in the evaluation."""
     policy_minutes: float = 1.5
     """Training of a policy in the dream."""
     test_episodes: int = 60
-    """Episodes outside the dream."""
+    """Episodes of that policy in the real environment."""
     seed: int = 0
     workers: int = 2
     force: bool = False
-    """Begin anew: remove what stands at --out."""
+    """Begin anew: remove an existing --out."""
+
+    # Fields of saved configs that had other names in earlier versions.
+    RENAMED_FIELDS: ClassVar[dict[str, str]] = {"judge_clips": "eval_clips", "judge_rows": "eval_rows"}
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "eval_clips", "eval_rows", "workers", "test_episodes"):
+            least = 2 if name == "test_episodes" else 1
+            if getattr(self, name) < least:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: wanted at least {least}.")
+        if self.seed < 0 or self.world_minutes <= 0 or self.policy_minutes <= 0:
+            raise UserError(
+                f"--seed {self.seed} --world-minutes {self.world_minutes} --policy-minutes {self.policy_minutes}: "
+                "wanted a seed of 0 or more and minutes above 0."
+            )
 
 
-def say(words: str) -> None:
-    """A line about what is going on, on stderr."""
-    print(words, file=sys.stderr, flush=True)
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the demo.
+
+    Attributes:
+        name: its key in seconds.json.
+        description: what it does, for the status line.
+        product: the file whose existence means that the stage is finished.
+        run: does it.
+    """
+
+    name: str
+    description: str
+    product: Path
+    run: Callable[[], None]
 
 
 def demo(config: Demo) -> None:
-    """Do what `worldmodel demo` asks, stage by stage.
+    """Run the stages that are not finished, write report.html and print what to try next.
 
     Raises:
-        UserError: another demo's config stands at `config.out`.
+        UserError: an unknown preset, or `config.out` holds a demo with another config.
     """
-    from worldmodel.cli.demo_page import closing, write
+    from worldmodel.cli.demo_page import next_commands, write_report
+    from worldmodel.cli.progress import print_status
+    from worldmodel.common.files import atomic_path
     from worldmodel.common.run_info import check_same_run, remove_run, save_run_info
+    from worldmodel.train.presets import PRESETS
 
+    if config.world_preset not in PRESETS:
+        raise unknown_name("preset", config.world_preset, PRESETS)
     out, run = config.out, config.out / "run.json"
     if config.force:
         remove_run(out)
+    _rename_saved_fields(run)
     check_same_run(run, out, config)
     if not run.exists():
         save_run_info(run, "demo", config)
-    say(f"Everything goes to {out}/. Press Ctrl-C at any time: the same command goes on.\n")
-    seconds: dict[str, float] = _read(out / "seconds.json")
-
-    def stage(name: str, words: str, done: Path, work: Callable[[], Any]) -> None:
-        if done.exists():
-            say(f"[{name}] is done: {done}")
-            return
-        say(f"[{name}] {words}")
-        begun = time.monotonic()
-        work()
-        seconds[name] = seconds.get(name, 0.0) + time.monotonic() - begun
-        (out / "seconds.json").write_text(json.dumps(seconds))
-
-    data, world = out / "cover.h5", out / "world"
-    stage(
-        "record",
-        f"{config.episodes} episodes of real {config.env} -> {data}",
-        data,
-        lambda: _record(config, data),
-    )
-    stage("look", f"checksums, contact sheet and animation -> {out}", out / "episodes.gif", lambda: _look(data, out))
-    stage(
-        "learn",
-        f"tokenizer and prior for {config.world_minutes:g} min -> {world}",
-        world,
-        lambda: _learn(config, data, world),
-    )
-    stage(
-        "judge",
-        "free runs, likelihood, prediction and ends on the test split, beside rivals",
-        out / "judged.json",
-        lambda: _judge(config, data, world, out / "judged.json"),
-    )
-    stage(
-        "dream",
-        f"checkers, speed, pictures -> {out}",
-        out / "dream.json",
-        lambda: _dream(config, data, world, out),
-    )
-    stage(
-        "policy",
-        f"PPO learns in the dream for {config.policy_minutes:g} min, then {config.test_episodes} real episodes",
-        out / "dreamer" / "test.json",
-        lambda: _policy(config, world, out / "dreamer"),
-    )
-    write(config, out, seconds)
-    print(closing(config, out))
+    print_status(f"All files are written to {out}/. Press Ctrl-C at any time: the same command continues.\n")
+    times = out / "seconds.json"
+    seconds: dict[str, float] = json.loads(times.read_text()) if times.exists() else {}
+    for stage in stages(config):
+        if stage.product.exists():
+            print_status(f"[{stage.name}] is done: {stage.product}")
+            continue
+        print_status(f"[{stage.name}] {stage.description}")
+        begin = time.monotonic()
+        stage.run()
+        seconds[stage.name] = seconds.get(stage.name, 0.0) + time.monotonic() - begin
+        with atomic_path(times) as temporary:
+            temporary.write_text(json.dumps(seconds))
+    write_report(config, out, seconds)
+    print(next_commands(config, out))
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
+def stages(config: Demo) -> list[Stage]:
+    """The stages in order; each uses the products of those before it."""
+    from worldmodel.cli import demo_stages as work
 
-
-def _record(config: Demo, path: Path) -> None:
-    from worldmodel.collect.collect_command import collect
-    from worldmodel.collect.collect_config import Collect
-
-    collect(
-        Collect(
-            path, config.env, config.policy, config.mix, episodes=config.episodes, seed=config.seed,
-            workers=config.workers,
-        )
-    )  # fmt: skip
-
-
-def _look(path: Path, out: Path) -> None:
-    from worldmodel.data import Dataset
-    from worldmodel.data.preview import contact_sheet, gif
-    from worldmodel.data.summary import format_summary, summarize
-    from worldmodel.data.verification import verify
-
-    say(str(verify(path)))
-    with Dataset(path) as data:
-        print(format_summary(summarize(data)))
-        contact_sheet(data, out / "contact-sheet.png", num_episodes=6)
-        gif(data, out / "episodes.gif")
-
-
-def _learn(config: Demo, path: Path, world: Path) -> None:
-    from worldmodel.cli.data_commands import progress_bar
-    from worldmodel.dream.dream_clips import draw_clips
-    from worldmodel.train.presets import PRESETS
-    from worldmodel.train.trainers import train_world
-
-    with progress_bar() as progress:
-        train_world(
-            path,
+    out = config.out
+    data, world, policy = out / "cover.h5", out / "world", out / "dreamer"
+    return [
+        Stage(
+            "record",
+            f"{config.episodes} episodes of real {config.env} -> {data}",
+            data,
+            lambda: work.record(config, data),
+        ),
+        Stage(
+            "inspect",
+            f"checksums, contact sheet and animation -> {out}",
+            out / "episodes.gif",
+            lambda: work.inspect(data, out),
+        ),
+        Stage(
+            "train",
+            f"tokenizer and prior for {config.world_minutes:g} min -> {world}",
             world,
-            PRESETS[config.world_preset],
-            minutes=config.world_minutes,
-            progress=progress,
-            draw_dreams=draw_clips,
-        )
+            lambda: work.train(config, data, world),
+        ),
+        Stage(
+            "evaluate",
+            "free runs, likelihood, prediction and terminations on the test split, compared with baselines",
+            out / "evaluation.json",
+            lambda: work.evaluate(config, data, world, out / "evaluation.json"),
+        ),
+        Stage(
+            "dream",
+            f"environment checkers, speed, images -> {out}",
+            out / "dream.json",
+            lambda: work.dream(config, data, world, out),
+        ),
+        Stage(
+            "policy",
+            f"PPO in the dream for {config.policy_minutes:g} min, then {config.test_episodes} real episodes",
+            policy / "test.json",
+            lambda: work.policy(config, world, policy),
+        ),
+    ]
 
 
-def _judge(config: Demo, path: Path, world_path: Path, out: Path) -> None:
-    from worldmodel.cli.data_commands import progress_bar
-    from worldmodel.cli.eval_world import policies_of
+def _rename_saved_fields(run: Path) -> None:
+    """Give the fields of an earlier version's run.json their present names, so that its demo continues."""
     from worldmodel.common.files import atomic_path
-    from worldmodel.data import Dataset
-    from worldmodel.metrics import EvaluationSettings, evaluate
-    from worldmodel.world.world_model import WorldModel
 
-    world = WorldModel.from_pretrained(world_path)
-    settings = EvaluationSettings(clips=config.judge_clips, rows=config.judge_rows, horizon=60, seed=config.seed)
-    with Dataset.like(path, world.spec.pixels) as data, progress_bar() as progress:
-        result = evaluate(world, data, policies_of(data), settings, progress)
-    with atomic_path(out) as temporary:
-        temporary.write_text(json.dumps(result))
-
-
-def _dream(config: Demo, path: Path, world_path: Path, out: Path) -> None:
-    """Check the learned environment, time it, and draw real beside dreamed frames of the test split."""
-    import warnings
-
-    import gymnasium
-    from gymnasium.utils.env_checker import check_env
-    from stable_baselines3.common.env_checker import check_env as sb3_check_env
-
-    import worldmodel
-    from worldmodel.common.files import atomic_path
-    from worldmodel.common.runtime import choose_runtime
-    from worldmodel.data import Dataset
-    from worldmodel.dream import DreamVectorEnv
-
-    choose_runtime("cpu", threads=1)  # at one row a second thread costs more than it helps
-    env: Any = gymnasium.make(worldmodel.DREAM_ID, world=str(world_path), render_mode="rgb_array")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        check_env(env.unwrapped, skip_render_check=True)
-        sb3_check_env(env.unwrapped)
-    world = env.unwrapped.world
-    figures: dict[str, Any] = {"steps_per_second": {"1": _speed(env, 1, config.seed)}, **world.report}
-    for rows in (16, 64):
-        figures["steps_per_second"][str(rows)] = _speed(DreamVectorEnv(rows, world=world), rows, config.seed)
-    with Dataset.like(path, world.spec.pixels) as data:
-        _draw(world, data, config.seed, out)
-    env.close()
-    with atomic_path(out / "dream.json") as temporary:
-        temporary.write_text(json.dumps(figures))
-
-
-def _speed(env: Any, rows: int, seed: int, seconds: float = 4.0) -> float:
-    """Whole steps a second through a gymnasium face, random actions."""
-    env.reset(seed=seed)
-    env.action_space.seed(seed)
-    env.step(env.action_space.sample())
-    begun, steps = time.perf_counter(), 0
-    while time.perf_counter() - begun < seconds:
-        _, _, terminated, truncated, _ = env.step(env.action_space.sample())
-        steps += rows
-        if rows == 1 and (terminated or truncated):
-            env.reset()
-    return steps / (time.perf_counter() - begun)
-
-
-def _draw(world: Any, data: Any, seed: int, out: Path) -> None:
-    """Clips drawn by the seed, before anything is seen: strips, videos, and futures of one start."""
-    from worldmodel.cli import report
-    from worldmodel.common.files import atomic_path
-    from worldmodel.dream.dream_clips import compare_clip
-
-    rng = np.random.default_rng(seed)
-    test = data.episodes_of("test")
-    frames = min(2 * STRIP, int(np.sort(data.lengths[test])[-min(3, len(test))]))  # three episodes are so long
-    long = test[data.lengths[test] >= frames]
-    numbers = rng.choice(long, min(3, len(long)), replace=False)
-    moments = [int(rng.integers(0, data.lengths[n] - frames + 1)) for n in numbers]
-    clips = [compare_clip(world, data, int(n), m, frames) for n, m in zip(numbers, moments, strict=True)]
-    rows = []
-    for i, clip in enumerate(clips):
-        rows += [
-            (f"real {i + 1}", clip.real[::2]),
-            ("codes", clip.reconstructed[::2]),
-            ("dreamed", clip.dreamed[::2]),
-        ]
-    with atomic_path(out / "strip.png") as temporary:
-        temporary.write_bytes(report.strips(rows))
-    report.side_by_side_gif(
-        out / "real-above-dream.gif", [np.concatenate([c.real, c.reconstructed, c.dreamed], axis=1) for c in clips]
-    )
-    space, labels = world.spec.action_space, world.spec.action_labels
-    futures = []
-    for action in range(space.n):
-        plan = np.full(frames - 1, action)
-        dream = compare_clip(world, data, int(numbers[0]), moments[0], frames, plan).dreamed
-        futures.append((f"always {labels[action] if labels else action}", dream[::2]))
-    with atomic_path(out / "futures.png") as temporary:
-        temporary.write_bytes(report.strips(futures))
-
-
-def _policy(config: Demo, world: Path, out: Path) -> None:
-    from worldmodel.collect.collect_config import TrainPolicy, dream_learner_config
-    from worldmodel.collect.policy_training import train_policy
-
-    learner = replace(dream_learner_config(config.env), minutes=config.policy_minutes, decisions=10**7)
-    train_policy(
-        TrainPolicy(
-            out, config.env, config.seed, learner=learner, world=world, test_episodes=config.test_episodes
-        )
-    )  # fmt: skip
+    info: dict[str, Any] = json.loads(run.read_text()) if run.exists() else {}
+    saved = info.get("config", {})
+    if not saved.keys() & Demo.RENAMED_FIELDS.keys():
+        return
+    info["config"] = {Demo.RENAMED_FIELDS.get(name, name): value for name, value in saved.items()}
+    with atomic_path(run) as temporary:
+        temporary.write_text(json.dumps(info, indent=1) + "\n")

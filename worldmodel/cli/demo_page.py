@@ -1,4 +1,4 @@
-"""The demo's page: what was recorded, learned and dreamed, each figure beside its rival."""
+"""The demo's report.html: what was recorded, learned and dreamed, each figure compared with its baseline."""
 
 from __future__ import annotations
 
@@ -8,35 +8,42 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from worldmodel.cli.demo import Demo
-    from worldmodel.cli.report import Section
+    from worldmodel.cli.html_page import Section
 
 
-def write(config: Demo, out: Path, seconds: dict[str, float]) -> None:
-    """Write report.html from what the stages left in `out`."""
-    from worldmodel.cli import report
+def write_report(config: Demo, out: Path, seconds: dict[str, float]) -> None:
+    """Write report.html from the products of the stages.
+
+    Args:
+        config: the demo's.
+        out: its directory.
+        seconds: duration of each stage.
+    """
+    from worldmodel.cli.html_page import Section, write_page
+    from worldmodel.cli.plots import dataset_histograms
     from worldmodel.common.run_info import code_version, machine
     from worldmodel.data import Dataset
     from worldmodel.data.summary import summarize
 
     with Dataset(out / "cover.h5") as data:
-        summary, histograms = summarize(data), report.dataset_histograms(data)
-    dreamt, judged = _read(out / "dream.json"), _read(out / "judged.json")
-    tested = _read(out / "dreamer" / "test.json")["rows"]
+        summary, histograms = summarize(data), dataset_histograms(data)
+    dream, evaluation = _read(out / "dream.json"), _read(out / "evaluation.json")
+    test_rows = _read(out / "dreamer" / "test.json")["rows"]
     sections = [
-        _at_a_glance(dreamt, judged, tested),
-        _recorded(config, out, summary, histograms),
-        _learned(out, judged),
-        _dreamed(out),
-        _lived(judged),
-        _policy(out, tested),
-        report.Section("Try next").code(closing(config, out)),
+        _summary_section(dream, evaluation, test_rows),
+        _dataset_section(config, out, summary, histograms),
+        _training_section(out, evaluation),
+        _dream_section(out),
+        _free_run_section(evaluation),
+        _policy_section(out, test_rows),
+        Section("Try next").code(next_commands(config, out)),
     ]
-    about = machine()
-    spent = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
-    report.write_page(
+    computer = machine()
+    durations = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
+    write_page(
         out / "report.html",
         f"A learned world of {config.env}",
-        f"worldmodel {code_version()}; {about['processor']}, {about['cores']} cores; {spent}.",
+        f"worldmodel {code_version()}; {computer['processor']}, {computer['cores']} cores; {durations}.",
         sections,
     )
 
@@ -45,188 +52,201 @@ def _read(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-def figures_of(judged: dict[str, Any], metric: str) -> list[dict[str, Any]]:
-    """The figures of one metric of a judgement; none where it was not measured."""
-    return next((s[metric]["figures"] for s in judged["sections"].values() if metric in s), [])
+def figures_of(evaluation: dict[str, Any], metric: str) -> list[dict[str, Any]]:
+    """The figures of one metric of an evaluation; none if it was not measured."""
+    return next((s[metric]["values"] for s in evaluation["sections"].values() if metric in s), [])
 
 
-def glance(dreamt: dict[str, Any], judged: dict[str, Any], tested: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The figures that say whether the world is worth anything, each with its rival and what follows."""
+def summary_rows(
+    dream: dict[str, Any], evaluation: dict[str, Any], test_rows: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The figures that decide whether the world is useful, each with a baseline and a verdict."""
     rows: list[dict[str, Any]] = []
 
-    def add(says: str, value: dict[str, Any], rival: str, other: dict[str, Any], so: str = "") -> None:
-        if value["mean"] is not None and other["mean"] is not None:
-            rows.append({"figure": says, "this world": _text(value), "beside": f"{rival}: {_text(other)}", "so": so})
+    def add(title: str, value: dict[str, Any], name: str, baseline: dict[str, Any], verdict: str = "") -> None:
+        if value["mean"] is not None and baseline["mean"] is not None:
+            compared = f"{name}: {_format(baseline)}"
+            rows.append({"figure": title, "this world": _format(value), "baseline": compared, "verdict": verdict})
 
-    def compare(metric: str, says: str, rivals: tuple[str, ...], of: str = "", lower: bool = False) -> None:
-        for figure in figures_of(judged, metric):
-            if figure["of"].startswith(of):
-                for rival in (name for name in rivals if name in figure["beside"]):
-                    other = figure["beside"][rival]
-                    add(says, figure["value"], rival, other, _so(figure["value"], other, lower))
+    def compare(metric: str, title: str, names: tuple[str, ...], start: str = "", lower: bool = False) -> None:
+        for figure in figures_of(evaluation, metric):
+            if figure["label"].startswith(start):
+                for name in (name for name in names if name in figure["baselines"]):
+                    baseline = figure["baselines"][name]
+                    add(title, figure["value"], name, baseline, _verdict(figure["value"], baseline, lower))
 
-    for figure in figures_of(judged, "orders")[:2]:
-        rival, chance = next(iter(figure["beside"].items()))
-        word = "clearly " if "clearly" in figure["of"] else ""
-        add(f"order of policies {word}kept in free runs: {figure['verdict']}", figure["value"], rival, chance)
-    for metric, says in (("life", "mean steps lived"), ("hit_rate", "hits a step"), ("end_rate", "ends a step")):
-        found = figures_of(judged, metric)
-        longest = max((_steps(figure["of"]) for figure in found), default=0)
-        for figure in found:
-            if _steps(figure["of"]) == longest:
-                policy = figure["of"].rsplit(",", 1)[0]
-                add(f"{says} under {policy} play, {longest} steps", figure["value"], "real", figure["beside"]["real"])
-    compare("nats", "held-out codes, nats a code", ("other actions", "bigram"), "true", lower=True)
-    for figure in figures_of(judged, "control_gap"):
-        nothing = {"mean": 0.0, "low": 0.0, "high": 0.0}
-        so = _so(figure["value"], nothing)
-        add("what true actions are worth, nats a code", figure["value"], "actions ignored", nothing, so)
-    compare("end_precision", "ends foreseen, average precision", ("chance", "by true status"))
-    compare("hit_precision", "hits foreseen, average precision", ("chance", "by true status"))
-    compare("end_calibration", "ends, calibration error", ("base rate",), lower=True)
-    for of in ("1 ahead", "8 ahead", "15 ahead"):
-        compare("bright_recall", f"small bright things found, {of}", ("repeat last",), of)
-        compare("psnr", f"PSNR {of}, dB", ("repeat last", "mean frame"), of)
-    for row in tested[1:]:
+    for figure in figures_of(evaluation, "policy_order")[:2]:
+        name, chance = next(iter(figure["baselines"].items()))
+        significantly = "significantly " if "significant" in figure["label"] else ""
+        add(f"order of policies {significantly}kept in free runs: {figure['verdict']}", figure["value"], name, chance)
+    for metric, title in (
+        ("steps_survived", "mean steps survived"),
+        ("hit_rate", "hits per step"),
+        ("end_rate", "terminations per step"),
+    ):
+        figures = figures_of(evaluation, metric)
+        longest = max((_num_steps(figure["label"]) for figure in figures), default=0)
+        for figure in figures:
+            if _num_steps(figure["label"]) == longest:
+                policy = figure["label"].rsplit(",", 1)[0]
+                add(f"{title}, {policy} policy, {longest} steps", figure["value"], "real", figure["baselines"]["real"])
+    compare("nats", "held-out codes, nats per code", ("other actions", "bigram"), "true", lower=True)
+    for figure in figures_of(evaluation, "control_gap"):
+        zero = {"mean": 0.0, "low": 0.0, "high": 0.0}
+        verdict = _verdict(figure["value"], zero)
+        add("gain from the true actions, nats per code", figure["value"], "actions ignored", zero, verdict)
+    compare("end_precision", "predicted terminations, average precision", ("chance", "by true status"))
+    compare("hit_precision", "predicted hits, average precision", ("chance", "by true status"))
+    compare("end_calibration", "predicted terminations, calibration error", ("base rate",), lower=True)
+    for horizon in ("1 ahead", "8 ahead", "15 ahead"):
+        compare("bright_recall", f"small bright objects, recall {horizon}", ("repeat last",), horizon)
+        compare("psnr", f"PSNR {horizon}, dB", ("repeat last", "mean frame"), horizon)
+    for row in test_rows[1:]:
         gain = row["first_minus_this"]
         add(
-            "policy that learned only in the dream, return in the real game",
-            {"mean": tested[0]["return_mean"], **tested[0]},
+            "policy trained only in the dream, return in the real game",
+            {"mean": test_rows[0]["return_mean"], **test_rows[0]},
             row["policy"],
             {"mean": row["return_mean"], **row},
-            "better" if gain["low"] > 0 else "worse" if gain["high"] < 0 else "no difference shown",
+            "better" if gain["low"] > 0 else "worse" if gain["high"] < 0 else "no significant difference",
         )
-    speeds = ", ".join(f"{value:.0f} with {batch} at once" for batch, value in dreamt["steps_per_second"].items())
-    rows.append({"figure": "whole steps a second, one thread", "this world": speeds, "beside": "", "so": ""})
+    speeds = ", ".join(f"{value:.0f} in a batch of {batch}" for batch, value in dream["steps_per_second"].items())
+    rows.append({"figure": "whole steps per second, one thread", "this world": speeds, "baseline": "", "verdict": ""})
     return rows
 
 
-def _so(value: dict[str, Any], other: dict[str, Any], lower: bool = False) -> str:
-    """Better or worse where the two intervals do not touch."""
-    if None in (value["low"], value["high"], other["low"], other["high"]):
+def _verdict(value: dict[str, Any], baseline: dict[str, Any], lower: bool = False) -> str:
+    """Better or worse if the two intervals do not overlap; `lower`: smaller values are better."""
+    if None in (value["low"], value["high"], baseline["low"], baseline["high"]):
         return ""
-    above, below = value["low"] > other["high"], value["high"] < other["low"]
+    above, below = value["low"] > baseline["high"], value["high"] < baseline["low"]
     if not (above or below):
-        return "no difference shown"
+        return "no significant difference"
     return "better" if above != lower else "worse"
 
 
-def _steps(of: str) -> int:
+def _num_steps(label: str) -> int:
     """ "random, 40 steps" -> 40."""
-    return int(of.rsplit(",", 1)[-1].split()[0])
+    return int(label.rsplit(",", 1)[-1].split()[0])
 
 
-def _text(value: dict[str, Any]) -> str:
+def _format(value: dict[str, Any]) -> str:
+    """The mean, with its interval if there is one."""
     low, high = value.get("low"), value.get("high")
-    span = "" if low is None or low == high else f" [{low:.3g}, {high:.3g}]"
-    return f"{value['mean']:.3g}{span}"
+    interval = "" if low is None or low == high else f" [{low:.3g}, {high:.3g}]"
+    return f"{value['mean']:.3g}{interval}"
 
 
-def _at_a_glance(dreamt: dict[str, Any], judged: dict[str, Any], tested: list[dict[str, Any]]) -> Section:
-    from worldmodel.cli.report import Section
+def _summary_section(dream: dict[str, Any], evaluation: dict[str, Any], test_rows: list[dict[str, Any]]) -> Section:
+    from worldmodel.cli.html_page import Section
 
-    words = (
-        "Measured on the test split, with 95 % intervals; the real figures of free runs use validation episodes too "
-        "(see the notes below). Better and worse mean that the two intervals do not touch, and for the policy that the "
-        "interval of the difference on the same seeds leaves out 0; elsewhere nothing is claimed. At temperature 1 a "
-        "dream is one sample of what may happen, and some steps ahead the mean frame is hard to beat in pixels. "
-        "Gymnasium's and Stable-Baselines3's checkers passed."
+    text = (
+        "All figures are measured on the test split, with 95 % intervals; the real figures of the free runs also use "
+        "validation episodes (see the notes below). Better and worse mean that the two intervals do not overlap, and "
+        "for the policy that the interval of the paired difference excludes 0. At temperature 1 a dream is one sample "
+        "of several possible futures, so some frames ahead the mean frame has a high PSNR. The environment checkers "
+        "of Gymnasium and Stable-Baselines3 passed."
     )
-    return Section("At a glance").text(words).table(glance(dreamt, judged, tested))
+    return Section("Summary").text(text).table(summary_rows(dream, evaluation, test_rows))
 
 
-def _recorded(config: Demo, out: Path, summary: dict[str, Any], histograms: bytes) -> Section:
-    from worldmodel.cli.report import Section
+def _dataset_section(config: Demo, out: Path, summary: dict[str, Any], histograms: bytes) -> Section:
+    from worldmodel.cli.html_page import Section
 
-    section = Section("What was recorded").text(
+    section = Section("Dataset").text(
         f"{summary['num_episodes']} whole episodes of {config.env}, {summary['num_steps']} steps, in one file with a "
-        "checksum for each episode. Every episode knows the policy that played it."
+        "checksum for each episode. The file names the policy of each episode."
     )
     section.table(policy_rows(summary)).image(histograms, "histograms of return, length and actions")
     return section.image(out / "contact-sheet.png", "contact sheet").image(out / "episodes.gif", "episodes")
 
 
-def _learned(out: Path, judged: dict[str, Any]) -> Section:
-    from worldmodel.cli import report
+def _training_section(out: Path, evaluation: dict[str, Any]) -> Section:
+    from worldmodel.cli.html_page import Section
+    from worldmodel.cli.plots import line_plots, read_json_lines
 
-    section = report.Section("What was learned")
+    section = Section("Training")
     panels = []
     for name, figure, label in (
         ("tokenizer", "reconstruction", "reconstruction loss"),
-        ("prior", "codes", "nats a code"),
+        ("prior", "codes", "nats per code"),
     ):
-        rows = report.read_jsonl(out / "world" / "training" / f"{name}.jsonl")
+        rows = read_json_lines(out / "world" / "training" / f"{name}.jsonl")
         lines = [
-            (words, [r["step"] for r in rows if key in r], [r[key] for r in rows if key in r])
-            for words, key in ((name, figure), ("validation", f"val/{figure}"))
+            (line, [r["step"] for r in rows if key in r], [r[key] for r in rows if key in r])
+            for line, key in ((name, figure), ("validation", f"val/{figure}"))
         ]
         panels.append(("steps", label, [line for line in lines if line[1]]))
-    section.image(report.curves(panels), "curves")
-    words = ""
-    for row in figures_of(judged, "reconstruction_psnr"):
-        other = row["beside"]["mean frame"]
-        words = f"Reconstruction of test frames: {_text(row['value'])} dB, the mean frame {_text(other)}."
-    for row in figures_of(judged, "perplexity"):
-        most = row["beside"]["all alike"]["mean"]
-        words += f" Codes in effective use: {row['value']['mean']:.0f} of {most:.0f}."
-    return section.text(words)
+    section.image(line_plots(panels), "losses of tokenizer and prior")
+    text = ""
+    for row in figures_of(evaluation, "reconstruction_psnr"):
+        baseline = row["baselines"]["mean frame"]
+        text = f"PSNR of reconstructed test frames: {_format(row['value'])} dB; the mean frame: {_format(baseline)} dB."
+    for row in figures_of(evaluation, "perplexity"):
+        most = row["baselines"]["uniform"]["mean"]
+        text += f" Codes in effective use (perplexity): {row['value']['mean']:.0f} of {most:.0f}."
+    return section.text(text)
 
 
-def _dreamed(out: Path) -> Section:
-    from worldmodel.cli.report import Section
+def _dream_section(out: Path) -> Section:
+    from worldmodel.cli.html_page import Section
 
-    section = Section("What it dreams").text(
-        "Clips of the test split, drawn by the seed before anything was seen; every second frame. The dream is given "
-        "the frames up to the first one shown and the actions that were really taken. It is one sample: what is not "
-        "determined by the past, such as where the next fireball appears, may differ."
+    section = Section("Dreams").text(
+        "Clips of the test split, chosen by the seed; every second frame is shown. The dream is conditioned on the "
+        "recorded frames up to the first one shown, and then on the recorded actions. It is one sample: what the past "
+        "does not determine, such as the place of the next fireball, may differ."
     )
     section.image(out / "strip.png", "real, reconstructed and dreamed frames")
-    section.image(out / "real-above-dream.gif", "real, through the codes, dreamed")
-    return section.text("One start, one action all the time.").image(out / "futures.png", "futures of one start")
+    section.image(out / "real-above-dream.gif", "real, reconstructed and dreamed videos")
+    return section.text("One start, with one action repeated.").image(out / "futures.png", "futures of one start")
 
 
-def _lived(judged: dict[str, Any]) -> Section:
+def _free_run_section(evaluation: dict[str, Any]) -> Section:
+    from worldmodel.cli.html_page import Section
     from worldmodel.cli.metric_plots import free_run_bars, prediction_curves
-    from worldmodel.cli.report import Section
 
-    section = Section("Lives like the real one?").text(
-        "Scripted policies played in the dream from true starts, beside their recorded episodes: how often they are "
-        "hit and die, how much brightness and motion there is. A world is chosen by whether policies keep their order."
+    section = Section("Free runs and prediction").text(
+        "Scripted policies act in the dream from recorded starts, and are compared with their recorded episodes: rates "
+        "of hits and terminations, brightness and motion. A world is useful for training policies if it keeps their "
+        "order."
     )
-    section.image(free_run_bars(judged), "free runs").text("Pixels by horizon, beside trivial rivals.")
-    section.image(prediction_curves(judged), "prediction by horizon")
-    for note in judged["notes"]:
+    section.image(free_run_bars(evaluation), "rates in free runs")
+    section.text("Prediction of pixels by horizon, compared with trivial baselines.")
+    section.image(prediction_curves(evaluation), "prediction by horizon")
+    for note in evaluation["notes"]:
         section.text(note, note=True)
     return section
 
 
-def _policy(out: Path, tested: list[dict[str, Any]]) -> Section:
-    from worldmodel.cli import report
+def _policy_section(out: Path, test_rows: list[dict[str, Any]]) -> Section:
+    from worldmodel.cli.html_page import Section
+    from worldmodel.cli.plots import line_plots, read_json_lines
 
-    section = report.Section("A policy from the dream").text(
-        "PPO saw only dreams. Then it played the real game, on seeds that nothing else used, beside random play and "
-        "the blind periodic policy on the same seeds."
+    section = Section("Policy trained in the dream").text(
+        "PPO was trained on dreams only. It was then tested in the real game on seeds that nothing else used, and "
+        "compared with random play and with the periodic policy, which ignores the frames, on the same seeds."
     )
-    curve = report.read_jsonl(out / "dreamer" / "curve.jsonl") if (out / "dreamer" / "curve.jsonl").exists() else []
+    path = out / "dreamer" / "curve.jsonl"
+    curve = read_json_lines(path) if path.exists() else []
     if curve:
         line = ("in the dream", [r["minutes"] for r in curve], [r["return_mean"] for r in curve])
-        section.image(report.curves([("minutes", "mean return of 100 episodes", [line])]), "learning curve")
+        section.image(line_plots([("minutes", "mean return of 100 episodes", [line])]), "learning curve")
     rows = []
-    for row in tested:
+    for row in test_rows:
         gain = row.get("first_minus_this")
         rows.append(
             {
-                "policy": "PPO, from the dream" if row is tested[0] else row["policy"],
-                "real return": _text({"mean": row["return_mean"], **row}),
+                "policy": "PPO, from the dream" if row is test_rows[0] else row["policy"],
+                "real return": _format({"mean": row["return_mean"], **row}),
                 "median": row["median"],
-                "PPO minus this, same seeds": _text(gain) if gain else "",
+                "PPO minus this, same seeds": _format(gain) if gain else "",
             }
         )
     return section.table(rows)
 
 
 def policy_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """A summary's policies as rows of a table."""
+    """The policies of a dataset's summary as rows of a table."""
     return [
         {
             "policy": policy["name"],
@@ -239,10 +259,10 @@ def policy_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def closing(config: Demo, out: Path) -> str:
-    """What to type next."""
+def next_commands(config: Demo, out: Path) -> str:
+    """Where the report is, and commands to try next."""
     return (
-        f"The page: {out}/report.html\n\n"
+        f"The report: {out}/report.html\n\n"
         "Try next:\n"
         f"  worldmodel data info {out}/cover.h5\n"
         f"  worldmodel sample --world {out}/world --num 8 --out {out}/sample.gif\n"

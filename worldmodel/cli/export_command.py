@@ -8,27 +8,26 @@ from pathlib import Path
 
 import tyro
 
-from worldmodel.common.errors import UserError
-
 
 @dataclass(frozen=True)
 class Export:
-    """Write a world for onnxruntime: it then steps faster on a CPU, and without torch.
+    """Export a world to ONNX: onnxruntime steps it faster on a CPU, and without torch.
 
     Example:
         worldmodel export runs/cover
     """
 
     directory: tyro.conf.Positional[Path]
-    """The world, or the name of one that comes with the package."""
+    """A world directory, or the name of a world that is shipped with the package."""
     onnx: Path | None = None
-    """The directory to make; if not given, 'onnx' inside the world's own, where the dream's faces find it."""
+    """The directory to make; if not given, 'onnx' in the world directory, where the dream environments find it."""
     force: bool = False
-    """Replace the export that stands there."""
+    """Replace an existing export."""
 
 
 def export(config: Export) -> None:
-    """Export, and say where it lies."""
+    """Export, and print the directory and its size."""
+    from worldmodel.cli.outputs import refuse_existing
     from worldmodel.common.text import human_bytes
     from worldmodel.onnx.export import OWN, export_world
     from worldmodel.world.hub import find_world
@@ -36,7 +35,6 @@ def export(config: Export) -> None:
 
     world = WorldModel.from_pretrained(config.directory)
     out = config.onnx or find_world(config.directory) / OWN
-    if out.exists() and not config.force:
-        raise UserError(f"{out} exists; choose another --onnx, or --force to replace it.")
-    export_world(world, out, lambda part: print(f"{part} ...", file=sys.stderr))
+    refuse_existing(out, config.force, "--onnx")
+    export_world(world, out, lambda module: print(f"{module} ...", file=sys.stderr))
     print(f"{out}: {human_bytes(sum(file.stat().st_size for file in out.iterdir()))}")

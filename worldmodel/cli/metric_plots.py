@@ -1,4 +1,4 @@
-"""The judgement as pictures, for pages."""
+"""Plots of an evaluation, as the bytes of a PNG."""
 
 from __future__ import annotations
 
@@ -7,55 +7,54 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.cli.report import _figure, _png
-from worldmodel.metrics import free_run as freerun
-from worldmodel.metrics import prediction
+from worldmodel.cli.plots import new_figure, png_bytes
+from worldmodel.metrics import free_run, prediction
 
 COLOURS = ("#4477aa", "#ee6677")  # real, dreamed
 
 
 def free_run_bars(result: Mapping[str, Any]) -> bytes:
-    """Real beside dreamed rates of each policy over the whole free run, with intervals, as a PNG.
+    """Rates of each policy over the whole free run, recorded and dreamed, as bars with intervals.
 
     Args:
-        result: what `evaluate` returned, with the free run's metrics.
+        result: what `worldmodel.metrics.evaluate` returned, with the free run's metrics.
     """
     metrics = {
         name: metric
-        for name, metric in result["sections"].get(freerun.SECTION, {}).items()
-        if name != "orders" and metric["figures"]
+        for name, metric in result["sections"].get(free_run.SECTION, {}).items()
+        if name != "policy_order" and metric["values"]
     }
     columns = max(1, len(metrics))
-    figure, axes = _figure(2.3 * columns, 3, columns)
+    figure, axes = new_figure(2.3 * columns, 3, columns)
     for axis, (name, metric) in zip(axes, metrics.items(), strict=False):
-        longest = max(_steps(row["of"]) for row in metric["figures"])
-        rows = [row for row in metric["figures"] if _steps(row["of"]) == longest]
+        longest = max(_steps(row["label"]) for row in metric["values"])
+        rows = [row for row in metric["values"] if _steps(row["label"]) == longest]
         at = np.arange(len(rows))
-        real, dreamed = [row["beside"]["real"] for row in rows], [row["value"] for row in rows]
+        real, dreamed = [row["baselines"]["real"] for row in rows], [row["value"] for row in rows]
         for shift, label, values, colour in ((-0.2, "real", real, COLOURS[0]), (0.2, "dreamed", dreamed, COLOURS[1])):
             low, mean, high = (np.asarray([v[end] or 0.0 for v in values]) for end in ("low", "mean", "high"))
             axis.bar(at + shift, mean, 0.4, yerr=np.maximum([mean - low, high - mean], 0), label=label, color=colour)
-        axis.set_xticks(at, [row["of"].rsplit(",", 1)[0] for row in rows], rotation=30)
+        axis.set_xticks(at, [row["label"].rsplit(",", 1)[0] for row in rows], rotation=30)
         axis.set_title(f"{name}\n{metric['unit']}, {longest} steps", fontsize=9)
     axes[0].legend(fontsize=8)
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def prediction_curves(result: Mapping[str, Any]) -> bytes:
-    """PSNR, SSIM, recall and precision by horizon, the dream among its rivals, as a PNG.
+    """PSNR, SSIM, recall and precision by horizon, of the dream and of the baselines, as lines with intervals.
 
     Args:
-        result: what `evaluate` returned, with metrics of prediction by horizon.
+        result: what `worldmodel.metrics.evaluate` returned, with metrics of prediction by horizon.
     """
     section = result["sections"].get(prediction.SECTION, {})
-    metrics = {name: m for name, m in section.items() if name != "control_psnr" and m["figures"]}
+    metrics = {name: m for name, m in section.items() if name != "control_psnr" and m["values"]}
     columns = max(1, len(metrics))
-    figure, axes = _figure(3.4 * columns, 3, columns)
+    figure, axes = new_figure(3.4 * columns, 3, columns)
     for axis, (name, metric) in zip(axes, metrics.items(), strict=False):
-        ahead = [int(row["of"].split()[0]) for row in metric["figures"]]
-        lines = {"dream": [row["value"] for row in metric["figures"]]}
-        for rival in metric["figures"][0]["beside"]:
-            lines[rival] = [row["beside"][rival] for row in metric["figures"]]
+        ahead = [int(row["label"].split()[0]) for row in metric["values"]]
+        lines = {"dream": [row["value"] for row in metric["values"]]}
+        for rival in metric["values"][0]["baselines"]:
+            lines[rival] = [row["baselines"][rival] for row in metric["values"]]
         for label, values in lines.items():
             means = [np.nan if v["mean"] is None else v["mean"] for v in values]
             style = {"color": "black", "linewidth": 2} if label == "dream" else {"linewidth": 1}
@@ -68,7 +67,7 @@ def prediction_curves(result: Mapping[str, Any]) -> bytes:
         axis.set_xlabel("frames ahead")
         axis.set_ylabel(f"{name}, {metric['unit']}")
     axes[0].legend(fontsize=7)
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def _steps(of: str) -> int:

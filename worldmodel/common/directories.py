@@ -1,13 +1,12 @@
-"""A directory of ours: config.json, weights whose sha256 it notes, a card; whole or not there at all, no pickle.
+"""Model directories: config.json with the sha256 of every weight file, the weights, a card. No pickle.
 
-Reading one loads no torch.
+A directory is written atomically. Reading one loads no torch.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worldmodel.common.errors import UserError
+from worldmodel.common.files import atomic_directory, expand_path
+from worldmodel.common.tensor_files import write_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,157 +23,142 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DirectoryKind:
-    """What a directory holds.
+    """A kind of model directory.
 
     Attributes:
-        noun: what users call it, e.g. "world".
-        format: the word in config.json that tells it from other directories.
-        version: of what this code writes and reads.
-        files: its files of weights.
-        maker: the command that makes it.
+        name: what users call it, e.g. "world".
+        format: the value of "format" in config.json that identifies the kind.
+        version: the version that this code writes and reads.
+        files: names of the files that every directory of this kind has.
+        command: the command that writes such a directory.
     """
 
-    noun: str
+    name: str
     format: str
     version: int
     files: tuple[str, ...]
-    maker: str
+    command: str
 
-    def matches(self, path: Path) -> bool:
-        """Whether a directory's config.json says that it is of this kind, whatever its version."""
+    def is_stored_at(self, path: Path) -> bool:
+        """Whether `path` is a directory of this kind, of any version, by its config.json."""
         try:
-            return json.loads((path / "config.json").read_text()).get("format") == self.format
+            return json.loads((expand_path(path) / "config.json").read_text()).get("format") == self.format
         except (OSError, ValueError, AttributeError):
             return False
 
 
 def check_target(out: Path, kind: DirectoryKind) -> None:
-    """Refuse to write where something else stands.
+    """Refuse to overwrite anything but an empty folder or a directory of the same kind.
 
     Raises:
-        UserError: neither nothing, nor an empty folder, nor one of this kind.
+        UserError: `out` is something else.
     """
-    if out.exists() and not kind.matches(out) and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out} exists and is not a {kind.noun} directory; give another one or remove it.")
+    out = expand_path(out)
+    if out.exists() and not kind.is_stored_at(out) and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{out} exists and is not a {kind.name} directory; choose another path or remove it.")
 
 
 def write_directory(
     out: Path,
     kind: DirectoryKind,
-    facts: dict[str, Any],
+    config: dict[str, Any],
     weights: Mapping[str, dict[str, Tensor] | bytes],
     card: str,
-    extras: Path | None,
+    extra_folder: Path | None,
 ) -> None:
-    """Write a directory beside its place, then move it there.
+    """Write a model directory atomically: under a temporary name, then renamed.
 
     Args:
-        out: made, or replaced if it holds one of this kind already.
-        kind: what it is.
-        facts: JSON for config.json, beside format, version and the files' sha256.
-        weights: file name -> tensors, or the file's bytes.
-        card: README.md.
-        extras: a folder copied in under its own name (the training's log).
+        out: the directory to create; one of the same kind is replaced.
+        kind: its kind.
+        config: JSON entries of config.json; format, version and the sha256 of the files are added.
+        weights: file name -> tensors, or the bytes of the file.
+        card: the text of README.md.
+        extra_folder: a folder that is copied into the directory under its own name (the training log).
 
     Raises:
-        UserError: something else stands at `out`.
+        UserError: `out` is something else, or cannot be written.
     """
-    from safetensors.torch import save_file
-
+    out = expand_path(out)
     check_target(out, kind)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    fresh = out.with_name(f".{out.name}.new-{os.getpid()}")
-    old = out.with_name(f".{out.name}.old-{os.getpid()}")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir()
-    try:
+    with atomic_directory(out) as fresh:
         for name, content in weights.items():
             if isinstance(content, bytes):
                 (fresh / name).write_bytes(content)
             else:
-                save_file({key: tensor.detach().cpu().contiguous() for key, tensor in content.items()}, fresh / name)
+                write_tensors(fresh / name, content)
         hashes = {name: _sha256((fresh / name).read_bytes()) for name in weights}
-        config = {"format": kind.format, "version": kind.version, **facts, "files": hashes}
-        (fresh / "config.json").write_text(json.dumps(config, indent=1))
+        stored = {"format": kind.format, "version": kind.version, **config, "files": hashes}
+        (fresh / "config.json").write_text(json.dumps(stored, indent=1))
         (fresh / "README.md").write_text(card)
-        if extras is not None:
-            shutil.copytree(extras, fresh / extras.name)
-        for path in fresh.iterdir():
-            _sync(path)
-        if out.exists():
-            out.rename(old)
-        fresh.rename(out)
-        _sync(out.parent)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        if extra_folder is not None:
+            shutil.copytree(extra_folder, fresh / extra_folder.name)
 
 
 def read_directory(path: Path, kind: DirectoryKind) -> dict[str, Any]:
-    """The config of a directory whose files of weights are all there and undamaged.
+    """Read config.json after checking that every weight file is present and has its sha256.
+
+    Returns:
+        The content of config.json.
 
     Raises:
         UserError: not a directory of this kind, another version, or damaged.
     """
+    path = expand_path(path)
     if not path.is_dir():
-        raise UserError(f"there is no {kind.noun} directory {path}; give what `{kind.maker}` made.")
+        raise UserError(f"there is no {kind.name} directory {path}; give the path of one that `{kind.command}` wrote.")
     try:
         config = json.loads((path / "config.json").read_text())
     except FileNotFoundError as error:
-        raise UserError(f"{path} is not a {kind.noun} directory: it has no config.json.") from error
+        raise UserError(f"{path} is not a {kind.name} directory: it has no config.json.") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}/config.json cannot be read ({error}); the copy is damaged.") from error
+        raise UserError(f"{path}/config.json cannot be read ({error}); copy the directory again.") from error
     if not isinstance(config, dict) or config.get("format") != kind.format:
         raise UserError(
-            f"{path}/config.json is of something else: wanted a {kind.noun} directory, what `{kind.maker}` made."
+            f"{path} is not a {kind.name} directory: its config.json describes something else. Give the path of one "
+            f"that `{kind.command}` wrote."
         )
     if config.get("version") != kind.version:
         raise UserError(
-            f"{path} is a {kind.noun} of version {config.get('version')}, this code reads {kind.version}; use the "
-            f"worldmodel that wrote it, or make it again with `{kind.maker}`."
+            f"{path} is a {kind.name} of format version {config.get('version')}; this code reads version "
+            f"{kind.version}. Use the worldmodel version that wrote it, or create it again with `{kind.command}`."
         )
     hashes = config.get("files")
     hashes = hashes if isinstance(hashes, dict) else {}
     for name in dict.fromkeys((*kind.files, *hashes)):
         if not (path / name).is_file():
-            raise UserError(f"{path} has no {name}; the copy is not whole, copy the directory again.")
+            raise UserError(f"{path} has no {name}: the copy is incomplete. Copy the directory again.")
         if _sha256((path / name).read_bytes()) != hashes.get(name):
             raise UserError(
-                f"{path}/{name} is damaged or of another {kind.noun}: its sha256 is not the one noted in config.json."
+                f"{path}/{name} is damaged or belongs to another {kind.name}: its sha256 is not the one in "
+                "config.json. Copy the directory again."
             )
     return config
 
 
 def load_matching_weights(module: nn.Module, weights: dict[str, Tensor], what: str, remedy: str) -> None:
-    """Load weights and buffers that must be a module's own, all of them.
+    """Load a state dict that must have exactly the tensors of a module, in their shapes.
 
     Args:
         module: loaded in place.
-        weights: its state dict.
-        what: the sentence's subject, e.g. "the weights of runs/cover".
-        remedy: the next sentence.
+        weights: the state dict.
+        what: the subject of the error message, e.g. "the weights of runs/cover".
+        remedy: the last sentence of the error message.
 
     Raises:
-        UserError: a tensor is missing, too many, or of another shape; the first is named.
+        UserError: a tensor is missing, unknown or of another shape; the first one is named.
     """
-    ours = module.state_dict()
+    expected = module.state_dict()
 
-    def told(tensors: dict[str, Tensor], name: str) -> str:
-        return f"of shape {tuple(tensors[name].shape)}" if name in tensors else "missing"
+    def describe(tensors: dict[str, Tensor], name: str, absent: str) -> str:
+        return f"of shape {tuple(tensors[name].shape)}" if name in tensors else absent
 
-    for name in sorted(ours.keys() | weights.keys()):
-        if told(weights, name) != told(ours, name):
-            raise UserError(f"{what} do not fit: {name} is {told(weights, name)}, wanted {told(ours, name)}. {remedy}")
+    for name in sorted(expected.keys() | weights.keys()):
+        got, wanted = describe(weights, name, "missing"), describe(expected, name, "none")
+        if got != wanted:
+            raise UserError(f"{what} do not fit: {name} is {got}, wanted {wanted}. {remedy}")
     module.load_state_dict(weights, strict=True)
 
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""The one error that users see as a sentence, and the sentence about an unknown name."""
+"""The error that the command line prints as one sentence, and its form for unknown names."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend: what, got, wanted, what to do, in one sentence.
+    """A mistake that the user can correct. The message says what, got, wanted and what to do.
 
-    It is a ValueError in Python; the command line prints it without a traceback and exits with code 2.
+    The command line prints the message without a traceback and exits with code 2.
     """
 
 
 def unknown_name(what: str, got: str, choices: Iterable[str]) -> UserError:
-    """Build the error for a name that no registry knows.
+    """Build the error for an unknown name.
 
     Args:
-        what: the kind of thing, e.g. "environment".
-        got: what the user typed.
-        choices: every name that would have been accepted.
+        what: what the name stands for, e.g. "environment".
+        got: the name that was given.
+        choices: every accepted name.
 
     Returns:
-        A `UserError` that names the closest choice, if there is one, and lists all of them.
+        A `UserError` that suggests the closest choice, if there is one, and lists all of them.
     """
     names = sorted(choices)
     close = difflib.get_close_matches(got, names, n=1, cutoff=0.5)

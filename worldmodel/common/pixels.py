@@ -1,6 +1,6 @@
 """The one preprocessing of pixels: area averaging to a size, then a crop.
 
-A leaf: needs numpy and Pillow only, and anyone may import it. H, W are rows and columns.
+Needs numpy and Pillow only. Shapes: H, W are rows and columns.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ class PixelSpec:
     """How a rendered screen becomes a frame. Stored in datasets and in worlds.
 
     Attributes:
-        size: (H, W) of the whole picture after area averaging.
-        crop: (top, bottom, left, right) kept of that picture, in its pixels; None keeps all.
+        size: (H, W) of the whole screen after area averaging.
+        crop: (top, bottom, left, right) of the part that is kept, in pixels of `size`; None keeps all.
+
+    Raises:
+        UserError: a size below 1, or a crop that is not inside `size`.
     """
 
     size: tuple[int, int] = (64, 64)
@@ -37,28 +40,48 @@ class PixelSpec:
             top, bottom, left, right = self.crop
             if not (0 <= top < bottom <= self.size[0] and 0 <= left < right <= self.size[1]):
                 raise UserError(
-                    f"crop={self.crop} does not lie inside size={self.size}: wanted "
+                    f"crop={self.crop} is not inside size={self.size}: wanted "
                     "0 <= top < bottom <= rows and 0 <= left < right <= columns."
                 )
 
     @property
     def frame_shape(self) -> tuple[int, int, int]:
-        """(H, W, 3) of a finished frame."""
+        """(H, W, 3) of a frame, after the crop."""
         if self.crop is None:
             return (*self.size, 3)
         top, bottom, left, right = self.crop
         return (bottom - top, right - left, 3)
 
     def cropped(self, crop: Crop) -> PixelSpec:
-        """The spec of frames of which a part is kept: (top, bottom, left, right) in the frames' own pixels.
+        """The spec after one more crop of the frames.
+
+        Args:
+            crop: (top, bottom, left, right) in pixels of the frames.
 
         Raises:
-            UserError: the part does not lie inside the frame.
+            UserError: the crop is not inside the frame.
         """
         height, width, _ = self.frame_shape
-        PixelSpec((height, width), crop)  # checks
+        PixelSpec((height, width), crop)  # checks the crop
         top, left = (0, 0) if self.crop is None else (self.crop[0], self.crop[2])
         return PixelSpec(self.size, (top + crop[0], top + crop[1], left + crop[2], left + crop[3]))
+
+    def crop_to(self, wanted: PixelSpec) -> Crop | None:
+        """The crop that turns frames of this spec into frames of `wanted`.
+
+        Returns:
+            (top, bottom, left, right) in pixels of the frames; None if the frames are equal already, or if those of
+            `wanted` are not a part of them.
+        """
+        if wanted.crop is None or wanted == self or wanted.size != self.size:
+            return None
+        height, width, _ = self.frame_shape
+        row, column = (0, 0) if self.crop is None else (self.crop[0], self.crop[2])
+        top, bottom, left, right = wanted.crop
+        crop = (top - row, bottom - row, left - column, right - column)
+        if 0 <= crop[0] < crop[1] <= height and 0 <= crop[2] < crop[3] <= width:
+            return crop
+        return None
 
     def to_json(self) -> dict[str, Any]:
         """{"size": [H, W], "crop": [top, bottom, left, right] or null}."""
@@ -75,8 +98,8 @@ class PixelSpec:
 def to_frame(screen: np.ndarray, spec: PixelSpec) -> np.ndarray:
     """Turn a rendered screen into a frame by area averaging and the crop.
 
-    Where the screen's size is a whole multiple of the frame's, each pixel is the rounded mean of an exact
-    box; otherwise a pixel at the edge of a box counts by the share of it that lies inside.
+    If the size of the screen is an integer multiple of the size of the frame, each pixel is the rounded mean of an
+    exact box. Otherwise a pixel at the edge of a box is weighted by the share of it that is inside the box.
 
     Args:
         screen: (rows, columns, 3) uint8.
@@ -113,16 +136,16 @@ def _average(screen: np.ndarray, y: int, x: int) -> np.ndarray:
 
 
 def _average_weighted(screen: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Rounded means of boxes whose edges cut through pixels: (rows, columns, 3) -> (height, width, 3)."""
-    down, across = _shares(screen.shape[0], height), _shares(screen.shape[1], width)
+    """Rounded means of boxes with fractional edges: (rows, columns, 3) -> (height, width, 3)."""
+    down, across = _box_weights(screen.shape[0], height), _box_weights(screen.shape[1], width)
     means = np.einsum("hr,rcx->hcx", down, screen.astype(np.float32), optimize=True)
     means = np.einsum("wc,hcx->hwx", across, means, optimize=True)
     return np.clip(np.rint(means), 0, 255).astype(np.uint8)
 
 
 @functools.lru_cache(maxsize=16)
-def _shares(count: int, boxes: int) -> np.ndarray:
-    """(boxes, count) float32: the share of each pixel in the mean of each box; rows sum to 1."""
+def _box_weights(count: int, boxes: int) -> np.ndarray:
+    """(boxes, count) float32: the weight of each pixel in the mean of each box; rows sum to 1."""
     edges = np.arange(boxes + 1) * count / boxes
     pixels = np.arange(count)
     overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)

@@ -1,7 +1,7 @@
-"""What a model must know of the processes that train it together: which part is ours, and the sum over all.
+"""Data-parallel training: the rank of this process, its rows of a batch, and sums over all processes.
 
-A leaf; `train.runtime` alone begins and ends them. In all processes the same functions are called in the same
-order, or they wait for each other for ever.
+`worldmodel.common.runtime` starts and ends the process group. The collective functions must be called in the same
+order in every process; otherwise the processes wait for each other for ever.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from torch import Tensor
 
 
 def process() -> tuple[int, int]:
-    """Rank of this process and number of processes that train together; (0, 1) outside torch.distributed."""
+    """Rank of this process and number of processes; (0, 1) outside torch.distributed."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
 
 def process_rows(count: int) -> slice:
-    """Which of `count` rows of a batch that every process holds are this one's: consecutive, as even as can be."""
+    """The rows of a batch of `count` that this process computes: consecutive, split as evenly as possible."""
     rank, num_processes = process()
     return slice(rank * count // num_processes, (rank + 1) * count // num_processes)
 
 
 def seed_by_rank() -> None:
-    """From here to the next seeding each process draws random numbers of its own; the first one's stay as they were."""
+    """Give each process different random numbers until torch is seeded again; those of rank 0 do not change."""
     rank, _ = process()
     if rank:
         torch.manual_seed(torch.initial_seed() + rank)
 
 
 def sum_over_processes(values: Tensor) -> Tensor:
-    """The sum of a tensor over all processes, in every one of them; no gradient. To be called by all at once."""
+    """Sum a tensor over all processes, without gradient. Collective: every process must call it."""
     if process()[1] == 1:
         return values
     values = values.clone()
@@ -41,13 +41,13 @@ def sum_over_processes(values: Tensor) -> Tensor:
 
 
 def process_weight(count: Tensor | int, device: torch.device) -> Tensor | float:
-    """What this process's mean of `count` numbers is worth, so that the mean over processes is that of all numbers.
+    """The weight of this process's mean over `count` numbers, so that the mean over processes is the mean of all.
 
-    Gradients and figures that are averaged over processes are then those of the whole batch, however its valid
-    frames are spread.
+    Gradients and metrics that are averaged over processes then equal those of the whole batch, however its valid
+    frames are distributed. Collective: every process must call it.
     """
     num_processes = process()[1]
     if num_processes == 1:
         return 1.0
-    here = torch.as_tensor(count, dtype=torch.float32, device=device)
-    return here * num_processes / sum_over_processes(here).clamp_min(1)
+    local_count = torch.as_tensor(count, dtype=torch.float32, device=device)
+    return local_count * num_processes / sum_over_processes(local_count).clamp_min(1)

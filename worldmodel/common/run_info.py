@@ -1,6 +1,6 @@
-"""What is saved beside every output: the resolved config, the command line, code and package versions.
+"""The run.json that every output has: resolved config, command line, versions of code and packages.
 
-A leaf. Configs are frozen dataclasses; on disk they are strict JSON (an unknown key is an error that names it).
+Configs are frozen dataclasses. On disk they are strict JSON: an unknown key is an error that names the key.
 """
 
 from __future__ import annotations
@@ -19,20 +19,23 @@ from typing import Any, TypeVar, get_args
 
 from worldmodel.common.config_upgrades import upgrade_config
 from worldmodel.common.errors import UserError
-from worldmodel.common.files import atomic_path
+from worldmodel.common.files import expand_path, write_json_atomic
 from worldmodel.common.version import VERSION
 
 T = TypeVar("T")
 PACKAGES = ("torch", "numpy", "gymnasium", "vizdoom", "stable-baselines3", "h5py", "imageio", "pillow")
-# Fields that say how a run is carried out, not what it makes: they may differ when a run goes on.
-HOW = frozenset({"workers", "device", "json", "force", "threads", "minutes_left", "quiet"})
+# Config fields that do not change the output of a run; they may differ when a run is resumed.
+EXECUTION_FIELDS = frozenset({"workers", "device", "json", "force", "threads", "minutes_left", "quiet"})
 
 
 def structure_unions_by_kind(converter: Any) -> Any:
-    """Let a converter read unions of config dataclasses: each has a field `kind` with a default of its own.
+    """Let a cattrs converter read unions of config dataclasses, by the field `kind` of each.
+
+    Args:
+        converter: changed in place. Every member of a union has a field `kind` with a distinct default.
 
     Returns:
-        The same cattrs converter.
+        The same converter.
     """
 
     def is_union(kind: Any) -> bool:
@@ -76,39 +79,44 @@ def _converter() -> Any:
     return converter
 
 
-def to_json_data(config: Any) -> dict[str, Any]:
-    """A config dataclass as JSON-able data (paths as text, tuples as lists)."""
+def config_to_json(config: Any) -> dict[str, Any]:
+    """A config dataclass as JSON data: paths as text, tuples as lists."""
     return json.loads(json.dumps(_converter().unstructure(config)))
 
 
-def from_json_data(plain: dict[str, Any], cls: type[T], where: str) -> T:
-    """Structure a config from JSON data.
+def config_from_json(data: dict[str, Any], cls: type[T], where: str) -> T:
+    """The inverse of `config_to_json`.
+
+    Args:
+        data: JSON data.
+        cls: the config class.
+        where: the subject of the error message, e.g. the path of the file.
 
     Raises:
-        UserError: an unknown key or a wrong type, named.
+        UserError: an unknown key or a wrong type; the message names it.
     """
     import cattrs
 
     try:
-        return _converter().structure(plain, cls)
+        return _converter().structure(data, cls)
     except (cattrs.BaseValidationError, UserError) as error:
         problems = "; ".join(cattrs.transform_error(error)) if not isinstance(error, UserError) else str(error)
         raise UserError(f"{where} is not a {cls.__name__}: {problems}") from None
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of the packages that can change a result, and of Python."""
-    found = {"python": platform.python_version()}
+    """Versions of Python and of the installed packages that can change a result."""
+    installed = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def code_version() -> str:
-    """The package's version, with the commit where this is a git checkout (and '+' if it has changes)."""
+    """The version of the package; in a git checkout also the commit, and "+" if files have changed."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return VERSION
@@ -126,7 +134,7 @@ def code_version() -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Processor name, cores that this process may use, memory in GB, system."""
+    """Processor name, number of cores that this process may use, memory in GB, operating system."""
     name = platform.processor()
     memory = None
     try:
@@ -144,10 +152,15 @@ def machine() -> dict[str, Any]:
 
 
 def run_info(verb: str, config: Any) -> dict[str, Any]:
-    """Everything that is saved beside an output."""
+    """The content of run.json.
+
+    Args:
+        verb: the command, e.g. "train world".
+        config: its config dataclass.
+    """
     return {
         "verb": verb,
-        "config": to_json_data(config),
+        "config": config_to_json(config),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "code_version": code_version(),
         "packages": versions(),
@@ -155,65 +168,68 @@ def run_info(verb: str, config: Any) -> dict[str, Any]:
 
 
 def save_run_info(path: Path, verb: str, config: Any, **extra: Any) -> None:
-    """Write `run_info` (and more) as JSON, whole or not at all."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps({**run_info(verb, config), **extra}, indent=1) + "\n")
+    """Write `run_info` and more entries as JSON, atomically.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    write_json_atomic(path, {**run_info(verb, config), **extra})
 
 
 def load_run_info(path: Path) -> dict[str, Any]:
-    """Read a saved run.
+    """Read a run.json.
 
     Raises:
-        UserError: missing, or not such a file.
+        UserError: the file is missing or is not a run.json.
     """
+    path = expand_path(path)
     try:
         info = json.loads(path.read_text())
         if not isinstance(info, dict) or "config" not in info or "verb" not in info:
             raise ValueError("it has no 'verb' and 'config'")
     except FileNotFoundError:
-        raise UserError(
-            f"no saved config at {path}; every output has one beside it (*.run.json or run.json)."
-        ) from None
+        raise UserError(f"there is no saved config {path}; every output has one (*.run.json or run.json).") from None
     except ValueError as error:
-        raise UserError(f"{path} is not a saved run: {error}.") from None
+        raise UserError(f"{path} is not a saved config: {error}.") from None
     return {**info, "config": upgrade_config(info["config"])}
 
 
 def run_difference(saved: dict[str, Any], config: Any) -> str | None:
-    """Does a saved run make the same thing as this config?
+    """Compare a config with that of a saved run, without the fields in `EXECUTION_FIELDS`.
 
     Returns:
-        None if so; else a phrase naming the first field that differs ("seed is 1, was 0").
+        None if both give the same output; else the first field that differs ("seed is 1, was 0").
     """
-    ours, theirs = to_json_data(config), saved["config"]
-    for key in ours:
-        if key not in HOW and ours[key] != theirs.get(key):
-            return f"{key} is {ours[key]!r}, was {theirs.get(key)!r}"
+    values, saved_values = config_to_json(config), saved["config"]
+    for key in values:
+        if key not in EXECUTION_FIELDS and values[key] != saved_values.get(key):
+            return f"{key} is {values[key]!r}, was {saved_values.get(key)!r}"
     return None
 
 
 def remove_run(out: Path) -> None:
-    """Remove a run's folder for `--force`, and never a folder that is something else.
+    """Remove the folder of a run, for `--force`.
 
     Raises:
-        UserError: it holds files but no run.json of ours.
+        UserError: the folder has files but no run.json, so it is something else.
     """
+    out = expand_path(out)
     if out.is_dir() and any(out.iterdir()) and not (out / "run.json").is_file():
-        raise UserError(f"{out} is not a run's folder (it has no run.json), so --force does not remove it.")
+        raise UserError(f"{out} is not the folder of a run (it has no run.json), so --force does not remove it.")
     shutil.rmtree(out, ignore_errors=True)
 
 
 def check_same_run(saved: Path, out: Path, config: Any) -> None:
-    """Leave an output alone that another config made.
+    """Refuse to overwrite the output of another config.
 
     Args:
-        saved: the run saved beside it; nothing is refused where there is none.
-        out: the output, as the sentence names it.
-        config: of the run that would write to it.
+        saved: the run.json of the output; if it is missing, nothing is refused.
+        out: the output, for the error message.
+        config: the config of the run that would write to `out`.
 
     Raises:
-        UserError: the saved run makes something else; the first field that differs is named.
+        UserError: the saved config gives another output; the message names the first field that differs.
     """
-    differs = run_difference(load_run_info(saved), config) if saved.exists() else None
-    if differs:
-        raise UserError(f"{out} holds another run ({differs}); choose another --out, or --force to remove it.")
+    difference = run_difference(load_run_info(saved), config) if expand_path(saved).exists() else None
+    if difference:
+        raise UserError(f"{out} holds another run ({difference}); choose another --out, or --force to remove it.")

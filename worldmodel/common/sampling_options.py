@@ -1,4 +1,4 @@
-"""How codes are drawn from logits: options that need no torch."""
+"""Options for sampling codes from logits; needs no torch."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from worldmodel.common.errors import UserError
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How codes are drawn. Of the three restrictions each acts on what the one before left.
+    """Options for sampling codes, applied in this order.
 
     Attributes:
-        temperature: logits are divided by it; 0 takes the most likely code.
-        top_k: only the k most likely codes; 0 keeps all.
-        top_p: only the most likely codes that together hold this probability; 1 keeps all.
+        temperature: divides the logits, >= 0; 0 takes the most likely code.
+        top_k: sample from the k most likely codes only; 0 keeps all.
+        top_p: sample from the most likely codes whose probabilities sum to `top_p`, in (0, 1]; 1 keeps all.
 
     Raises:
-        UserError: a number out of its range.
+        UserError: a value out of its range.
     """
 
     temperature: float = 1.0

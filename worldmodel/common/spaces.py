@@ -1,140 +1,34 @@
-"""Action spaces as plain data: four kinds, JSON on disk, no gymnasium needed to read them.
+"""Action spaces as plain data: JSON, gymnasium, and checks of actions. Reading them needs no gymnasium.
 
-Shapes: T steps, A numbers an action. `actions` of T steps is (T,) int64 for Discrete, (T, A) int64 for
+Shapes: T steps, A numbers per action. The actions of T steps are (T,) int64 for Discrete, (T, A) int64 for
 MultiDiscrete and MultiBinary, (T, A) float32 for Box.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from worldmodel.common.errors import UserError
+from worldmodel.common.space_kinds import Box, Discrete, MultiBinary, MultiDiscrete
 
 if TYPE_CHECKING:
     import gymnasium
 
+__all__ = [
+    "Box",
+    "Discrete",
+    "MultiBinary",
+    "MultiDiscrete",
+    "Space",
+    "check_actions",
+    "from_gymnasium",
+    "from_json",
+    "to_gymnasium",
+]
 
-@dataclass(frozen=True)
-class Discrete:
-    """One of `n` choices, counted from 0."""
-
-    n: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one action: ()."""
-        return ()
-
-    @property
-    def dtype(self) -> np.dtype:
-        """int64."""
-        return np.dtype(np.int64)
-
-    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        return np.asarray(0), np.asarray(self.n - 1)
-
-    def sample(self, rng: np.random.Generator) -> np.ndarray:
-        """One uniform action, () int64."""
-        return np.asarray(rng.integers(self.n), np.int64)
-
-    def to_json(self) -> dict[str, Any]:
-        """{"kind": "discrete", "n": n}."""
-        return {"kind": "discrete", "n": self.n}
-
-
-@dataclass(frozen=True)
-class MultiDiscrete:
-    """A choices at once; the i-th is one of `nvec[i]`, counted from 0."""
-
-    nvec: tuple[int, ...]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one action: (A,)."""
-        return (len(self.nvec),)
-
-    @property
-    def dtype(self) -> np.dtype:
-        """int64."""
-        return np.dtype(np.int64)
-
-    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        return np.zeros(self.shape, np.int64), np.asarray(self.nvec) - 1
-
-    def sample(self, rng: np.random.Generator) -> np.ndarray:
-        """One uniform action, (A,) int64."""
-        return rng.integers(np.asarray(self.nvec)).astype(np.int64)
-
-    def to_json(self) -> dict[str, Any]:
-        """{"kind": "multi_discrete", "nvec": [...]}."""
-        return {"kind": "multi_discrete", "nvec": list(self.nvec)}
-
-
-@dataclass(frozen=True)
-class MultiBinary:
-    """`n` buttons, each 0 or 1."""
-
-    n: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one action: (n,)."""
-        return (self.n,)
-
-    @property
-    def dtype(self) -> np.dtype:
-        """int64."""
-        return np.dtype(np.int64)
-
-    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        return np.zeros(self.n, np.int64), np.ones(self.n, np.int64)
-
-    def sample(self, rng: np.random.Generator) -> np.ndarray:
-        """One uniform action, (n,) int64."""
-        return rng.integers(0, 2, self.n).astype(np.int64)
-
-    def to_json(self) -> dict[str, Any]:
-        """{"kind": "multi_binary", "n": n}."""
-        return {"kind": "multi_binary", "n": self.n}
-
-
-@dataclass(frozen=True)
-class Box:
-    """A real numbers, the i-th within [low[i], high[i]]; None is no bound."""
-
-    low: tuple[float | None, ...]
-    high: tuple[float | None, ...]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one action: (A,)."""
-        return (len(self.low),)
-
-    @property
-    def dtype(self) -> np.dtype:
-        """float32."""
-        return np.dtype(np.float32)
-
-    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        low = np.asarray([-math.inf if x is None else x for x in self.low], np.float32)
-        high = np.asarray([math.inf if x is None else x for x in self.high], np.float32)
-        return low, high
-
-    def sample(self, rng: np.random.Generator) -> np.ndarray:
-        """One action, (A,) float32: uniform where both bounds are finite, else standard normal, clipped."""
-        low, high = self._bounds()
-        finite = np.isfinite(low) & np.isfinite(high)
-        uniform = np.where(finite, low, 0) + rng.random(len(low)) * np.where(finite, high - low, 1)
-        return np.where(finite, uniform, np.clip(rng.standard_normal(len(low)), low, high)).astype(np.float32)
-
-    def to_json(self) -> dict[str, Any]:
-        """{"kind": "box", "low": [...], "high": [...]}; null is no bound."""
-        return {"kind": "box", "low": list(self.low), "high": list(self.high)}
-
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 Space = Discrete | MultiDiscrete | MultiBinary | Box
 
@@ -143,52 +37,82 @@ def from_json(spec: dict[str, Any]) -> Space:
     """Read a space from its JSON form.
 
     Raises:
-        UserError: the kind is not one of the four.
+        UserError: an unknown kind or an invalid value.
     """
-    kind = spec.get("kind")
-    if kind == "discrete":
-        return Discrete(int(spec["n"]))
-    if kind == "multi_discrete":
-        return MultiDiscrete(tuple(int(n) for n in spec["nvec"]))
-    if kind == "multi_binary":
-        return MultiBinary(int(spec["n"]))
-    if kind == "box":
-        return Box(tuple(spec["low"]), tuple(spec["high"]))
+    kind = spec.get("kind") if isinstance(spec, dict) else None
+    try:
+        if kind == "discrete":
+            return Discrete(spec["n"])
+        if kind == "multi_discrete":
+            return MultiDiscrete(spec["nvec"])
+        if kind == "multi_binary":
+            return MultiBinary(spec["n"])
+        if kind == "box":
+            return Box(spec["low"], spec["high"])
+    except KeyError as error:
+        raise UserError(f"action space {spec} has no {error}.") from None
     raise UserError(f"unknown action space kind {kind!r}; known: discrete, multi_discrete, multi_binary, box.")
 
 
 def from_gymnasium(space: gymnasium.Space) -> Space:
-    """Translate a gymnasium action space.
+    """Translate a gymnasium action space exactly: every action of the result is one of `space`.
 
     Args:
-        space: Discrete and MultiDiscrete starting at 0, MultiBinary or Box, each of at most one dimension.
+        space: Discrete or MultiDiscrete counted from 0, MultiBinary, or Box of float32 or float64, each of at most
+            one dimension; also subclasses that keep `contains`.
 
     Raises:
-        UserError: any other space, named, with the four that are accepted.
+        UserError: any other space; the message names the supported ones.
     """
-    kind = type(space).__name__
-    if kind == "Discrete" and space.start == 0:  # type: ignore[attr-defined]
-        return Discrete(int(space.n))  # type: ignore[attr-defined]
-    if kind == "MultiDiscrete" and len(space.shape or ()) == 1 and not np.any(space.start):  # type: ignore[attr-defined]
-        return MultiDiscrete(tuple(int(n) for n in space.nvec))  # type: ignore[attr-defined]
-    if kind == "MultiBinary" and len(space.shape or ()) == 1:
-        return MultiBinary(int(space.shape[0]))  # type: ignore[index]
-    if kind == "Box" and len(space.shape or ()) == 1:
-        low, high = space.low, space.high  # type: ignore[attr-defined]
-        limit = float(np.finfo(np.float32).max)
-
-        def bound(x: float) -> float | None:
-            return float(x) if abs(float(x)) < limit else None
-
-        return Box(tuple(bound(x) for x in low), tuple(bound(x) for x in high))
+    kind = _gymnasium_kind(space)
+    original: Any = space
+    one_dimensional = len(space.shape or ()) == 1
+    if kind == "Discrete" and original.start == 0:
+        return Discrete(int(original.n))
+    if kind == "MultiDiscrete" and one_dimensional and not np.any(original.start):
+        return MultiDiscrete(tuple(original.nvec.tolist()))
+    if kind == "MultiBinary" and one_dimensional:
+        return MultiBinary(original.shape[0])
+    if kind == "Box" and one_dimensional:
+        return _from_gymnasium_box(original)
     raise UserError(
-        f"action space {space} is not supported: wanted Discrete, MultiDiscrete (both counted from 0), "
-        "MultiBinary or Box of one dimension. Wrap the environment so that it takes one of them."
+        f"action space {space} is not supported: wanted Discrete, MultiDiscrete (both counted from 0), MultiBinary or "
+        "Box of one dimension. Wrap the environment so that it takes one of them."
+    )
+
+
+def _gymnasium_kind(space: Any) -> str | None:
+    """The name of the gymnasium class that decides which actions the space contains."""
+    for cls in type(space).__mro__:
+        if "contains" in vars(cls):
+            return cls.__name__
+    return None
+
+
+def _from_gymnasium_box(space: Any) -> Box:
+    if space.dtype.kind in "iu":
+        raise UserError(
+            f"action space {space} is not supported: it is a Box of integers, and actions of a Box are stored as "
+            "fractions. Wrap the environment so that it takes MultiDiscrete, counted from 0."
+        )
+    if space.dtype.kind == "b":
+        raise UserError(
+            f"action space {space} is not supported: it is a Box of truth values. Wrap the environment so that it "
+            "takes MultiBinary."
+        )
+    if space.dtype not in (np.float32, np.float64):
+        raise UserError(
+            f"action space {space} is not supported: actions of a Box are stored as float32, which {space.dtype} "
+            "cannot represent. Wrap the environment so that it takes a Box of float32."
+        )
+    return Box(
+        tuple(None if x <= -FLOAT32_MAX else x for x in space.low.tolist()),
+        tuple(None if x >= FLOAT32_MAX else x for x in space.high.tolist()),
     )
 
 
 def to_gymnasium(space: Space) -> gymnasium.Space:
-    """The gymnasium space of the same kind (imports gymnasium)."""
+    """The gymnasium space of the same kind (imports gymnasium). A Box is float32 and inside the exact bounds."""
     import gymnasium.spaces as gs
 
     if isinstance(space, Discrete):
@@ -197,23 +121,24 @@ def to_gymnasium(space: Space) -> gymnasium.Space:
         return gs.MultiDiscrete(list(space.nvec))
     if isinstance(space, MultiBinary):
         return gs.MultiBinary(space.n)
-    low, high = space._bounds()
-    return gs.Box(low, high, dtype=np.float32)
+    low, high = space.bounds()
+    return gs.Box(low.copy(), high.copy(), dtype=np.float32)
 
 
 def check_actions(space: Space, actions: Any, what: str = "actions") -> np.ndarray:
-    """Bring actions to the stored dtype, refusing what the space does not hold.
+    """Convert actions to the stored dtype, and refuse actions outside the space.
 
     Args:
         space: the action space.
-        actions: (..., *space.shape), integers (floats for Box; whole floats are not integers).
-        what: how the error calls them.
+        actions: (..., *space.shape), integers (numbers for Box; floats with integral values are not integers).
+        what: the subject of the error message.
 
     Returns:
-        The same numbers, (..., *space.shape), int64 or float32.
+        (..., *space.shape) int64 or float32. Pass these values to the environment: numbers of a Box are rounded to
+        float32, at a bound to a number inside.
 
     Raises:
-        UserError: wrong trailing shape, wrong dtype, not finite, or outside the space.
+        UserError: wrong shape or dtype, not finite, or outside the space.
     """
     array = np.asarray(actions)
     tail = array.shape[array.ndim - len(space.shape) :] if space.shape else ()
@@ -224,12 +149,15 @@ def check_actions(space: Space, actions: Any, what: str = "actions") -> np.ndarr
         raise UserError(f"{what}: got dtype {array.dtype}, wanted integers for {space}.")
     if not integral and array.dtype.kind not in "fiu":
         raise UserError(f"{what}: got dtype {array.dtype}, wanted float32 for {space}.")
-    low, high = space._bounds()
-    array = array.astype(space.dtype)
+    low, high = space.nearest_bounds if isinstance(space, Box) else space.bounds()
+    with np.errstate(over="ignore"):
+        array = array.astype(space.dtype)
     bad = ~((array >= low) & (array <= high))
     if not integral:
         bad |= ~np.isfinite(array)
     if bad.any():
         where = np.argwhere(bad)[0]
-        raise UserError(f"{what}: {array[tuple(where)]} at {tuple(map(int, where))} lies outside {space}.")
+        raise UserError(f"{what}: {array[tuple(where)]} at {tuple(map(int, where))} is outside {space}.")
+    if isinstance(space, Box) and not space.has_float32_bounds:
+        array = np.clip(array, *space.bounds())
     return array

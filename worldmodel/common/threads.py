@@ -1,6 +1,6 @@
-"""How many of torch's threads a step is worth. A leaf.
+"""How many torch threads a step uses.
 
-Few rows make small matrices, and a thread that waits for another loses more than it computes (docs/speed.md).
+Few rows give small matrices, for which the synchronisation of threads costs more than it gains (docs/speed.md).
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from contextlib import contextmanager
 
 import torch
 
-ROWS_A_THREAD = 16
+ROWS_PER_THREAD = 16
 
 
-def threads_for(rows: int) -> int:
-    """One for every `ROWS_A_THREAD` rows computed at once."""
-    return max(1, rows // ROWS_A_THREAD)
+def threads_for_rows(rows: int) -> int:
+    """One thread for every `ROWS_PER_THREAD` rows that are computed at once, at least one."""
+    return max(1, rows // ROWS_PER_THREAD)
 
 
 @contextmanager
-def at_most(threads: int) -> Iterator[None]:
-    """Let torch use no more threads than these meanwhile; it may have fewer already.
+def limit_threads(threads: int) -> Iterator[None]:
+    """Let torch use at most `threads` threads inside the block.
 
-    A thread of the program that uses torch for the first time meanwhile takes over the smaller number.
+    A thread of the program that uses torch for the first time during the block keeps the smaller number.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(min(threads, before))

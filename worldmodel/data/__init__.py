@@ -1,4 +1,4 @@
-"""Episodes, the files that hold them, and clips for training. See docs/dataset.md for the files' bytes."""
+"""Episodes, dataset files and clips for training. docs/dataset.md specifies the file format."""
 
 from worldmodel.common.files import atomic_path, check_free_space
 from worldmodel.data.clips import Batch, ClipSampler

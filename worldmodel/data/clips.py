@@ -1,6 +1,6 @@
-"""Shuffled clips: which ones a step shows is a pure function of (seed, step).
+"""Shuffled clips: the clips of a training step are a function of (seed, step).
 
-Shapes: B clips of a rank, L frames and L-1 steps a clip, A numbers an action, H x W pixels.
+Shapes: B clips per rank, L frames and L-1 steps per clip, A numbers per action, H x W pixels.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ Array = TypeVar("Array")
 
 @dataclass(frozen=True, eq=False)
 class Batch(Generic[Array]):
-    """Clips of L frames and the L-1 steps between them; numpy arrays, or tensors after `torch()`.
+    """Clips of L frames and the L-1 steps between them, as numpy arrays, or as tensors after `torch()`.
 
     Attributes:
         frames: (B, L, H, W, 3) uint8.
         frame_valid: (B, L) bool.
-        actions: (B, L-1) int64, (B, L-1, A) int64 or float32; `actions[:, t]` leads to `frames[:, t+1]`.
+        actions: (B, L-1) int64, (B, L-1, A) int64 or float32; `actions[:, t]` takes `frames[:, t]` to `frames[:, t+1]`.
         rewards: (B, L-1) float32.
         terminations, truncations: (B, L-1) bool.
         variables: name -> (B, L) float32.
-        episode: (B,) int64, the episode's number in the dataset.
-        start: (B,) int64, the episode's frame that the clip begins with.
+        episode: (B,) int64, the number of the episode in the dataset.
+        start: (B,) int64, the first frame of the clip within its episode.
     """
 
     frames: Array
@@ -50,10 +50,10 @@ class Batch(Generic[Array]):
     start: Array
 
     def torch(self, device: str | torch.device = "cpu") -> Batch[torch.Tensor]:
-        """The same batch as tensors on a device; on the CPU they share the arrays' memory.
+        """The same batch as tensors; on the CPU they share the memory of the arrays.
 
         Args:
-            device: where to; the copy to another device is finished when this returns.
+            device: the target device; the copy is complete when this returns.
         """
         import torch
 
@@ -67,27 +67,27 @@ class Batch(Generic[Array]):
 
 
 class ClipSampler:
-    """Which clips are shown when, and their arrays.
+    """Samples shuffled clips from a dataset.
 
-    Every start from which L frames fit into one episode is legal, the first of an episode of exactly L frames
-    too. Each epoch goes through all of them once, in an order that depends on seed and epoch alone; steps run
-    on over the ends of epochs. The order is computed place by place: any step costs the same.
+    A start is valid if L frames from there are in one episode; an episode of exactly L frames has one. Each epoch
+    visits every valid start once, in an order that depends on seed and epoch only. A batch may span two epochs. The
+    order is computed element by element (`worldmodel.data.shuffle`), so every step costs the same.
 
     Args:
-        dataset: what to read.
+        dataset: the dataset.
         length: L >= 2 frames.
-        batch_size: clips of a step, of all ranks together.
+        batch_size: clips per step, of all ranks together.
         split: "train", "validation", "test", or None for all episodes.
-        seed: of the order, 0 .. 2**63 - 1.
-        rank: this process, of `world_size`; it gets rows rank * b .. (rank + 1) * b of the step's
-            batch, b = batch_size / world_size.
+        seed: seed of the order, 0 .. 2**63 - 1.
+        rank: rank of this process; with b = batch_size / world_size it gets rows rank * b .. (rank + 1) * b of
+            each batch.
         world_size: number of processes.
 
     Attributes:
-        num_clips: legal starts, the clips of an epoch.
+        num_clips: number of valid starts, the clips of an epoch.
 
     Raises:
-        UserError: no episode is long enough or in the split, or batch_size is not a multiple of world_size.
+        UserError: the split is empty, no episode is long enough, or batch_size is not a multiple of world_size.
     """
 
     def __init__(
@@ -101,15 +101,15 @@ class ClipSampler:
         world_size: int = 1,
     ) -> None:
         if length < 2:
-            raise UserError(f"clip_length={length}; wanted at least 2 frames, which hold one action.")
+            raise UserError(f"clip_length={length}; wanted at least 2 frames, which have one action between them.")
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size}; wanted at least 1.")
         if not 0 <= rank < world_size:
             raise UserError(f"rank={rank} of world_size={world_size}; wanted 0 <= rank < world_size.")
         if batch_size % world_size:
             raise UserError(
-                f"batch_size={batch_size} cannot be shared by {world_size} processes; it is the number of "
-                f"clips of all of them. Use {batch_size // world_size * world_size or world_size} or "
+                f"batch_size={batch_size} cannot be divided by {world_size} processes; it is the number of "
+                f"clips of all processes together. Use {batch_size // world_size * world_size or world_size} or "
                 f"{(batch_size // world_size + 1) * world_size}."
             )
         if not 0 <= seed <= MAX_SEED:
@@ -119,7 +119,7 @@ class ClipSampler:
         episodes = dataset.episodes_of(split)
         if not episodes.size:
             raise UserError(f"the {split} split of {dataset.name} is empty: {dataset.lacking_splits}")
-        starts = dataset.lengths[episodes] + 2 - length  # legal starts of each
+        starts = dataset.lengths[episodes] + 2 - length  # valid starts of each episode
         if starts.max() < 1:
             longest = int(dataset.lengths[episodes].max()) + 1
             where = dataset.name if split is None else f"the {split} split of {dataset.name}"
@@ -136,17 +136,17 @@ class ClipSampler:
 
     @property
     def rank_batch_size(self) -> int:
-        """B, the clips that this rank gets of each step."""
+        """B, the clips of this rank per step."""
         return self.batch_size // self.world_size
 
     def locate(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Which clips this rank is shown at a step, without reading them.
+        """The clips of this rank at a step, without reading them.
 
         Args:
-            step: >= 0.
+            step: the training step, >= 0.
 
         Returns:
-            The clips' episodes and first frames, (B,) int64 each.
+            Episode numbers and first frames, (B,) int64 each.
 
         Raises:
             UserError: step is negative.
@@ -155,28 +155,28 @@ class ClipSampler:
             raise UserError(f"step={step}; wanted 0 or more.")
         size = self.rank_batch_size
         epoch, position = divmod(step * self.batch_size + self.rank * size, self.num_clips)
-        places = position + np.arange(size)
-        epochs = epoch + places // self.num_clips
-        clips = permute(places % self.num_clips, self.num_clips, self.seed, epochs)
+        positions = position + np.arange(size)
+        epochs = epoch + positions // self.num_clips
+        clips = permute(positions % self.num_clips, self.num_clips, self.seed, epochs)
         return self._clip(clips)
 
     def _clip(self, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Episode and start of the clips of these numbers, counted through the split in order."""
+        """Episode and start of clips by their index among all valid starts of the split, in file order."""
         row = np.searchsorted(self._ends, clips, side="right")
-        before = np.where(row > 0, self._ends[row - 1], 0)
-        return self._episodes[row], clips - before
+        first = np.where(row > 0, self._ends[row - 1], 0)
+        return self._episodes[row], clips - first
 
     def batch(self, step: int) -> Batch[np.ndarray]:
-        """The clips that this rank is shown at a step.
+        """Read the clips of this rank at a step.
 
         Args:
-            step: >= 0.
+            step: the training step, >= 0.
 
         Returns:
-            A batch of arrays that nothing else writes to.
+            A batch of arrays that the caller owns.
 
         Raises:
-            UserError: step is negative, or the dataset is closed.
+            UserError: step is negative, an episode is damaged, or the dataset is closed.
         """
         return self.gather(*self.locate(step))
 
@@ -184,11 +184,11 @@ class ClipSampler:
         """Read any clips of the dataset.
 
         Args:
-            episode: (B,) int64, episodes' numbers in the dataset.
-            start: (B,) int64, the frame each clip begins with; `length` frames must fit.
+            episode: (B,) int64, episode numbers in the dataset.
+            start: (B,) int64, first frame of each clip; `length` frames from there must be in the episode.
 
         Raises:
-            UserError: a clip does not lie inside its episode, or the dataset is closed.
+            UserError: a clip is not inside its episode, an episode is damaged, or the dataset is closed.
         """
         data, length = self.dataset, self.length
         bad = (episode < 0) | (episode >= data.num_episodes) | (start < 0)
@@ -196,26 +196,26 @@ class ClipSampler:
         if bad.any():
             i = int(np.flatnonzero(bad)[0])
             raise UserError(
-                f"a clip of {length} frames from frame {start[i]} does not lie inside episode {episode[i]} "
-                f"of {data.name}."
+                f"a clip of {length} frames from frame {start[i]} is not inside episode {episode[i]} of {data.name}."
             )
+        data.check_episodes(episode)
         frames = self._frames(episode, start)
         frame_rows = (data.frame_offsets[episode] + start)[:, None] + np.arange(length)  # (B, L)
         step_rows = (data.step_offsets[episode] + start)[:, None] + np.arange(length - 1)  # (B, L-1)
         return Batch(
             frames=frames,
-            frame_valid=data.flat("frame_valid")[frame_rows],
-            actions=data.flat("actions")[step_rows],
-            rewards=data.flat("rewards")[step_rows],
-            terminations=data.flat("terminations")[step_rows],
-            truncations=data.flat("truncations")[step_rows],
-            variables={n: data.flat(f"variables/{n}")[frame_rows] for n in data.header.variables},
+            frame_valid=data.unchecked_array("frame_valid")[frame_rows],
+            actions=data.unchecked_array("actions")[step_rows],
+            rewards=data.unchecked_array("rewards")[step_rows],
+            terminations=data.unchecked_array("terminations")[step_rows],
+            truncations=data.unchecked_array("truncations")[step_rows],
+            variables={n: data.unchecked_array(f"variables/{n}")[frame_rows] for n in data.header.variables},
             episode=episode.astype(np.int64),
             start=start.astype(np.int64),
         )
 
     def _frames(self, episode: np.ndarray, start: np.ndarray) -> np.ndarray:
-        """(B, L, H, W, 3): each clip is one slice of one file, copied as a block."""
+        """(B, L, H, W, 3): each clip is one contiguous slice of one file."""
         data, length = self.dataset, self.length
         out = self._pool.take((len(episode), length, *data.header.pixels.frame_shape))
         files = [data.frames_of_source(i) for i in range(len(data.paths))]
@@ -227,7 +227,7 @@ class ClipSampler:
             )
         )
 
-        for i, (file, row) in enumerate(rows):  # a second thread gains nothing: the copy is memory bound
+        for i, (file, row) in enumerate(rows):  # threads do not help: the copy is limited by memory bandwidth
             np.copyto(out[i], files[file][row : row + length])
         return out
 

@@ -1,6 +1,6 @@
-"""Reading sealed files: one or several as one dataset.
+"""Reading one or several sealed files as one dataset.
 
-Shapes: N episodes, F frames and S steps of all of them; T steps of one episode.
+Shapes: N episodes, F frames and S steps of all episodes; T steps of one episode.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from worldmodel.common.errors import UserError, unknown_name
+from worldmodel.common.files import expand_path
 from worldmodel.common.pixels import Crop, PixelSpec
 from worldmodel.data.episode import Episode
 from worldmodel.data.header import Header, combine
 from worldmodel.data.layout import array_layout
-from worldmodel.data.sources import Source, open_sources, refuse_twice
+from worldmodel.data.sources import Source, check_no_duplicates, open_sources
 from worldmodel.data.splits import SPLITS, lacking_splits, split_counts
 
 if TYPE_CHECKING:
@@ -30,32 +30,35 @@ CACHES = ("memmap", "ram")
 
 
 class Dataset:
-    """Recorded episodes, read from one sealed or merged file or from several.
+    """Recorded episodes, read from one or several sealed or merged files.
 
-    Opening reads the heads only. Episodes are numbered 0 .. N-1 in the order of the files. It can be pickled
-    (a process that loads it opens the files again) and used in a `with` block.
+    Opening reads only the metadata. Episodes are numbered 0 .. N-1 in the order of the files. The first time that
+    frames, a clip or an episode is read, the CRC of the whole episode and its actions are checked. A dataset can be
+    pickled (loading opens the files again) and used in a `with` block.
 
     Args:
-        path: a file, or a list of files that tell of the same world.
-        cache: "memmap" leaves the frames on the disk and lets the system keep what is used; "ram" reads them
-            into memory when they are first needed.
-        crop: (top, bottom, left, right) kept of the recorded frames, in their pixels; None keeps all. The
-            header then says the crop, as if it had been recorded so.
+        path: a file, or a list of files of the same environment.
+        cache: "memmap" maps the files, so that the operating system caches what is read; "ram" reads each array
+            into memory at its first use.
+        crop: (top, bottom, left, right) of the part of the recorded frames that is kept, in their pixels; None
+            keeps all. The header has this crop, as if the frames had been recorded with it.
 
     Attributes:
-        paths: of the sealed files, sources of merged ones included.
-        header: what is true of all files; policies are united, the seed is the first file's.
-        headers: of each file.
+        paths: paths of the sealed files; a merged file is replaced by its sources.
+        header: the common header; it has the policies of all files and the seed of the first.
+        headers: the header of each file.
         lengths: (N,) int64, T of each episode.
-        frame_offsets, step_offsets: (N,) int64: where an episode begins among all F frames and S steps.
-        indices, seeds: (N,) int64, each episode's index in its recording and environment seed.
+        frame_offsets, step_offsets: (N,) int64, the first of an episode's frames and steps among all F and S.
+        indices, seeds: (N,) int64, index in the recording and environment seed of each episode.
+        crcs: (N,) uint32, CRC-32 of each episode.
         splits: (N,) str, "train", "validation" or "test".
-        policies: (N,) str, the name of each episode's policy.
-        fingerprint: hex; two datasets have the same only if their episodes and headers are the same.
+        policies: (N,) str, the policy name of each episode.
+        source_numbers: (N,) int64, the number of each episode's file in `paths`.
+        fingerprint: hexadecimal hash of all headers and tables of episodes, which have the CRC of each episode.
 
     Raises:
-        UserError: a file is missing, foreign, damaged or of a newer version, files disagree about the world,
-            or an episode is in two of them.
+        UserError: a file is missing, damaged, of another format or of a newer version; files of different
+            environments; or an episode is in two files.
     """
 
     def __init__(
@@ -63,18 +66,18 @@ class Dataset:
     ) -> None:
         if cache not in CACHES:
             raise unknown_name("cache", cache, CACHES)
-        given = [path] if isinstance(path, str | Path) else list(path)
-        if not given:
-            raise UserError("no file was given to read; wanted at least one sealed dataset.")
+        paths = [path] if isinstance(path, str | Path) else list(path)
+        if not paths:
+            raise UserError("no file to read; wanted the path of at least one sealed dataset.")
         self.cache = cache
-        self._given = [Path(os.path.abspath(p)) for p in given]
+        self._arguments = [Path(os.path.abspath(expand_path(p))) for p in paths]
         self._closed = False
-        self._sources = [source for p in given for source in open_sources(Path(p))]
+        self._sources = [source for p in paths for source in open_sources(expand_path(p), cache)]
         self.paths = [source.path for source in self._sources]
         self.headers = [source.header for source in self._sources]
         self.header: Header
         self.header, maps = combine(self.headers, [str(p) for p in self.paths])
-        refuse_twice(self._sources)
+        check_no_duplicates(self._sources)
         self.crop = crop
         if crop is not None:
             self.header = replace(self.header, pixels=self.header.pixels.cropped(crop))
@@ -87,36 +90,34 @@ class Dataset:
         self.splits = np.asarray(SPLITS)[self.split_numbers]
         self.policies = np.asarray(self.header.policy_names)[self.policy_numbers]
         counts = [len(source.table["length"]) for source in self._sources]
-        self.source_numbers = np.repeat(np.arange(len(counts)), counts)  # (N,), the file of each episode
-        self._flat: dict[str, np.ndarray] = {}
+        self.source_numbers = np.repeat(np.arange(len(counts)), counts)
+        self._checked = np.zeros(self.num_episodes, bool)
+        self._arrays: dict[str, np.ndarray] = {}
+        self._actions_checked = False
         self.fingerprint = self._fingerprint()
 
     @classmethod
-    def like(cls, path: str | Path | Sequence[str | Path], pixels: PixelSpec) -> Dataset:
-        """Recordings as frames of a certain kind: cropped where the frames asked for are a part of what was recorded.
+    def open_cropped(cls, path: str | Path | Sequence[str | Path], pixels: PixelSpec) -> Dataset:
+        """Open files with the crop that gives frames of `pixels`, if these are a part of the recorded frames.
 
-        Files whose frames cannot be made so are opened as they are; who asked compares the header.
+        Otherwise the files are opened without a crop; the caller compares `header.pixels`.
+
+        Args:
+            path: as for `Dataset`.
+            pixels: the wanted frames.
         """
         data = cls(path)
-        had = data.header.pixels
-        if pixels.crop is None or had == pixels or had.size != pixels.size:
-            return data
-        height, width, _ = had.frame_shape
-        down, across = (0, 0) if had.crop is None else (had.crop[0], had.crop[2])
-        top, bottom, left, right = pixels.crop
-        crop = (top - down, bottom - down, left - across, right - across)
-        if not (0 <= crop[0] < crop[1] <= height and 0 <= crop[2] < crop[3] <= width):
-            return data
-        return cls(path, crop=crop)
+        crop = data.header.pixels.crop_to(pixels)
+        return data if crop is None else cls(path, crop=crop)
 
     def _column(self, name: str) -> np.ndarray:
         return np.concatenate([source.table[name] for source in self._sources])
 
     def _fingerprint(self) -> str:
-        prints = [source.fingerprint for source in self._sources]
+        hashes = [source.fingerprint for source in self._sources]
         if self.crop is not None:
-            prints.append(f"crop {self.crop}")
-        return prints[0] if len(prints) == 1 else hashlib.sha256("".join(prints).encode()).hexdigest()
+            hashes.append(f"crop {self.crop}")
+        return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
     def __repr__(self) -> str:
         return (
@@ -135,35 +136,35 @@ class Dataset:
 
     @property
     def num_frames(self) -> int:
-        """F, the frames of all episodes."""
+        """F, the number of frames of all episodes."""
         return int((self.lengths + 1).sum())
 
     @property
     def num_steps(self) -> int:
-        """S, the steps of all episodes."""
+        """S, the number of steps of all episodes."""
         return int(self.lengths.sum())
 
     @property
     def name(self) -> str:
-        """How sentences call it: the path, or the first one and how many more."""
+        """The name in messages: the path, or the first path and the number of others."""
         more = f"' and {len(self.paths) - 1} more" if len(self.paths) > 1 else "'"
         return f"'{self.paths[0]}{more}"
 
     @property
     def split_counts(self) -> dict[str, int]:
-        """Episodes of each split."""
+        """The number of episodes of each split."""
         return split_counts(self.split_numbers)
 
     @property
     def lacking_splits(self) -> str | None:
-        """A sentence about splits without episodes; None if each has one."""
+        """A sentence that names the splits without episodes; None if there are none."""
         return lacking_splits(self.split_numbers)
 
     def episodes_of(self, split: str | None) -> np.ndarray:
         """Numbers of the episodes of a split (None: of all), ascending, int64.
 
         Raises:
-            UserError: no split is called so.
+            UserError: an unknown split.
         """
         if split is None:
             return np.arange(self.num_episodes)
@@ -172,8 +173,8 @@ class Dataset:
         return np.flatnonzero(self.split_numbers == SPLITS.index(split))
 
     def frames_of_source(self, number: int) -> np.ndarray:
-        """All frames of one file, (F_i, H, W, 3) uint8, read-only."""
-        frames = self._source(number).array("frames", self.cache)
+        """All frames of one file, (F_i, H, W, 3) uint8, read-only, without a check of the CRCs."""
+        frames = self._source(number).array("frames")
         if self.crop is None:
             return frames
         top, bottom, left, right = self.crop
@@ -185,32 +186,67 @@ class Dataset:
         return self._sources[number]
 
     def flat(self, name: str) -> np.ndarray:
-        """One array of all episodes end to end, read-only: see `frame_offsets` and `step_offsets`.
+        """One array of all episodes, concatenated, read-only; see `frame_offsets` and `step_offsets`.
 
         Args:
-            name: "frame_valid" or "variables/<name>", (F,); "actions" (S,) or (S, A), "rewards",
-                "terminations" or "truncations", (S,). Several files are joined in memory, but not frames
-                (`frames_of_source`).
+            name: "frame_valid" or "variables/<name>", (F,); "actions", (S,) or (S, A); "rewards", "terminations"
+                or "truncations", (S,). Arrays of several files are concatenated in memory; for frames see
+                `frames_of_source`.
+
+        Actions are checked against the action space; for a check of the CRCs call `check_episodes`.
 
         Raises:
-            UserError: there is no such array.
+            UserError: an unknown array, or an action outside the action space.
         """
-        if name not in self._flat:
+        array = self.unchecked_array(name)
+        if name == "actions" and not self._actions_checked:
+            for number in range(len(self._sources)):
+                self._source(number).check_all_actions()
+            self._actions_checked = True
+        return array
+
+    def unchecked_array(self, name: str) -> np.ndarray:
+        """`flat` without the check of the actions: for episodes that `check_episodes` has checked."""
+        if name not in self._arrays:
             names = [row[0] for row in array_layout(self.header) if row[0] != "frames"]
             if name not in names:
                 raise unknown_name("array", name, names)
-            arrays = [self._source(i).array(name, self.cache) for i in range(len(self._sources))]
-            self._flat[name] = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-        return self._flat[name]
+            arrays = [self._source(i).array(name) for i in range(len(self._sources))]
+            self._arrays[name] = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+        return self._arrays[name]
+
+    def check_episodes(self, numbers: np.ndarray | Sequence[int]) -> None:
+        """Check CRC and actions of episodes, each of them once per dataset object.
+
+        The first check of an episode reads all of it (about 1.4 GB/s); later calls cost one lookup.
+
+        Args:
+            numbers: (n,) episode numbers, 0 .. N-1, in any order.
+
+        Raises:
+            UserError: an episode is damaged; the message names file and episode.
+        """
+        checked = self._checked[numbers]
+        if checked.all():
+            return
+        for number in np.unique(np.asarray(numbers)[~checked]).tolist():
+            source = int(self.source_numbers[number])
+            self._source(source).check_episode(number - int(np.searchsorted(self.source_numbers, source)))
+            self._checked[number] = True
 
     def frames(self, number: int, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Frames `start` to before `stop` (default: all) of an episode, a fresh (n, H, W, 3) uint8 array."""
+        """Frames `start` to `stop` - 1 (default: all) of an episode, a new (n, H, W, 3) uint8 array.
+
+        Raises:
+            UserError: there is no such episode, or it is damaged.
+        """
         number = self._check_number(number)
+        self.check_episodes([number])
         source = int(self.source_numbers[number])
         first = number - int(np.searchsorted(self.source_numbers, source))
         begin = int(self._source(source).table["frame_offset"][first])
-        kept = range(int(self.lengths[number]) + 1)[start:stop]
-        return self.frames_of_source(source)[begin + kept.start : begin + kept.stop].copy()
+        chosen = range(int(self.lengths[number]) + 1)[start:stop]
+        return self.frames_of_source(source)[begin + chosen.start : begin + chosen.stop].copy()
 
     def _check_number(self, number: int) -> int:
         if not -self.num_episodes <= number < self.num_episodes:
@@ -221,12 +257,13 @@ class Dataset:
         return number % self.num_episodes
 
     def episode(self, number: int) -> Episode:
-        """One episode with fresh arrays; negative numbers count from the end.
+        """One episode, with new arrays; negative numbers count from the end.
 
         Raises:
-            UserError: there is no such episode.
+            UserError: there is no such episode, or it is damaged.
         """
         number = self._check_number(number)
+        self.check_episodes([number])
         length = int(self.lengths[number])
         arrays: dict[str, Any] = {}
         variables: dict[str, np.ndarray] = {}
@@ -235,7 +272,7 @@ class Dataset:
                 continue
             offsets = self.frame_offsets if per_frame else self.step_offsets
             begin = int(offsets[number])
-            values = self.flat(name)[begin : begin + length + per_frame].copy()
+            values = self.unchecked_array(name)[begin : begin + length + per_frame].copy()
             if name.startswith("variables/"):
                 variables[name.removeprefix("variables/")] = values
             else:
@@ -250,7 +287,7 @@ class Dataset:
         )
 
     def episodes_iter(self, split: str | None = None) -> Iterator[Episode]:
-        """Episodes of a split (None: all) one after the other, in order."""
+        """Episodes of a split (None: all), in order."""
         for number in self.episodes_of(split):
             yield self.episode(int(number))
 
@@ -265,50 +302,48 @@ class Dataset:
         rank: int = 0,
         world_size: int = 1,
     ) -> Iterator[Batch[np.ndarray]]:
-        """Batches of shuffled clips, without end; see `worldmodel.data.ClipSampler`.
+        """An endless iterator over batches of shuffled clips; see `worldmodel.data.ClipSampler`.
 
         Args:
-            length: L, frames of a clip.
-            batch_size: clips of a step, of all ranks together.
+            length: L, frames per clip.
+            batch_size: clips per step, of all ranks together.
             split: "train", "validation", "test", or None for all episodes.
-            seed: of the order.
-            start_step: the step to begin at; a resumed training gets the batches it would have got.
-            rank, world_size: this process and how many there are.
+            seed: seed of the order.
+            start_step: the first step; a resumed training gets the same batches as an uninterrupted one.
+            rank, world_size: rank of this process and number of processes.
 
         Yields:
-            A `Batch` of arrays that nothing else writes to.
+            A `Batch` of arrays that the caller owns.
         """
         from worldmodel.data.clips import ClipSampler
 
         sampler = ClipSampler(self, length, batch_size, split, seed, rank, world_size)
 
-        def forever() -> Iterator[Batch[np.ndarray]]:
+        def batches() -> Iterator[Batch[np.ndarray]]:
             step = start_step
             while True:
                 yield sampler.batch(step)
                 step += 1
 
-        return forever()  # so that errors come at once and not with the first batch
+        return batches()  # the sampler is made first, so that errors are raised here and not at the first batch
 
     def close(self) -> None:
-        """Let the files go."""
+        """Close the files."""
         self._closed = True
-        self._flat.clear()
+        self._arrays.clear()
         for source in self._sources:
             source.close()
 
     def __enter__(self) -> Dataset:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"given": self._given, "cache": self.cache, "crop": self.crop, "fingerprint": self.fingerprint}
+        return {"paths": self._arguments, "cache": self.cache, "crop": self.crop, "fingerprint": self.fingerprint}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["given"], state["cache"], state["crop"])  # type: ignore[misc]
+        self.__init__(state["paths"], state["cache"], state["crop"])  # type: ignore[misc]
         if self.fingerprint != state["fingerprint"]:
-            raise UserError(f"{self.name} has changed since this dataset was opened. Open it anew.")
+            raise UserError(f"{self.name} has changed since this dataset was opened. Open it again.")

@@ -1,6 +1,6 @@
-"""One recorded episode, checked when it is made.
+"""One recorded episode, validated at construction.
 
-Shapes: T steps, T+1 frames of H x W pixels, A numbers an action.
+Shapes: T steps, T+1 frames of H x W pixels, A numbers per action.
 """
 
 from __future__ import annotations
@@ -21,24 +21,23 @@ MAX_SEED = 2**63 - 1
 class Episode:
     """A whole trajectory: `actions[t]` takes `frames[t]` to `frames[t+1]` and earns `rewards[t]`.
 
-    Arrays are kept as they are given (not copied, so do not write to them afterwards); any that is not
-    contiguous is copied once.
+    Arrays are not copied unless they are not contiguous; do not write to them afterwards.
 
     Attributes:
         frames: (T+1, H, W, 3) uint8, T >= 1.
-        frame_valid: (T+1,) bool. False where the environment gave no picture of that moment: the frame and
-            the variables before it are then repeated. The first is True.
+        frame_valid: (T+1,) bool. False where the environment returned no frame for that time step: the previous
+            frame and variables are repeated there. The first is True.
         actions: (T,) int64, (T, A) int64 or (T, A) float32.
         rewards: (T,) float32, finite.
         terminations: (T,) bool: the task ended here. Only the last may be True.
-        truncations: (T,) bool: the recording was stopped here. Only the last may be True.
-        variables: name -> (T+1,) float32, finite: what the environment tells besides its picture.
-        index: the episode's number in its recording, >= 0.
-        seed: what the environment was reset with, 0 .. 2**63 - 1.
+        truncations: (T,) bool: the episode was cut off here. Only the last may be True.
+        variables: name -> (T+1,) float32, finite: further values that the environment reports, e.g. health.
+        index: the number of the episode in its recording, >= 0.
+        seed: the seed of the environment's reset, 0 .. 2**63 - 1.
         policy: the name of the policy that chose the actions.
 
     Raises:
-        UserError: any of the above does not hold; the sentence names the field.
+        UserError: a field violates this; the message names it.
     """
 
     frames: np.ndarray
@@ -56,7 +55,7 @@ class Episode:
         for name in ("index", "seed"):
             number = getattr(self, name)
             if isinstance(number, bool) or not isinstance(number, int | np.integer):
-                raise UserError(f"episode: {name} is {number!r}; wanted a whole number.")
+                raise UserError(f"episode: {name} is {number!r}; wanted an integer.")
             if not 0 <= number <= MAX_SEED:
                 raise UserError(f"episode: {name}={number}; wanted 0 .. 2**63 - 1.")
             object.__setattr__(self, name, int(number))
@@ -84,7 +83,7 @@ class Episode:
         frames = self._array("frames", self.frames, (None, None, None, 3), "uint8")
         num_frames = len(frames)
         if num_frames < 2 or 0 in frames.shape:
-            raise self._fail(f"frames has shape {frames.shape}; wanted at least two frames of a pixel or more.")
+            raise self._fail(f"frames has shape {frames.shape}; wanted at least two frames of at least one pixel.")
         steps = num_frames - 1
         object.__setattr__(self, "frames", frames)
         wanted: dict[str, tuple[int, str]] = {
@@ -99,7 +98,7 @@ class Episode:
         shape, dtypes = ((steps,), "int64") if flat else ((steps, None), "int64 or float32")
         actions = self._array("actions", self.actions, shape, dtypes)
         if 0 in actions.shape:
-            raise self._fail(f"actions has shape {actions.shape}; wanted at least one number an action.")
+            raise self._fail(f"actions has shape {actions.shape}; wanted at least one number per action.")
         object.__setattr__(self, "actions", actions)
         variables = {}
         for name, values in self.variables.items():
@@ -120,22 +119,22 @@ class Episode:
             early = np.flatnonzero(getattr(self, name)[:-1])
             if early.size:
                 raise self._fail(
-                    f"{name}[{early[0]}] is True, but the episode goes on to step {self.length - 1}; "
-                    "only its last step may end it. Split it into two episodes."
+                    f"{name}[{early[0]}] is True, but the episode has {self.length} steps; only "
+                    "its last step may end it. Split it into two episodes."
                 )
         if not self.frame_valid[0]:
-            raise self._fail("frame_valid[0] is False; an episode begins with a real frame.")
+            raise self._fail("frame_valid[0] is False; the first frame of an episode must be valid.")
         for t in np.flatnonzero(~self.frame_valid):
             if not np.array_equal(self.frames[t], self.frames[t - 1]):
                 raise self._fail(
                     f"frame_valid[{t}] is False, but frames[{t}] differs from frames[{t - 1}]; "
-                    "where there is no picture, repeat the one before."
+                    "repeat the previous frame where the environment returned none."
                 )
             for name, values in self.variables.items():
                 if values[t] != values[t - 1]:
                     raise self._fail(
                         f"frame_valid[{t}] is False, but variable {name!r} changes there from "
-                        f"{values[t - 1]} to {values[t]}; where there is no picture, repeat the one before."
+                        f"{values[t - 1]} to {values[t]}; repeat the previous value there."
                     )
 
     @property
@@ -145,14 +144,14 @@ class Episode:
 
     @property
     def return_(self) -> float:
-        """The sum of the rewards, added in float64."""
+        """The sum of the rewards, computed in float64."""
         return float(self.rewards.sum(dtype=np.float64))
 
     def arrays(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Every array by its name on disk, in the order of the files and of the CRC.
+        """Every array with its name in files, in the order of the files and of the CRC.
 
-        frames, frame_valid, variables/<name> sorted by name, actions, rewards, terminations, truncations;
-        contiguous, little-endian.
+        The order is frames, frame_valid, variables/<name> sorted by name, actions, rewards, terminations,
+        truncations. Arrays are contiguous and little-endian.
         """
         yield "frames", self.frames
         yield "frame_valid", self.frame_valid
@@ -162,7 +161,7 @@ class Episode:
             yield name, getattr(self, name)
 
     def crc(self) -> int:
-        """CRC-32 (zlib's) over the bytes of `arrays()`, one after the other."""
+        """CRC-32 (as in zlib) over the concatenated bytes of `arrays()`."""
         crc = 0
         for _, array in self.arrays():
             crc = zlib.crc32(byte_view(array), crc)
@@ -170,19 +169,19 @@ class Episode:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all arrays."""
+        """Number of bytes of all arrays."""
         return sum(array.nbytes for _, array in self.arrays())
 
     def __eq__(self, other: object) -> bool:
-        """Same index, seed and policy, and every array the same to the bit."""
+        """Same index, seed and policy, and bit-identical arrays."""
         if not isinstance(other, Episode):
             return NotImplemented
         if (self.index, self.seed, self.policy) != (other.index, other.seed, other.policy):
             return False
-        mine, theirs = dict(self.arrays()), dict(other.arrays())
-        return mine.keys() == theirs.keys() and all(
-            a.dtype == theirs[name].dtype and a.shape == theirs[name].shape and a.tobytes() == theirs[name].tobytes()
-            for name, a in mine.items()
+        arrays, other_arrays = dict(self.arrays()), dict(other.arrays())
+        return arrays.keys() == other_arrays.keys() and all(
+            a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+            for a, b in ((array, other_arrays[name]) for name, array in arrays.items())
         )
 
     __hash__ = None  # type: ignore[assignment]

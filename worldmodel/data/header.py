@@ -1,4 +1,4 @@
-"""What a file says of all its episodes."""
+"""The header of a file: everything that its episodes have in common."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from worldmodel.data.episode import MAX_SEED, Episode
 
 HEADER_VERSION = 1
 
-# The fields that make two files tell of the same world; the rest say who played, when and where.
+# Files with equal values of these fields can be read as one dataset; the other fields describe the recording.
 ENV_FIELDS = (
     "env",
     "env_kwargs",
@@ -28,15 +28,15 @@ ENV_FIELDS = (
     "variables",
 )
 
-# Labels: one name a choice, or one tuple of names for each of several choices.
+# Labels: one name per choice, or one tuple of names per dimension.
 Labels = tuple[str, ...] | tuple[tuple[str, ...], ...]
 
 
 def canonical_json(value: Any) -> str:
-    """The one text of a JSON value: ASCII, keys sorted, no spaces, no NaN.
+    """The canonical text of a JSON value: ASCII, keys sorted, no spaces, no NaN.
 
     Raises:
-        UserError: the value is not JSON.
+        UserError: the value cannot be stored as JSON.
     """
     try:
         return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
@@ -48,11 +48,11 @@ def canonical_json(value: Any) -> str:
 
 @dataclass(frozen=True)
 class PolicyRecord:
-    """A policy that played some of the episodes.
+    """A policy that chose the actions of some episodes.
 
     Attributes:
-        name: what `Episode.policy` calls it.
-        hash: a fingerprint of its weights and settings; "" where there is nothing to hash.
+        name: the name in `Episode.policy`.
+        hash: a hash of its weights and settings; "" if there are none.
         params: its settings, JSON.
         share: the planned share of episodes, 0 .. 1.
     """
@@ -64,7 +64,7 @@ class PolicyRecord:
 
     def __post_init__(self) -> None:
         if not self.name:
-            raise UserError("a policy has an empty name; give it one.")
+            raise UserError("a policy has an empty name; wanted a name.")
         if not 0 <= self.share <= 1:
             raise UserError(f"policy {self.name!r}: share={self.share}; wanted 0 .. 1.")
         object.__setattr__(self, "params", json.loads(canonical_json(self.params)))
@@ -80,22 +80,22 @@ class Header:
     """Everything that the episodes of a file have in common.
 
     Attributes:
-        env: the environment's gymnasium id.
-        env_kwargs: what it was made with, JSON.
+        env: gymnasium id of the environment.
+        env_kwargs: arguments that it was made with, JSON.
         pixels: how its screen became frames.
         action_space: one of the four kinds of `worldmodel.common.spaces`.
-        action_labels: a name for each action, or a tuple of names for each of several choices; may be empty.
-        frame_skip: the environment's own ticks a step, >= 1.
-        max_steps: steps after which an episode was truncated; None for no limit.
-        variables: names of the episodes' variables.
-        policies: who played.
-        seed: of the recording; with an episode's index it gives the split.
-        shard: (i, n): this file holds the planned indices e with e mod n = i.
+        action_labels: a name for each action, or a tuple of names for each dimension; may be empty.
+        frame_skip: environment ticks per step, >= 1.
+        max_steps: steps after which an episode is truncated; None for no limit.
+        variables: names of the variables of the episodes.
+        policies: the policies that chose the actions.
+        seed: seed of the recording; with the index of an episode it gives the split.
+        shard: (i, n): this file has the planned indices e with e mod n = i.
         num_episodes: planned episodes of all shards together.
-        code_version: of the code that recorded.
+        code_version: version of the code that recorded.
 
     Raises:
-        UserError: a field does not hold what it should.
+        UserError: a field has an invalid value; the message names it.
     """
 
     env: str
@@ -120,7 +120,7 @@ class Header:
         for name in ("action_labels", "variables", "policies", "shard"):
             object.__setattr__(self, name, _tuples(getattr(self, name)))
         if not self.env or not isinstance(self.env, str):
-            raise fail("env is empty; wanted the environment's id.")
+            raise fail("env is empty; wanted the id of the environment.")
         if not 0 <= self.seed <= MAX_SEED:
             raise fail(f"seed={self.seed}; wanted 0 .. 2**63 - 1.")
         if self.frame_skip < 1:
@@ -139,12 +139,12 @@ class Header:
 
     @property
     def indices(self) -> range:
-        """The episode indices that were planned for this shard."""
+        """The episode indices that are planned for this shard."""
         return range(self.shard[0], self.num_episodes, self.shard[1])
 
     @property
     def policy_names(self) -> tuple[str, ...]:
-        """Names of `policies`, in order; a sealed file numbers them so."""
+        """Names of `policies`; sealed files store positions in this tuple."""
         return tuple(policy.name for policy in self.policies)
 
     def to_json(self) -> dict[str, Any]:
@@ -167,7 +167,7 @@ class Header:
         }
 
     def text(self) -> str:
-        """The canonical JSON text, as files hold it and as CRCs count it."""
+        """The canonical JSON text, which files store and CRCs cover."""
         return canonical_json(self.to_json())
 
     @staticmethod
@@ -175,7 +175,7 @@ class Header:
         """The inverse of `to_json`.
 
         Raises:
-            UserError: another version, or a field that is missing or unknown.
+            UserError: another version, or a missing, unknown or invalid field.
         """
         version = spec.get("version")
         if version != HEADER_VERSION:
@@ -188,7 +188,7 @@ class Header:
         if got != known:
             raise UserError(
                 f"the header has unknown fields {sorted(got - known)} and lacks {sorted(known - got)}; "
-                "it was not written by this format."
+                "it was not written in this format."
             )
         values = {name: spec[name] for name in known}
         try:
@@ -200,56 +200,60 @@ class Header:
             raise UserError(f"the header cannot be read: {error!r}.") from error
 
     def difference(self, other: Header, names: tuple[str, ...] | None = None) -> str | None:
-        """Name the first field of `names` (all without it) that differs, with both values; None if none."""
-        mine, theirs = self.to_json(), other.to_json()
-        for name in names or tuple(mine):
-            if mine[name] != theirs[name]:
-                return f"{name} is {mine[name]!r} in the one and {theirs[name]!r} in the other"
+        """Compare the fields `names` (None: all).
+
+        Returns:
+            A phrase with the first field that differs and both values; None if all are equal.
+        """
+        fields, other_fields = self.to_json(), other.to_json()
+        for name in names or tuple(fields):
+            if fields[name] != other_fields[name]:
+                return f"{name} is {fields[name]!r} in the first and {other_fields[name]!r} in the second"
         return None
 
     def check(self, episode: Episode) -> None:
-        """Hold an episode against this header.
+        """Check an episode against this header.
 
         Raises:
-            UserError: its frames, actions, variables, policy or length are not what the header says.
+            UserError: its frames, actions, variables, policy or length disagree with the header.
         """
 
         def fail(problem: str) -> UserError:
             return UserError(f"episode {episode.index} of {self.env!r}: {problem}")
 
         if episode.frames.shape[1:] != self.pixels.frame_shape:
-            raise fail(f"frames are {episode.frames.shape[1:]}; the header says {self.pixels.frame_shape}.")
+            raise fail(f"frames are {episode.frames.shape[1:]}; the header has {self.pixels.frame_shape}.")
         space = self.action_space
         if episode.actions.shape[1:] != space.shape or episode.actions.dtype != space.dtype:
             raise fail(
-                f"actions have shape {episode.actions.shape} {episode.actions.dtype}; the header's {space} "
-                f"wants {(episode.length, *space.shape)} {space.dtype}."
+                f"actions have shape {episode.actions.shape} {episode.actions.dtype}; wanted "
+                f"{(episode.length, *space.shape)} {space.dtype} for {space}."
             )
         spaces.check_actions(space, episode.actions, f"episode {episode.index}: actions")
         if set(episode.variables) != set(self.variables):
-            raise fail(f"variables are {sorted(episode.variables)}; the header says {sorted(self.variables)}.")
+            raise fail(f"variables are {sorted(episode.variables)}; the header has {sorted(self.variables)}.")
         if episode.policy not in self.policy_names:
-            raise fail(f"policy {episode.policy!r} is not among the header's {list(self.policy_names)}.")
+            raise fail(f"policy {episode.policy!r} is not one of the header: {list(self.policy_names)}.")
         if self.max_steps is not None and episode.length > self.max_steps:
-            raise fail(f"it has {episode.length} steps; the header says at most {self.max_steps}.")
+            raise fail(f"it has {episode.length} steps; the header allows at most {self.max_steps}.")
 
 
 def combine(headers: list[Header], names: list[str]) -> tuple[Header, list[np.ndarray]]:
-    """One header for several files of the same world.
+    """The common header of several files of the same environment.
 
-    Policies are united: one that has the same name and hash in two files is the same; where one name has
-    several hashes, each is called name@hash (its first 8 letters). Shares are means over files; seed
+    The result has the policies of all files. Policies with the same name and hash are the same policy; if one name
+    has several hashes, each gets the name "name@hash" (8 characters of the hash). Shares are means over files; seed
     and code version are those of the first file.
 
     Args:
-        headers: one of each file, at least one.
-        names: how errors call the files.
+        headers: the header of each file, at least one.
+        names: the names of the files in error messages.
 
     Returns:
-        The header, and for each file an array that turns its policy numbers into the new ones.
+        The header, and for each file an array that maps its policy numbers to those of the new header.
 
     Raises:
-        UserError: two files tell of different worlds; the sentence names the field.
+        UserError: two files are of different environments; the message names the field.
     """
     if len(headers) == 1:
         return headers[0], [np.arange(len(headers[0].policies))]
@@ -258,28 +262,28 @@ def combine(headers: list[Header], names: list[str]) -> tuple[Header, list[np.nd
         if difference:
             raise UserError(
                 f"'{names[0]}' and '{name}' cannot be read as one dataset: {difference}. "
-                "Read them apart, or record both alike."
+                "Read them separately, or record both with the same settings."
             )
     records = [policy for header in headers for policy in header.policies]
     hashes: dict[str, set[str]] = {}
     for record in records:
         hashes.setdefault(record.name, set()).add(record.hash)
-    united: dict[tuple[str, str], PolicyRecord] = {}
+    combined: dict[tuple[str, str], PolicyRecord] = {}
     for record in records:
         key = (record.name, record.hash)
         label = record.name if len(hashes[record.name]) == 1 else f"{record.name}@{record.hash[:8] or 'none'}"
         share = sum(r.share for r in records if (r.name, r.hash) == key) / len(headers)
-        united.setdefault(key, PolicyRecord(label, record.hash, record.params, min(share, 1.0)))
-    numbers = {key: number for number, key in enumerate(united)}
+        combined.setdefault(key, PolicyRecord(label, record.hash, record.params, min(share, 1.0)))
+    numbers = {key: number for number, key in enumerate(combined)}
     maps = [np.asarray([numbers[p.name, p.hash] for p in header.policies]) for header in headers]
     same_run = len({header.num_episodes for header in headers}) == 1 and headers[0].shard[1] > 1
     total = headers[0].num_episodes if same_run else sum(len(header.indices) for header in headers)
     return (
-        dataclasses.replace(headers[0], policies=tuple(united.values()), shard=(0, 1), num_episodes=total),
+        dataclasses.replace(headers[0], policies=tuple(combined.values()), shard=(0, 1), num_episodes=total),
         maps,
     )
 
 
 def _tuples(value: Any) -> Any:
-    """Lists as tuples, all the way down."""
+    """Convert lists to tuples, recursively."""
     return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value

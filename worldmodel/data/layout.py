@@ -1,6 +1,6 @@
-"""The bytes of a sealed file: its first block, its arrays, its table of episodes. See docs/dataset.md.
+"""The layout of sealed files: user block, metadata (header and table of episodes), arrays. See docs/dataset.md.
 
-Shapes: N episodes, F frames and S steps of all of them.
+Shapes: N episodes, F frames and S steps of all episodes.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from worldmodel.data.header import Header
 
 FORMAT_VERSION = 1
 DATASET, MERGED = "dataset", "merged"
-BLOCK_BYTES = 512
-_FIRST_LINE = re.compile(rb"worldmodel (dataset|merged) (\d+)\nbytes (\d{20})\ncrc32 ([0-9a-f]{8})\n")
+USER_BLOCK_BYTES = 512
+_USER_BLOCK = re.compile(rb"worldmodel (dataset|merged) (\d+)\nbytes (\d{20})\ncrc32 ([0-9a-f]{8})\n")
 
-# The table of episodes: one array each of N numbers, in the order of its CRC.
+# The table of episodes: arrays of N numbers, in the order in which the CRC of the table covers them.
 TABLE: dict[str, np.dtype] = {
     "index": np.dtype("<i8"),
     "seed": np.dtype("<i8"),
@@ -40,19 +40,19 @@ TABLE: dict[str, np.dtype] = {
 }
 Table = dict[str, np.ndarray]
 
-# Metadata with checksums of its own; objects of a megabyte begin at whole blocks.
+# HDF5 metadata with checksums; arrays of a megabyte or more are aligned to 512 bytes.
 HDF5_OPTIONS = {
     "libver": ("v110", "v110"),
-    "userblock_size": BLOCK_BYTES,
+    "userblock_size": USER_BLOCK_BYTES,
     "alignment_threshold": 1 << 20,
-    "alignment_interval": BLOCK_BYTES,
+    "alignment_interval": USER_BLOCK_BYTES,
 }
 
-_DAMAGED = "The file is damaged: copy it anew, or record it again."
+_DAMAGED = "The file is damaged: copy it again, or record it again."
 
 
 def array_layout(header: Header) -> Iterator[tuple[str, np.dtype, tuple[int, ...], bool]]:
-    """Name, dtype, shape of one entry, and whether there is one per frame (else per step), of each array."""
+    """The arrays of a file: name, dtype, shape of one entry, and whether entries are per frame (else per step)."""
     yield "frames", np.dtype("u1"), header.pixels.frame_shape, True
     yield "frame_valid", np.dtype("?"), (), True
     for name in sorted(header.variables):
@@ -63,29 +63,29 @@ def array_layout(header: Header) -> Iterator[tuple[str, np.dtype, tuple[int, ...
     yield "truncations", np.dtype("?"), (), False
 
 
-def first_block(kind: str, num_bytes: int, crc: int) -> bytes:
-    """The 512 bytes before the HDF5 file: readable text that tells kind, version, size and CRC."""
+def encode_user_block(kind: str, num_bytes: int, crc: int) -> bytes:
+    """The 512 bytes of text before the HDF5 content: kind, format version, size and CRC of the file."""
     text = (
         f"worldmodel {kind} {FORMAT_VERSION}\nbytes {num_bytes:020d}\ncrc32 {crc:08x}\n"
-        f"An HDF5 file begins at byte {BLOCK_BYTES}. The size is that of the whole file; the CRC-32 "
+        f"An HDF5 file begins at byte {USER_BLOCK_BYTES}. The size is that of the whole file; the CRC-32 "
         "is that of all bytes after this block.\nThe layout is told in docs/dataset.md of worldmodel.\n"
     )
-    return text.encode("ascii").ljust(BLOCK_BYTES - 1) + b"\n"
+    return text.encode("ascii").ljust(USER_BLOCK_BYTES - 1) + b"\n"
 
 
 def body_crc(path: Path) -> int:
-    """CRC-32 of everything after the first block, read a megabyte at a time."""
+    """CRC-32 of everything after the user block, read in pieces of a megabyte."""
     crc = 0
     with open(path, "rb") as file:
-        file.seek(BLOCK_BYTES)
+        file.seek(USER_BLOCK_BYTES)
         while block := file.read(1 << 20):
             crc = zlib.crc32(block, crc)
     return crc
 
 
-def seal_first_block(path: Path, kind: str) -> None:
-    """Write the first block of a finished file."""
-    block = first_block(kind, path.stat().st_size, body_crc(path))
+def write_user_block(path: Path, kind: str) -> None:
+    """Write the user block of a file that is otherwise complete."""
+    block = encode_user_block(kind, path.stat().st_size, body_crc(path))
     with open(path, "r+b") as file:
         file.write(block)
 
@@ -94,38 +94,38 @@ def open_file(path: Path) -> BinaryIO:
     """Open a file for reading.
 
     Raises:
-        UserError: it is missing or cannot be opened.
+        UserError: the file is missing or cannot be opened.
     """
     try:
         return open(path, "rb")
     except FileNotFoundError:
-        raise UserError(f"there is no file '{path}'. Check the path, or record it first.") from None
+        raise UserError(f"there is no file '{path}'. Check the path, or record the dataset first.") from None
     except OSError as error:
         raise UserError(f"cannot open '{path}': {error.strerror}.") from error
 
 
-def check_first_block(file: BinaryIO, path: Path) -> tuple[str, int]:
-    """Read the first block of an open file.
+def read_user_block(file: BinaryIO, path: Path) -> tuple[str, int]:
+    """Read and check the user block of an open file.
 
     Returns:
-        The kind (`DATASET` or `MERGED`) and the CRC of the rest as the block tells it.
+        The kind (`DATASET` or `MERGED`) and the stored CRC of the rest of the file.
 
     Raises:
-        UserError: not of this format, of a newer version, or not of the size that it should have.
+        UserError: another format, another version, or a size that differs from the stored one.
     """
     file.seek(0)
-    block = file.read(BLOCK_BYTES)
+    block = file.read(USER_BLOCK_BYTES)
     size = os.fstat(file.fileno()).st_size
     if not block:
         raise UserError(f"'{path}' is empty. {_DAMAGED}")
     if block.startswith(b"\x89WMPART\n"):
         raise UserError(f"'{path}' is a part file, not a sealed dataset. Seal it with `worldmodel data seal {path}`.")
-    match = _FIRST_LINE.match(block)
+    match = _USER_BLOCK.match(block)
     if match is None:
         if block.startswith(b"worldmodel "):
-            raise UserError(f"'{path}': its first block is damaged or cut off. {_DAMAGED}")
-        kind = "an HDF5 file, but" if block.startswith(b"\x89HDF\r\n") else "a file that is"
-        raise UserError(f"'{path}' is {kind} no worldmodel dataset: it does not begin with 'worldmodel dataset'.")
+            raise UserError(f"'{path}': its user block (the first 512 bytes) is damaged or incomplete. {_DAMAGED}")
+        other = " but an HDF5 file of another program" if block.startswith(b"\x89HDF\r\n") else ""
+        raise UserError(f"'{path}' is not a worldmodel dataset{other}: it does not begin with 'worldmodel dataset'.")
     kind, version, num_bytes, crc = match[1].decode(), int(match[2]), int(match[3]), int(match[4], 16)
     if version != FORMAT_VERSION:
         raise UserError(
@@ -133,13 +133,13 @@ def check_first_block(file: BinaryIO, path: Path) -> tuple[str, int]:
         )
     if num_bytes != size:
         raise UserError(f"'{path}' has {size} bytes; it was written with {num_bytes}. {_DAMAGED}")
-    if block != first_block(kind, num_bytes, crc):
-        raise UserError(f"'{path}': its first block is damaged. {_DAMAGED}")
+    if block != encode_user_block(kind, num_bytes, crc):
+        raise UserError(f"'{path}': its user block (the first 512 bytes) is damaged. {_DAMAGED}")
     return kind, crc
 
 
-def write_head(file: h5py.File, kind: str, header: Header, table: Table) -> None:
-    """Write the attributes and the table of episodes."""
+def write_metadata(file: h5py.File, kind: str, header: Header, table: Table) -> None:
+    """Write the attributes (with the header) and the table of episodes."""
     text = header.text().encode("ascii")
     file.attrs["format"] = np.bytes_(f"worldmodel {kind}".encode("ascii"))
     file.attrs["version"] = np.int64(FORMAT_VERSION)
@@ -151,22 +151,22 @@ def write_head(file: h5py.File, kind: str, header: Header, table: Table) -> None
 
 
 def table_crc(table: Table) -> int:
-    """CRC-32 over the table's arrays, in the order of `TABLE`."""
+    """CRC-32 over the arrays of the table, in the order of `TABLE`."""
     crc = 0
     for name, dtype in TABLE.items():
         crc = zlib.crc32(byte_view(table[name].astype(dtype)), crc)
     return crc
 
 
-def read_head(file: h5py.File, path: Path, kind: str) -> tuple[Header, Table]:
-    """Read what `write_head` wrote, with its CRCs checked.
+def read_metadata(file: h5py.File, path: Path, kind: str) -> tuple[Header, Table]:
+    """Read what `write_metadata` wrote and check its CRCs.
 
     Raises:
-        UserError: a CRC is wrong or something is missing.
+        UserError: a CRC is wrong, or another kind or version.
     """
     wanted = f"worldmodel {kind}".encode()
     if bytes(file.attrs["format"]) != wanted or int(file.attrs["version"]) != FORMAT_VERSION:
-        raise UserError(f"'{path}': its attributes do not say {wanted.decode()!r}. {_DAMAGED}")
+        raise UserError(f"'{path}': its attribute 'format' is not {wanted.decode()!r}. {_DAMAGED}")
     text = bytes(file.attrs["header"])
     if zlib.crc32(text) != int(file.attrs["header_crc"]):
         raise UserError(f"'{path}': the CRC of its header is wrong. {_DAMAGED}")
@@ -177,7 +177,7 @@ def read_head(file: h5py.File, path: Path, kind: str) -> tuple[Header, Table]:
 
 
 def fingerprint(header: Header, table: Table) -> str:
-    """SHA-256, in hex, of the header's JSON and the table's bytes: the episodes' CRCs are among them."""
+    """SHA-256, hexadecimal, of the header and the table of episodes, which has the CRC of each episode."""
     digest = hashlib.sha256(header.text().encode("ascii"))
     for name, dtype in TABLE.items():
         digest.update(byte_view(table[name].astype(dtype)))
@@ -186,7 +186,7 @@ def fingerprint(header: Header, table: Table) -> str:
 
 @contextlib.contextmanager
 def open_hdf5(handle: BinaryIO, path: Path) -> Iterator[h5py.File]:
-    """An open file as HDF5, for reading; HDF5's own errors become a `UserError` about a damaged file."""
+    """Open an open file as HDF5 for reading; HDF5 errors become a `UserError` that names the file."""
     try:
         with h5py.File(handle, "r") as file:
             yield file

@@ -1,7 +1,7 @@
-"""Several sealed files as one: a small file of HDF5 virtual datasets over them.
+"""Merging sealed files: a small file of HDF5 virtual datasets over them.
 
-Anyone's h5py reads it as if it were one file. HDF5 gives zeros for a source that is missing; our reader goes
-to the sources itself and refuses them when they are missing or have changed.
+Any HDF5 library reads it as one file, but returns zeros for a missing source. `Dataset` opens the sources directly
+and refuses the file if one is missing or has changed.
 """
 
 from __future__ import annotations
@@ -15,61 +15,71 @@ import h5py
 import numpy as np
 
 from worldmodel.common.errors import UserError
-from worldmodel.common.files import atomic_path
-from worldmodel.data.header import canonical_json
+from worldmodel.common.files import atomic_path, expand_path
+from worldmodel.data.hdf5_writing import check_writable, metadata_size
+from worldmodel.data.header import Header, canonical_json
 from worldmodel.data.layout import (
     HDF5_OPTIONS,
     MERGED,
     array_layout,
-    seal_first_block,
-    write_head,
+    write_metadata,
+    write_user_block,
 )
-from worldmodel.data.sources import joined_head, open_sources, refuse_twice
+from worldmodel.data.sources import Source, check_no_duplicates, join_metadata, open_sources
 
 
 def merge(paths: Sequence[str | Path], out: str | Path) -> Path:
-    """Write a file that shows several sealed files as one, without copying them.
+    """Write a file that presents several sealed files as one, without copying them.
 
-    It names its sources relative to its own folder: move them together.
+    The paths of the sources are stored relative to the folder of `out`: move the files together.
 
     Args:
-        paths: sealed or merged files of the same world, in the order the episodes shall have.
+        paths: sealed or merged files of the same environment; their order gives the order of the episodes.
         out: the file to write.
 
     Returns:
         The path of the file.
 
     Raises:
-        UserError: the files disagree about the world (the sentence names the field), or an episode is in two.
+        UserError: files of different environments (the message names the field), an episode in two files, or `out`
+            cannot be written.
     """
-    out = Path(out)
-    if any(Path(path).absolute() == out.absolute() for path in paths):
-        raise UserError(f"'{out}' is one of the files to merge; give the merged file another name.")
-    sources = [source for path in paths for source in open_sources(Path(path))]
+    out, inputs = expand_path(out), [expand_path(path) for path in paths]
+    if any(path.absolute() == out.absolute() for path in inputs):
+        raise UserError(f"'{out}' is one of the files to merge; choose another name for the merged file.")
+    sources = [source for path in inputs for source in open_sources(path)]
     if not sources:
-        raise UserError(f"there is nothing to merge into '{out}': no file was given.")
-    header, table = joined_head(sources)
-    refuse_twice(sources)
+        raise UserError(f"there is nothing to merge into '{out}'; give the paths of at least one sealed file.")
+    header, table = join_metadata(sources)
+    check_no_duplicates(sources)
     folder = os.path.abspath(out.parent)
     names = [Path(os.path.relpath(source.path, folder)).as_posix() for source in sources]
-    told = [
+    entries = [
         {"file": name, "fingerprint": source.fingerprint, "episodes": len(source.table["length"])}
         for name, source in zip(names, sources, strict=True)
     ]
-    text = canonical_json(told).encode("ascii")
+    text = canonical_json(entries).encode("ascii")
+    num_arrays = 7 + len(header.variables)
+    num_bytes = metadata_size(header, len(table["length"])) + len(text)
+    num_bytes += sum(num_arrays * (512 + 2 * len(name)) for name in names)  # the mappings of virtual datasets
     with atomic_path(out) as temporary:
+        check_writable(temporary, num_bytes, num_bytes)
         with h5py.File(temporary, "w", **HDF5_OPTIONS) as file:
-            write_head(file, MERGED, header, table)
+            write_metadata(file, MERGED, header, table)
             file.attrs["sources"] = np.bytes_(text)
             file.attrs["sources_crc"] = np.uint32(zlib.crc32(text))
-            for name, dtype, entry, _ in array_layout(header):
-                counts = [source.places[name][2][0] for source in sources]
-                layout = h5py.VirtualLayout((sum(counts), *entry), dtype)
-                begin = 0
-                for source_name, count in zip(names, counts, strict=True):
-                    virtual = h5py.VirtualSource(source_name, name, (count, *entry), dtype)
-                    layout[begin : begin + count] = virtual
-                    begin += count
-                file.create_virtual_dataset(name, layout)
-        seal_first_block(temporary, MERGED)
+            _write_virtual_datasets(file, header, sources, names)
+        write_user_block(temporary, MERGED)
     return out
+
+
+def _write_virtual_datasets(file: h5py.File, header: Header, sources: list[Source], names: list[str]) -> None:
+    """Write each array as a virtual dataset over the sources, whose paths in the file are `names`."""
+    for name, dtype, entry, _ in array_layout(header):
+        counts = [source.locations[name][2][0] for source in sources]
+        layout = h5py.VirtualLayout((sum(counts), *entry), dtype)
+        begin = 0
+        for source_name, count in zip(names, counts, strict=True):
+            layout[begin : begin + count] = h5py.VirtualSource(source_name, name, (count, *entry), dtype)
+            begin += count
+        file.create_virtual_dataset(name, layout)

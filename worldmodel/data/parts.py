@@ -1,22 +1,24 @@
-"""Part files: what a recorder appends whole episodes to, one at a time, and what survives its death."""
+"""Writing part files: a recorder appends whole episodes, each of which survives a crash of the process."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zlib
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from worldmodel.common.errors import UserError
-from worldmodel.common.files import sync_folder
+from worldmodel.common.files import expand_path, sync_folder, write_error
+from worldmodel.common.locks import acquire_lock
 from worldmodel.data.episode import Episode, byte_view
 from worldmodel.data.header import Header, canonical_json
 from worldmodel.data.records import (
     CRC,
-    RECORD_HEAD,
     RECORD_MAGIC,
-    Torn,
+    RECORD_PREFIX,
+    IncompleteRecord,
     encode_header,
     episode_meta,
     read_part,
@@ -24,72 +26,76 @@ from worldmodel.data.records import (
     scan_part,
 )
 
-__all__ = ["PartWriter", "read_part", "read_part_header", "scan_part"]
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+__all__ = ["PartWriter", "lock_path", "read_part", "read_part_header", "scan_part"]
+
+
+def lock_path(part: Path) -> Path:
+    """The lock file of a part: its path with ".lock" appended, symbolic links resolved.
+
+    Only writers create it. It stays until the part is deleted by `seal(remove_parts=True)`, or with its folder.
+    """
+    return Path(os.path.realpath(part) + ".lock")
 
 
 class PartWriter:
     """Appends whole episodes to a part file; each is on the disk when `append` returns.
 
-    Opening a part that exists goes on with it: a torn end is cut off. The file is locked, so that two
-    recorders never write to one part.
+    Opening an existing part continues it: an incomplete record at its end is removed. The part is locked, so that
+    two recorders never write to one part.
 
     Args:
-        path: the part file; missing parent folders are made.
-        header: of the run. A part of another run is refused.
+        path: the part file; missing parent folders are created.
+        header: the header of the run. A part of another run is refused.
 
     Raises:
-        UserError: the part belongs to another run, is damaged, is being written by another process, or
-            cannot be written.
+        UserError: the part belongs to another run, is damaged, is being written by another process, or cannot be
+            written.
     """
 
     def __init__(self, path: str | Path, header: Header) -> None:
-        self.path = Path(path)
+        self.path = expand_path(path)
         self.header = header
         self._indices: set[int] = set()
+        self._file: BinaryIO | None = None
+        self._lock: BaseFileLock | None = None
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            refusal = f"'{self.path}' is being written by another process. Wait for it to end, or end it."
+            self._lock = acquire_lock(lock_path(self.path), refusal)
+            is_new = not self.path.exists()
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
-        except OSError as error:
-            raise UserError(f"cannot write '{self.path}': {error.strerror}.") from error
-        self._file: BinaryIO | None = os.fdopen(handle, "r+b", buffering=0)
-        try:
-            self._lock()
+            self._file = os.fdopen(handle, "r+b", buffering=0)
             self._end = self._recover()
+        except OSError as error:
+            if self._file is not None and is_new:
+                self.path.unlink(missing_ok=True)
+            self.close()
+            raise write_error(self.path, error) from error
         except BaseException:
             self.close()
             raise
 
-    def _lock(self) -> None:
-        try:
-            import fcntl
-        except ImportError:  # no such locks on this system
-            return
-        assert self._file is not None
-        try:
-            fcntl.flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"'{self.path}' is being written by another process. Wait for it to end, or end it."
-            ) from error
-
     def _recover(self) -> int:
-        """Check what is there, cut a torn end off, and return the byte to append at."""
+        """Check the existing content, remove an incomplete record, and return the offset for the next record."""
         assert self._file is not None
         start = encode_header(self.header)
-        first = self._file.read(len(start))
-        if len(first) < len(start) and start.startswith(first):  # new, or killed inside the header
+        content = self._file.read(len(start))
+        if len(content) < len(start) and start.startswith(content):  # a new part, or one with half a header
             self._write(0, [memoryview(start)])
             sync_folder(self.path.parent)
             return len(start)
         difference = read_part_header(self.path).difference(self.header)
         if difference:
             raise UserError(
-                f"'{self.path}' belongs to another run: {difference} (the file and this run). "
-                "Record to another name, or delete the part."
+                f"'{self.path}' belongs to another run: {difference} (first: the part, second: this run). "
+                "Record to another path, or delete the part."
             )
         end = len(start)
         for record in scan_part(self.path):
-            if isinstance(record, Torn):
+            if isinstance(record, IncompleteRecord):
                 os.ftruncate(self._file.fileno(), record.offset)
                 os.fsync(self._file.fileno())
             else:
@@ -99,41 +105,42 @@ class PartWriter:
 
     @property
     def indices(self) -> frozenset[int]:
-        """Indices of the episodes that are in the part."""
+        """Indices of the episodes in the part."""
         return frozenset(self._indices)
 
     def append(self, episode: Episode) -> None:
-        """Write one episode and wait until the disk has it.
+        """Append one episode and flush it to the disk.
 
-        If it fails (a full disk, an interrupt), the part is cut back to what it was before.
+        If that fails (full disk, interrupt), the part is truncated to its previous content.
 
         Raises:
             UserError: the episode disagrees with the header, is already in the part, or cannot be written.
         """
         if self._file is None:
-            raise UserError(f"'{self.path}' is closed; open a new PartWriter to go on.")
+            raise UserError(f"'{self.path}' is closed; open a new PartWriter to continue.")
         self.header.check(episode)
         if episode.index in self._indices:
-            raise UserError(f"'{self.path}' already holds episode {episode.index}; each index is written once.")
+            raise UserError(f"'{self.path}' already has episode {episode.index}; each index can be written once.")
         meta = canonical_json(episode_meta(episode)).encode("ascii")
-        head = RECORD_HEAD.pack(RECORD_MAGIC, len(meta), episode.num_bytes, zlib.crc32(meta), episode.crc())
-        small = head + CRC.pack(zlib.crc32(head)) + meta
-        pieces = [memoryview(small), *(byte_view(array) for _, array in episode.arrays())]
+        prefix = RECORD_PREFIX.pack(RECORD_MAGIC, len(meta), episode.num_bytes, zlib.crc32(meta), episode.crc())
+        description = prefix + CRC.pack(zlib.crc32(prefix)) + meta
+        pieces = [memoryview(description), *(byte_view(array) for _, array in episode.arrays())]
         try:
             end = self._write(self._end, pieces)
         except BaseException as error:
-            os.ftruncate(self._file.fileno(), self._end)
+            with contextlib.suppress(OSError):  # what stays is an incomplete record, which no reader accepts
+                os.ftruncate(self._file.fileno(), self._end)
             if isinstance(error, OSError):
                 raise UserError(
                     f"episode {episode.index} could not be written to '{self.path}': {error.strerror}. "
-                    "The part keeps what it had; free some space and run the same command again."
+                    "The part is unchanged; free some space and run the same command again."
                 ) from error
             raise
         self._end = end
         self._indices.add(episode.index)
 
     def _write(self, offset: int, pieces: list[memoryview]) -> int:
-        """Write at `offset`, wait for the disk, and return the byte after it."""
+        """Write at `offset`, flush to the disk, and return the offset after the last byte."""
         assert self._file is not None
         handle = self._file.fileno()
         os.lseek(handle, offset, os.SEEK_SET)
@@ -145,10 +152,13 @@ class PartWriter:
         return offset
 
     def close(self) -> None:
-        """Close the file and release its lock."""
+        """Close the file and release the lock."""
         if self._file is not None:
             self._file.close()
             self._file = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def __enter__(self) -> PartWriter:
         return self

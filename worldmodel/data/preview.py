@@ -1,6 +1,6 @@
-"""Pictures of a dataset: a sheet of frames and a moving GIF.
+"""Previews of a dataset: a contact sheet (PNG) and an animation (GIF).
 
-Shapes: T steps and T+1 frames an episode, H x W pixels, n columns.
+Shapes: H x W pixels, n frames.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from worldmodel.common.errors import UserError
-from worldmodel.common.files import atomic_path
+from worldmodel.common.files import atomic_path, expand_path, write_bytes_atomic
 from worldmodel.data.dataset import Dataset
 
 _BACK, _INK, _INVALID = (24, 24, 27), (228, 228, 231), (220, 60, 60)
@@ -21,17 +21,17 @@ _GAP = 2
 
 
 def choose_episodes(dataset: Dataset, num: int) -> list[int]:
-    """Episodes worth showing: one of each policy first, then others evenly spaced; ascending by policy.
+    """Choose episodes for a preview: one of each policy and others evenly spaced, sorted by policy and number.
 
     Args:
         dataset: an open dataset.
-        num: how many; more if there are more policies, fewer if there are fewer episodes.
+        num: how many; at least one per policy, at most all episodes.
     """
     chosen = [int(np.flatnonzero(dataset.policy_numbers == n)[0]) for n in np.unique(dataset.policy_numbers)]
-    others = np.setdiff1d(np.arange(dataset.num_episodes), chosen)
-    wanted = min(max(num - len(chosen), 0), len(others))
+    remaining = np.setdiff1d(np.arange(dataset.num_episodes), chosen)
+    wanted = min(max(num - len(chosen), 0), len(remaining))
     if wanted:
-        chosen += others[np.linspace(0, len(others) - 1, wanted).round().astype(int)].tolist()
+        chosen += remaining[np.linspace(0, len(remaining) - 1, wanted).round().astype(int)].tolist()
     return sorted(set(chosen), key=lambda n: (dataset.policy_numbers[n], n))
 
 
@@ -47,11 +47,11 @@ def _label(dataset: Dataset, number: int) -> str:
 
 
 def _scale(dataset: Dataset, scale: int | None, smallest: int) -> int:
-    """The factor asked for, or one that brings a frame's width to `smallest` pixels or a little more."""
+    """The given factor, or the smallest one that makes a frame at least `smallest` pixels wide."""
     if scale is None:
         return max(1, -(-smallest // dataset.header.pixels.frame_shape[1]))
     if scale < 1:
-        raise UserError(f"scale={scale}; wanted a whole factor of at least 1.")
+        raise UserError(f"scale={scale}; wanted an integer factor of at least 1.")
     return scale
 
 
@@ -69,20 +69,23 @@ def contact_sheet(
     num_last: int = 4,
     scale: int | None = None,
 ) -> Path:
-    """Draw frames of some episodes as a PNG: a row each, evenly spaced frames and then the last ones.
+    """Write frames of some episodes as a PNG: one row per episode, evenly spaced frames, then the last frames.
 
-    A frame that is not the environment's own (`frame_valid` False) has a red border.
+    A frame with `frame_valid` False has a red border.
 
     Args:
         dataset: an open dataset.
         path: the PNG to write.
-        num_episodes: rows; every policy has at least one.
-        num_columns: evenly spaced frames of each episode.
-        num_last: frames before the end, the last one included.
-        scale: factor of enlargement; None for about 96 pixels a frame.
+        num_episodes: number of rows; every policy has at least one.
+        num_columns: number of evenly spaced frames of each episode.
+        num_last: number of frames at the end of each episode.
+        scale: factor of enlargement; None for frames of about 96 pixels.
 
     Returns:
         The path.
+
+    Raises:
+        UserError: a number below 1, a damaged episode, or the file cannot be written.
     """
     if num_columns < 1 or num_last < 1:
         raise UserError(f"num_columns={num_columns}, num_last={num_last}; wanted at least 1 of each.")
@@ -99,8 +102,8 @@ def contact_sheet(
         begin = int(dataset.frame_offsets[number])
         valid = dataset.flat("frame_valid")[begin : begin + len(frames)]
         last = list(range(max(len(frames) - num_last, 0), len(frames)))
-        before = max(last[0] - 1, 0)
-        spaced = np.unique(np.linspace(0, before, num_columns).round().astype(int)).tolist()
+        stop = max(last[0] - 1, 0)
+        spaced = np.unique(np.linspace(0, stop, num_columns).round().astype(int)).tolist()
         draw.text((2, row * row_h + 1), _label(dataset, number), fill=_INK)
         columns = [*enumerate(spaced), *enumerate(last, start=num_columns)]
         for column, t in columns:
@@ -112,7 +115,7 @@ def contact_sheet(
             draw.text((x + 1, y + height * scale), str(t), fill=_INK)
     with atomic_path(path) as temporary:
         sheet.save(temporary, format="PNG")
-    return Path(path)
+    return expand_path(path)
 
 
 def gif(
@@ -125,19 +128,22 @@ def gif(
     fps: float = 15.0,
     scale: int | None = None,
 ) -> Path:
-    """Play some episodes side by side in an endless GIF; those that end sooner stay on their last frame.
+    """Write some episodes next to each other as a looping GIF; shorter ones stay on their last frame.
 
     Args:
         dataset: an open dataset.
         path: the GIF to write.
-        episodes: their numbers; None chooses, every policy at least once.
-        num_episodes: how many to choose.
-        max_frames: frames of the GIF at most, from the beginning.
-        fps: frames a second.
-        scale: factor of enlargement by repeating pixels; None for about 160 pixels a frame.
+        episodes: their numbers; None chooses `num_episodes`, at least one per policy.
+        num_episodes: how many episodes are chosen.
+        max_frames: the largest number of frames of the GIF.
+        fps: frames per second.
+        scale: factor of enlargement by repeating pixels; None for frames of about 160 pixels.
 
     Returns:
         The path.
+
+    Raises:
+        UserError: an argument out of its range, a damaged episode, or the file cannot be written.
     """
     import imageio.v3 as iio
 
@@ -145,22 +151,24 @@ def gif(
         raise UserError(f"max_frames={max_frames}, fps={fps}; wanted both above 0.")
     chosen = choose_episodes(dataset, num_episodes) if episodes is None else [int(n) for n in episodes]
     if not chosen:
-        raise UserError("no episode was given to show; wanted at least one number.")
+        raise UserError("episodes is empty; wanted the number of at least one episode.")
     scale = _scale(dataset, scale, 160)
     clips = [_enlarge(dataset.frames(number, 0, max_frames), scale) for number in chosen]
     num = max(len(clip) for clip in clips)
     _, height, width, _ = clips[0].shape
     strip = np.empty((num, height + _LABEL, len(clips) * (width + _GAP) - _GAP, 3), np.uint8)
     strip[:] = _BACK
-    head = Image.new("RGB", (strip.shape[2], _LABEL), _BACK)
+    labels = Image.new("RGB", (strip.shape[2], _LABEL), _BACK)
     for column, (number, clip) in enumerate(zip(chosen, clips, strict=True)):
         x = column * (width + _GAP)
         strip[: len(clip), _LABEL:, x : x + width] = clip
         strip[len(clip) :, _LABEL:, x : x + width] = clip[-1]
-        label = Image.new("RGB", (width, _LABEL), _BACK)  # drawn apart, so that it stays over its episode
+        label = Image.new(
+            "RGB", (width, _LABEL), _BACK
+        )  # its own image, so that the text is clipped at the width of the episode
         ImageDraw.Draw(label).text((1, 1), _label(dataset, number), fill=_INK)
-        head.paste(label, (x, 0))
-    strip[:, :_LABEL] = np.asarray(head)
-    with atomic_path(path) as temporary:
-        iio.imwrite(temporary, strip, extension=".gif", duration=1000 / fps, loop=0)
-    return Path(path)
+        labels.paste(label, (x, 0))
+    strip[:, :_LABEL] = np.asarray(labels)
+    # encoded in memory: on a full disk, imageio prints a traceback when it closes the file
+    content = iio.imwrite("<bytes>", strip, extension=".gif", duration=1000 / fps, loop=0)
+    return write_bytes_atomic(path, content)

@@ -1,27 +1,25 @@
-"""Sealing: part files become one contiguous HDF5 file, whole or not at all."""
+"""Sealing: write the episodes of part files into one HDF5 file, atomically."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from worldmodel.common.errors import UserError
-from worldmodel.common.files import atomic_path, check_free_space
+from worldmodel.common.files import atomic_path, check_free_space, expand_path
 from worldmodel.common.text import format_list
+from worldmodel.data.hdf5_writing import create_dataset_file, metadata_size
 from worldmodel.data.header import Header
 from worldmodel.data.layout import (
     DATASET,
-    HDF5_OPTIONS,
     TABLE,
     Table,
-    array_layout,
-    seal_first_block,
-    write_head,
+    write_user_block,
 )
-from worldmodel.data.records import Record, Torn, read_part_header, read_record, scan_part
+from worldmodel.data.parts import lock_path
+from worldmodel.data.records import IncompleteRecord, Record, read_part_header, read_record, scan_part
 from worldmodel.data.splits import split_numbers
 
 Entry = tuple[Path, Record]
@@ -37,46 +35,45 @@ def seal(
 ) -> Path:
     """Write the episodes of part files into one HDF5 file, sorted by index.
 
-    The file's bytes depend on the header and the episodes alone, not on how many parts there were or in
-    which order they were written. It appears under its name whole or not at all; a file that stood there is
-    replaced. An episode that two parts hold with the same bytes is taken once. One episode at a time is in
-    memory.
+    The bytes of the file depend on the header and the episodes only, not on the number of parts or their order. The
+    file is written atomically and replaces an existing one. An episode that is in two parts with the same bytes is
+    written once. One episode at a time is in memory.
 
     Args:
         parts: part files of one run.
         out: the file to write.
-        header: what the file says of its episodes; without it, the parts' own, which must then be equal.
-            With it, parts may differ from it in shard and num_episodes.
-        indices: the episodes that must be there, neither more nor fewer; without it, any.
-        remove_parts: delete the parts after the new file has been read back and found right.
+        header: the header of the file; parts may differ from it in shard and num_episodes. None takes the header
+            of the parts, which must then be equal.
+        indices: the exact set of episodes that the parts must have; None accepts any.
+        remove_parts: delete the parts after the new file has been read back and verified.
 
     Returns:
         The path of the file.
 
     Raises:
-        UserError: parts of different runs, episodes that are missing, unwanted, damaged or told in two ways,
-            too little space, or a disk that cannot be written.
+        UserError: parts of different runs; episodes that are missing, unwanted, damaged or differ between two parts;
+            too little space; or `out` cannot be written.
     """
-    paths = [Path(part) for part in parts]
-    out = Path(out)
+    paths, out = [expand_path(part) for part in parts], expand_path(out)
     if not paths:
-        raise UserError(f"there is nothing to seal into '{out}': no part file was given.")
+        raise UserError(f"there is nothing to seal into '{out}'; give the path of at least one part file.")
     if any(path.absolute() == out.absolute() for path in paths):
-        raise UserError(f"'{out}' is one of the parts; give the sealed file another name.")
+        raise UserError(f"'{out}' is one of the parts; choose another name for the sealed file.")
     header = _common_header(paths, header)
     entries = _collect(paths)
     _check_complete(entries, indices, out)
     ordered = [entries[index] for index in sorted(entries)]
     table = _table(header, ordered)
-    num_bytes = sum(record.array_bytes for _, record in ordered) + 64 * len(ordered) + (1 << 16)
+    num_bytes = sum(record.array_bytes for _, record in ordered) + metadata_size(header, len(ordered))
     check_free_space(out, num_bytes, f"sealing '{out}'")
     with atomic_path(out) as temporary:
         try:
             _write(temporary, header, table, ordered)
-            seal_first_block(temporary, DATASET)
+            write_user_block(temporary, DATASET)
         except OSError as error:
             raise UserError(
-                f"'{out}' could not be written: {error}. The parts are as they were; free some space and seal again."
+                f"'{out}' could not be written: {error.strerror or error}. The parts are unchanged; free some space "
+                "and seal again."
             ) from error
     if remove_parts:
         from worldmodel.data.verification import verify
@@ -84,11 +81,12 @@ def seal(
         verify(out)
         for path in paths:
             path.unlink()
+            lock_path(path).unlink(missing_ok=True)
     return out
 
 
 def _common_header(paths: list[Path], header: Header | None) -> Header:
-    """The header of the sealed file, after holding each part's against it."""
+    """The header of the sealed file, after comparing it with the header of each part."""
     first: tuple[Path, Header] | None = None
     for path in paths:
         part = read_part_header(path)
@@ -103,8 +101,8 @@ def _common_header(paths: list[Path], header: Header | None) -> Header:
             difference = first[1].difference(part)
             if difference:
                 raise UserError(
-                    f"'{first[0]}' and '{path}' belong to different runs: {difference}. Seal each run apart "
-                    "and merge the files, or give the header that the file shall have."
+                    f"'{first[0]}' and '{path}' belong to different runs: {difference}. Seal each run into "
+                    "its own file and merge the files, or pass the header of the sealed file."
                 )
     if header is not None:
         return header
@@ -113,19 +111,19 @@ def _common_header(paths: list[Path], header: Header | None) -> Header:
 
 
 def _collect(paths: list[Path]) -> dict[int, Entry]:
-    """Find every episode by its index, one of each."""
+    """The record of every episode, by its index."""
     entries: dict[int, Entry] = {}
     for path in paths:
         for record in scan_part(path, check=False):
-            if isinstance(record, Torn):
+            if isinstance(record, IncompleteRecord):
                 continue
             index = int(record.meta["index"])
             if index in entries:
                 other_path, other = entries[index]
                 if (other.crc, other.meta) != (record.crc, record.meta):
                     raise UserError(
-                        f"episode {index} is told in two ways, in '{other_path}' (CRC {other.crc:08x}) and "
-                        f"'{path}' (CRC {record.crc:08x}). Delete the part that is not of this run."
+                        f"episode {index} differs between '{other_path}' (CRC {other.crc:08x}) and '{path}' "
+                        f"(CRC {record.crc:08x}). Delete the part that is not of this run."
                     )
                 continue
             entries[index] = (path, record)
@@ -139,12 +137,12 @@ def _check_complete(entries: dict[int, Entry], indices: Iterable[int] | None, ou
         if missing:
             raise UserError(
                 f"'{out}' is not complete: {len(missing)} of {len(wanted)} episodes are missing "
-                f"({format_list(missing)}). Run the same recording again, it goes on where it stopped."
+                f"({format_list(missing)}). Run the same recording again to record them."
             )
         if unwanted:
-            raise UserError(f"the parts hold episodes that '{out}' shall not have: {format_list(unwanted)}.")
+            raise UserError(f"the parts have episodes that were not requested for '{out}': {format_list(unwanted)}.")
     if not entries:
-        raise UserError(f"there is nothing to seal into '{out}': the parts hold no whole episode.")
+        raise UserError(f"there is nothing to seal into '{out}': the parts have no complete episode.")
 
 
 def _table(header: Header, ordered: list[Entry]) -> Table:
@@ -154,7 +152,7 @@ def _table(header: Header, ordered: list[Entry]) -> Table:
         if meta["policy"] not in numbers:
             raise UserError(
                 f"record {record.number} (index {meta['index']}) of '{path}': policy {meta['policy']!r} "
-                f"is not among the header's {list(numbers)}."
+                f"is not one of the header: {list(numbers)}."
             )
     index = np.asarray([meta["index"] for meta in metas], np.int64)
     length = np.asarray([meta["length"] for meta in metas], np.int64)
@@ -172,18 +170,10 @@ def _table(header: Header, ordered: list[Entry]) -> Table:
     return table
 
 
-def _write(path: Path, header: Header, table: Table, ordered: Sequence[Entry]) -> None:
-    """Write everything but the first block."""
-    totals = {True: int((table["length"] + 1).sum()), False: int(table["length"].sum())}
-    with h5py.File(path, "w", **HDF5_OPTIONS) as file:
-        write_head(file, DATASET, header, table)
-        arrays, per_frame = {}, {}
-        for name, dtype, entry, of_frame in array_layout(header):
-            arrays[name] = file.create_dataset(name, (totals[of_frame], *entry), dtype, track_times=False)
-            per_frame[name] = of_frame
+def _write(path: Path, header: Header, table: Table, ordered: list[Entry]) -> None:
+    """Write everything except the user block."""
+    with create_dataset_file(path, header, table) as writer:
         for number, (part, record) in enumerate(ordered):
             episode = read_record(part, record)
             header.check(episode)
-            for name, array in episode.arrays():
-                begin = table["frame_offset" if per_frame[name] else "step_offset"][number]
-                arrays[name][begin : begin + len(array)] = array
+            writer.write(number, episode, header)

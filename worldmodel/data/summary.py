@@ -1,4 +1,4 @@
-"""What a dataset holds, as numbers and as a table of text with small histograms."""
+"""Statistics of a dataset, as JSON and as a table of text with small histograms."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from worldmodel.common.text import human_bytes
 from worldmodel.data.dataset import Dataset
 
 BINS = 20
-STILL_EPISODES = 64
+DEAD_TIME_EPISODES = 64
 _BARS = " ▁▂▃▄▅▆▇█"
 
 
 def summarize(dataset: Dataset) -> dict[str, Any]:
-    """Count and describe a dataset, as JSON.
+    """Compute the statistics of a dataset, as JSON.
 
-    Every step is read but not every frame: dead time (the share of frames that equal the one before, so
-    that nothing was seen to happen) is taken from at most 64 episodes, evenly chosen.
+    Every step is read, but not every frame: dead time, the share of frames that equal the previous frame, is computed
+    from at most 64 episodes, evenly spaced.
 
     Args:
         dataset: an open dataset.
@@ -36,31 +36,8 @@ def summarize(dataset: Dataset) -> dict[str, Any]:
         choice, or for Box {"edges", "counts"}.
     """
     header = dataset.header
-    ends = dataset.step_offsets + dataset.lengths - 1
-    terminated, truncated = (dataset.flat(name)[ends] for name in ("terminations", "truncations"))
-    last_valid = dataset.flat("frame_valid")[dataset.frame_offsets + dataset.lengths]
-    rewards = dataset.flat("rewards").astype(np.float64)
-    returns = np.add.reduceat(rewards, dataset.step_offsets)
-    step_policies = np.repeat(dataset.policy_numbers, dataset.lengths)
-    return_edges, length_edges = _edges(returns), _edges(dataset.lengths)
-    policies = []
-    for number, policy in enumerate(header.policies):
-        mine = dataset.policy_numbers == number
-        if not mine.any():
-            continue
-        policies.append(
-            {
-                "name": policy.name,
-                "hash": policy.hash,
-                "planned_share": policy.share,
-                "episodes": int(mine.sum()),
-                "share": float(mine.mean()),
-                "return": _describe(returns[mine], return_edges),
-                "length": _describe(dataset.lengths[mine], length_edges),
-                "actions": _actions(dataset.flat("actions")[step_policies == number], header.action_space),
-            }
-        )
-    frame_bytes = dataset.num_frames * int(np.prod(header.pixels.frame_shape))
+    returns = np.add.reduceat(dataset.flat("rewards").astype(np.float64), dataset.step_offsets)
+    edges = {"return": _edges(returns), "length": _edges(dataset.lengths)}
     return {
         "files": [str(path) for path in dataset.paths],
         "env": header.env,
@@ -75,23 +52,62 @@ def summarize(dataset: Dataset) -> dict[str, Any]:
         "num_frames": dataset.num_frames,
         "num_steps": dataset.num_steps,
         "bytes_on_disk": sum(path.stat().st_size for path in dataset.paths),
-        "frame_bytes": frame_bytes,
+        "frame_bytes": dataset.num_frames * int(np.prod(header.pixels.frame_shape)),
         "fingerprint": dataset.fingerprint,
         "splits": dataset.split_counts,
         "lacking_splits": dataset.lacking_splits,
+        **_ends(dataset),
+        "dead_time": _dead_time(dataset),
+        "return": _describe(returns, edges["return"]),
+        "length": _describe(dataset.lengths, edges["length"]),
+        "policies": _policies(dataset, returns, edges),
+    }
+
+
+def _ends(dataset: Dataset) -> dict[str, float]:
+    """How episodes end, as shares of all episodes."""
+    last_steps = dataset.step_offsets + dataset.lengths - 1
+    terminated, truncated = (dataset.flat(name)[last_steps] for name in ("terminations", "truncations"))
+    last_valid = dataset.flat("frame_valid")[dataset.frame_offsets + dataset.lengths]
+    return {
         "terminated": float(terminated.mean()),
         "truncated": float(truncated.mean()),
         "ended_by_neither": float((~terminated & ~truncated).mean()),
         "invalid_last_frames": float((~last_valid).mean()),
-        "dead_time": _dead_time(dataset),
-        "return": _describe(returns, return_edges),
-        "length": _describe(dataset.lengths, length_edges),
-        "policies": policies,
     }
 
 
+def _policies(dataset: Dataset, returns: np.ndarray, edges: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """The statistics of each policy that has episodes.
+
+    Args:
+        dataset: an open dataset.
+        returns: (N,), the return of each episode.
+        edges: bin edges of the histograms of "return" and "length".
+    """
+    space = dataset.header.action_space
+    step_policies = np.repeat(dataset.policy_numbers, dataset.lengths)  # (S,)
+    policies = []
+    for number, policy in enumerate(dataset.header.policies):
+        chosen = dataset.policy_numbers == number  # (N,)
+        if chosen.any():
+            policies.append(
+                {
+                    "name": policy.name,
+                    "hash": policy.hash,
+                    "planned_share": policy.share,
+                    "episodes": int(chosen.sum()),
+                    "share": float(chosen.mean()),
+                    "return": _describe(returns[chosen], edges["return"]),
+                    "length": _describe(dataset.lengths[chosen], edges["length"]),
+                    "actions": _actions(dataset.flat("actions")[step_policies == number], space),
+                }
+            )
+    return policies
+
+
 def _edges(values: np.ndarray) -> np.ndarray:
-    """Edges of `BINS` equal bins over the values, (BINS + 1,); equal values get a bin around them."""
+    """Edges of `BINS` equal bins, (BINS + 1,); around a constant they span an interval of length 1."""
     low, high = float(values.min()), float(values.max())
     return np.linspace(low, high, BINS + 1) if high > low else np.linspace(low - 0.5, high + 0.5, BINS + 1)
 
@@ -106,15 +122,15 @@ def _describe(values: np.ndarray, edges: np.ndarray) -> dict[str, Any]:
 
 
 def _actions(actions: np.ndarray, space: spaces.Space) -> list[dict[str, Any]]:
-    """A histogram of each number of the actions; (S,) or (S, A) in."""
+    """A histogram of each dimension of the actions, (S,) or (S, A)."""
     columns = actions.reshape(len(actions), -1).T  # (A, S)
     if isinstance(space, spaces.Box):
-        found = []
+        histograms = []
         for column, low, high in zip(columns, space.low, space.high, strict=True):
-            free = low is None or high is None
-            edges = _edges(column) if free else np.linspace(float(low or 0), float(high or 0), BINS + 1)
-            found.append({"edges": edges.tolist(), "counts": np.histogram(column, edges)[0].tolist()})
-        return found
+            unbounded = low is None or high is None
+            edges = _edges(column) if unbounded else np.linspace(float(low or 0), float(high or 0), BINS + 1)
+            histograms.append({"edges": edges.tolist(), "counts": np.histogram(column, edges)[0].tolist()})
+        return histograms
     if isinstance(space, spaces.Discrete):
         choices = [space.n]
     elif isinstance(space, spaces.MultiBinary):
@@ -125,26 +141,26 @@ def _actions(actions: np.ndarray, space: spaces.Space) -> list[dict[str, Any]]:
 
 
 def _dead_time(dataset: Dataset) -> dict[str, Any]:
-    """Share of real frames that equal the one before, over a few episodes."""
-    numbers = np.unique(np.linspace(0, dataset.num_episodes - 1, STILL_EPISODES).round().astype(int))
-    still = total = 0
+    """The share of valid frames that equal the previous frame, over some episodes."""
+    numbers = np.unique(np.linspace(0, dataset.num_episodes - 1, DEAD_TIME_EPISODES).round().astype(int))
+    unchanged = total = 0
     for number in numbers:
         frames = dataset.frames(int(number))
         begin = int(dataset.frame_offsets[number])
-        real = np.asarray(dataset.flat("frame_valid")[begin + 1 : begin + len(frames)])
+        valid = np.asarray(dataset.flat("frame_valid")[begin + 1 : begin + len(frames)])
         same = (frames[1:] == frames[:-1]).all(axis=(1, 2, 3))
-        still, total = still + int((same & real).sum()), total + int(real.sum())
-    return {"share": still / total if total else 0.0, "episodes_read": len(numbers)}
+        unchanged, total = unchanged + int((same & valid).sum()), total + int(valid.sum())
+    return {"share": unchanged / total if total else 0.0, "episodes_read": len(numbers)}
 
 
 def bars(counts: list[int]) -> str:
-    """A histogram in one line of text, a sign a bin; any count above none shows."""
+    """A histogram as one line of text, one character per bin; every count above 0 is visible."""
     top = max(counts, default=0)
     return "".join(_BARS[-(-count * 8 // top)] if count else " " for count in counts)
 
 
 def format_summary(summary: dict[str, Any]) -> str:
-    """The table of `summarize`'s numbers, for a terminal."""
+    """The result of `summarize` as a table for a terminal."""
     s = summary
     files = s["files"][0] if len(s["files"]) == 1 else f"{len(s['files'])} files"
     height, width = s["frame_shape"][:2]
@@ -159,8 +175,8 @@ def format_summary(summary: dict[str, Any]) -> str:
         f"  on disk      {human_bytes(s['bytes_on_disk'])}, {human_bytes(s['frame_bytes'])} of it frames",
         f"  splits       {splits}",
         f"  ends         {s['terminated']:.1%} terminated, {s['truncated']:.1%} truncated, "
-        f"{s['ended_by_neither']:.1%} neither; {s['invalid_last_frames']:.1%} without a last picture",
-        f"  dead time    {s['dead_time']['share']:.1%} of frames equal the one before "
+        f"{s['ended_by_neither']:.1%} neither; {s['invalid_last_frames']:.1%} without a valid last frame",
+        f"  dead time    {s['dead_time']['share']:.1%} of frames equal the previous frame "
         f"({s['dead_time']['episodes_read']} episodes read)",
     ]
     if s["variables"]:
@@ -171,12 +187,12 @@ def format_summary(summary: dict[str, Any]) -> str:
     rows = [("all", s["num_episodes"], s)] if len(policies) > 1 else []
     rows += [(policy["name"], policy["episodes"], policy) for policy in policies]
     column = max(8, *(len(name) for name, _, _ in rows))
-    for what, unit in (("return", ""), ("length", " (steps)")):
-        edges = s[what]["histogram"]["edges"]
-        span = f"histogram {edges[0]:.4g} to {edges[-1]:.4g}"
-        lines += ["", f"  {what + unit:{column}}  episodes      mean       min       max  {span}"]
+    for key, unit in (("return", ""), ("length", " (steps)")):
+        edges = s[key]["histogram"]["edges"]
+        bounds = f"histogram {edges[0]:.4g} to {edges[-1]:.4g}"
+        lines += ["", f"  {key + unit:{column}}  episodes      mean       min       max  {bounds}"]
         for name, episodes, row in rows:
-            d = row[what]
+            d = row[key]
             lines.append(
                 f"  {name:{column}}  {episodes:8,}  {d['mean']:8.4g}  {d['min']:8.4g}  {d['max']:8.4g}  "
                 f"|{bars(d['histogram']['counts'])}|"
@@ -188,7 +204,7 @@ def format_summary(summary: dict[str, Any]) -> str:
 
 
 def _action_lines(policy: dict[str, Any], labels: list[Any], column: int) -> list[str]:
-    """Shares of each choice, or a histogram of each number of a Box."""
+    """The share of each choice, or for Box a histogram of each dimension."""
     lines = []
     for number, entry in enumerate(policy["actions"]):
         name = policy["name"] if number == 0 else ""
@@ -202,7 +218,7 @@ def _action_lines(policy: dict[str, Any], labels: list[Any], column: int) -> lis
                 names = [str(i) for i in range(len(counts))]
             total = max(sum(counts), 1)
             shares = [f"{n} {count / total:.0%}" for n, count in zip(names, counts, strict=True)]
-            several = f"[{number}] " if len(policy["actions"]) > 1 else ""
-            text = several + ", ".join(shares)
+            dimension = f"[{number}] " if len(policy["actions"]) > 1 else ""
+            text = dimension + ", ".join(shares)
         lines.append(f"  {name:{column}}  {text}")
     return lines

@@ -1,4 +1,4 @@
-"""Reading a file from end to end and naming the first thing that is wrong."""
+"""Complete verification of a file; the first fault is named."""
 
 from __future__ import annotations
 
@@ -10,33 +10,34 @@ from pathlib import Path
 import numpy as np
 
 from worldmodel.common.errors import UserError
+from worldmodel.common.files import expand_path
 from worldmodel.common.text import format_list
 from worldmodel.data.dataset import Dataset
 from worldmodel.data.header import Header
 from worldmodel.data.layout import (
-    BLOCK_BYTES,
     MERGED,
+    USER_BLOCK_BYTES,
     body_crc,
-    check_first_block,
     open_file,
+    read_user_block,
 )
-from worldmodel.data.records import PART_MAGIC, Torn, read_part_header, read_record, scan_part
-from worldmodel.data.sources import Source, joined_head, open_source, open_sources, read_merged
+from worldmodel.data.records import PART_MAGIC, IncompleteRecord, read_part_header, read_record, scan_part
+from worldmodel.data.sources import Source, join_metadata, open_source, open_sources, read_merged
 from worldmodel.data.splits import SPLITS, split_counts, split_numbers
 
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What a file that is right holds.
+    """The content of a valid file.
 
     Attributes:
-        path: of the file.
+        path: path of the file.
         kind: "dataset", "merged" or "part".
-        num_episodes, num_frames, num_steps, num_bytes: counts; bytes on disk, sources of a merged file
-            included.
-        splits: episodes of each split.
-        missing: indices that were planned (by the header) and are not there; no error, since a recording
-            that was stopped may be sealed.
+        num_episodes, num_frames, num_steps: counts.
+        num_bytes: bytes on the disk, including the sources of a merged file.
+        splits: number of episodes of each split.
+        missing: indices that the header plans but the file does not have; not an error, since the parts of a stopped
+            recording may be sealed.
     """
 
     path: str
@@ -51,11 +52,11 @@ class VerifyReport:
     def __str__(self) -> str:
         splits = ", ".join(f"{count} {name}" for name, count in self.splits.items())
         text = (
-            f"'{self.path}' ({self.kind}) is right: {self.num_episodes} episodes ({splits}), "
-            f"{self.num_frames} frames, {self.num_bytes} bytes, every CRC, offset and split checked."
+            f"'{self.path}' ({self.kind}) is valid: {self.num_episodes} episodes ({splits}), "
+            f"{self.num_frames} frames, {self.num_bytes} bytes, every CRC, offset and split is correct."
         )
         if self.missing:
-            text += f" {len(self.missing)} planned episodes are not in it: {format_list(self.missing)}."
+            text += f" {len(self.missing)} planned episodes are missing: {format_list(self.missing)}."
         return text
 
 
@@ -63,33 +64,33 @@ def verify(path: str | Path) -> VerifyReport:
     """Check every CRC, offset, length, split and header of a sealed file, a merged file or a part.
 
     Args:
-        path: the file; of a merged one, every source is checked too.
+        path: the file; the sources of a merged file are checked too.
 
     Returns:
-        What the file holds.
+        A report of its content.
 
     Raises:
-        UserError: something is wrong; the sentence names the first bad record.
+        UserError: the file is damaged; the message names the first bad record.
     """
-    path = Path(path)
+    path = expand_path(path)
     with open_file(path) as file:
         if file.read(len(PART_MAGIC)) == PART_MAGIC:
             return _verify_part(path)
-        kind, crc = check_first_block(file, path)
+        kind, crc = read_user_block(file, path)
     num_bytes = path.stat().st_size
     if kind == MERGED:
         header, table, _ = read_merged(path)
         sources = open_sources(path)
-        joined, joined_table = joined_head(sources)
+        joined, joined_table = join_metadata(sources)
         if joined != header or any(not np.array_equal(table[n], joined_table[n]) for n in table):
-            raise UserError(f"'{path}' does not say what its sources say. Merge the files again.")
+            raise UserError(f"'{path}' disagrees with its sources. Merge the files again.")
         num_bytes += sum(source.path.stat().st_size for source in sources)
     else:
         sources = [open_source(path)]
     for source in sources:
         _verify_source(source)
     if kind == MERGED and body_crc(path) != crc:
-        raise UserError(f"'{path}': its bytes are not those that were written. Merge the files again.")
+        raise UserError(f"'{path}': the CRC of its content is wrong. Merge the files again.")
     with Dataset(path) as data:
         missing = _missing([(source.header, source.table["index"]) for source in sources])
         return VerifyReport(
@@ -98,30 +99,28 @@ def verify(path: str | Path) -> VerifyReport:
 
 
 def _missing(files: list[tuple[Header, np.ndarray]]) -> tuple[int, ...]:
-    return tuple(sorted(i for header, there in files for i in set(header.indices) - set(there.tolist())))
+    return tuple(sorted(i for header, indices in files for i in set(header.indices) - set(indices.tolist())))
 
 
 def _verify_source(source: Source) -> None:
-    """Check the table, then every episode, then that no other byte has changed."""
+    """Check the table, then every episode, then the CRC of the whole file."""
     path, header, table = source.path, source.header, source.table
     problem = next(_table_problems(source), None)
     if problem:
         raise UserError(f"'{path}': {problem}")
     with Dataset(path) as data:
         for number in range(data.num_episodes):
-            where = f"'{path}': episode {number} (index {table['index'][number]})"
-            crc = source.episode_crc(number)
-            if crc != table["crc"][number]:
-                raise UserError(f"{where}: CRC of its arrays is {crc:08x}, stored {table['crc'][number]:08x}.")
+            data.check_episodes([number])
             try:
                 episode = data.episode(number)
             except UserError as error:
-                raise UserError(f"{where} is no valid episode: {error}") from error
+                where = f"'{path}': episode {number} (index {table['index'][number]})"
+                raise UserError(f"{where} is not a valid episode: {error}") from error
             header.check(episode)
-    if zlib.crc32(source.mapped[BLOCK_BYTES:].data) != source.crc:
+    if zlib.crc32(source.mapped[USER_BLOCK_BYTES:].data) != source.crc:
         raise UserError(
-            f"'{path}': every episode is right, but bytes between them are not those that were written. "
-            "Copy the file anew."
+            f"'{path}': every episode is valid, but bytes between them have changed (the CRC of the file is wrong). "
+            "Copy the file again."
         )
 
 
@@ -132,7 +131,7 @@ def _table_problems(source: Source) -> Iterator[str]:
     rows: list[tuple[str, np.ndarray]] = [
         ("has no steps", length < 1),
         ("does not come after the index before it", np.diff(index, prepend=-1) < 1),
-        ("has a policy number that the header does not list", table["policy"] >= len(header.policies)),
+        ("has a policy number that is not in the header", table["policy"] >= len(header.policies)),
         ("has a negative policy number", table["policy"] < 0),
         ("has a negative seed", table["seed"] < 0),
     ]
@@ -151,16 +150,16 @@ def _verify_part(path: Path) -> VerifyReport:
     header = read_part_header(path)
     lengths, indices = [], []
     for record in scan_part(path):
-        if isinstance(record, Torn):
+        if isinstance(record, IncompleteRecord):
             raise UserError(
-                f"record {record.number} of '{path}' (at byte {record.offset}) is torn or damaged; the "
-                f"{record.number} before it are right. Run the recording again: it cuts the record off and "
-                "goes on."
+                f"record {record.number} of '{path}' (at byte {record.offset}) is incomplete or damaged; the "
+                f"{record.number} records before it are valid. Run the recording again: it removes the record and "
+                "continues."
             )
         episode = read_record(path, record)
         header.check(episode)
         if episode.index in indices:
-            raise UserError(f"record {record.number} of '{path}': episode {episode.index} is in it twice.")
+            raise UserError(f"record {record.number} of '{path}': episode {episode.index} is already in the file.")
         lengths.append(episode.length)
         indices.append(episode.index)
     steps, splits = sum(lengths), split_counts(split_numbers(header.seed, indices))

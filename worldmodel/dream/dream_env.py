@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from worldmodel.common import spaces
-from worldmodel.common.display import Window
+from worldmodel.common.display import Display
 from worldmodel.common.errors import UserError, unknown_name
 from worldmodel.dream.simulator import Simulator
 from worldmodel.dream.simulator_state import SimulatorState, SimulatorStep
@@ -102,7 +102,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
             backend=backend,
         )
         self._seeded = False
-        self._window: Window | None = None
+        self._window: Display | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -157,7 +157,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, Any]):
         """Show the frame in the window of mode "human"."""
         if self.render_mode == "human":
             if self._window is None:
-                self._window = Window(f"a dream of {self.world.spec.env}", self.metadata["render_fps"])
+                self._window = Display(f"a dream of {self.world.spec.env}", self.metadata["render_fps"])
             self._window.show(self.simulator.state.frames[0].cpu().numpy())
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from worldmodel.common import spaces
 from worldmodel.common.errors import UserError
-from worldmodel.common.threads import at_most, threads_for
+from worldmodel.common.threads import limit_threads, threads_for_rows
 from worldmodel.dream.backends import choose_backend
 from worldmodel.dream.cuda_graphs import CapturedStep, cuda_graph, leaves, mapped
 from worldmodel.dream.simulator_state import Rollout, SimulatorState, SimulatorStep, row_index
@@ -76,7 +76,7 @@ class Simulator:
             raise UserError("this world has no starts to dream from; load it with WorldModel.from_pretrained.")
         self.world, self.num_rows, self.sampling, self.batch_invariant = world, num_rows, sampling, batch_invariant
         self.dtype = dtype
-        self.threads = threads or threads_for(TILE if batch_invariant else num_rows)
+        self.threads = threads or threads_for_rows(TILE if batch_invariant else num_rows)
         self.backend = choose_backend(world, backend, dtype, batch_invariant, self.threads)
         self._bounded = world.prior.max_frames is not None  # asks the device at every step whether a row is at its end
         if captured and (world.device.type != "cuda" or self._bounded):
@@ -285,7 +285,7 @@ class Simulator:
     def _tiled(self, function: Callable[..., Any], *inputs: Any) -> Any:
         """What a function of rows returns, computed in tiles if dreams must not depend on their number."""
         half = torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype != torch.float32)
-        with half, at_most(self.threads):
+        with half, limit_threads(self.threads):
             return tiled(function, *inputs) if self.batch_invariant else function(*inputs)
 
     def save(self) -> SimulatorState:

@@ -1,19 +1,19 @@
-"""How good a learned world is. `METRICS` are the rows; `register` adds one; `evaluate` judges."""
+"""Evaluation of learned worlds. `METRICS` is the registry, `register` adds a metric, `evaluate` runs them."""
 
 from worldmodel.metrics.evaluation import evaluate, table
-from worldmodel.metrics.metric import Figure, Metric
+from worldmodel.metrics.evaluation_run import EvaluationRun, EvaluationSettings, PolicyFactory
+from worldmodel.metrics.metric import Metric, MetricValue
 from worldmodel.metrics.metric_registry import METRICS, register
 from worldmodel.metrics.statistics import Estimate, bootstrap, difference, ratio
-from worldmodel.metrics.world_trial import EvaluationSettings, PolicyFactory, WorldTrial
 
 __all__ = [
     "METRICS",
     "Estimate",
+    "EvaluationRun",
     "EvaluationSettings",
-    "Figure",
     "Metric",
+    "MetricValue",
     "PolicyFactory",
-    "WorldTrial",
     "bootstrap",
     "difference",
     "evaluate",

@@ -1,4 +1,4 @@
-"""Dreams that begin from recorded frames: many at once, each from its own.
+"""Dreams that begin from recorded frames, many at once.
 
 Shapes: R rows, T frames of context, h w code grid, A action size.
 """
@@ -16,18 +16,18 @@ from worldmodel.prior.interface import CodeClip
 from worldmodel.prior.sampling import Sampling
 from worldmodel.world.world_model import WorldModel
 
-BACKEND = "torch"  # a judgement does not depend on whether the world's directory carries an export
+BACKEND = "torch"  # so that a result does not depend on whether the world's directory holds an ONNX export
 
 
-def begin(world: WorldModel, clip: CodeClip, num_frames: int, seeds: Tensor, sampling: Sampling) -> Simulator:
-    """A simulator whose rows have just seen the first frames of recorded clips; nobody asks for exact `log_probs`.
+def begin_dreams(world: WorldModel, clip: CodeClip, num_frames: int, seeds: Tensor, sampling: Sampling) -> Simulator:
+    """A simulator whose rows begin after the first frames of recorded clips. It computes no exact `log_probs`.
 
     Args:
         world: the learned world.
         clip: R clips.
-        num_frames: T, frames that are seen; the last of them must be valid.
-        seeds: (R,) int64, of the dreams.
-        sampling: how the frames' codes are drawn.
+        num_frames: T, frames of context; the last of them must be valid.
+        seeds: (R,) int64, seeds of the dreams.
+        sampling: how codes are sampled.
     """
     prior, rows = world.prior, len(clip.codes)
     context = prior.context(
@@ -42,13 +42,13 @@ def begin(world: WorldModel, clip: CodeClip, num_frames: int, seeds: Tensor, sam
     return simulator
 
 
-def narrowed(simulator: Simulator, rows: Tensor) -> Simulator:
-    """A simulator of some of the rows, (n,) int64, that go on as they would have."""
+def select_rows(simulator: Simulator, rows: Tensor) -> Simulator:
+    """A simulator of some of the rows, (n,) int64, which continue as they would have."""
     state = simulator.state
     fields = {name: value[rows] for name, value in vars(state).items() if name != "prior"}
-    fewer = Simulator(simulator.world, len(rows), sampling=simulator.sampling, backend=BACKEND)
-    fewer.restore(SimulatorState(prior=state.prior.select(rows), **fields))
-    return fewer
+    selected = Simulator(simulator.world, len(rows), sampling=simulator.sampling, backend=BACKEND)
+    selected.restore(SimulatorState(prior=state.prior.select(rows), **fields))
+    return selected
 
 
 @torch.no_grad()
@@ -57,7 +57,7 @@ def predict(
 ) -> Tensor:
     """Frames dreamed after a context: (R, n, H, W, 3) uint8 on the CPU for actions (R, n) or (R, n, A).
 
-    A dream that ends early shows its last frame from then on.
+    A dream that terminates early repeats its last frame.
     """
-    simulator = begin(world, clip, num_frames, seeds, sampling)
+    simulator = begin_dreams(world, clip, num_frames, seeds, sampling)
     return torch.stack([simulator.step(actions[:, t]).frames.cpu() for t in range(actions.shape[1])], 1)

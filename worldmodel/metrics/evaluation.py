@@ -1,4 +1,4 @@
-"""A world judged: every metric asked for, as data and as text."""
+"""Evaluation of a world: every requested metric, as data and as text."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from worldmodel.common.torch_state import isolated_torch_state
 from worldmodel.data import Dataset
-from worldmodel.metrics import free_run as freerun
-from worldmodel.metrics import policy_order as orders
-from worldmodel.metrics.frame_scores import SMALL
-from worldmodel.metrics.metric_registry import chosen
-from worldmodel.metrics.world_trial import EvaluationSettings, PolicyFactory, Progress, WorldTrial
+from worldmodel.metrics import free_run, policy_order
+from worldmodel.metrics.evaluation_run import EvaluationRun, EvaluationSettings, PolicyFactory, Progress
+from worldmodel.metrics.frame_scores import MAX_BRIGHT
+from worldmodel.metrics.metric_registry import select_metrics
 from worldmodel.world.world_model import WorldModel
 
 
+@isolated_torch_state()
 def evaluate(
     world: WorldModel,
     data: Dataset,
@@ -22,107 +23,118 @@ def evaluate(
     settings: EvaluationSettings = EvaluationSettings(),  # noqa: B008 (frozen)
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Judge a world on recordings it did not learn from.
+    """Evaluate a world on recordings that it was not trained on.
 
     Args:
         world: the learned world.
         data: recordings of its environment.
-        policies: policies for the free run, by the name that their recorded episodes carry. Each is called as
-            (seed, rows) and returns a function from the frames now shown, (rows, H, W, 3) uint8, to actions.
-        settings: how.
-        progress: called as (stage, done, in all, {}).
+        policies: policies for the free run, by the policy name of their recorded episodes. Each is called as
+            (seed, rows) and returns a function from the current frames, (rows, H, W, 3) uint8, to actions.
+        settings: how to evaluate.
+        progress: called as (stage, done, total, {}).
 
     Returns:
-        JSON, the same for the same arguments: `settings`; `notes`, sentences; `sections`: heading ->
-        metric -> `says`, `unit`, `better` and `figures`, each `of`, `value`, `beside` and `verdict`, every
-        number with its 95 % interval (`mean`, `low`, `high`).
+        JSON, the same for the same arguments: `environment`; `split`; `settings`; `notes`, sentences; `sections`:
+        heading -> metric -> `description`, `unit`, `better` and `values`, each with `label`, `value`, `baselines` and
+        `verdict`. Every number has its 95 % interval (`mean`, `low`, `high`).
 
     Raises:
-        UserError: an unknown metric, or data that the world cannot be judged on.
+        UserError: an unknown metric, or data that the world cannot be evaluated on.
     """
-    metrics = chosen(settings.metrics)
-    trial = WorldTrial(world, data, policies, settings, progress)
+    metrics = select_metrics(settings.metrics)
+    run = EvaluationRun(world, data, policies, settings, progress)
     sections: dict[str, dict[str, Any]] = {}
     for metric in metrics:
-        figures = metric.function(trial)
+        values = metric.function(run)
         sections.setdefault(metric.section, {})[metric.name] = {
-            "says": metric.says,
+            "description": metric.description,
             "unit": metric.unit,
             "better": metric.better,
-            "figures": [figure.to_json() for figure in figures],
+            "values": [value.to_json() for value in values],
         }
     return {
         "environment": world.spec.env,
         "split": settings.split,
         "settings": asdict(settings),
-        "notes": _notes(trial, sections),
+        "notes": _notes(run, sections),
         "sections": sections,
     }
 
 
-def _notes(trial: WorldTrial, sections: Mapping[str, Any]) -> list[str]:
-    """What a reader must know of how the figures came about."""
-    notes, world, data = [], trial.world, trial.data
+def _notes(run: EvaluationRun, sections: Mapping[str, Any]) -> list[str]:
+    """What a reader must know to interpret the values."""
+    notes, world, data = [], run.world, run.data
     if data.fingerprint != world.spec.dataset:
-        notes.append("The world was learned from another dataset: its splits are not these.")
-    if "clips" in vars(trial) and len(trial.clips.episodes) < trial.settings.clips:
-        notes.append(f"Only {len(trial.clips.episodes)} clips of {trial.length} frames fit into the split.")
-    if "train" in vars(trial):
+        notes.append("The world was trained on another dataset: its splits are not those of this one.")
+    if "clips" in vars(run) and len(run.clips.episodes) < run.settings.clips:
+        notes.append(f"Only {len(run.clips.episodes)} clips of {run.length} frames fit into the split.")
+    if "train" in vars(run):
         notes.append(
-            f"Small bright things: pixels above {trial.train.bright} of 255 in their largest colour, in frames at most "
-            f"{SMALL:.0%} bright (others flash)."
+            f"Small bright pixels: their largest colour is above {run.train.bright_threshold} of 255, in frames of "
+            f"which at most {MAX_BRIGHT:.0%} is bright (others flash)."
         )
-    if freerun.SECTION in sections:
-        played = freerun.sources(trial)
-        notes += [f"Free run of {name}: real figures from {source}." for name, source in played.items()]
-        if data.fingerprint == world.spec.dataset and any("validation" in source for source in played.values()):
-            notes.append(
-                "Ends are fitted to the validation split after training, and validation episodes are among these real "
-                "figures: rates of ends and lives are not wholly held out."
-            )
-        absent = [name for name in data.header.policy_names if name not in played]
-        if absent:
-            notes.append(f"Recorded, but not played in the dream: {', '.join(absent)}.")
-        if len(played) < 2:
-            notes.append("Fewer than two policies can be compared, so no order is judged.")
-        elif "orders" in sections[freerun.SECTION]:
-            found = [c for c in trial.once(orders.comparisons) if c.counts]
-            notes.append(
-                f"Orders: of {len(found)} comparisons that count, reality decided "
-                f"{sum(bool(c.figure.verdict) for c in found)}, at 5 % each: about {0.05 * len(found):.1f} would be "
-                "decided by chance were there no difference at all. The interval of the share takes them for "
-                "independent; none is told where all agree."
-            )
+    if free_run.SECTION in sections:
+        notes += _free_run_notes(run, sections[free_run.SECTION])
+    return notes
+
+
+def _free_run_notes(run: EvaluationRun, metrics: Mapping[str, Any]) -> list[str]:
+    """Notes on the section of the free run."""
+    data, sources = run.data, free_run.sources(run)
+    notes = [f"Free run of {name}: real values from {source}." for name, source in sources.items()]
+    same_data = data.fingerprint == run.world.spec.dataset
+    if same_data and any("validation" in source for source in sources.values()):
+        notes.append(
+            "Hazards are calibrated on the validation split after training, and validation episodes are among these "
+            "real values: rates of ends and steps survived are not fully held out."
+        )
+    absent = [name for name in data.header.policy_names if name not in sources]
+    if absent:
+        notes.append(f"Recorded, but not played in the dream: {', '.join(absent)}.")
+    if len(sources) < 2:
+        notes.append("There are fewer than two policies, so their order is not evaluated.")
+    elif "policy_order" in metrics:
+        found = [c for c in run.cached(policy_order.comparisons) if c.counts]
+        notes.append(
+            f"Policy order: of {len(found)} comparisons that count, {sum(bool(c.value.verdict) for c in found)} are "
+            f"significant in reality, at 5 % each: about {0.05 * len(found):.1f} would be by chance if policies did "
+            "not differ. The interval of the share treats comparisons as independent; there is none where all agree."
+        )
     return notes
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """The result of `evaluate` as text: one line a figure, its rivals beside it, intervals in brackets."""
+    """The result of `evaluate` as text: one line per value, with its baselines, intervals in brackets."""
     lines = [f"{result['environment']}, {result['split']} split; 95 % intervals over episodes and dreams"]
     lines += result["notes"]
-    arrows = {"higher": "higher is better", "lower": "lower is better", "real": "nearer to real is better"}
+    directions = {"higher": "higher is better", "lower": "lower is better", "real": "nearer to real is better"}
     for section, metrics in result["sections"].items():
         lines += ["", section.upper()]
         for name, metric in metrics.items():
-            lines.append(f"{name} ({metric['unit']}; {arrows[metric['better']]}): {metric['says']}")
-            cells = [_cells(figure) for figure in metric["figures"]]
-            if not cells:
-                lines.append("    nothing here to measure it by")
-            columns = max((len(row) for row in cells), default=0)
-            cells = [row + [""] * (columns - len(row)) for row in cells]
-            widths = [max(len(row[i]) for row in cells) for i in range(columns)]
-            for row in cells:
-                words = (cell.ljust(width) for cell, width in zip(row, widths, strict=True) if width)
-                lines.append("    " + "  ".join(words).rstrip())
+            lines.append(f"{name} ({metric['unit']}; {directions[metric['better']]}): {metric['description']}")
+            lines += _rows(metric["values"]) or ["    there is no data to measure it"]
     return "\n".join(lines)
 
 
-def _cells(figure: Mapping[str, Any]) -> list[str]:
-    beside = [f"{name} {_text(value)}" for name, value in figure["beside"].items()]
-    verdict = [figure["verdict"]] if figure["verdict"] else []
-    return [figure["of"], _text(figure["value"]), *beside, *verdict]
+def _rows(values: list[Mapping[str, Any]]) -> list[str]:
+    """Values of one metric as aligned lines."""
+    cells = [_cells(value) for value in values]
+    columns = max((len(row) for row in cells), default=0)
+    cells = [row + [""] * (columns - len(row)) for row in cells]
+    widths = [max(len(row[i]) for row in cells) for i in range(columns)]
+    lines = []
+    for row in cells:
+        words = (cell.ljust(width) for cell, width in zip(row, widths, strict=True) if width)
+        lines.append("    " + "  ".join(words).rstrip())
+    return lines
 
 
-def _text(value: Mapping[str, float | None]) -> str:
-    numbers = [f"{x:.4g}" if x is not None else "-" for x in (value["mean"], value["low"], value["high"])]
-    return numbers[0] if value["low"] is None else f"{numbers[0]} [{numbers[1]}, {numbers[2]}]"
+def _cells(value: Mapping[str, Any]) -> list[str]:
+    baselines = [f"{name} {_text(estimate)}" for name, estimate in value["baselines"].items()]
+    verdict = [value["verdict"]] if value["verdict"] else []
+    return [value["label"], _text(value["value"]), *baselines, *verdict]
+
+
+def _text(estimate: Mapping[str, float | None]) -> str:
+    numbers = [f"{x:.4g}" if x is not None else "-" for x in (estimate["mean"], estimate["low"], estimate["high"])]
+    return numbers[0] if estimate["low"] is None else f"{numbers[0]} [{numbers[1]}, {numbers[2]}]"

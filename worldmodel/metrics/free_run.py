@@ -1,8 +1,8 @@
-"""The free run: policies live in the dream, and what befalls them is held against the recordings.
+"""The free run: policies play in the dream, and what happens is compared with their recorded episodes.
 
-A world is judged by this first: likelihood alone does not tell which dream a policy can learn in.
+This is the most important part of an evaluation: likelihood alone does not show in which dream a policy can learn.
 
-Shapes: R rows (dreams) or episodes, S steps, H W pixels.
+Shapes: R rows (dreams or episodes), S steps, H W pixels.
 """
 
 from __future__ import annotations
@@ -14,34 +14,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodel.metrics.dream_rollouts import begin, narrowed
+from worldmodel.metrics.dream_rollouts import begin_dreams, select_rows
+from worldmodel.metrics.evaluation_run import EvaluationRun, PolicyFactory
 from worldmodel.metrics.frame_scores import small_bright
-from worldmodel.metrics.metric import Figure, Metric
+from worldmodel.metrics.metric import Metric, MetricValue
 from worldmodel.metrics.statistics import ratio
-from worldmodel.metrics.world_trial import PolicyFactory, WorldTrial
 
-ENOUGH = 30  # recorded episodes of a policy; with fewer in the split, the other held-out one is used too
-MOST = 4  # times `rows`: recorded episodes read of each policy
+MIN_EPISODES = 30  # recorded episodes of a policy; with fewer in the split, the other held-out split is used too
+MAX_EPISODES_PER_ROW = 4  # recorded episodes that are read of each policy, for each dream of it
+COMPACT_BELOW = 0.75  # share of running dreams at which the simulator is rebuilt without the terminated ones
 
 
 @dataclass(frozen=True)
-class Lives:
-    """What befell R rows in their first S steps, all (R, S); steps after a row's end are False or 0.
+class StepEvents:
+    """What happened in the first S steps of R rows, all (R, S); False or 0 after the end of a row.
 
     Attributes:
-        taken: bool, the row lived when the step was taken.
-        ended: bool, the step ended it.
-        shown: bool, the step brought a picture.
-        hit: bool, it did, and the status fell to a lower bin.
-        reward: float64, in the environment's units.
-        bright: float64, share of the new picture's pixels that are bright; 0 where all of it flashes.
-        any_bright: bool, there is one.
-        motion: float64, mean absolute change of the picture, in levels of 255.
+        active: bool, the step was taken: the row had not ended before.
+        terminated: bool, the step ended the episode.
+        has_frame: bool, there is a frame after the step.
+        hit: bool, there is, and the status fell to a lower bin.
+        reward: float64, in units of the environment.
+        bright: float64, share of small bright pixels in the frame after the step; 0 in a frame that flashes.
+        any_bright: bool, there is such a pixel.
+        motion: float64, mean absolute change of the frame, in levels of 255.
     """
 
-    taken: np.ndarray
-    ended: np.ndarray
-    shown: np.ndarray
+    active: np.ndarray
+    terminated: np.ndarray
+    has_frame: np.ndarray
     hit: np.ndarray
     reward: np.ndarray
     bright: np.ndarray
@@ -49,181 +50,187 @@ class Lives:
     motion: np.ndarray
 
     @staticmethod
-    def blank(rows: int, steps: int) -> Lives:
-        """Nothing has happened yet."""
+    def zeros(rows: int, steps: int) -> StepEvents:
+        """Events of rows without a step."""
         floats = ("reward", "bright", "motion")
-        return Lives(**{f.name: np.zeros((rows, steps), float if f.name in floats else bool) for f in fields(Lives)})
+        names = [field.name for field in fields(StepEvents)]
+        return StepEvents(**{name: np.zeros((rows, steps), float if name in floats else bool) for name in names})
 
-    def of(self, measure: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
-        """Amounts and sizes of each row in its first steps, (R,) each; a row that ended adds to neither."""
-        if measure == "life":
-            return self.taken[:, :steps].sum(1), np.ones(len(self.taken))
-        name, over = MEASURES[measure]
-        return getattr(self, name)[:, :steps].sum(1), getattr(self, over)[:, :steps].sum(1)
+    def totals(self, measure: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
+        """Numerators and denominators of a measure over the first steps of each row, (R,) each."""
+        if measure == "steps_survived":
+            return self.active[:, :steps].sum(1), np.ones(len(self.active))
+        numerator, denominator = MEASURES[measure]
+        return getattr(self, numerator)[:, :steps].sum(1), getattr(self, denominator)[:, :steps].sum(1)
+
+    def record_frames(
+        self, rows: np.ndarray, steps: np.ndarray, before: Tensor, after: Tensor, threshold: int, has_frame: np.ndarray
+    ) -> None:
+        """Measure n new frames, (n, H, W, 3) uint8 each, at steps (n,) of rows (n,), where there is a frame."""
+        bright = small_bright(after, threshold).double().mean((1, 2)).numpy() * has_frame
+        motion = (after.short() - before.short()).abs().double().mean((1, 2, 3)).numpy() * has_frame
+        self.bright[rows, steps], self.any_bright[rows, steps], self.motion[rows, steps] = bright, bright > 0, motion
 
 
-# measure -> what is added up, over which steps
+# measure -> field that is summed, field that counts the steps
 MEASURES = {
-    "hit_rate": ("hit", "shown"),
-    "end_rate": ("ended", "taken"),
-    "reward_rate": ("reward", "taken"),
-    "bright_share": ("bright", "shown"),
-    "bright_frames": ("any_bright", "shown"),
-    "motion": ("motion", "shown"),
+    "hit_rate": ("hit", "has_frame"),
+    "end_rate": ("terminated", "active"),
+    "reward_rate": ("reward", "active"),
+    "bright_share": ("bright", "has_frame"),
+    "bright_frames": ("any_bright", "has_frame"),
+    "motion": ("motion", "has_frame"),
 }
 
 
 @dataclass(frozen=True)
-class Played:
-    """A policy's lives in the recordings and in the dream; `source` says which episodes were read."""
+class PolicyEvents:
+    """Events of one policy in the recordings and in the dream; `source` names the recorded episodes."""
 
-    real: Lives
-    dreamed: Lives
+    real: StepEvents
+    dreamed: StepEvents
     source: str
 
 
-def horizons(trial: WorldTrial) -> list[int]:
-    """Steps over which rates are told: an eighth of the free run, a half, all of it."""
-    steps = cap(trial)
+def horizons(run: EvaluationRun) -> list[int]:
+    """Steps over which rates are reported: an eighth of the free run, a half, all of it."""
+    steps = longest_horizon(run)
     return sorted({max(1, steps // 8), max(1, steps // 2), steps})
 
 
-def play_all(trial: WorldTrial) -> dict[str, Played]:
-    """Every policy that can be played and was recorded: name -> its lives."""
-    played = {}
-    for number, (name, player) in enumerate(sorted(trial.policies.items())):
-        episodes, source = _episodes(trial, name)
+def longest_horizon(run: EvaluationRun) -> int:
+    """Steps of a free run: the setting, the limit of recorded episodes or that of the prior, whichever is least."""
+    max_frames = run.world.prior.max_frames
+    limits = (run.settings.horizon, run.data.header.max_steps, max_frames and max_frames - 1)
+    return min(limit for limit in limits if limit)
+
+
+def run_policies(run: EvaluationRun) -> dict[str, PolicyEvents]:
+    """Events of every policy that was recorded and can be played, by name."""
+    events = {}
+    for number, (name, policy) in enumerate(sorted(run.policies.items())):
+        episodes, source = _recorded_episodes(run, name)
         if len(episodes) >= 2:
-            played[name] = Played(recorded(trial, episodes), dreamed(trial, player, number, name), source)
-    return played
+            dreamed = dreamed_events(run, policy, number, name)
+            events[name] = PolicyEvents(recorded_events(run, episodes), dreamed, source)
+    return events
 
 
-def recorded(trial: WorldTrial, episodes: np.ndarray) -> Lives:
-    """The first steps of recorded episodes: (R,) numbers."""
-    data, steps = trial.data, cap(trial)
-    lives = Lives.blank(len(episodes), steps)
+def recorded_events(run: EvaluationRun, episodes: np.ndarray) -> StepEvents:
+    """Events in the first steps of recorded episodes: (R,) numbers."""
+    data, steps = run.data, longest_horizon(run)
+    events = StepEvents.zeros(len(episodes), steps)
     for row, number in enumerate(episodes):
         count = min(steps, int(data.lengths[number]))
         first, step = int(data.frame_offsets[number]), int(data.step_offsets[number])
         valid = data.flat("frame_valid")[first + 1 : first + count + 1]
-        status = trial.status_of(np.arange(first, first + count + 1))
-        lives.taken[row, :count] = True
-        lives.ended[row, :count] = data.flat("terminations")[step : step + count]
-        lives.reward[row, :count] = data.flat("rewards")[step : step + count]
-        lives.shown[row, :count] = valid
-        lives.hit[row, :count] = valid & (status[1:] < status[:-1])
+        status = run.status_of_frames(np.arange(first, first + count + 1))
+        events.active[row, :count] = True
+        events.terminated[row, :count] = data.flat("terminations")[step : step + count]
+        events.reward[row, :count] = data.flat("rewards")[step : step + count]
+        events.has_frame[row, :count] = valid
+        events.hit[row, :count] = valid & (status[1:] < status[:-1])
         frames = torch.from_numpy(data.frames(int(number), 0, count + 1))
-        _look(lives, np.full(count, row), np.arange(count), frames[:-1], frames[1:], trial.train.bright, valid)
-    return lives
+        rows, at = np.full(count, row), np.arange(count)
+        events.record_frames(rows, at, frames[:-1], frames[1:], run.train.bright_threshold, valid)
+    return events
 
 
 @torch.no_grad()
-def dreamed(trial: WorldTrial, player: PolicyFactory, number: int, name: str) -> Lives:
-    """The same policy in the dream, from true starts of the split's episodes."""
-    settings, world, steps = trial.settings, trial.world, cap(trial)
-    starts = np.random.default_rng(settings.seed).permutation(trial.data.episodes_of(settings.split))
+def dreamed_events(run: EvaluationRun, policy: PolicyFactory, number: int, name: str) -> StepEvents:
+    """Events of a policy in the dream, which begins at the first frames of the split's episodes.
+
+    Args:
+        run: the evaluation.
+        policy: makes the policy.
+        number: number of the policy; no two policies share the random numbers of a dream.
+        name: name of the policy, for progress.
+    """
+    settings, world, steps = run.settings, run.world, longest_horizon(run)
+    starts = np.random.default_rng(settings.seed).permutation(run.data.episodes_of(settings.split))
     starts = np.resize(starts, settings.rows)  # the same for every policy
-    rows = torch.arange(settings.rows)
-    _, clip = trial.code_clip(starts, np.zeros_like(starts), 2)
-    seeds = settings.seed + number * settings.rows + rows  # no two policies share a dream's draws
-    simulator = begin(world, clip, 1, seeds, settings.sampling)
-    act = player(settings.seed + number, settings.rows)
-    lives, before = Lives.blank(settings.rows, steps), simulator.state.frames.cpu()
-    shown_now = before.clone()  # what every row shows, also those that ended
-    live = torch.ones(settings.rows, dtype=torch.bool)  # of the simulator's rows, which are `rows` of all
+    rows = torch.arange(settings.rows)  # of all rows, those that the simulator holds
+    _, clip = run.code_clip(starts, np.zeros_like(starts), 2)
+    seeds = settings.seed + number * settings.rows + rows
+    simulator = begin_dreams(world, clip, 1, seeds, settings.sampling)
+    act = policy(settings.seed + number, settings.rows)
+    events, before = StepEvents.zeros(settings.rows, steps), simulator.state.frames.cpu()
+    observations = before.clone()  # of all rows, also of those that ended
+    running = torch.ones(settings.rows, dtype=torch.bool)  # of the simulator's rows
     status = simulator.state.prior.status.cpu()
     for t in range(steps):
-        actions = torch.as_tensor(np.asarray(act(shown_now.numpy())))
-        out = simulator.step(actions[rows])
-        after, ended, now = out.frames.cpu(), out.terminations.cpu(), out.status.cpu()
-        picture = live & ~ended if not world.spec.end_has_frame else live
-        at = rows[live].numpy()
-        lives.taken[at, t] = True
-        lives.ended[at, t] = ended[live].numpy()
-        lives.reward[at, t] = out.rewards.cpu()[live].numpy()
-        lives.shown[at, t] = picture[live].numpy()
-        lives.hit[at, t] = (picture & (now < status))[live].numpy()
-        bright = trial.train.bright
-        _look(lives, at, np.full(len(at), t), before[live], after[live], bright, picture[live].numpy())
-        shown_now[rows] = after
-        live, before, status = live & ~ended, after, now
-        trial.progress(f"free run, {name}", t + 1, steps, {})
-        if not live.any():
+        actions = torch.as_tensor(np.asarray(act(observations.numpy())))
+        step = simulator.step(actions[rows])
+        after, terminated, new_status = step.frames.cpu(), step.terminations.cpu(), step.status.cpu()
+        has_frame = running & ~terminated if not world.spec.end_has_frame else running
+        at = rows[running].numpy()
+        events.active[at, t] = True
+        events.terminated[at, t] = terminated[running].numpy()
+        events.reward[at, t] = step.rewards.cpu()[running].numpy()
+        events.has_frame[at, t] = has_frame[running].numpy()
+        events.hit[at, t] = (has_frame & (new_status < status))[running].numpy()
+        threshold, shown = run.train.bright_threshold, has_frame[running].numpy()
+        events.record_frames(at, np.full(len(at), t), before[running], after[running], threshold, shown)
+        observations[rows] = after
+        running, before, status = running & ~terminated, after, new_status
+        run.progress(f"free run, {name}", t + 1, steps, {})
+        if not running.any():
             break
-        if live.sum() <= 0.75 * len(live):  # dreams that ended cost as much as those that go on
-            kept = torch.nonzero(live)[:, 0]
-            simulator = narrowed(simulator, kept.to(world.device))
-            rows, before, status, live = rows[kept], before[kept], status[kept], live[kept]
-    return lives
+        if running.sum() <= COMPACT_BELOW * len(running):  # a dream that has ended costs as much as one that runs
+            index = torch.nonzero(running)[:, 0]
+            simulator = select_rows(simulator, index.to(world.device))
+            rows, before, status, running = rows[index], before[index], status[index], running[index]
+    return events
 
 
-def rates(trial: WorldTrial, measure: str) -> list[Figure]:
-    """A measure of each policy over each horizon, the recordings' beside it."""
-    figures = []
-    for name, played in measured(trial, measure).items():
-        for steps in [cap(trial)] if measure == "life" else horizons(trial):
-            real, dream = (ratio(*lives.of(measure, steps), trial.settings.seed) for lives in _both(played))
-            figures.append(Figure(f"{name}, {steps} steps", dream, {"real": real}))
-    return figures
+def rates(run: EvaluationRun, measure: str) -> list[MetricValue]:
+    """A measure of each policy over each horizon, compared with the recordings."""
+    values = []
+    for name, events in events_for(run, measure).items():
+        for steps in [longest_horizon(run)] if measure == "steps_survived" else horizons(run):
+            real, dreamed = (
+                ratio(*rows.totals(measure, steps), run.settings.seed) for rows in (events.real, events.dreamed)
+            )
+            values.append(MetricValue(f"{name}, {steps} steps", dreamed, {"real": real}))
+    return values
 
 
-def sources(trial: WorldTrial) -> dict[str, str]:
-    """Which recorded episodes each policy was held against."""
-    return {name: played.source for name, played in trial.once(play_all).items()}
+def sources(run: EvaluationRun) -> dict[str, str]:
+    """Which recorded episodes each policy was compared with."""
+    return {name: events.source for name, events in run.cached(run_policies).items()}
 
 
-def measured(trial: WorldTrial, measure: str) -> dict[str, Played]:
-    """The policies' lives; none for hits in a world that learns no status."""
-    if measure == "hit_rate" and not trial.world.prior.status_config.variable:
+def events_for(run: EvaluationRun, measure: str) -> dict[str, PolicyEvents]:
+    """Events of the policies; none for hits in a world without a status."""
+    if measure == "hit_rate" and not run.world.prior.status_config.variable:
         return {}
-    return trial.once(play_all)
+    return run.cached(run_policies)
 
 
-def _both(played: Played) -> tuple[Lives, Lives]:
-    return played.real, played.dreamed
-
-
-def cap(trial: WorldTrial) -> int:
-    """Steps of the longest free run: the horizon, or where that is less the episodes' own limit or the prior's."""
-    known = trial.world.prior.max_frames
-    limits = [limit for limit in (trial.settings.horizon, trial.data.header.max_steps, known and known - 1) if limit]
-    return min(limits)
-
-
-def _episodes(trial: WorldTrial, name: str) -> tuple[np.ndarray, str]:
+def _recorded_episodes(run: EvaluationRun, name: str) -> tuple[np.ndarray, str]:
     """Recorded episodes of a policy: the split's, with the other held-out split's where those are too few."""
-    data, split = trial.data, trial.settings.split
+    data, split = run.data, run.settings.split
     numbers = [e for e in data.episodes_of(split) if data.policies[e] == name]
     source = split
     other = {"test": "validation", "validation": "test"}.get(split)
-    if len(numbers) < ENOUGH and other is not None:
+    if len(numbers) < MIN_EPISODES and other is not None:
         numbers += [e for e in data.episodes_of(other) if data.policies[e] == name]
         source = f"{split} and {other}"
-    order = np.random.default_rng(trial.settings.seed).permutation(len(numbers))[: MOST * trial.settings.rows]
+    limit = MAX_EPISODES_PER_ROW * run.settings.rows
+    order = np.random.default_rng(run.settings.seed).permutation(len(numbers))[:limit]
     return np.asarray(numbers, np.int64)[np.sort(order)], f"{len(order)} episodes of {source}"
 
 
-def _look(
-    lives: Lives, rows: np.ndarray, at: np.ndarray, before: Tensor, after: Tensor, threshold: int, shown: np.ndarray
-) -> None:
-    """Note how n new pictures look: (n, H, W, 3) uint8 each, at steps `at` of `rows`, where they are shown."""
-    bright = small_bright(after, threshold).double().mean((1, 2)).numpy() * shown
-    motion = (after.short() - before.short()).abs().double().mean((1, 2, 3)).numpy() * shown
-    lives.bright[rows, at], lives.any_bright[rows, at], lives.motion[rows, at] = bright, bright > 0, motion
-
-
 SECTION = "free run"
-ROWS = (
-    *(
-        Metric(name, SECTION, says, unit, "real", partial(rates, measure=name))
-        for name, says, unit in (
-            ("hit_rate", "how often the hidden status falls while alive", "a step"),
-            ("end_rate", "how often a step ends the episode", "a step"),
-            ("reward_rate", "mean reward while alive", "a step"),
-            ("bright_share", "small bright things: brighter than 99.5 % of the training split's pixels", "of pixels"),
-            ("bright_frames", "share of frames with any of them", "of frames"),
-            ("motion", "mean absolute change from frame to frame", "levels of 255"),
-            ("life", "mean life under the cap", "steps"),
-        )
-    ),
+ROWS = tuple(
+    Metric(name, SECTION, description, unit, "real", partial(rates, measure=name))
+    for name, description, unit in (
+        ("hit_rate", "how often the hidden status falls before the end", "per step"),
+        ("end_rate", "how often a step terminates the episode", "per step"),
+        ("reward_rate", "mean reward before the end", "per step"),
+        ("bright_share", "small bright pixels: brighter than 99.5 % of the training split's pixels", "of pixels"),
+        ("bright_frames", "share of frames with any of them", "of frames"),
+        ("motion", "mean absolute change from frame to frame", "levels of 255"),
+        ("steps_survived", "mean number of steps before the end, within the horizon", "steps"),
+    )
 )

@@ -1,4 +1,4 @@
-"""What a metric is, and what it says."""
+"""A metric, and the values that it reports."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from typing import TYPE_CHECKING, Any
 from worldmodel.metrics.statistics import Estimate
 
 if TYPE_CHECKING:
-    from worldmodel.metrics.world_trial import WorldTrial
+    from worldmodel.metrics.evaluation_run import EvaluationRun
 
 
 @dataclass(frozen=True)
-class Figure:
+class MetricValue:
     """One line of a report.
 
     Attributes:
-        of: what it is the figure of, e.g. "random, 40 steps"; may be empty.
-        value: the world's.
-        beside: the same of its rivals and bounds, name -> figure.
-        verdict: a word where the figure decides something; may be empty.
+        label: what was measured, e.g. "random, 40 steps"; may be empty.
+        value: the value of the world.
+        baselines: the same for baselines and bounds, name -> value.
+        verdict: the conclusion, where the value allows one; may be empty.
     """
 
-    of: str
+    label: str
     value: Estimate
-    beside: dict[str, Estimate] = field(default_factory=dict)
+    baselines: dict[str, Estimate] = field(default_factory=dict)
     verdict: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """{"of", "value", "beside", "verdict"}."""
-        beside = {name: estimate.to_json() for name, estimate in self.beside.items()}
-        return {"of": self.of, "value": self.value.to_json(), "beside": beside, "verdict": self.verdict}
+        """{"label", "value", "baselines", "verdict"}."""
+        baselines = {name: estimate.to_json() for name, estimate in self.baselines.items()}
+        return {"label": self.label, "value": self.value.to_json(), "baselines": baselines, "verdict": self.verdict}
 
 
 @dataclass(frozen=True)
@@ -39,17 +39,17 @@ class Metric:
     """A row of the registry.
 
     Attributes:
-        name: how it is asked for.
-        section: the heading it stands under.
-        says: what it says, in a sentence.
-        unit: of its figures.
-        better: "higher", "lower", or "real": the nearer to the real figure beside it.
-        function: a trial -> figures; none where the world or the data has nothing to measure it by.
+        name: name in commands and results.
+        section: heading of the report that it belongs to.
+        description: what it measures, in a sentence.
+        unit: unit of its values.
+        better: "higher", "lower", or "real": the nearer to the baseline called "real".
+        function: evaluation run -> values; empty where the world or the data has nothing to measure.
     """
 
     name: str
     section: str
-    says: str
+    description: str
     unit: str
     better: str
-    function: Callable[[WorldTrial], list[Figure]]
+    function: Callable[[EvaluationRun], list[MetricValue]]

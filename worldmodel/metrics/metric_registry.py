@@ -1,24 +1,23 @@
-"""The metrics that are known. A new one is a function and a row."""
+"""The registry of metrics. A new metric is a function and a row."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from worldmodel.common.errors import UserError, unknown_name
-from worldmodel.metrics import free_run as freerun
-from worldmodel.metrics import likelihood, outcomes, prediction, reconstruction
-from worldmodel.metrics import policy_order as orders
+from worldmodel.metrics import free_run, likelihood, outcomes, policy_order, prediction, reconstruction
 from worldmodel.metrics.metric import Metric
 
 METRICS: dict[str, Metric] = {
-    row.name: row
-    for section in (orders, freerun, likelihood, prediction, outcomes, reconstruction)
-    for row in section.ROWS
+    metric.name: metric
+    for module in (policy_order, free_run, likelihood, prediction, outcomes, reconstruction)
+    for metric in module.ROWS
 }
+FORMER_NAMES = {"life": "steps_survived", "orders": "policy_order"}  # still accepted
 
 
 def register(metric: Metric) -> None:
-    """Add a metric; it is evaluated and shown like the others.
+    """Add a metric; it is evaluated and reported like the others.
 
     Raises:
         UserError: the name is taken, or `better` is none of higher, lower, real.
@@ -30,13 +29,14 @@ def register(metric: Metric) -> None:
     METRICS[metric.name] = metric
 
 
-def chosen(names: Sequence[str]) -> list[Metric]:
-    """The metrics of these names, all of them for none; always in the registry's order.
+def select_metrics(names: Sequence[str]) -> list[Metric]:
+    """The metrics of these names, in the registry's order; all of them if no name is given.
 
     Raises:
-        UserError: a name that is not known.
+        UserError: an unknown name.
     """
-    for name in names:
+    wanted = {name if name in METRICS else FORMER_NAMES.get(name, name) for name in names}
+    for name in sorted(wanted):
         if name not in METRICS:
             raise unknown_name("metric", name, METRICS)
-    return [row for row in METRICS.values() if not names or row.name in names]
+    return [metric for metric in METRICS.values() if not wanted or metric.name in wanted]

@@ -1,6 +1,6 @@
-"""Orders: whether the dream puts policies in the order in which reality puts them.
+"""The order of policies: whether differences between policies in the dream have the sign that they have in reality.
 
-This is what counts in the free run: a policy that learns in a dream which keeps the orders learns what is better.
+This is the criterion of the free run: a policy that learns in a dream with the right order learns what is better.
 """
 
 from __future__ import annotations
@@ -10,96 +10,108 @@ from itertools import combinations
 
 import numpy as np
 
-from worldmodel.metrics.free_run import MEASURES, SECTION, Played, cap, horizons, measured
-from worldmodel.metrics.metric import Figure, Metric
+from worldmodel.metrics.evaluation_run import EvaluationRun
+from worldmodel.metrics.free_run import MEASURES, SECTION, PolicyEvents, events_for, horizons, longest_horizon
+from worldmodel.metrics.metric import Metric, MetricValue
 from worldmodel.metrics.statistics import Estimate, difference, ratio
-from worldmodel.metrics.world_trial import WorldTrial
 
-COUNTED = ("hit_rate", "life", "bright_share", "bright_frames", "motion")  # one for each fact: ends make lives short
+# One measure for each fact: the end rate repeats the steps survived.
+COUNTED = ("hit_rate", "steps_survived", "bright_share", "bright_frames", "motion")
+
+SAME, SIGNIFICANT, DIFFERENT = "same sign", "same sign, significant", "other sign"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two policies by one measure: `counts` if over the whole free run and by a measure that repeats no other."""
+    """Two policies by one measure.
 
-    of: str
+    Attributes:
+        label: measure, policies and steps.
+        counts: whether it counts in the summary: over the whole free run, by a measure that repeats no other one.
+        value: the difference in the dream, with the real one as its baseline.
+    """
+
+    label: str
     counts: bool
-    figure: Figure
+    value: MetricValue
 
 
-def comparisons(trial: WorldTrial) -> list[Comparison]:
-    """Every pair of policies by every measure over every horizon, whether reality tells them apart or not."""
-    found, longest = [], cap(trial)
-    for measure in (*MEASURES, "life"):
-        played = measured(trial, measure)
-        for steps in [longest] if measure == "life" else horizons(trial):
-            for a, b in combinations(played, 2):
-                figure = judge_order(played[a], played[b], measure, steps, trial.settings.seed)
+def comparisons(run: EvaluationRun) -> list[Comparison]:
+    """Every pair of policies by every measure over every horizon."""
+    found, longest = [], longest_horizon(run)
+    for measure in (*MEASURES, "steps_survived"):
+        events = events_for(run, measure)
+        for steps in [longest] if measure == "steps_survived" else horizons(run):
+            for a, b in combinations(events, 2):
+                value = compare_policies(events[a], events[b], measure, steps, run.settings.seed)
                 counts = measure in COUNTED and steps == longest
-                found.append(Comparison(f"{measure}: {a} - {b}, {steps} steps", counts, figure))
+                found.append(Comparison(f"{measure}: {a} - {b}, {steps} steps", counts, value))
     return found
 
 
-def orders(trial: WorldTrial) -> list[Figure]:
-    """Which pairs of policies reality tells apart, and whether the dream puts them in the same order.
+def policy_order(run: EvaluationRun) -> list[MetricValue]:
+    """For pairs of policies with a significant real difference: whether the dream's difference has the same sign.
 
-    The summary counts each fact once (`Comparison.counts`); the comparisons that repeat one are listed after
-    those that count. Its interval resamples the comparisons as if they were independent, though they share
-    policies and dreams: the true one is wider. Where all verdicts agree resampling tells nothing, and none is given.
+    The summary counts each fact once (`Comparison.counts`); comparisons that repeat one are listed last. Its interval
+    resamples the comparisons as if they were independent, though they share policies and dreams: the true interval is
+    wider. Where all verdicts are equal, resampling gives no interval.
     """
-    return summary(trial.once(comparisons))
+    return summary(run.cached(comparisons))
 
 
-def summary(found: list[Comparison]) -> list[Figure]:
-    """Share of orders kept and clearly kept, then every comparison that reality decides; none if none counts."""
-    decided = [c for c in found if c.figure.verdict]
-    verdicts = [c.figure.verdict for c in decided if c.counts]
+def summary(found: list[Comparison]) -> list[MetricValue]:
+    """Share of differences with the same sign, then every comparison whose real difference is significant.
+
+    Empty where no comparison counts.
+    """
+    decided = [c for c in found if c.value.verdict]
+    verdicts = [c.value.verdict for c in decided if c.counts]
     if not verdicts:
         return []
-    kept = np.asarray([verdict != "lost" for verdict in verdicts])
-    clear = np.asarray([verdict == "kept, clearly" for verdict in verdicts])
-    figures = [
-        Figure(of, _share(good), beside, f"{good.sum()} of {len(good)}")
-        for of, good, beside in (  # beside: what a dream without orders gets
-            ("all", kept, {"a coin": Estimate(0.5)}),
-            ("all, clearly", clear, {"no difference": Estimate(0.025)}),
+    same = np.asarray([verdict != DIFFERENT for verdict in verdicts])
+    significant = np.asarray([verdict == SIGNIFICANT for verdict in verdicts])
+    values = [
+        MetricValue(label, _share(agrees), baseline, f"{agrees.sum()} of {len(agrees)}")
+        for label, agrees, baseline in (  # baseline: the share of a dream in which policies do not differ
+            ("all", same, {"coin flip": Estimate(0.5)}),
+            ("all, significant", significant, {"no difference": Estimate(0.025)}),
         )
     ]
     for c in sorted(decided, key=lambda c: not c.counts):
-        of = c.of if c.counts else f"{c.of} (not counted)"
-        figures.append(Figure(of, c.figure.value, c.figure.beside, c.figure.verdict))
-    return figures
+        label = c.label if c.counts else f"{c.label} (not counted)"
+        values.append(MetricValue(label, c.value.value, c.value.baselines, c.value.verdict))
+    return values
 
 
-def _share(good: np.ndarray) -> Estimate:
-    """Share of (n,) bool that is True, resampled; without interval where all are alike."""
-    share = ratio(good, np.ones(len(good)))
+def _share(flags: np.ndarray) -> Estimate:
+    """Share of (n,) bool that is True, resampled; without interval where all are equal."""
+    share = ratio(flags, np.ones(len(flags)))
     return share if 0 < share.mean < 1 else Estimate(share.mean)
 
 
-def judge_order(first: Played, second: Played, measure: str, steps: int, seed: int = 0) -> Figure:
-    """The dreamed difference of two policies beside the real one.
+def compare_policies(first: PolicyEvents, second: PolicyEvents, measure: str, steps: int, seed: int = 0) -> MetricValue:
+    """The difference of two policies in the dream, with the real difference as its baseline.
 
-    The verdict is empty where the real difference's interval holds 0, else "kept", "kept, clearly" (the
-    dream's interval lies on the same side of 0) or "lost".
+    The verdict is empty where the interval of the real difference contains 0. Otherwise it is `SAME`, `SIGNIFICANT`
+    (the dream's interval lies on the same side of 0) or `DIFFERENT`.
     """
-    real = difference(first.real.of(measure, steps), second.real.of(measure, steps), seed)
-    dream = difference(first.dreamed.of(measure, steps), second.dreamed.of(measure, steps), seed)
+    real = difference(first.real.totals(measure, steps), second.real.totals(measure, steps), seed)
+    dreamed = difference(first.dreamed.totals(measure, steps), second.dreamed.totals(measure, steps), seed)
     verdict = ""
     if real.sign:
-        same = dream.mean * real.sign > 0
-        verdict = "lost" if not same else "kept, clearly" if dream.sign == real.sign else "kept"
-    return Figure("", dream, {"real": real}, verdict)
+        same = dreamed.mean * real.sign > 0
+        verdict = DIFFERENT if not same else SIGNIFICANT if dreamed.sign == real.sign else SAME
+    return MetricValue("", dreamed, {"real": real}, verdict)
 
 
 ROWS = (
     Metric(
-        "orders",
+        "policy_order",
         SECTION,
-        "differences between policies that reality is sure of (its 95 % interval omits 0): share whose sign the dream "
-        "keeps, one comparison for each fact, resampled by comparison",
+        "differences between policies that are significant in reality (the 95 % interval omits 0): share that has the "
+        "same sign in the dream, one comparison per fact, resampled by comparison",
         "share",
         "higher",
-        orders,
+        policy_order,
     ),
 )

@@ -1,4 +1,4 @@
-"""Prediction by horizon: one free-running sample after a fixed context, with the true actions.
+"""Prediction by horizon: one sample after a fixed context, with the true actions.
 
 Shapes: B clips, W frames of context, n horizons, H W pixels.
 """
@@ -12,67 +12,73 @@ import torch
 from torch import Tensor
 
 from worldmodel.metrics.dream_rollouts import predict
-from worldmodel.metrics.frame_scores import WINDOW, bright_found, bright_right, changed, psnr, ssim
-from worldmodel.metrics.metric import Figure, Metric
+from worldmodel.metrics.evaluation_run import EvaluationRun
+from worldmodel.metrics.frame_scores import WINDOW, bright_precision_counts, bright_recall_counts, changed, psnr, ssim
+from worldmodel.metrics.metric import Metric, MetricValue
 from worldmodel.metrics.statistics import Estimate, ratio
-from worldmodel.metrics.world_trial import WorldTrial
 from worldmodel.prior.interface import CodeClip
 
-# candidate -> measure -> amounts and sizes, (B, n) each
+# candidate -> measure -> numerators and denominators, (B, n) each
 Scores = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
 OTHER = "other actions"
 
 
-def horizons(trial: WorldTrial) -> list[int]:
-    """Frames ahead that are told: powers of two, and the last."""
-    ahead = trial.settings.ahead
+def horizons(run: EvaluationRun) -> list[int]:
+    """Frames ahead that are reported: powers of two, and the last."""
+    ahead = run.settings.ahead
     return [h for h in (2**k for k in range(ahead.bit_length())) if h < ahead] + [ahead]
 
 
-def scores(trial: WorldTrial) -> Scores:
-    """Every candidate's frames against the real ones, clip by clip and horizon by horizon."""
-    world, settings, clips, window = trial.world, trial.settings, trial.clips, trial.world.prior.window
-    told = torch.tensor(horizons(trial))
-    parts: list[Scores] = []
-    for rows, clip in trial.chunks("prediction"):
+def scores(run: EvaluationRun) -> Scores:
+    """Frames of every candidate compared with the real ones, clip by clip and horizon by horizon."""
+    world, settings, clips, window = run.world, run.settings, run.clips, run.world.prior.window
+    ahead = torch.tensor(horizons(run))
+    chunks: list[Scores] = []
+    for rows, clip in run.chunks("prediction"):
         seeds = settings.seed + torch.arange(rows.start, rows.stop)
         frames = clips.frames[rows]
-        real, last = frames[:, window - 1 + told], frames[:, window - 1 : window]
+        real, last = frames[:, window - 1 + ahead], frames[:, window - 1 : window]
         twice = CodeClip(**{name: torch.cat([tensor, tensor]) for name, tensor in vars(clip).items()})
         future = torch.cat([clip.actions, clips.codes.actions[clips.other[rows]]])[:, window - 1 :]
-        dreams = predict(world, twice, future, window, seeds.repeat(2), settings.sampling)[:, told - 1]
-        made = {
+        dreams = predict(world, twice, future, window, seeds.repeat(2), settings.sampling)[:, ahead - 1]
+        candidates = {
             "dream": dreams[: len(real)],
             OTHER: dreams[len(real) :],
             "repeat last": last.expand_as(real),
-            "mean frame": trial.train.mean_frame.expand_as(real),
-            "reconstruction": world.tokenizer.decode(clip.codes[:, window - 1 + told]).cpu(),
+            "mean frame": run.train.mean_frame.expand_as(real),
+            "reconstruction": world.tokenizer.decode(clip.codes[:, window - 1 + ahead]).cpu(),
         }
-        parts.append({name: compare(real, frames, last, trial.train.bright) for name, frames in made.items()})
+        threshold = run.train.bright_threshold
+        chunks.append({name: compare(real, frames, last, threshold) for name, frames in candidates.items()})
 
     def joined(name: str, measure: str) -> tuple[np.ndarray, np.ndarray]:
-        amounts, sizes = zip(*(part[name][measure] for part in parts), strict=True)
-        return np.concatenate(amounts), np.concatenate(sizes)
+        numerators, denominators = zip(*(chunk[name][measure] for chunk in chunks), strict=True)
+        return np.concatenate(numerators), np.concatenate(denominators)
 
-    return {name: {measure: joined(name, measure) for measure in parts[0][name]} for name in parts[0]}
+    return {name: {measure: joined(name, measure) for measure in chunks[0][name]} for name in chunks[0]}
 
 
-def compare(real: Tensor, made: Tensor, last: Tensor, bright: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Frames against the real ones: (B, n, H, W, 3) uint8 both, `last` (B, 1, H, W, 3) the context's last.
+def compare(real: Tensor, candidate: Tensor, last: Tensor, threshold: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Compare frames with the real ones.
+
+    Args:
+        real, candidate: (B, n, H, W, 3) uint8.
+        last: (B, 1, H, W, 3) uint8, last frame of the context.
+        threshold: a pixel whose largest colour is above this is bright.
 
     Returns:
-        measure -> amounts and sizes, (B, n) each; SSIM only of frames of 11 pixels and more.
+        measure -> numerators and denominators, (B, n) each; SSIM only of frames of 11 pixels and more.
     """
     shape = real.shape[:2]
-    x, y = real.flatten(0, 1), made.flatten(0, 1)
+    x, y = real.flatten(0, 1), candidate.flatten(0, 1)
     moved = changed(last.expand_as(real).flatten(0, 1), x)
     one = torch.ones(len(x))
-    some = moved.flatten(1).any(1)
+    any_moved = moved.flatten(1).any(1)
     pairs = {
         "psnr": (psnr(x, y), one),
-        "psnr_changed": (torch.where(some, psnr(x, y, moved), 0.0), some),
-        "bright_recall": bright_found(x, y, bright),
-        "bright_precision": bright_right(x, y, bright),
+        "psnr_changed": (torch.where(any_moved, psnr(x, y, moved), 0.0), any_moved),
+        "bright_recall": bright_recall_counts(x, y, threshold),
+        "bright_precision": bright_precision_counts(x, y, threshold),
     }
     if min(real.shape[2:4]) >= WINDOW:
         pairs["ssim"] = (ssim(x, y), one)
@@ -80,53 +86,53 @@ def compare(real: Tensor, made: Tensor, last: Tensor, bright: int) -> dict[str, 
     def numbers(values: Tensor) -> np.ndarray:
         return values.double().reshape(shape).numpy()
 
-    return {name: (numbers(amounts), numbers(sizes)) for name, (amounts, sizes) in pairs.items()}
+    return {name: (numbers(above), numbers(below)) for name, (above, below) in pairs.items()}
 
 
-def by_horizon(trial: WorldTrial, measure: str) -> list[Figure]:
-    """A measure of the dream at each horizon, its rivals and its ceiling, the reconstruction, beside it.
+def by_horizon(run: EvaluationRun, measure: str) -> list[MetricValue]:
+    """A measure of the dream at each horizon, compared with baselines and with the reconstruction as upper bound.
 
     Intervals are by episode.
     """
-    table, seed, units = trial.once(scores), trial.settings.seed, trial.clips.episodes
-    figures = []
-    for i, ahead in enumerate(horizons(trial) if measure in table["dream"] else []):
+    table, seed, episodes = run.cached(scores), run.settings.seed, run.clips.episodes
+    values = []
+    for i, ahead in enumerate(horizons(run) if measure in table["dream"] else []):
         columns = {name: tuple(x[:, i] for x in measures[measure]) for name, measures in table.items()}
-        found = {name: ratio(amounts, sizes, seed, units) for name, (amounts, sizes) in columns.items()}
-        figures.append(Figure(f"{ahead} ahead", found.pop("dream"), found))
-    return figures
+        found = {name: ratio(above, below, seed, episodes) for name, (above, below) in columns.items()}
+        values.append(MetricValue(f"{ahead} ahead", found.pop("dream"), found))
+    return values
 
 
-def control_psnr(trial: WorldTrial) -> list[Figure]:
-    """PSNR with the true actions minus PSNR with another clip's, paired by clip and resampled by episode."""
-    table = trial.once(scores)
+def control_psnr(run: EvaluationRun) -> list[MetricValue]:
+    """PSNR with the true actions minus PSNR with those of another clip, paired by clip and resampled by episode."""
+    table = run.cached(scores)
     (true, sizes), (other, _) = table["dream"]["psnr"], table[OTHER]["psnr"]
     return [
-        Figure(
+        MetricValue(
             f"{ahead} ahead",
-            ratio(true[:, i] - other[:, i], sizes[:, i], trial.settings.seed, trial.clips.episodes),
+            ratio(true[:, i] - other[:, i], sizes[:, i], run.settings.seed, run.clips.episodes),
             {"actions ignored": Estimate(0.0)},
         )
-        for i, ahead in enumerate(horizons(trial))
+        for i, ahead in enumerate(horizons(run))
     ]
 
 
 SECTION = "prediction"
 ROWS = (
     *(
-        Metric(name, SECTION, says, unit, "higher", partial(by_horizon, measure=name))
-        for name, says, unit in (
-            ("psnr", "dreamed frames against real ones, mean over frames", "dB"),
-            ("ssim", "the same by structure (Wang et al. 2004)", "of 1"),
-            ("psnr_changed", "PSNR over pixels that changed since the context's last frame", "dB"),
-            ("bright_recall", "small bright things with a dreamed bright pixel at most 2 pixels away", "share"),
+        Metric(name, SECTION, description, unit, "higher", partial(by_horizon, measure=name))
+        for name, description, unit in (
+            ("psnr", "dreamed frames compared with real ones, mean over frames", "dB"),
+            ("ssim", "the same by structural similarity (Wang et al. 2004)", "of 1"),
+            ("psnr_changed", "PSNR over pixels that changed since the last frame of the context", "dB"),
+            ("bright_recall", "small bright pixels with a dreamed bright pixel at most 2 pixels away", "share"),
             ("bright_precision", "dreamed bright pixels with a real one at most 2 pixels away", "share"),
         )
     ),
     Metric(
         "control_psnr",
         SECTION,
-        "PSNR that the true actions are worth over another clip's",
+        "PSNR with the true actions minus PSNR with the actions of another clip",
         "dB",
         "higher",
         control_psnr,

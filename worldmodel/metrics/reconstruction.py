@@ -1,6 +1,6 @@
-"""What survives the tokenizer, and how much of its book it uses.
+"""Quality of the tokenizer's reconstructions, and how much of its codebook is used.
 
-Shapes: B clips, L frames a clip, H W pixels, V codes in the book.
+Shapes: B clips, L frames a clip, H W pixels, V codes of the codebook.
 """
 
 from __future__ import annotations
@@ -9,74 +9,72 @@ from functools import partial
 
 import numpy as np
 
-from worldmodel.metrics.metric import Figure, Metric
-from worldmodel.metrics.prediction import compare
+from worldmodel.metrics.evaluation_run import EvaluationRun
+from worldmodel.metrics.metric import Metric, MetricValue
+from worldmodel.metrics.prediction import Scores, compare
 from worldmodel.metrics.statistics import Estimate, ratio
-from worldmodel.metrics.world_trial import WorldTrial
 
-EVERY = 4  # of the clips' frames one in so many is decoded
-
-Scores = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
+FRAME_STRIDE = 4  # every fourth frame of the clips is decoded
 
 
-def scores(trial: WorldTrial) -> Scores:
-    """Reconstructions and the mean frame against the real frames: amounts and sizes, (B, n) each."""
-    parts: dict[str, list[dict[str, tuple[np.ndarray, np.ndarray]]]] = {"world": [], "mean frame": []}
-    for rows, clip in trial.chunks("reconstruction"):
-        real = trial.clips.frames[rows, ::EVERY]
-        made = trial.world.tokenizer.decode(clip.codes[:, ::EVERY]).cpu()
-        for name, frames in (("world", made), ("mean frame", trial.train.mean_frame.expand_as(real))):
-            parts[name].append(compare(real, frames, real[:, :1], trial.train.bright))
+def scores(run: EvaluationRun) -> Scores:
+    """Reconstructions and the mean frame compared with the real frames, clip by clip."""
+    chunks: dict[str, list[dict[str, tuple[np.ndarray, np.ndarray]]]] = {"world": [], "mean frame": []}
+    for rows, clip in run.chunks("reconstruction"):
+        real = run.clips.frames[rows, ::FRAME_STRIDE]
+        decoded = run.world.tokenizer.decode(clip.codes[:, ::FRAME_STRIDE]).cpu()
+        for name, frames in (("world", decoded), ("mean frame", run.train.mean_frame.expand_as(real))):
+            chunks[name].append(compare(real, frames, real[:, :1], run.train.bright_threshold))
     return {
         name: {
-            measure: tuple(np.concatenate([part[measure][i] for part in found]) for i in (0, 1))  # type: ignore[misc]
+            measure: tuple(np.concatenate([chunk[measure][i] for chunk in found]) for i in (0, 1))  # type: ignore[misc]
             for measure in found[0]
         }
-        for name, found in parts.items()
+        for name, found in chunks.items()
     }
 
 
-def survival(trial: WorldTrial, measure: str) -> list[Figure]:
-    """A measure of the reconstructions, the mean frame's beside it, resampled by episode."""
-    table = trial.once(scores)
+def quality(run: EvaluationRun, measure: str) -> list[MetricValue]:
+    """A measure of the reconstructions, compared with the mean frame, resampled by episode."""
+    table = run.cached(scores)
     if measure not in table["world"]:
         return []
     found = {}
     for name, measures in table.items():
-        amounts, sizes = measures[measure]
-        found[name] = ratio(amounts.sum(1), sizes.sum(1), trial.settings.seed, trial.clips.episodes)
-    return [Figure("", found.pop("world"), found)]
+        above, below = measures[measure]
+        found[name] = ratio(above.sum(1), below.sum(1), run.settings.seed, run.clips.episodes)
+    return [MetricValue("", found.pop("world"), found)]
 
 
-def perplexity(trial: WorldTrial) -> list[Figure]:
-    """Codes in effective use: the exponential of the entropy of how often each occurs."""
-    counts = _counts(trial)
+def perplexity(run: EvaluationRun) -> list[MetricValue]:
+    """Effective number of codes: the exponential of the entropy of their frequencies."""
+    counts = _code_counts(run)
     share = counts[counts > 0] / counts.sum()
     value = float(np.exp(-(share * np.log(share)).sum()))
-    return [Figure("", Estimate(value), {"all alike": Estimate(float(len(counts)))})]
+    return [MetricValue("", Estimate(value), {"uniform": Estimate(float(len(counts)))})]
 
 
-def unused(trial: WorldTrial) -> list[Figure]:
-    """Codes that the clips never show."""
-    counts = _counts(trial)
-    return [Figure("", Estimate(float((counts == 0).sum())), {"codes": Estimate(float(len(counts)))})]
+def unused_codes(run: EvaluationRun) -> list[MetricValue]:
+    """Number of codes that never occur in the clips."""
+    counts = _code_counts(run)
+    return [MetricValue("", Estimate(float((counts == 0).sum())), {"codes": Estimate(float(len(counts)))})]
 
 
-def _counts(trial: WorldTrial) -> np.ndarray:
-    codes = trial.clips.codes.codes.flatten().cpu().numpy()
-    return np.bincount(codes, minlength=trial.world.prior.num_codes)
+def _code_counts(run: EvaluationRun) -> np.ndarray:
+    codes = run.clips.codes.codes.flatten().cpu().numpy()
+    return np.bincount(codes, minlength=run.world.prior.num_codes)
 
 
 SECTION = "reconstruction"
 ROWS = (
     *(
-        Metric(f"reconstruction_{measure}", SECTION, says, unit, "higher", partial(survival, measure=measure))
-        for measure, says, unit in (
-            ("psnr", "frames after the tokenizer against real ones, mean over frames", "dB"),
-            ("ssim", "the same by structure", "of 1"),
-            ("bright_recall", "small bright things with a reconstructed bright pixel at most 2 pixels away", "share"),
+        Metric(f"reconstruction_{measure}", SECTION, description, unit, "higher", partial(quality, measure=measure))
+        for measure, description, unit in (
+            ("psnr", "reconstructed frames compared with real ones, mean over frames", "dB"),
+            ("ssim", "the same by structural similarity", "of 1"),
+            ("bright_recall", "small bright pixels with a reconstructed bright pixel at most 2 pixels away", "share"),
         )
     ),
-    Metric("perplexity", SECTION, "codes in effective use on the split's clips", "codes", "higher", perplexity),
-    Metric("unused_codes", SECTION, "codes that the split's clips never show", "codes", "lower", unused),
+    Metric("perplexity", SECTION, "effective number of codes in the split's clips", "codes", "higher", perplexity),
+    Metric("unused_codes", SECTION, "codes that never occur in the split's clips", "codes", "lower", unused_codes),
 )

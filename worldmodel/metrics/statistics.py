@@ -1,8 +1,8 @@
-"""Figures with intervals: the bootstrap, average precision, calibration.
+"""Estimates with intervals: the bootstrap, average precision, calibration.
 
-A figure is a statistic of N units, episodes or dreams, drawn again and again with their multiplicity as weight.
-What belongs to one unit, the clips of an episode or two ways of predicting the same clip, is drawn together: the
-clips of an episode are alike and do not count as independent, and differences are paired.
+An estimate is a statistic of N units, episodes or dreams, which are resampled with replacement; a unit's multiplicity
+is its weight. Everything that belongs to a unit is resampled together: the clips of an episode, which are similar and
+not independent, and two predictions of the same clip, so that differences are paired.
 
 Shapes: N units, S samples (steps) of all of them, R resamples.
 """
@@ -21,7 +21,7 @@ BINS = 10  # of equal mass, for the calibration error
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its 95 % interval; `low` and `high` are None where nothing was resampled."""
+    """A value with its 95 % interval; `low` and `high` are None where nothing was resampled."""
 
     mean: float
     low: float | None = None
@@ -42,27 +42,27 @@ class Estimate:
         }
 
 
-@lru_cache(maxsize=16)  # most figures of a report have the same number of units
-def weights(count: int, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
-    """How often each of N units is drawn in each resample, (R, N) float64, read-only; each row sums to N."""
-    drawn = np.random.default_rng(seed).integers(count, size=(resamples, count))
+@lru_cache(maxsize=16)  # most values of a report have the same number of units
+def resample_weights(count: int, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
+    """How often each of N units occurs in each resample, (R, N) float64, read-only; each row sums to N."""
+    units = np.random.default_rng(seed).integers(count, size=(resamples, count))
     rows = np.arange(resamples)[:, None] * count
-    often = np.bincount((drawn + rows).ravel(), minlength=resamples * count).reshape(resamples, count)
-    often = often.astype(np.float64)
-    often.flags.writeable = False
-    return often
+    multiplicity = np.bincount((units + rows).ravel(), minlength=resamples * count).reshape(resamples, count)
+    weights = multiplicity.astype(np.float64)
+    weights.flags.writeable = False
+    return weights
 
 
 def ratio(amounts: np.ndarray, sizes: np.ndarray, seed: int = 0, units: np.ndarray | None = None) -> Estimate:
-    """Sum of amounts over sum of sizes: a mean over samples whose units are drawn whole.
+    """Sum of amounts over sum of sizes: a mean over samples, resampled by unit.
 
-    The difference of two ways of doing the same is `ratio(a - b, sizes)`, paired by unit.
+    The paired difference of two methods is `ratio(a - b, sizes)`.
 
     Args:
         amounts: (n,), e.g. the hits of each episode.
-        sizes: (n,), e.g. its steps. Units of size 0 count for nothing.
-        seed: of the resampling.
-        units: (n,) int64, which unit each belongs to, e.g. the episodes of n clips; each its own if not given.
+        sizes: (n,), e.g. the steps of each episode. Units of size 0 are ignored.
+        seed: seed of the resampling.
+        units: (n,) int64, the unit of each entry, e.g. the episodes of n clips; None for a unit each.
 
     Returns:
         The estimate; without interval where fewer than two units have a size, NaN where none has.
@@ -74,60 +74,60 @@ def ratio(amounts: np.ndarray, sizes: np.ndarray, seed: int = 0, units: np.ndarr
     amounts, sizes = amounts[sizes > 0], sizes[sizes > 0]
     if len(sizes) < 2:
         return Estimate(float(amounts[0] / sizes[0]) if len(sizes) else float("nan"))
-    return _estimate(amounts.sum() / sizes.sum(), _drawn(amounts, sizes, seed))
+    return _estimate(amounts.sum() / sizes.sum(), _resampled(amounts, sizes, seed))
 
 
 def difference(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], seed: int = 0) -> Estimate:
-    """The first ratio minus the second, of units that have nothing to do with each other.
+    """The first ratio minus the second, of independent units.
 
     Args:
         first, second: amounts and sizes, as in `ratio`.
-        seed: of the resampling; the second is drawn with the next one.
+        seed: seed of the resampling; the second is resampled with the next seed.
 
     Returns:
         The estimate; without interval where either has fewer than two units with a size, NaN where one has none.
     """
-    parts, few = [], False
+    ratios, too_few = [], False
     for i, (amounts, sizes) in enumerate((first, second)):
         amounts, sizes = np.asarray(amounts, np.float64), np.asarray(sizes, np.float64)
         amounts, sizes = amounts[sizes > 0], sizes[sizes > 0]
         if not len(sizes):
             return Estimate(float("nan"))
-        few |= len(sizes) < 2
-        parts.append((amounts.sum() / sizes.sum(), _drawn(amounts, sizes, seed + i)))
-    mean, drawn = parts[0][0] - parts[1][0], parts[0][1] - parts[1][1]
-    return Estimate(float(mean)) if few else _estimate(mean, drawn)
+        too_few |= len(sizes) < 2
+        ratios.append((amounts.sum() / sizes.sum(), _resampled(amounts, sizes, seed + i)))
+    mean, resampled = ratios[0][0] - ratios[1][0], ratios[0][1] - ratios[1][1]
+    return Estimate(float(mean)) if too_few else _estimate(mean, resampled)
 
 
 def bootstrap(statistic: Callable[[np.ndarray], float], units: np.ndarray, seed: int = 0) -> Estimate:
-    """Any statistic of weighted samples.
+    """Estimate any statistic of weighted samples.
 
     Args:
         statistic: takes the weight of each sample, (S,) float64.
         units: (S,) int64 in [0, N), the unit of each sample.
-        seed: of the resampling.
+        seed: seed of the resampling.
     """
-    drawn = weights(int(units.max()) + 1, seed)
-    values = np.asarray([statistic(row[units]) for row in drawn])
+    weights = resample_weights(int(units.max()) + 1, seed)
+    values = np.asarray([statistic(row[units]) for row in weights])
     return _estimate(statistic(np.ones(len(units))), values[np.isfinite(values)])
 
 
 def average_precision(scores: np.ndarray, truth: np.ndarray, weight: np.ndarray | None = None) -> float:
-    """Area under the steps of precision over recall; samples of the same score enter together.
+    """Area under the precision-recall steps; samples of equal score enter together.
 
     Args:
         scores: (S,).
         truth: (S,) bool.
-        weight: (S,), 1 each if not given.
+        weight: (S,); None for 1 each.
 
     Returns:
-        In [0, 1]; the base rate for scores that know nothing. NaN without a true sample.
+        In [0, 1]; the base rate for constant scores. NaN without a true sample.
     """
     return AveragePrecision(scores, truth)(np.ones(len(scores)) if weight is None else weight)
 
 
 class AveragePrecision:
-    """`average_precision` of many weightings of the same samples, which are sorted once: see there."""
+    """`average_precision` for many weightings of the same samples, which are sorted once."""
 
     def __init__(self, scores: np.ndarray, truth: np.ndarray) -> None:
         self._order = np.argsort(-np.asarray(scores), kind="stable")
@@ -138,11 +138,11 @@ class AveragePrecision:
     def __call__(self, weight: np.ndarray) -> float:
         """Average precision under weights (S,)."""
         ordered = weight[self._order]
-        found, drawn = np.cumsum(ordered * self._truth)[self._last], np.cumsum(ordered)[self._last]
+        found, retrieved = np.cumsum(ordered * self._truth)[self._last], np.cumsum(ordered)[self._last]
         if not len(found) or found[-1] <= 0:
             return float("nan")
         gained = np.diff(found, prepend=0.0)
-        return float((gained * found / np.maximum(drawn, 1e-12)).sum() / found[-1])
+        return float((gained * found / np.maximum(retrieved, 1e-12)).sum() / found[-1])
 
 
 def calibration_error(
@@ -150,21 +150,21 @@ def calibration_error(
 ) -> float:
     """Expected calibration error: |mean score - share of true samples|, averaged over bins of equal mass.
 
-    Samples of equal score share a bin, that of their middle, so that the order in which they come says nothing:
-    a constant that is the share of true samples scores 0. No error is below 0 and resampling adds noise to every
-    bin, so that a bootstrap of it is biased upward; its interval may lie above a small error altogether.
+    Samples of equal score share the bin of their middle, so that the result does not depend on the order of samples:
+    a constant score that equals the share of true samples has error 0. The error is never negative and resampling
+    adds noise to every bin, so that its bootstrap is biased upward: the interval of a small error may lie above it.
 
     Args:
         scores: (S,) probabilities.
         truth: (S,) bool.
-        weight: (S,), 1 each if not given; the bins are cut without it.
-        bins: number of bins; fewer different scores make fewer bins.
+        weight: (S,); None for 1 each. The bins do not depend on it.
+        bins: number of bins; fewer where there are fewer distinct scores.
     """
     return CalibrationError(scores, truth, bins)(np.ones(len(scores)) if weight is None else weight)
 
 
 class CalibrationError:
-    """`calibration_error` of many weightings of the same samples, which are binned once: see there."""
+    """`calibration_error` for many weightings of the same samples, which are binned once."""
 
     def __init__(self, scores: np.ndarray, truth: np.ndarray, bins: int = BINS) -> None:
         _, which, count = np.unique(scores, return_inverse=True, return_counts=True)
@@ -178,10 +178,10 @@ class CalibrationError:
         return float(np.abs(np.bincount(self._bin, weight * self._gap)).sum() / weight.sum())
 
 
-def _drawn(amounts: np.ndarray, sizes: np.ndarray, seed: int) -> np.ndarray:
+def _resampled(amounts: np.ndarray, sizes: np.ndarray, seed: int) -> np.ndarray:
     """The ratio in each resample, (R,)."""
-    drawn = weights(len(sizes), seed)
-    return (drawn @ amounts) / (drawn @ sizes)
+    weights = resample_weights(len(sizes), seed)
+    return (weights @ amounts) / (weights @ sizes)
 
 
 def _estimate(value: float, resampled: np.ndarray) -> Estimate:

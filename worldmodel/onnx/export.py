@@ -75,12 +75,12 @@ def exported(world: WorldModel) -> Path:
     for tensor in world.starts.tensors().values():
         digest.update(tensor.cpu().numpy().tobytes())
     kept = cache / digest.hexdigest()[:32]
-    return kept if EXPORT.matches(kept) else export_world(world, kept)
+    return kept if EXPORT.is_stored_at(kept) else export_world(world, kept)
 
 
 def own_export(world: WorldModel) -> Path | None:
     """The export in the directory a world was read from, if it has one and its weights are still those."""
-    if world.directory is None or not EXPORT.matches(world.directory / OWN):
+    if world.directory is None or not EXPORT.is_stored_at(world.directory / OWN):
         return None
     config: dict[str, Any] = json.loads((world.directory / OWN / "config.json").read_text())
     return world.directory / OWN if config.get("world") == world_hash(world) else None

@@ -1,4 +1,4 @@
-"""Training: one visible loop for the tokenizer, one for the prior."""
+"""Training of tokenizers, priors and worlds."""
 
 from worldmodel.train.trainers import train_prior, train_tokenizer, train_world
 from worldmodel.train.training_config import LoopConfig, PriorTraining, TokenizerTraining, WorldConfig

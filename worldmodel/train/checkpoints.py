@@ -1,4 +1,4 @@
-"""Checkpoints: every tensor of a model, its average and its optimiser, whole or not at all, without pickle."""
+"""Checkpoints: all tensors of a model, its averaged weights and its optimiser, written atomically, without pickle."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from worldmodel.common.files import atomic_path
 def save_checkpoint(
     path: Path, model: nn.Module, average: list[Tensor], optimiser: optim.Optimizer, facts: dict[str, Any]
 ) -> None:
-    """Write under a temporary name, then rename.
+    """Write a checkpoint atomically.
 
     Args:
         path: the file.
-        model: its parameters and buffers.
-        average: the averaged weights, if any are kept.
-        optimiser: its state; the settings come from the config.
+        model: its parameters and buffers are stored.
+        average: the averaged weights; may be empty.
+        optimiser: its state is stored, without the settings, which come from the config.
         facts: JSON, e.g. the number of steps done.
     """
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
@@ -30,13 +30,13 @@ def save_checkpoint(
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{name}": tensor for name, tensor in state.items()}
     # clones: safetensors refuses tensors that share memory
-    whole = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
-        save_file(whole, temporary, {"facts": json.dumps(facts)})
+        save_file(copies, temporary, {"facts": json.dumps(facts)})
 
 
 def load_checkpoint(path: Path, model: nn.Module, average: list[Tensor], optimiser: optim.Optimizer) -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote into a model, an average and an optimiser of the same sizes.
+    """Load a checkpoint in place, into a model, an average and an optimiser of the same sizes.
 
     Returns:
         The facts.

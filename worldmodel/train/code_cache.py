@@ -1,21 +1,27 @@
 """The dataset as codes: encoded once, then read instead of the frames.
 
-Shapes: F frames of all episodes, B clips, L frames a clip, h w code grid, A action size, V codes
-in the book.
+Shapes: F frames of all episodes, B clips, L frames a clip, h w code grid, A action size, V codes of the codebook.
 """
 
 from __future__ import annotations
 
-import os
+import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from worldmodel.common.errors import UserError
+from worldmodel.common.files import atomic_path, check_free_space
 from worldmodel.data import Dataset
 from worldmodel.prior.interface import CodeClip, StatusConfig
+from worldmodel.prior.status_bins import status_bins
 from worldmodel.tokenizer import Tokenizer
+from worldmodel.tokenizer.tokenizer import ENCODE_CHUNK
+
+ENCODED_FRAMES = 4 * ENCODE_CHUNK  # frames read at once, a multiple of what the tokenizer encodes at once
+COUNTED_FRAMES = 4096  # frames whose codes are counted at once
 
 
 def check_status(data: Dataset, status: StatusConfig) -> None:
@@ -29,13 +35,13 @@ def check_status(data: Dataset, status: StatusConfig) -> None:
 
 
 class CodeCache:
-    """Clips of codes with everything else a prior learns from.
+    """Clips of codes, with everything else that a prior is trained on.
 
     Args:
         data: the dataset.
-        codes: (F, h, w) integers, the codes of all its frames in order.
+        codes: (F, h, w) integers, the codes of all frames in order; may be mapped from a file.
         num_codes: V.
-        status: the hidden variable to bin, if any.
+        status: the hidden variable to bin; may name none.
 
     Raises:
         UserError: the dataset has no such variable.
@@ -43,80 +49,94 @@ class CodeCache:
 
     def __init__(self, data: Dataset, codes: np.ndarray, num_codes: int, status: StatusConfig) -> None:
         check_status(data, status)
-        self.data, self.codes, self.num_codes = data, codes, num_codes
-        self.status = np.zeros(data.num_frames, np.int64)
-        if status.variable:
-            self.status = np.digitize(data.flat(f"variables/{status.variable}"), np.asarray(status.edges))
+        self.data, self.codes, self.num_codes, self.status_config = data, codes, num_codes, status
 
-    def counts(self, episodes: np.ndarray) -> torch.Tensor:
-        """How often the valid frames of some episodes show each code at each place, (h, w, V) int64."""
-        data = self.data
-        chosen = np.zeros(data.num_frames, bool)
+    def status(self, frames: np.ndarray) -> np.ndarray:
+        """Status bins of frames, by their index among all F; zeros where no status is learned."""
+        name = self.status_config.variable
+        values = self.data.flat(f"variables/{name}")[frames] if name else np.zeros(frames.shape)
+        return status_bins(self.status_config, values)
+
+    def code_counts(self, episodes: np.ndarray) -> torch.Tensor:
+        """How often each code occurs at each place in the valid frames of some episodes, (h, w, V) int64."""
+        _, h, w = self.codes.shape
+        valid, offsets = self.data.flat("frame_valid"), np.arange(h * w) * self.num_codes
+        counts = np.zeros(h * w * self.num_codes, np.int64)
+        for frames in self._frames_of(episodes):
+            codes = self.codes[frames[valid[frames]]]
+            counts += np.bincount((codes.reshape(len(codes), h * w) + offsets).ravel(), minlength=len(counts))
+        return torch.from_numpy(counts.reshape(h, w, self.num_codes))
+
+    def _frames_of(self, episodes: np.ndarray) -> Iterator[np.ndarray]:
+        """Indices of the frames of some episodes, at least `COUNTED_FRAMES` at a time if there are so many."""
+        pending: list[np.ndarray] = []
         for number in episodes:
-            begin = int(data.frame_offsets[number])
-            chosen[begin : begin + int(data.lengths[number]) + 1] = True
-        frames = self.codes[chosen & data.flat("frame_valid")]
-        return torch.from_numpy(_place_counts(frames, self.num_codes))
+            begin = int(self.data.frame_offsets[number])
+            end = begin + int(self.data.lengths[number]) + 1
+            for start in range(begin, end, COUNTED_FRAMES):
+                pending.append(np.arange(start, min(end, start + COUNTED_FRAMES)))
+                if sum(map(len, pending)) >= COUNTED_FRAMES:
+                    yield np.concatenate(pending)
+                    pending = []
+        if pending:
+            yield np.concatenate(pending)
 
-    def clip(self, episodes: np.ndarray, starts: np.ndarray, length: int, whole: bool = False) -> CodeClip:
-        """Clips of L = `length` frames.
+    def clip(self, episodes: np.ndarray, starts: np.ndarray, length: int, all_frames: bool = False) -> CodeClip:
+        """Clips of L = `length` frames, with weights such that each frame of the data counts alike.
 
-        Over all legal starts each frame of the data counts alike. Were all frames of all clips learned with one
-        weight, an episode's last frame would count for one where others count for L, and ends would look L times as
-        rare.
+        There are L clips that hold a frame in the middle of an episode, but only one that holds its last frame. With
+        equal weights, terminations would seem L times rarer than they are.
 
         Args:
             episodes: (B,) numbers.
             starts: (B,) first frames.
             length: L.
-            whole: learn every frame, each weighted by L over the number of clips that show it; else learn a
-                clip's last frame, and every frame of a clip that begins its episode, with weight 1.
+            all_frames: weight every frame by L over the number of clips that hold it. Otherwise a clip's last frame,
+                and every frame of a clip that begins its episode, have weight 1 and the others 0.
         """
         data = self.data
         frames = (data.frame_offsets[episodes] + starts)[:, None] + np.arange(length)  # (B, L)
         steps = (data.step_offsets[episodes] + starts)[:, None] + np.arange(length - 1)  # (B, L-1)
         arrays = {name: data.flat(name)[steps] for name in ("actions", "rewards", "terminations", "truncations")}
         weights = (np.arange(length) == length - 1)[None] | (starts == 0)[:, None]  # (B, L)
-        if whole:
-            place = starts[:, None] + np.arange(length)
+        if all_frames:
+            position = starts[:, None] + np.arange(length)
             last_start = (data.lengths[episodes] + 1 - length)[:, None]
-            weights = length / (np.minimum(place, last_start) - np.maximum(place - length + 1, 0) + 1)
+            weights = length / (np.minimum(position, last_start) - np.maximum(position - length + 1, 0) + 1)
         return CodeClip(
             weights=torch.from_numpy(weights.astype(np.float32)),
             codes=torch.from_numpy(self.codes[frames].astype(np.int64)),
             frame_valid=torch.from_numpy(data.flat("frame_valid")[frames]),
-            status=torch.from_numpy(self.status[frames].astype(np.int64)),
+            status=torch.from_numpy(self.status(frames)),
             **{name: torch.from_numpy(values) for name, values in arrays.items()},
         )
 
 
-def _place_counts(codes: np.ndarray, num_codes: int) -> np.ndarray:
-    """(n, h, w) codes -> (h, w, V) counts."""
-    _, h, w = codes.shape
-    flat = codes.reshape(len(codes), h * w) + np.arange(h * w) * num_codes
-    return np.bincount(flat.ravel(), minlength=h * w * num_codes).reshape(h, w, num_codes)
-
-
 def encode_dataset(data: Dataset, tokenizer: Tokenizer, path: Path) -> np.ndarray:
-    """Codes of all frames, from a file if it is there, else encoded and written to it.
+    """Codes of all frames, read from a file, or encoded and written to it.
 
     Args:
         data: the dataset.
-        tokenizer: where it is decides the device.
-        path: a .npy file that belongs to this dataset and tokenizer.
+        tokenizer: encodes on its device.
+        path: a .npy file of this dataset and tokenizer; it need not exist.
 
     Returns:
-        (F, h, w) int32.
+        (F, h, w) int32, mapped from the file, so that it takes no memory of its own.
     """
-    if path.exists():
-        return np.load(path, allow_pickle=False)
+    if not path.exists():
+        check_free_space(path, 4 * data.num_frames * math.prod(tokenizer.grid), f"encoding {data.name}")
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            header = {"descr": "<i4", "fortran_order": False, "shape": (data.num_frames, *tokenizer.grid)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for codes in _encode_episodes(data, tokenizer):
+                file.write(codes.astype("<i4").tobytes())
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def _encode_episodes(data: Dataset, tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+    """Codes of all frames in order, (n, h, w) at a time."""
     device = tokenizer.pixel_mean.device
-    codes = np.empty((data.num_frames, *tokenizer.grid), np.int32)
     for number in range(data.num_episodes):
-        frames = torch.from_numpy(data.frames(number)).to(device)
-        begin = int(data.frame_offsets[number])
-        codes[begin : begin + len(frames)] = tokenizer.encode(frames[None])[0].cpu().numpy()
-    fresh = path.with_name(f".{path.name}.new-{os.getpid()}.npy")
-    np.save(fresh, codes, allow_pickle=False)
-    fresh.replace(path)
-    return codes
+        for start in range(0, int(data.lengths[number]) + 1, ENCODED_FRAMES):
+            frames = torch.from_numpy(data.frames(number, start, start + ENCODED_FRAMES)).to(device)
+            yield tokenizer.encode(frames[None])[0].cpu().numpy()

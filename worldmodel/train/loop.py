@@ -1,4 +1,4 @@
-"""What the two training loops share: steps with their own randomness, budget, schedule, log, checkpoints."""
+"""What the two training loops share: seeded steps, budget, learning rate, log, validation and checkpoints."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.common.errors import UserError
-from worldmodel.common.runtime import Runtime
 from worldmodel.train.checkpoints import load_checkpoint, save_checkpoint
 from worldmodel.train.training_config import LoopConfig
 from worldmodel.train.training_log import Log
+from worldmodel.train.training_run import TrainingRun
 
-Progress = Callable[[str, int, int, dict[str, float]], None]  # stage, steps done, steps in all, figures
-Locate = Callable[[int], tuple[np.ndarray, np.ndarray]]  # step -> episodes and first frames of its clips, (B,)
-Check = Callable[[], tuple[dict[str, float], np.ndarray | None]]  # figures and a picture (H, W, 3) uint8
+LocateClips = Callable[[int], tuple[np.ndarray, np.ndarray]]  # step -> episodes and first frames of its clips, (B,)
+Validate = Callable[[], tuple[dict[str, float], np.ndarray | None]]  # -> metrics and an image (H, W, 3) uint8
 
-LOGS = "training"  # kept with what was made
-TIMED_STEPS = 12  # a budget in minutes is turned into steps after so many; the first two are not counted,
-TIMED_SHARE = 0.03  # and after this share of it: a dozen steps are too short a moment on a GPU
+# A budget in minutes is converted to steps after TIMED_STEPS steps and TIMED_SHARE of the budget: on a GPU a dozen
+# steps are too short to measure. The first UNTIMED_STEPS steps are left out.
+TIMED_STEPS = 12
+TIMED_SHARE = 0.03
 UNTIMED_STEPS = 2
-FLOOR = 0.05  # the cosine ends at this share of the learning rate
-NAMED_CLIPS = 64  # of a batch that a loss diverged on
+FINAL_RATE = 0.05  # the cosine ends at this share of the learning rate
+MAX_CLIPS_NAMED = 64  # in the message about a loss that is not finite
 
 
 def step_seed(seed: int, stage: str, step: int) -> int:
@@ -41,44 +41,41 @@ def step_seed(seed: int, stage: str, step: int) -> int:
 
 
 class Loop:
-    """A training loop's bookkeeping; the loop itself is written out where it is used.
+    """Everything around the loss of a training loop; the loop itself is written out where it is used.
 
     ```python
     for step in loop.steps():
-        loop.descend(model.loss(batch(step)))
+        loop.update(model.loss(batch(step)))
     ```
 
-    A step is a pure function of (model, optimiser, seed, step): torch's generators are seeded anew in each,
-    so that a run stopped at any point and continued from its last checkpoint equals one never stopped.
-    Several processes draw the same random numbers.
+    A step is a pure function of (model, optimiser, seed, step): torch's generators are seeded again in each, so that
+    a run that was stopped and continued from its last checkpoint equals one that was never stopped. All processes
+    draw the same random numbers.
 
     Args:
-        stage: name of the loop, and of its files.
-        folder: where the checkpoint lives; the log goes to its subfolder `training`.
-        model: what is trained; `steps` puts it in training mode and leaves it in evaluation mode, with
-            averaged weights if those are kept.
+        stage: name of the loop and of its files.
+        model: the model to train. `steps` puts it in training mode and leaves it in evaluation mode, with averaged
+            weights if the config asks for an average.
         config: settings.
-        seed: of the run.
-        runtime: device, number format and processes.
-        locate: which clips a step shows, to name them where a loss is not finite.
-        check: measures the model on validation clips; called in evaluation mode, in every process.
-        progress: told of every logged step.
+        seed: seed of the run.
+        run: folder, runtime and progress.
+        locate_clips: the clips of a step, to name them where a loss is not finite.
+        validate: measures the model on validation clips; called in evaluation mode, in every process.
     """
 
     def __init__(
         self,
         stage: str,
-        folder: Path,
         model: nn.Module,
         config: LoopConfig,
         seed: int,
-        runtime: Runtime,
-        locate: Locate,
-        check: Check,
-        progress: Progress | None = None,
+        run: TrainingRun,
+        locate_clips: LocateClips,
+        validate: Validate,
     ) -> None:
-        self.stage, self.folder, self.model, self.config, self.seed = stage, folder, model, config, seed
-        self.runtime, self.locate, self.check, self.progress = runtime, locate, check, progress
+        self.stage, self.model, self.config, self.seed = stage, model, config, seed
+        self.run, self.runtime = run, run.runtime
+        self.locate_clips, self.validate = locate_clips, validate
         self.parameters = list(model.parameters())
         groups = [
             {"params": [p for p in self.parameters if p.ndim > 1], "weight_decay": config.weight_decay},
@@ -90,145 +87,151 @@ class Loop:
         self.num_steps = config.num_steps
         self.seconds = 0.0  # of training before this process
         self.step = 0
-        self._losses: dict[str, Tensor] = {}
-        self._diverged = torch.full((), -1, device=runtime.device)  # the first step whose loss was not finite
+        self._metrics: dict[str, Tensor] = {}
+        self._diverged = torch.full((), -1, device=self.runtime.device)  # first step whose loss was not finite
 
     @property
     def checkpoint(self) -> Path:
         """The file that the loop continues from."""
-        return self.folder / f"{self.stage}.safetensors"
+        return self.run.folder / f"{self.stage}.safetensors"
 
     def steps(self) -> Iterator[int]:
-        """Yield the numbers of the steps that are still to be done; each must call `descend` once."""
-        config, begun, main = self.config, self.clock(), self.runtime.is_main
-        if main:  # what a killed run was writing
-            for torn in self.folder.glob(f".{self.stage}.*.tmp{self.checkpoint.suffix}"):
-                torn.unlink()
-        if self.checkpoint.exists():
-            facts = load_checkpoint(self.checkpoint, self.model, self.average, self.optimiser)
-            self.step, self.num_steps, self.seconds = facts["step"], facts["num_steps"], facts["seconds"]
-        log = Log(self.folder / LOGS, self.stage, self.step) if main else None
+        """Yield the numbers of the remaining steps; each must call `update` once."""
+        started, is_main = self.clock(), self.runtime.is_main
+        self._resume()
+        log = Log(self.run.log_folder, self.stage, self.step) if is_main else None
         self.model.train()
-        saved, laps = begun, [begun]
-        try:
-            while not self.num_steps or self.step < self.num_steps:
-                torch.manual_seed(step_seed(self.seed, self.stage, self.step))
-                for group in self.optimiser.param_groups:
-                    group["lr"] = config.learning_rate * self._rate(self.step)
-                yield self.step
-                self.step += 1
-                now = self.clock()
-                if not self.num_steps:
-                    laps.append(now)
-                    if self._timed(now - begun):
-                        self._fix_num_steps(laps, now - begun)
-                if self.step % config.log_every == 0 or self.step == self.num_steps:
-                    self._refuse_divergence()
-                    figures = {name: float(value) for name, value in self._losses.items()}
-                    if log is not None:
-                        log.write(self.step, figures)
-                    if main and self.progress is not None:
-                        self.progress(self.stage, self.step, self.num_steps, figures)
-                if self._check_due():
-                    self._measure(log)
-                if main and self.num_steps and (self.step == self.num_steps or now - saved > config.checkpoint_seconds):
-                    self._save(self.seconds + now - begun)
-                    saved = self.clock()
-        finally:
-            if log is not None:
-                log.close()
-        self.seconds += self.clock() - begun
+        saved, times = started, [started]
+        while not self.num_steps or self.step < self.num_steps:
+            torch.manual_seed(step_seed(self.seed, self.stage, self.step))
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.config.learning_rate * self._rate(self.step)
+            yield self.step
+            self.step += 1
+            now = self.clock()
+            if not self.num_steps:
+                times.append(now)
+                if self._is_timed(now - started):
+                    self._fix_num_steps(times, now - started)
+            if self.step % self.config.log_every == 0 or self.step == self.num_steps:
+                self._report(log)
+            if self._validation_is_due():
+                self._run_validation(log)
+            last = self.step == self.num_steps
+            if is_main and self.num_steps and (last or now - saved > self.config.checkpoint_seconds):
+                self._save(self.seconds + now - started)
+                saved = self.clock()
+        self.seconds += self.clock() - started
         self.model.eval()
-        self._swap()
+        self._swap_average()
 
-    def descend(self, losses: dict[str, Tensor]) -> None:
-        """One step down the gradient of `losses["loss"]`; the others are logged.
+    def update(self, losses: dict[str, Tensor]) -> None:
+        """One optimiser step on `losses["loss"]`; the other losses are logged.
 
         Raises:
-            UserError: the loss or the gradient is not finite. On a GPU, which is not asked at every step, that
-                is told later, by `steps`, of the same step.
+            UserError: the loss or the gradient is not finite. On a GPU, where reading it at every step would be slow,
+                `steps` raises the error later, for the same step.
         """
         self.optimiser.zero_grad(set_to_none=True)
         losses["loss"].backward()
-        figures = self.runtime.average(self.model, losses)
+        metrics = self.runtime.average(self.model, losses)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
-        self._losses = {**figures, "gradient_norm": norm}
-        finite = torch.isfinite(figures["loss"]) & torch.isfinite(norm)
+        self._metrics = {**metrics, "gradient_norm": norm}
+        finite = torch.isfinite(metrics["loss"]) & torch.isfinite(norm)
         self._diverged = torch.where((self._diverged < 0) & ~finite, self.step, self._diverged)
         if self.runtime.device.type == "cpu":
-            self._refuse_divergence()
+            self._check_divergence()
         self.optimiser.step()
-        if self.average:  # as many steps as were done count in full before the decay does
+        if self.average:  # the decay grows with the steps, so that the first weights are soon forgotten
             decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
             torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The model in evaluation mode, with averaged weights if those are kept."""
-        self._swap()
+        """The model in evaluation mode, with averaged weights if the config asks for an average."""
+        self._swap_average()
         self.model.eval()
         yield
         self.model.train()
-        self._swap()
+        self._swap_average()
 
     @torch.no_grad()
-    def _swap(self) -> None:
+    def _swap_average(self) -> None:
         """Exchange weights and averaged weights."""
         for weight, average in zip(self.parameters, self.average, strict=bool(self.average)):
-            kept = weight.clone()
+            copy = weight.clone()
             weight.copy_(average)
-            average.copy_(kept)
+            average.copy_(copy)
 
-    def _check_due(self) -> bool:
-        """Whether one of the evenly spread validations falls on the step just done."""
+    def _resume(self) -> None:
+        """Continue from the checkpoint, if there is one; remove what a killed process left incomplete."""
+        if self.runtime.is_main:
+            for incomplete in self.run.folder.glob(f".{self.stage}.*.tmp{self.checkpoint.suffix}"):
+                incomplete.unlink()
+        if self.checkpoint.exists():
+            facts = load_checkpoint(self.checkpoint, self.model, self.average, self.optimiser)
+            self.step, self.num_steps, self.seconds = facts["step"], facts["num_steps"], facts["seconds"]
+
+    def _report(self, log: Log | None) -> None:
+        """Log the metrics of the last step and call `progress`."""
+        self._check_divergence()
+        metrics = {name: float(value) for name, value in self._metrics.items()}
+        if log is not None:
+            log.write(self.step, metrics)
+        if self.runtime.is_main and self.run.progress is not None:
+            self.run.progress(self.stage, self.step, self.num_steps, metrics)
+
+    def _validation_is_due(self) -> bool:
+        """Whether one of the evenly spaced validations falls on the step just done."""
         times = self.config.validations
         return bool(self.num_steps) and self.step * times // self.num_steps > (self.step - 1) * times // self.num_steps
 
-    def _measure(self, log: Log | None) -> None:
-        self._refuse_divergence()
+    def _run_validation(self, log: Log | None) -> None:
+        self._check_divergence()
         with self.averaged():
-            figures, picture = self.check()
+            metrics, image = self.validate()
         if log is not None:
-            log.write(self.step, {f"val/{name}": value for name, value in figures.items()})
-            if picture is not None:
-                log.draw(self.step, "val/strip", picture)
+            log.write(self.step, {f"val/{name}": value for name, value in metrics.items()})
+            if image is not None:
+                log.draw(self.step, "val/strip", image)
 
     def _save(self, seconds: float) -> None:
-        self._refuse_divergence()
+        self._check_divergence()
         facts = {"step": self.step, "num_steps": self.num_steps, "seconds": seconds}
         save_checkpoint(self.checkpoint, self.model, self.average, self.optimiser, facts)
 
-    def _timed(self, spent: float) -> bool:
-        """Whether steps were timed for long enough, in every process alike."""
-        enough = self.step >= TIMED_STEPS and spent >= TIMED_SHARE * self.config.minutes * 60
+    def _is_timed(self, elapsed: float) -> bool:
+        """Whether steps were timed for long enough; the same in every process."""
+        enough = self.step >= TIMED_STEPS and elapsed >= TIMED_SHARE * self.config.minutes * 60
         return bool(self.runtime.agree(int(enough)))
 
-    def _fix_num_steps(self, laps: list[float], spent: float) -> None:
-        """Turn the budget into a number of steps, the same in every process."""
-        lap = statistics.median(b - a for a, b in pairwise(laps[UNTIMED_STEPS:]))
-        left = round((self.config.minutes * 60 - spent) / lap)
-        self.num_steps = self.runtime.agree(max(self.step, self.step + left, self.config.min_steps))
+    def _fix_num_steps(self, times: list[float], elapsed: float) -> None:
+        """Convert the budget to a number of steps; the same in every process."""
+        seconds_per_step = statistics.median(b - a for a, b in pairwise(times[UNTIMED_STEPS:]))
+        remaining = round((self.config.minutes * 60 - elapsed) / seconds_per_step)
+        self.num_steps = self.runtime.agree(max(self.step, self.step + remaining, self.config.min_steps))
 
-    def _refuse_divergence(self) -> None:
+    def _check_divergence(self) -> None:
         step = int(self._diverged)
         if step < 0:
             return
-        episodes, starts = self.locate(step)
-        clips = ", ".join(f"{e}:{s}" for e, s in zip(episodes[:NAMED_CLIPS], starts[:NAMED_CLIPS], strict=True))
-        more = f" and {len(episodes) - NAMED_CLIPS} more" if len(episodes) > NAMED_CLIPS else ""
-        now = ", ".join(f"{name} {float(value):.4g}" for name, value in self._losses.items())
-        kept = f"the last checkpoint stays in {self.checkpoint}" if self.checkpoint.exists() else "nothing was saved"
+        episodes, starts = self.locate_clips(step)
+        shown = slice(MAX_CLIPS_NAMED)
+        clips = ", ".join(f"{e}:{s}" for e, s in zip(episodes[shown], starts[shown], strict=True))
+        more = f" and {len(episodes) - MAX_CLIPS_NAMED} more" if len(episodes) > MAX_CLIPS_NAMED else ""
+        now = ", ".join(f"{name} {float(value):.4g}" for name, value in self._metrics.items())
+        saved = f"the last checkpoint stays in {self.checkpoint}" if self.checkpoint.exists() else "nothing was saved"
         raise UserError(
-            f"the {self.stage} diverged at step {step} of seed {self.seed} ({now} at step {self.step}); {kept}. Look "
+            f"the {self.stage} diverged at step {step} of seed {self.seed} ({now} at step {self.step}); {saved}. Look "
             f"at that step's clips (episode:first frame {clips}{more}), or begin anew with a lower learning rate than "
             f"{self.config.learning_rate:g}."
         )
 
     def _rate(self, step: int) -> float:
-        """Share of the learning rate: linear warm-up, then a cosine to `FLOOR`."""
-        # a budget's number of steps is not known before TIMED_STEPS: until then only the warm-up counts
+        """Share of the learning rate: linear warm-up, then a cosine to `FINAL_RATE`."""
+        # the number of steps of a budget is unknown before TIMED_STEPS: until then there is only the warm-up
         warmup = max(self.config.warmup_steps, 0 if self.config.num_steps else TIMED_STEPS)
         if step < warmup or not self.num_steps:
             return min(1.0, (step + 1) / warmup)
         done = (step - warmup) / max(1, self.num_steps - warmup)
-        return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        return FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

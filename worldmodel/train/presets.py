@@ -27,8 +27,8 @@ TINY = WorldConfig(
     num_starts=32,
 )
 
-# The toy's world is exact up to what is hidden: a storm's quarter is drawn jointly over its places, which takes an
-# order in which places see each other, and four frames reach from a flash to its storm.
+# The toy's dream is exact except for what is hidden. The quarter of a storm spans several places, so that they must be
+# sampled in an order in which places are conditioned on each other. Four frames reach from a flash to its storm.
 TOY = WorldConfig(
     tokenizer=TokenizerConfig(space_stride=4, width=16, code_width=16, num_codes=32, code_dim=8),
     prior=FactoredConfig(
@@ -48,12 +48,12 @@ TOY = WorldConfig(
 )
 
 HEALTH = StatusConfig("health", (26.5, 47.5, 68.5, 89.5))  # a hit takes 21 or more of 100
-COVER = (20, 52, 0, 64)  # rows of take-cover where anything happens
+COVER_CROP = (20, 52, 0, 64)  # the rows of take-cover in which anything changes
 
-# A frame at once kept most orders of policies after some minutes of training, and is the fastest
+# Sampling all places at once kept the order of policies best after some minutes of training, and is the fastest
 # (docs/worlds.md, "What was compared").
 DOOM_TAKE_COVER_DEMO = WorldConfig(
-    crop=COVER,
+    crop=COVER_CROP,
     prior=FactoredConfig(
         order="frame",
         window=3,
@@ -71,7 +71,7 @@ DOOM_TAKE_COVER_DEMO = WorldConfig(
 )
 
 DOOM_TAKE_COVER_SMALL = WorldConfig(
-    crop=COVER,
+    crop=COVER_CROP,
     tokenizer=TokenizerConfig(rare_weight=4.0),
     prior=FactoredConfig(window=4, width=128, num_heads=4, embed_dim=48, rare_weight=4.0, status=HEALTH),
     train_tokenizer=LoopConfig(minutes=12.0, min_steps=600, batch_size=8, clip_length=2, learning_rate=3e-3),
@@ -92,7 +92,7 @@ DOOM_TAKE_COVER_FLAT = replace(
     train_prior=LoopConfig(minutes=20.0, min_steps=600, batch_size=8, clip_length=8, learning_rate=1e-3),
 )
 
-# For one large GPU and some minutes (benchmarks/gpu_first_dream.py): the whole picture, 64 codes a frame.
+# For one large GPU and some minutes (benchmarks/gpu_first_dream.py): whole frames, 64 codes each.
 DOOM_TAKE_COVER_GPU = WorldConfig(
     tokenizer=TokenizerConfig(width=64, code_width=192, num_codes=1024, rare_weight=4.0),
     prior=FactoredConfig(

@@ -1,4 +1,4 @@
-"""Two quick figures of a world just trained: how well frames survive, and how much actions matter.
+"""A quick evaluation after training: quality of reconstructions, and how much actions matter.
 
 Shapes: B clips, L frames a clip, h w code grid.
 """
@@ -15,39 +15,40 @@ from worldmodel.data import Dataset
 from worldmodel.train.code_cache import CodeCache
 from worldmodel.world.world_model import WorldModel
 
-CLIPS = 192
-LENGTH = 12  # frames of a clip, fewer where no episode is so long
-CHUNK = 16
+MAX_CLIPS = 192
+CLIP_LENGTH = 12  # frames of a clip, fewer where no episode is so long
+BATCH_SIZE = 16  # clips
+DECODED_BATCHES = 2  # batches whose frames are compared with their reconstructions
 
 
 @torch.no_grad()
 def evaluate_world(world: WorldModel, data: Dataset, cache: CodeCache, seed: int) -> dict[str, Any]:
-    """Figures on the validation split (the training split where that is empty, and the report says so).
+    """Measure a world on the validation split; on the training split where that is empty.
 
     Returns:
-        `split`; `psnr` of reconstructions in dB, mean over frames; `nats_per_code` with the true actions
-        and `nats_per_code_shuffled` with another clip's, over frames >= 1 of the clips.
+        `split`; `clips`, their number; `psnr` of reconstructions in dB, mean over frames; `nats_per_code` with the
+        recorded actions and `nats_per_code_shuffled` with those of another clip, over frames >= 1 of the clips.
     """
     split = "validation" if len(data.episodes_of("validation")) else "train"
-    length = min(LENGTH, int(data.lengths[data.episodes_of(split)].max()) + 1, world.prior.max_frames or LENGTH)
-    episodes, starts = _places(data, split, length, seed)
+    longest = int(data.lengths[data.episodes_of(split)].max()) + 1
+    length = min(CLIP_LENGTH, longest, world.prior.max_frames or CLIP_LENGTH)
+    episodes, starts = _clips(data, split, length, seed)
     device, (h, w) = world.device, world.tokenizer.grid
     psnrs: list[float] = []
     true, shuffled, codes = 0.0, 0.0, 0
-    for i in range(0, len(episodes), CHUNK):
-        rows = slice(i, i + CHUNK)
+    for i in range(0, len(episodes), BATCH_SIZE):
+        rows = slice(i, i + BATCH_SIZE)
         clip = cache.clip(episodes[rows], starts[rows], length).to(device)
         other = np.roll(np.arange(len(episodes)), 1)[rows]
         actions = cache.clip(episodes[other], starts[other], length).actions.to(device)
-        shown = clip.frame_valid[:, 1:]
-        codes += int(shown.sum()) * h * w
+        codes += int(clip.frame_valid[:, 1:].sum()) * h * w
         true -= float(world.prior.log_prob(clip)[:, 1:].sum())
         shuffled -= float(world.prior.log_prob(replace(clip, actions=actions))[:, 1:].sum())
-        if len(psnrs) < 2:
-            parts = zip(episodes[rows], starts[rows], strict=True)
-            real = torch.from_numpy(np.stack([data.frames(int(e), int(s), int(s) + length) for e, s in parts]))
-            made = world.tokenizer.decode(clip.codes).cpu()
-            mse = ((real.float() - made.float()) / 255).square().mean((2, 3, 4))[clip.frame_valid.cpu()]
+        if len(psnrs) < DECODED_BATCHES:
+            pairs = zip(episodes[rows], starts[rows], strict=True)
+            frames = torch.from_numpy(np.stack([data.frames(int(e), int(s), int(s) + length) for e, s in pairs]))
+            decoded = world.tokenizer.decode(clip.codes).cpu()
+            mse = ((frames.float() - decoded.float()) / 255).square().mean((2, 3, 4))[clip.frame_valid.cpu()]
             psnrs.append(float((-10 * mse.clamp_min(1e-10).log10()).mean()))
     return {
         "split": split,
@@ -58,13 +59,13 @@ def evaluate_world(world: WorldModel, data: Dataset, cache: CodeCache, seed: int
     }
 
 
-def _places(data: Dataset, split: str, length: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Up to `CLIPS` clips that do not overlap, in an order drawn from the seed."""
-    places = [
+def _clips(data: Dataset, split: str, length: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Episodes and first frames of up to `MAX_CLIPS` clips that do not overlap, shuffled by the seed."""
+    clips = [
         (number, start)
         for number in data.episodes_of(split)
         for start in range(0, int(data.lengths[number]) + 2 - length, length)
     ]
-    order = np.random.default_rng(seed).permutation(len(places))[:CLIPS]
-    chosen = np.asarray([places[i] for i in order], np.int64).reshape(-1, 2)
+    order = np.random.default_rng(seed).permutation(len(clips))[:MAX_CLIPS]
+    chosen = np.asarray([clips[i] for i in order], np.int64).reshape(-1, 2)
     return chosen[:, 0], chosen[:, 1]

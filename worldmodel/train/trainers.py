@@ -1,4 +1,4 @@
-"""From a dataset to a tokenizer directory, from that to a world directory, and both at once."""
+"""Train a tokenizer directory from a dataset, a world directory from a tokenizer, and a world in one call."""
 
 from __future__ import annotations
 
@@ -15,25 +15,28 @@ from torch import nn
 from worldmodel.common.directories import load_matching_weights
 from worldmodel.common.errors import UserError
 from worldmodel.common.pixels import Crop
-from worldmodel.common.runtime import Runtime, choose_runtime
+from worldmodel.common.runtime import choose_runtime
+from worldmodel.common.torch_state import isolated_torch_state
 from worldmodel.data import Dataset
 from worldmodel.tokenizer import make_tokenizer
-from worldmodel.train.calibration import calibrate_ends
+from worldmodel.train.calibration import calibrate_hazards
 from worldmodel.train.code_cache import CodeCache, encode_dataset
-from worldmodel.train.loop import Progress
 from worldmodel.train.quick_evaluation import evaluate_world
-from worldmodel.train.training_config import PriorTraining, TokenizerTraining, WorldConfig, half
-from worldmodel.train.training_loops import check_feeds, learn_prior, learn_tokenizer
-from worldmodel.train.validation import DrawDreams, check_tokenizer, split_for
-from worldmodel.train.workspace import begin, finish
-from worldmodel.train.world_facts import describe, gather_starts
+from worldmodel.train.training_config import PriorTraining, TokenizerTraining, WorldConfig, stage_config
+from worldmodel.train.training_loops import check_data_fits, train_prior_stage, train_tokenizer_stage
+from worldmodel.train.training_run import DrawDreams, Progress, TrainingRun
+from worldmodel.train.validation import tokenizer_validation, validation_split
+from worldmodel.train.workspace import Workspace, disk_errors
+from worldmodel.train.world_facts import gather_starts, make_world_spec
 from worldmodel.world.tokenizer_storage import TOKENIZER, TokenizerCheckpoint
-from worldmodel.world.world_model import WorldModel, is_world, tokenizer_hash
+from worldmodel.world.world_model import WorldModel
+from worldmodel.world.world_storage import WORLD, is_world, tokenizer_hash
 
 Data = Dataset | str | Path | Sequence[str | Path]
 Config = TypeVar("Config", WorldConfig, TokenizerTraining, PriorTraining)
 
 
+@isolated_torch_state()
 def train_world(
     data: Data,
     out: str | Path,
@@ -46,52 +49,53 @@ def train_world(
     init_from: str | Path | None = None,
     draw_dreams: DrawDreams | None = None,
 ) -> WorldModel:
-    """Train a world; the same call continues a stopped one and returns a finished one.
+    """Train a world. The same call continues a stopped training and returns the result of a finished one.
 
-    While training, everything lives in the folder `<out>.training`; at the end `out` appears whole, with
-    the log inside as `training/`.
+    Training works in the folder `<out>.training`. At the end `out` appears atomically, with the log in `training/`.
 
     Args:
         data: a dataset or its files.
         out: the world directory to make.
         config: sizes and loops, e.g. from `worldmodel.train.presets.PRESETS`.
-        minutes: budget of both loops together, shared as their own budgets are; None takes those.
+        minutes: budget of both loops together, divided in proportion to their own `minutes`; None uses those.
         device: "auto", "cpu" or "cuda".
-        progress: called as (stage, steps done, steps in all or 0, figures).
-        force: replace another world or another run's remains at `out`.
-        init_from: a world, or a tokenizer, whose weights to begin with; its sizes must be the config's.
-        draw_dreams: draws validation clips, as `dream.dream_clips.draw_clips`; None logs no pictures of dreams.
+        progress: called as (stage, steps done, steps in total or 0, metrics).
+        force: replace another world at `out`, or the files of another training.
+        init_from: a world or tokenizer directory to take initial weights from; its sizes must equal the config's.
+        draw_dreams: draws validation clips, as `dream.dream_clips.draw_clips`; None logs no images of dreams.
 
     Returns:
         The world, in evaluation mode, as it was saved.
 
     Raises:
-        UserError: `out` is another run's, or the data cannot feed this config.
+        UserError: `out` belongs to another training, or the data does not fit the config.
     """
     runtime = choose_runtime(device)
-    data = _opened(data, config.crop)
+    data = _open_dataset(data, config.crop)
     config = _with_budget(config, minutes)
-    _refuse_clips(config.tokenizer.time)
-    check_feeds(data, config)
-    out, run = Path(out), _identity(config, data, init_from)
+    _check_time(config.tokenizer.time)
+    check_data_fits(data, config)
+    identity = _identity(config, data, init_from)
     torch.manual_seed(config.seed)
-    world = WorldModel(config.tokenizer, config.prior, describe(data)).to(runtime.device)
+    world = WorldModel(config.tokenizer, config.prior, make_world_spec(data)).to(runtime.device)
+    init_is_world = init_from is not None and is_world(Path(init_from).expanduser())
     if init_from is not None:
-        saved = TokenizerCheckpoint.from_pretrained(init_from, runtime.device)
-        _copy(saved.tokenizer, world.tokenizer, init_from)
-        if is_world(Path(init_from)):
-            _copy(WorldModel.from_pretrained(init_from, runtime.device).prior, world.prior, init_from)
-    folder = begin(out, "world", is_world, run, force, runtime)
-    if folder is not None:
-        measured = init_from is not None
-        learn_tokenizer(world.tokenizer, data, half(config, TokenizerTraining), folder, runtime, progress, measured)
-        measured = measured and is_world(Path(str(init_from)))
-        _second_half(
-            world, data, half(config, PriorTraining), out, folder, runtime, progress, measured, force, draw_dreams
-        )
+        source = TokenizerCheckpoint.from_pretrained(init_from, runtime.device)
+        _copy_weights(source.tokenizer, world.tokenizer, init_from)
+        if init_is_world:
+            _copy_weights(WorldModel.from_pretrained(init_from, runtime.device).prior, world.prior, init_from)
+    workspace = Workspace(Path(out).expanduser(), WORLD, force)
+    with disk_errors(workspace.out):
+        if workspace.begin(identity, runtime):
+            run = TrainingRun(workspace.folder, runtime, progress, draw_dreams)
+            tokenizer_config = stage_config(config, TokenizerTraining)
+            train_tokenizer_stage(world.tokenizer, data, tokenizer_config, run, keep_statistics=init_from is not None)
+            _fit_prior(world, data, stage_config(config, PriorTraining), run, keep_statistics=init_is_world)
+            workspace.finish(world.save_pretrained, runtime)
     return WorldModel.from_pretrained(out, runtime.device)
 
 
+@isolated_torch_state()
 def train_tokenizer(
     data: Data,
     out: str | Path,
@@ -103,48 +107,46 @@ def train_tokenizer(
     force: bool = False,
     init_from: str | Path | None = None,
 ) -> TokenizerCheckpoint:
-    """Train a tokenizer alone, the first half of `train_world`, with the same numbers.
+    """Train a tokenizer alone: the first stage of `train_world`, with the same result.
 
     Args:
-        data: a dataset or its files.
+        data, minutes, device, progress: as for `train_world`.
         out: the tokenizer directory to make.
-        config: size and loop; of a whole world's config its tokenizer's part counts.
-        minutes: budget; None takes the config's.
-        device: "auto", "cpu" or "cuda".
-        progress: called as (stage, steps done, steps in all or 0, figures).
-        force: replace another tokenizer or another run's remains at `out`.
-        init_from: a tokenizer or world whose weights to begin with; its sizes must be the config's.
+        config: size and loop; of a world's config the tokenizer's part is used.
+        force: replace another tokenizer at `out`, or the files of another training.
+        init_from: a tokenizer or world directory to take initial weights from; its sizes must equal the config's.
 
     Returns:
         The tokenizer, in evaluation mode, as it was saved.
 
     Raises:
-        UserError: `out` is another run's, or the data cannot feed this config.
+        UserError: `out` belongs to another training, or the data does not fit the config.
     """
     runtime = choose_runtime(device)
-    data = _opened(data, config.crop)
-    config = _with_budget(half(config, TokenizerTraining), minutes)
-    check_feeds(data, config)
-    out, run = Path(out), _identity(config, data, init_from)
+    data = _open_dataset(data, config.crop)
+    config = _with_budget(stage_config(config, TokenizerTraining), minutes)
+    check_data_fits(data, config)
+    identity = _identity(config, data, init_from)
     torch.manual_seed(config.seed)
     header, length = data.header, config.train_tokenizer.clip_length
     tokenizer = make_tokenizer(config.tokenizer, header.pixels.frame_shape).to(runtime.device)
     if init_from is not None:
-        saved = TokenizerCheckpoint.from_pretrained(init_from, runtime.device)
-        _copy(saved.tokenizer, tokenizer, init_from)
-    folder = begin(out, "tokenizer", TOKENIZER.matches, run, force, runtime)
-    if folder is not None:
-        learn_tokenizer(tokenizer, data, config, folder, runtime, progress, init_from is not None)
-        figures, _ = check_tokenizer(tokenizer, data, length, config.seed, runtime)()
-        report = {"split": split_for(data, length), **{name: round(x, 4) for name, x in figures.items()}}
-        report |= _left_out(data, length) | _overfit(config)
-        made = TokenizerCheckpoint(tokenizer, header.env, header.pixels, data.fingerprint, report)
-        with runtime.main_first() as main:
-            if main:
-                finish(out, folder, TOKENIZER.matches, made.save_pretrained, force)
+        source = TokenizerCheckpoint.from_pretrained(init_from, runtime.device)
+        _copy_weights(source.tokenizer, tokenizer, init_from)
+    workspace = Workspace(Path(out).expanduser(), TOKENIZER, force)
+    with disk_errors(workspace.out):
+        if workspace.begin(identity, runtime):
+            run = TrainingRun(workspace.folder, runtime, progress)
+            train_tokenizer_stage(tokenizer, data, config, run, keep_statistics=init_from is not None)
+            metrics, _ = tokenizer_validation(tokenizer, data, length, config.seed, run)()
+            report = {"split": validation_split(data, length), **{name: round(x, 4) for name, x in metrics.items()}}
+            report |= _skipped_episodes(data, length) | _overfit_note(config)
+            checkpoint = TokenizerCheckpoint(tokenizer, header.env, header.pixels, data.fingerprint, report)
+            workspace.finish(checkpoint.save_pretrained, runtime)
     return TokenizerCheckpoint.from_pretrained(out, runtime.device)
 
 
+@isolated_torch_state()
 def train_prior(
     tokenizer: str | Path,
     data: Data,
@@ -158,115 +160,99 @@ def train_prior(
     init_from: str | Path | None = None,
     draw_dreams: DrawDreams | None = None,
 ) -> WorldModel:
-    """Train a prior on a tokenizer's codes, the second half of `train_world`, with the same numbers.
+    """Train a prior on a tokenizer's codes: the second stage of `train_world`, with the same result.
 
     Args:
-        tokenizer: a tokenizer directory, or a world's, whose tokenizer is taken.
-        data: a dataset or its files.
-        out: the world directory to make.
-        config: size and loop; of a whole world's config its prior's part counts.
-        minutes: budget; None takes the config's.
-        device: "auto", "cpu" or "cuda".
-        progress: called as (stage, steps done, steps in all or 0, figures).
-        force: replace another world or another run's remains at `out`.
-        init_from: a world whose prior's weights to begin with; its sizes must be the config's.
-        draw_dreams: draws validation clips, as `dream.dream_clips.draw_clips`; None logs no pictures of dreams.
+        tokenizer: a tokenizer directory, or a world directory, whose tokenizer is used.
+        data, out, minutes, device, progress, force, draw_dreams: as for `train_world`.
+        config: size and loop; of a world's config the prior's part is used.
+        init_from: a world directory to take the prior's initial weights from; its sizes must equal the config's.
 
     Returns:
         The world, in evaluation mode, as it was saved.
 
     Raises:
-        UserError: `out` is another run's, the tokenizer is of other frames, or the data cannot feed this config.
+        UserError: `out` belongs to another training, the tokenizer is of other frames, or the data does not fit the
+            config.
     """
     runtime = choose_runtime(device)
-    config = _with_budget(half(config, PriorTraining), minutes)
-    saved = TokenizerCheckpoint.from_pretrained(tokenizer, runtime.device)
-    data = data if isinstance(data, Dataset) else Dataset.like(data, saved.pixels)
-    _refuse_clips(saved.tokenizer.config.time)
-    if saved.pixels != data.header.pixels:
-        raise UserError(
-            f"the tokenizer of {tokenizer} was learned from frames of {saved.pixels.to_json()}, {data.name} holds "
-            f"frames of {data.header.pixels.to_json()}; record like frames, or train a tokenizer on these."
-        )
-    check_feeds(data, config)
-    out, run = Path(out), _identity(config, data, init_from)
-    run["tokenizer"] = tokenizer_hash(saved.tokenizer)
+    config = _with_budget(stage_config(config, PriorTraining), minutes)
+    source = TokenizerCheckpoint.from_pretrained(tokenizer, runtime.device)
+    data = data if isinstance(data, Dataset) else Dataset.open_cropped(data, source.pixels)
+    _check_time(source.tokenizer.config.time)
+    _check_pixels(source, tokenizer, data)
+    check_data_fits(data, config)
+    codes_hash = tokenizer_hash(source.tokenizer)
+    identity = {**_identity(config, data, init_from), "tokenizer": codes_hash}
     torch.manual_seed(config.seed)
-    world = WorldModel(saved.tokenizer.config, config.prior, describe(data)).to(runtime.device)
-    _copy(saved.tokenizer, world.tokenizer, tokenizer)
+    world = WorldModel(source.tokenizer.config, config.prior, make_world_spec(data)).to(runtime.device)
+    _copy_weights(source.tokenizer, world.tokenizer, tokenizer)
     if init_from is not None:
         other = WorldModel.from_pretrained(init_from, runtime.device)
-        if tokenizer_hash(other.tokenizer) != run["tokenizer"]:
+        if tokenizer_hash(other.tokenizer) != codes_hash:
             raise UserError(
-                f"init_from={init_from}: its prior knows the codes of another tokenizer than {tokenizer}; begin "
-                "without it, or give its own tokenizer."
+                f"init_from={init_from}: its prior was trained on the codes of another tokenizer than {tokenizer}; "
+                "leave it out, or give its own tokenizer."
             )
-        _copy(other.prior, world.prior, init_from)
-    folder = begin(out, "world", is_world, run, force, runtime)
-    if folder is not None:
-        _second_half(
-            world.eval(), data, config, out, folder, runtime, progress, init_from is not None, force, draw_dreams
-        )
+        _copy_weights(other.prior, world.prior, init_from)
+    workspace = Workspace(Path(out).expanduser(), WORLD, force)
+    with disk_errors(workspace.out):
+        if workspace.begin(identity, runtime):
+            run = TrainingRun(workspace.folder, runtime, progress, draw_dreams)
+            _fit_prior(world.eval(), data, config, run, keep_statistics=init_from is not None)
+            workspace.finish(world.save_pretrained, runtime)
     return WorldModel.from_pretrained(out, runtime.device)
 
 
-def _second_half(
-    world: WorldModel,
-    data: Dataset,
-    config: PriorTraining,
-    out: Path,
-    folder: Path,
-    runtime: Runtime,
-    progress: Progress | None,
-    measured: bool,
-    force: bool,
-    draw_dreams: DrawDreams | None,
+def _fit_prior(
+    world: WorldModel, data: Dataset, config: PriorTraining, run: TrainingRun, keep_statistics: bool
 ) -> None:
-    """Codes once, then the prior, then the directory."""
-    name = tokenizer_hash(world.tokenizer)[:16]
-    with runtime.main_first():
-        codes = encode_dataset(data, world.tokenizer, folder / f"codes-{name}.npy")
+    """Encode the dataset, gather starts, train the prior; then, in the main process, calibrate and evaluate it."""
+    path = run.folder / f"codes-{tokenizer_hash(world.tokenizer)[:16]}.npy"
+    with run.runtime.main_first():
+        codes = encode_dataset(data, world.tokenizer, path)
     cache = CodeCache(data, codes, world.tokenizer.config.num_codes, config.prior.status)
-    world.starts = gather_starts(world, cache, config.num_starts, config.seed).to(runtime.device)
-    learn_prior(world, cache, config, folder, runtime, progress, measured, draw_dreams)
-    with runtime.main_first() as main:
-        if main:
-            calibrate_ends(world, cache)
-            figures = evaluate_world(world, data, cache, config.seed)
-            world.report = {**figures, **_left_out(data, config.train_prior.clip_length), **_overfit(config)}
-            finish(out, folder, is_world, world.save_pretrained, force)
+    world.starts = gather_starts(world, cache, config.num_starts, config.seed).to(run.runtime.device)
+    train_prior_stage(world, cache, config, run, keep_statistics)
+    if run.runtime.is_main:
+        calibrate_hazards(world, cache)
+        metrics = evaluate_world(world, data, cache, config.seed)
+        skipped = _skipped_episodes(data, config.train_prior.clip_length)
+        world.report = {**metrics, **skipped, **_overfit_note(config)}
 
 
-def _opened(data: Data, crop: Crop | None) -> Dataset:
-    """The dataset, cropped; one that was opened already is cropped too, unless it is."""
+def _open_dataset(data: Data, crop: Crop | None) -> Dataset:
+    """The dataset, cropped; an open dataset is cropped too, unless it is already."""
     if not isinstance(data, Dataset):
         return Dataset(data, crop=crop)
     return data if crop is None or data.crop is not None else Dataset(data.paths, data.cache, crop)
 
 
 def _identity(config: Any, data: Dataset, init_from: str | Path | None) -> dict[str, Any]:
-    """Everything that decides a run's result, as JSON."""
-    run = json.loads(json.dumps({"config": asdict(config), "dataset": data.fingerprint}))
+    """Everything that determines the result of a training, as JSON."""
+    identity = json.loads(json.dumps({"config": asdict(config), "dataset": data.fingerprint}))
     if init_from is not None:
-        config_path = Path(init_from) / "config.json"  # notes the sha256 of the weights
+        config_path = Path(init_from).expanduser() / "config.json"  # holds the sha256 of the weights
         if not config_path.is_file():
             raise UserError(f"init_from={init_from}: wanted the directory of a world or of a tokenizer.")
-        run["init_from"] = hashlib.sha256(config_path.read_bytes()).hexdigest()
-    return run
+        identity["init_from"] = hashlib.sha256(config_path.read_bytes()).hexdigest()
+    return identity
 
 
-def _overfit(config: TokenizerTraining | PriorTraining) -> dict[str, str]:
+def _overfit_note(config: TokenizerTraining | PriorTraining) -> dict[str, str]:
+    """An entry of the report about training on one batch only, if so."""
     return {"trained on": "one batch, again and again"} if config.overfit_one_batch else {}
 
 
-def _left_out(data: Dataset, clip_length: int) -> dict[str, str]:
-    """How many training episodes no clip was cut from, if there were any."""
+def _skipped_episodes(data: Dataset, clip_length: int) -> dict[str, str]:
+    """An entry of the report about training episodes that are shorter than a clip, if there are any."""
     lengths = data.lengths[data.episodes_of("train")] + 1  # frames
     short = int((lengths < clip_length).sum())
     return {"not learned": f"{short} of {len(lengths)} episodes, shorter than a clip of {clip_length}"} if short else {}
 
 
-def _refuse_clips(time: str) -> None:
+def _check_time(time: str) -> None:
+    """Refuse tokenizers whose codes span several frames."""
     if time != "frame":
         raise UserError(
             f"a world is stepped frame by frame, so its tokenizer must have time='frame', not {time!r}; that kind is "
@@ -274,14 +260,23 @@ def _refuse_clips(time: str) -> None:
         )
 
 
-def _copy(source: nn.Module, target: nn.Module, directory: str | Path) -> None:
-    """Take over all weights and buffers."""
-    remedy = "Give the sizes that stand in its config.json, or begin without it."
+def _check_pixels(source: TokenizerCheckpoint, directory: str | Path, data: Dataset) -> None:
+    """Refuse a dataset whose frames were made in another way than those of the tokenizer."""
+    if source.pixels != data.header.pixels:
+        raise UserError(
+            f"the tokenizer of {directory} was trained on frames of {source.pixels.to_json()}, {data.name} holds "
+            f"frames of {data.header.pixels.to_json()}; record like frames, or train a tokenizer on these."
+        )
+
+
+def _copy_weights(source: nn.Module, target: nn.Module, directory: str | Path) -> None:
+    """Copy all weights and buffers."""
+    remedy = "Give the sizes in its config.json, or leave it out."
     load_matching_weights(target, source.state_dict(), f"the weights of {directory}", remedy)
 
 
 def _with_budget(config: Config, minutes: float | None) -> Config:
-    """Share a budget between the loops as their own minutes are; a fixed number of steps gives way to it."""
+    """Divide a budget between the loops in proportion to their own minutes; it replaces a number of steps."""
     if minutes is None:
         return config
     if minutes <= 0:
@@ -289,7 +284,7 @@ def _with_budget(config: Config, minutes: float | None) -> Config:
     names = [name for name in ("train_tokenizer", "train_prior") if hasattr(config, name)]
     loops = {name: getattr(config, name) for name in names}
     total = sum(loop.minutes for loop in loops.values())
-    shared: dict[str, Any] = {
+    budgets: dict[str, Any] = {
         name: replace(loop, minutes=minutes * loop.minutes / total, num_steps=0) for name, loop in loops.items()
     }
-    return replace(config, **shared)
+    return replace(config, **budgets)

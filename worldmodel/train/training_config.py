@@ -1,4 +1,4 @@
-"""How a world is trained: plain data, every field a flag of `worldmodel train world`."""
+"""How a world is trained. Every field is a flag of `worldmodel train world`."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ from worldmodel.tokenizer.vqvae import TokenizerConfig
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """One training loop: AdamW, warm-up then a cosine to a twentieth, gradients clipped.
+    """One training loop: AdamW, gradient clipping, warm-up, then a cosine decay to a twentieth of the learning rate.
 
     Attributes:
-        minutes: budget, turned into a number of steps once, after the first steps were timed.
-        clock: what minutes are: "wall", or "processor", this process' own time on all its threads, which a
-            busy machine does not shorten.
-        num_steps: number of steps; 0 takes the budget in minutes instead.
-        min_steps: a budget is overrun for these, lest a busy machine leave the model untrained.
-        batch_size: clips a step, of all processes together.
-        clip_length: frames of a clip.
-        learning_rate: at its highest.
-        warmup_steps: steps until it is reached.
+        minutes: budget; converted to a number of steps once, after the first steps were timed.
+        clock: how minutes are measured: "wall", or "processor" for the processor time of this process (all
+            threads), which does not depend on the load of the machine.
+        num_steps: number of steps; 0 uses `minutes` instead.
+        min_steps: lower bound of the number of steps that a budget is converted to, so that a busy machine does
+            not leave the model untrained.
+        batch_size: clips per step, of all processes together.
+        clip_length: frames per clip.
+        learning_rate: highest learning rate.
+        warmup_steps: steps until the highest learning rate.
         weight_decay: of matrices; vectors have none.
-        clip_norm: the gradient's norm is cut to this.
-        ema_decay: share of the old average kept at a step, of the averaged weights that are evaluated and
-            saved in place of the last ones; 0 averages nothing.
+        clip_norm: largest norm of the gradient.
+        ema_decay: decay of the exponential moving average of the weights, which is evaluated and saved in place of
+            the last weights; 0 for no average.
         log_every: steps between lines of the log.
-        validations: times in a run, evenly spread, the last at its end, that losses and pictures of fixed
-            validation clips are logged; 0 for none.
-        checkpoint_seconds: time between checkpoints.
+        validations: number of validations, evenly spaced, the last one at the end. Each logs losses and images of
+            fixed validation clips. 0 for none.
+        checkpoint_seconds: seconds between checkpoints.
 
     Raises:
-        UserError: a number that makes no sense.
+        UserError: a value is out of range.
     """
 
     minutes: float = 1.0
@@ -70,14 +71,14 @@ class LoopConfig:
 
 @dataclass(frozen=True)
 class TokenizerTraining:
-    """A tokenizer's size and its training.
+    """Size of a tokenizer and how it is trained.
 
     Attributes:
-        crop: (top, bottom, left, right) of the recorded frames that is learned; all of them if not given.
-        tokenizer: its size.
-        train_tokenizer: its loop; every frame of its short clips is learned.
-        seed: of everything random in training.
-        overfit_one_batch: show the first batch at every step, to see whether it can be learned at all.
+        crop: (top, bottom, left, right), the part of the recorded frames to use; None for whole frames.
+        tokenizer: size of the tokenizer.
+        train_tokenizer: the training loop; the loss covers every frame of its clips.
+        seed: seed of all random numbers in training.
+        overfit_one_batch: train on the first batch only, to test whether the model can fit it.
     """
 
     crop: Crop | None = None
@@ -89,14 +90,14 @@ class TokenizerTraining:
 
 @dataclass(frozen=True)
 class PriorTraining:
-    """A prior's size and its training.
+    """Size of a prior and how it is trained.
 
     Attributes:
-        prior: its size.
-        train_prior: its loop.
-        num_starts: at least so many moments to begin dreams from are kept with the world.
-        seed: of everything random in training.
-        overfit_one_batch: show the first batch at every step, to see whether it can be learned at all.
+        prior: size of the prior.
+        train_prior: the training loop.
+        num_starts: minimum number of contexts, stored with the world, that dreams can begin from.
+        seed: seed of all random numbers in training.
+        overfit_one_batch: train on the first batch only, to test whether the model can fit it.
     """
 
     prior: PriorConfig = field(default_factory=FactoredConfig)
@@ -112,12 +113,12 @@ class PriorTraining:
 
 @dataclass(frozen=True)
 class WorldConfig(TokenizerTraining, PriorTraining):
-    """A world's sizes and its training: a tokenizer's and a prior's, with one seed."""
+    """Sizes of tokenizer and prior and how both are trained, with one seed."""
 
 
-Half = TypeVar("Half", TokenizerTraining, PriorTraining)
+StageConfig = TypeVar("StageConfig", TokenizerTraining, PriorTraining)
 
 
-def half(config: WorldConfig | Half, kind: type[Half]) -> Half:
-    """Of a world's training only the tokenizer's, or only the prior's."""
+def stage_config(config: WorldConfig | StageConfig, kind: type[StageConfig]) -> StageConfig:
+    """The part of a world's config that one stage uses: the tokenizer's or the prior's."""
     return kind(**{field.name: getattr(config, field.name) for field in fields(kind)})

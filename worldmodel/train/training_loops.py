@@ -1,46 +1,48 @@
-"""The two loops, written out: frames to a tokenizer, codes to a prior.
+"""The two training loops: frames to a tokenizer, codes to a prior.
 
 Shapes: B clips of all processes together, L frames a clip.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 
 from worldmodel.common.errors import UserError
 from worldmodel.common.processes import process_rows
-from worldmodel.common.runtime import Runtime
 from worldmodel.data import ClipSampler, Dataset
 from worldmodel.prior import FactoredConfig, FlatConfig
 from worldmodel.tokenizer import Tokenizer
 from worldmodel.train.code_cache import CodeCache, check_status
-from worldmodel.train.loop import Loop, Progress
+from worldmodel.train.loop import LocateClips, Loop
 from worldmodel.train.training_config import LoopConfig, PriorTraining, TokenizerTraining
-from worldmodel.train.validation import DrawDreams, check_prior, check_tokenizer
+from worldmodel.train.training_run import TrainingRun
+from worldmodel.train.validation import prior_validation, tokenizer_validation
 from worldmodel.world.world_model import WorldModel
 
-MEASURED_FRAMES = 2000  # of the training split, for the tokenizer's normaliser
+MEASURED_FRAMES = 2000  # frames of the training split that the tokenizer's normaliser is measured on,
+MEASURED_NUMBERS = 2**20  # read at most so many pixel values at a time
 
 
-def check_feeds(data: Dataset, config: TokenizerTraining | PriorTraining) -> None:
-    """Refuse, before anything is written, what a loop would stumble over.
+def check_data_fits(data: Dataset, config: TokenizerTraining | PriorTraining) -> None:
+    """Refuse data that a stage cannot be trained on, before anything is written.
 
     Raises:
-        UserError: no episode is long enough for a loop's clips, or there is no such status variable.
+        UserError: no episode is long enough for the clips of a loop, or there is no such status variable.
     """
     if isinstance(config, TokenizerTraining):
-        sampler_of(data, config.train_tokenizer, config.seed)
+        clip_sampler(data, config.train_tokenizer, config.seed)
     if isinstance(config, PriorTraining):
-        sampler_of(data, config.train_prior, config.seed)
+        clip_sampler(data, config.train_prior, config.seed)
         check_status(data, config.prior.status)
         length, prior = config.train_prior.clip_length, config.prior
         if isinstance(prior, FactoredConfig) and length < prior.window + 1:
             raise UserError(
-                f"train-prior.clip-length={length} never shows the {prior.window} frames that the prior remembers and "
-                f"the next one: wanted at least {prior.window + 1}, or a smaller --prior.window."
+                f"train-prior.clip-length={length} never holds the {prior.window} frames that the prior is conditioned "
+                f"on and the next one: wanted at least {prior.window + 1}, or a smaller --prior.window."
             )
         if isinstance(prior, FlatConfig) and prior.bounded and length > prior.num_frames:
             raise UserError(
@@ -49,106 +51,104 @@ def check_feeds(data: Dataset, config: TokenizerTraining | PriorTraining) -> Non
             )
 
 
-def sampler_of(data: Dataset, settings: LoopConfig, seed: int) -> ClipSampler:
-    """The clips of a loop, those of all processes together."""
+def clip_sampler(data: Dataset, settings: LoopConfig, seed: int) -> ClipSampler:
+    """Sampler of the clips of a loop, of all processes together."""
     return ClipSampler(data, settings.clip_length, settings.batch_size, "train", seed)
 
 
-def learn_tokenizer(
+def train_tokenizer_stage(
     tokenizer: Tokenizer,
     data: Dataset,
     config: TokenizerTraining,
-    folder: Path,
-    runtime: Runtime,
-    progress: Progress | None,
-    measured: bool = False,
+    run: TrainingRun,
+    keep_statistics: bool = False,
 ) -> None:
-    """Frames -> codes -> frames (paper section 2.1); each process learns from its part of the clips.
+    """Train frames -> codes -> frames (paper section 2.1); each process takes its part of the clips.
 
     Args:
         tokenizer: trained in place.
         data: the dataset.
-        config: its loop.
-        folder: of checkpoint and log.
-        runtime: where to compute.
-        progress: told of every logged step.
-        measured: the normaliser stays as it is; it came with the weights.
+        config: settings of the loop.
+        run: where the training works and how it reports.
+        keep_statistics: do not measure the normaliser; it came with the weights.
     """
     settings = config.train_tokenizer
-    sampler = sampler_of(data, settings, config.seed)
-
-    def locate(step: int) -> tuple[np.ndarray, np.ndarray]:
-        return sampler.locate(0 if config.overfit_one_batch else step)
-
-    if not measured:
-        tokenizer.measure(_some_frames(data))
-    check = check_tokenizer(tokenizer, data, settings.clip_length, config.seed, runtime)
-    loop = Loop("tokenizer", folder, tokenizer, settings, config.seed, runtime, locate, check, progress)
-    ours = process_rows(settings.batch_size)
+    sampler = clip_sampler(data, settings, config.seed)
+    locate = _clips_of_steps(sampler, config.overfit_one_batch)
+    if not keep_statistics:
+        tokenizer.measure(_spread_frames(data))
+    validate = tokenizer_validation(tokenizer, data, settings.clip_length, config.seed, run)
+    loop = Loop("tokenizer", tokenizer, settings, config.seed, run, locate, validate)
+    rows = process_rows(settings.batch_size)
     for step in loop.steps():
         episodes, starts = locate(step)
-        batch = sampler.gather(episodes[ours], starts[ours]).torch(runtime.device)
-        with runtime.autocast():
+        batch = sampler.gather(episodes[rows], starts[rows]).torch(run.runtime.device)
+        with run.runtime.autocast():
             losses = tokenizer.loss(batch.frames, batch.frame_valid)
-        loop.descend(losses)
+        loop.update(losses)
 
 
-def learn_prior(
+def train_prior_stage(
     world: WorldModel,
     cache: CodeCache,
     config: PriorTraining,
-    folder: Path,
-    runtime: Runtime,
-    progress: Progress | None,
-    measured: bool = False,
-    draw: DrawDreams | None = None,
+    run: TrainingRun,
+    keep_statistics: bool = False,
 ) -> None:
-    """Codes and actions -> the next codes, ends, rewards (paper section 2.2).
+    """Train codes and actions -> next codes, termination and reward (paper section 2.2).
 
-    Every process holds the whole batch of codes, which is small, and the prior takes its part of it once the
-    history is spoilt: what replaces a code may come from any clip.
+    Every process holds the whole batch of codes, which is small. The prior takes the part of its process after it has
+    corrupted the history, since the codes that replace others may come from any clip.
 
     Args:
         world: its prior is trained in place; it has its starts.
         cache: the dataset as codes.
-        config: its loop.
-        folder: of checkpoint and log.
-        runtime: where to compute.
-        progress: told of every logged step.
-        measured: the prior's first guesses and its rewards' scale stay as they are; they came with the weights.
-        draw: draws dreams of validation clips; None logs no pictures.
+        config: settings of the loop.
+        run: where the training works and how it reports.
+        keep_statistics: do not initialise the prior from code counts nor measure the scale of rewards; both came with
+            the weights.
     """
-    settings, prior, data = config.train_prior, world.prior, cache.data
-    sampler = sampler_of(data, settings, config.seed)
-
-    def locate(step: int) -> tuple[np.ndarray, np.ndarray]:
-        return sampler.locate(0 if config.overfit_one_batch else step)
-
-    episodes = data.episodes_of("train")
-    counts = cache.counts(episodes).to(runtime.device)
-    prior.mark_rare(counts)
-    if not measured:
-        torch.manual_seed(config.seed)
-        prior.init_from_codes(world.tokenizer.codebook.embeddings, counts)
-        spans = [slice(int(data.step_offsets[e]), int(data.step_offsets[e] + data.lengths[e])) for e in episodes]
-        rewards = np.concatenate([data.flat("rewards")[span] for span in spans])
-        prior.measure_rewards(torch.from_numpy(rewards).to(runtime.device))
-    check = check_prior(world, cache, settings.clip_length, config.seed, runtime, draw)
-    loop = Loop("prior", folder, prior, settings, config.seed, runtime, locate, check, progress)
+    settings, prior = config.train_prior, world.prior
+    locate = _clips_of_steps(clip_sampler(cache.data, settings, config.seed), config.overfit_one_batch)
+    _prepare_prior(world, cache, config.seed, run, keep_statistics)
+    validate = prior_validation(world, cache, settings.clip_length, config.seed, run)
+    loop = Loop("prior", prior, settings, config.seed, run, locate, validate)
     for step in loop.steps():
-        clip = cache.clip(*locate(step), settings.clip_length, prior.predicts_whole_clips).to(runtime.device)
-        with runtime.autocast():
+        clip = cache.clip(*locate(step), settings.clip_length, prior.predicts_whole_clips).to(run.runtime.device)
+        with run.runtime.autocast():
             losses = prior.loss(clip)
-        loop.descend(losses)
+        loop.update(losses)
 
 
-def _some_frames(data: Dataset) -> list[torch.Tensor]:
-    """Valid frames spread evenly over the training split, one chunk an episode."""
+def _clips_of_steps(sampler: ClipSampler, overfit_one_batch: bool) -> LocateClips:
+    """The clips of each step; those of step 0 at every step to overfit one batch."""
+    return lambda step: sampler.locate(0 if overfit_one_batch else step)
+
+
+def _prepare_prior(world: WorldModel, cache: CodeCache, seed: int, run: TrainingRun, keep_statistics: bool) -> None:
+    """Give the prior the code counts of the training split and, unless they are kept, its initial statistics."""
+    data, prior, device = cache.data, world.prior, run.runtime.device
+    episodes = data.episodes_of("train")
+    counts = cache.code_counts(episodes).to(device)
+    prior.mark_rare(counts)
+    if keep_statistics:
+        return
+    torch.manual_seed(seed)
+    prior.init_from_codes(world.tokenizer.codebook.embeddings, counts)
+    spans = [slice(int(data.step_offsets[e]), int(data.step_offsets[e] + data.lengths[e])) for e in episodes]
+    rewards = np.concatenate([data.flat("rewards")[span] for span in spans])
+    prior.measure_rewards(torch.from_numpy(rewards).to(device))
+
+
+def _spread_frames(data: Dataset) -> Iterator[torch.Tensor]:
+    """Valid frames spread evenly over the training split, in chunks of one episode at most; copies."""
     episodes = data.episodes_of("train")
     stride = max(1, int((data.lengths[episodes] + 1).sum()) // MEASURED_FRAMES)
-    chunks = []
+    size = max(1, MEASURED_NUMBERS // math.prod(data.header.pixels.frame_shape))  # frames in a chunk
     for number in episodes:
         begin = int(data.frame_offsets[number])
         valid = data.flat("frame_valid")[begin : begin + int(data.lengths[number]) + 1]
-        chunks.append(torch.from_numpy(data.frames(int(number))[valid][number % stride :: stride]))
-    return [chunk for chunk in chunks if len(chunk)]
+        chosen = np.flatnonzero(valid)[number % stride :: stride]
+        for i in range(0, len(chosen), size):
+            frames = [data.frames(int(number), frame, frame + 1) for frame in chosen[i : i + size].tolist()]
+            yield torch.from_numpy(np.concatenate(frames))

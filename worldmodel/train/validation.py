@@ -1,97 +1,92 @@
-"""What a loop looks at now and then: losses of fixed validation clips, and a strip of pictures.
+"""Validation of a training loop: losses of fixed validation clips, and an image.
 
 Shapes: B clips, L frames a clip, H W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
-from worldmodel.common.runtime import Runtime
 from worldmodel.data import ClipSampler, Dataset
 from worldmodel.tokenizer import Tokenizer
 from worldmodel.train.code_cache import CodeCache
-from worldmodel.train.loop import Check
+from worldmodel.train.loop import Validate
+from worldmodel.train.training_run import TrainingRun
 from worldmodel.world.world_model import WorldModel
 
-CLIPS = 16  # whose losses are measured
-PRIOR_CLIPS = 64  # the same for a prior, of which a clip may teach but one frame
-SHOWN = 8  # frames in a strip
-DREAMS = 2  # clips in a strip of dreams
-
-# world, data, episodes (n,), first frames (n,), frames of a clip, seed -> a picture (H, W, 3) uint8
-DrawDreams = Callable[[WorldModel, Dataset, np.ndarray, np.ndarray, int, int], np.ndarray]
+TOKENIZER_CLIPS = 16  # clips of the losses
+PRIOR_CLIPS = 64  # more, since the loss of a prior may cover only the last frame of a clip
+STRIP_FRAMES = 8  # frames in a row of the image
+DREAMED_CLIPS = 2  # clips in the image of dreams
 
 
-def split_for(data: Dataset, length: int) -> str:
-    """The validation split, or the training split where no validation episode has so many frames."""
+def validation_split(data: Dataset, length: int) -> str:
+    """The validation split, or the training split where no validation episode is long enough."""
     validation = data.lengths[data.episodes_of("validation")]
     return "validation" if len(validation) and int(validation.max()) + 1 >= length else "train"
 
 
-def check_tokenizer(tokenizer: Tokenizer, data: Dataset, length: int, seed: int, runtime: Runtime) -> Check:
-    """Losses of reconstruction; the first frames of clips above what is left of them.
+def tokenizer_validation(tokenizer: Tokenizer, data: Dataset, length: int, seed: int, run: TrainingRun) -> Validate:
+    """Losses of reconstruction, and an image: first frames of clips above their reconstructions.
 
     Args:
-        tokenizer: what is trained.
+        tokenizer: the tokenizer in training.
         data: the dataset.
         length: L.
-        seed: of the choice of clips.
-        runtime: where to compute.
+        seed: seed of the choice of clips.
+        run: the training.
     """
-    batch = ClipSampler(data, length, CLIPS, split_for(data, length), seed).batch(0).torch(runtime.device)
+    runtime = run.runtime
+    split = validation_split(data, length)
+    batch = ClipSampler(data, length, TOKENIZER_CLIPS, split, seed).batch(0).torch(runtime.device)
 
     @torch.no_grad()
-    def check() -> tuple[dict[str, float], np.ndarray | None]:
+    def validate() -> tuple[dict[str, float], np.ndarray | None]:
         with runtime.autocast():
             losses = tokenizer.loss(batch.frames, batch.frame_valid)
-        figures = {name: float(value) for name, value in losses.items()}
+        metrics = {name: float(value) for name, value in losses.items()}
         if not runtime.is_main:
-            return figures, None
-        real = batch.frames[:SHOWN]
-        made = tokenizer.decode(tokenizer.encode(real))
-        return figures, strip([real[:, 0].cpu().numpy(), made[:, 0].cpu().numpy()])
+            return metrics, None
+        frames = batch.frames[:STRIP_FRAMES]
+        reconstructed = tokenizer.decode(tokenizer.encode(frames))
+        return metrics, tile_frames([frames[:, 0].cpu().numpy(), reconstructed[:, 0].cpu().numpy()])
 
-    return check
+    return validate
 
 
-def check_prior(
-    world: WorldModel, cache: CodeCache, length: int, seed: int, runtime: Runtime, draw: DrawDreams | None = None
-) -> Check:
-    """Losses of prediction, of the frames that are learned; clips above what is dreamed from their first frames.
+def prior_validation(world: WorldModel, cache: CodeCache, length: int, seed: int, run: TrainingRun) -> Validate:
+    """Losses of prediction, and an image: clips above dreams that begin with their first frames.
 
     Args:
-        world: the world whose prior is trained, with its starts.
+        world: the world whose prior is in training, with its starts.
         cache: the dataset as codes.
         length: L.
-        seed: of the choice of clips, and of the dreams.
-        runtime: where to compute.
-        draw: draws dreams of validation clips; None logs no pictures.
+        seed: seed of the choice of clips, and of the dreams.
+        run: the training; without `draw_dreams` there is no image.
     """
-    data = cache.data
-    places = ClipSampler(data, length, PRIOR_CLIPS, split_for(data, length), seed).locate(0)
-    clip = cache.clip(*places, length, world.prior.predicts_whole_clips).to(runtime.device)
-    shown = min(SHOWN, int(data.lengths.max()) + 1)
+    data, runtime, draw = cache.data, run.runtime, run.draw_dreams
+    episodes, starts = ClipSampler(data, length, PRIOR_CLIPS, validation_split(data, length), seed).locate(0)
+    clip = cache.clip(episodes, starts, length, world.prior.predicts_whole_clips).to(runtime.device)
+    shown = min(STRIP_FRAMES, int(data.lengths.max()) + 1)
     if world.prior.max_frames is not None:
         shown = min(shown, world.prior.max_frames - world.prior.window + 1)
-    places = ClipSampler(data, shown, DREAMS, split_for(data, shown), seed).locate(0)
+    dreamed = ClipSampler(data, shown, DREAMED_CLIPS, validation_split(data, shown), seed).locate(0)
 
     @torch.no_grad()
-    def check() -> tuple[dict[str, float], np.ndarray | None]:
+    def validate() -> tuple[dict[str, float], np.ndarray | None]:
         with runtime.autocast():
             losses: dict[str, Any] = world.prior.loss(clip)
-        figures = {name: float(value) for name, value in losses.items()}
+        metrics = {name: float(value) for name, value in losses.items()}
         if draw is None or not runtime.is_main or not world.prior.can_step or shown < 2:
-            return figures, None
-        return figures, draw(world, data, *places, shown, seed)
+            return metrics, None
+        return metrics, draw(world, data, *dreamed, shown, seed)
 
-    return check
+    return validate
 
 
-def strip(rows: list[np.ndarray]) -> np.ndarray:
-    """Frames side by side, rows below each other: each (L, H, W, 3) uint8 -> (rows * H, L * W, 3)."""
+def tile_frames(rows: list[np.ndarray]) -> np.ndarray:
+    """Frames as one image: rows of (L, H, W, 3) uint8 -> (rows * H, L * W, 3)."""
     return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)

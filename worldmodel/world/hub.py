@@ -1,4 +1,4 @@
-"""The small learned worlds that come with the package, by name; a leaf, needs no torch."""
+"""The small learned worlds that are shipped with the package, by name. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,32 +6,33 @@ from pathlib import Path
 
 from worldmodel.common.errors import UserError
 
-FOLDER = Path(__file__).parent.parent / "worlds"
+SHIPPED_WORLDS = Path(__file__).parent.parent / "worlds"  # one directory per world
 
 
 def shipped_worlds() -> list[str]:
-    """Names that `find_world` knows."""
-    return sorted(path.parent.name for path in FOLDER.glob("*/config.json"))
+    """Names of the worlds that are shipped with the package, sorted."""
+    return sorted(path.parent.name for path in SHIPPED_WORLDS.glob("*/config.json"))
 
 
 def find_world(world: str | Path) -> Path:
-    """The directory that is meant: a directory's path, or else the name of a world that comes with the package.
+    """Resolve a path or the name of a shipped world to a directory.
 
     Args:
-        world: a path, such as "runs/cover", or a name, such as "toy". A path that exists is taken before a name.
+        world: a path, such as "runs/cover", or a name, such as "toy". An existing directory takes precedence over
+            a name.
 
     Returns:
-        A directory that exists; whether it holds a world is not looked at.
+        A directory that exists; its content is not checked.
 
     Raises:
-        UserError: neither.
+        UserError: there is no such directory and no shipped world of that name.
     """
-    path = Path(world)
+    path = Path(world).expanduser()
     if path.is_dir():
         return path
     names = shipped_worlds()
     if str(world) in names:
-        return FOLDER / str(world)
+        return SHIPPED_WORLDS / str(world)
     raise UserError(
         f"there is no world directory {path}; give what `worldmodel train world --out` made, or the name of a world "
         f"that comes with the package: {', '.join(names)}."

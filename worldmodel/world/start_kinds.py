@@ -1,7 +1,7 @@
-"""Kinds of moments that a dream can begin from; needs no torch."""
+"""Kinds of starts that a dream can begin from. Imports no torch."""
 
 from __future__ import annotations
 
-NO_START = -1  # of a dream that began from a given context
-KIND_EPISODE = 0  # a start that is the first frame of an episode
-KIND_INSIDE = 1  # a moment inside one, with the frames before it
+NO_START = -1  # the dream began from a given context instead
+KIND_EPISODE = 0  # the first frame of an episode
+KIND_INSIDE = 1  # a time step inside an episode, with the frames before it

@@ -1,17 +1,20 @@
-"""Moments of the training split from which a dream can begin, without the dataset.
+"""Contexts from the training split that a dream can begin from without the dataset.
 
-Shapes: S starts, W frames of memory, h w code grid, A action size.
+Shapes: S starts, W frames of context, h w code grid, A action size.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from worldmodel.common.errors import UserError
-from worldmodel.prior.interface import Context
+from worldmodel.common.spaces import check_actions
+from worldmodel.prior.interface import Context, Prior
 from worldmodel.world.start_kinds import KIND_EPISODE, KIND_INSIDE
 
 __all__ = ["KIND_EPISODE", "KIND_INSIDE", "Starts"]
@@ -33,27 +36,63 @@ class Starts:
         return len(self.kinds)
 
     def choices(self, kind: str = "episode") -> Tensor:
-        """Indices that a dream draws its start from.
+        """Indices of the starts that a dream may sample.
 
         Args:
-            kind: "episode" for true episode starts (all starts if there is none), "any" for all.
+            kind: "episode" for episode starts (all starts if there is none), "any" for all.
 
         Returns:
             (n,) int64, n >= 1.
         """
         if kind not in ("episode", "any"):
             raise UserError(f"starts={kind!r}: wanted 'episode' or 'any'.")
-        true_starts = torch.nonzero(self.kinds == KIND_EPISODE)[:, 0]
-        if kind == "any" or not len(true_starts):
+        episode_starts = torch.nonzero(self.kinds == KIND_EPISODE)[:, 0]
+        if kind == "any" or not len(episode_starts):
             return torch.arange(len(self), device=self.kinds.device)
-        return true_starts
+        return episode_starts
+
+    def check(self, prior: Prior[Any], path: Path) -> None:
+        """Refuse starts of another prior.
+
+        Args:
+            prior: the prior that dreams from them.
+            path: the directory they were read from, for the error.
+
+        Raises:
+            UserError: a shape, code, status or action does not fit the prior.
+        """
+        context, space = self.context, prior.action_space
+        count, shape = len(self.kinds), (len(self.kinds), prior.window)
+        shapes = {
+            "codes": (*shape, *prior.grid),
+            "actions": (*shape, *space.shape),
+            "has_action": shape,
+            "status": (count,),
+        }
+        stored = {name: tuple(getattr(context, name).shape) for name in shapes}
+        wrong = [name for name in shapes if stored[name] != shapes[name]]
+        if wrong:
+            name = wrong[0]
+            raise UserError(
+                f"{path}: the starts do not fit its config.json: {name} has shape {stored[name]}, wanted "
+                f"{shapes[name]}. Copy the directory again."
+            )
+        bounds = (("codes", prior.num_codes), ("status", prior.status_config.num_bins))
+        for name, highest in bounds:
+            values = getattr(context, name).numpy()  # numpy, since torch would start its threads
+            if count and not 0 <= int(values.min()) <= int(values.max()) <= highest:
+                raise UserError(
+                    f"{path}: the starts do not fit its config.json: {name} from {int(values.min())} to "
+                    f"{int(values.max())}, wanted 0 to {highest}. Copy the directory again."
+                )
+        check_actions(space, context.actions.numpy()[context.has_action.numpy()], f"{path}: actions of the starts")
 
     def to(self, device: torch.device | str) -> Starts:
         """The same starts on another device."""
         return Starts(self.context.to(device), self.kinds.to(device))
 
     def tensors(self) -> dict[str, Tensor]:
-        """What is written to disk: codes as int32, the rest as it is."""
+        """The tensors that are stored: codes as int32, the others unchanged."""
         fields = {name: value.contiguous() for name, value in vars(self.context).items()}
         return {**fields, "codes": fields["codes"].to(torch.int32), "kinds": self.kinds.contiguous()}
 

@@ -1,4 +1,4 @@
-"""A tokenizer's own directory: what `train tokenizer` makes and `train prior` begins with."""
+"""The directory that a tokenizer is stored in: `train tokenizer` makes it, `train prior` starts from it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cattrs.errors import BaseValidationError
-from cattrs.preconf.json import make_converter
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -16,21 +14,26 @@ from worldmodel.common.directories import DirectoryKind, load_matching_weights, 
 from worldmodel.common.errors import UserError
 from worldmodel.common.pixels import PixelSpec
 from worldmodel.tokenizer import Tokenizer, TokenizerConfig, make_tokenizer
-from worldmodel.world.world_model import WorldModel, is_world
+from worldmodel.world.config_checksum import KEY, check_checksum, with_checksum
+from worldmodel.world.config_values import check_model_size, check_object, check_text, read_model_config
+from worldmodel.world.model_construction import stored_model
+from worldmodel.world.world_model import WorldModel
+from worldmodel.world.world_spec import read_pixels
+from worldmodel.world.world_storage import check_entries, is_world
 
 WEIGHTS = "model.safetensors"
 TOKENIZER = DirectoryKind("tokenizer", "worldmodel.tokenizer", 1, (WEIGHTS,), "worldmodel train tokenizer --out")
-_converter = make_converter(forbid_extra_keys=True)
+ENTRIES = ("format", "version", "env", "pixels", "dataset", "tokenizer", "report", "files", KEY)
 
 
 @dataclass(frozen=True)
 class TokenizerCheckpoint:
-    """A tokenizer and where it comes from.
+    """A tokenizer and the data that it was trained on.
 
     Attributes:
         tokenizer: frames to codes and back.
-        env: id of the environment it was learned from.
-        pixels: how that environment's screen became frames.
+        env: id of the environment that it was learned from.
+        pixels: how the environment's screen was turned into frames.
         dataset: fingerprint of the data.
         report: figures measured after training, JSON, shown on the card.
     """
@@ -42,11 +45,11 @@ class TokenizerCheckpoint:
     report: dict[str, Any]
 
     def save_pretrained(self, directory: str | Path, extras: Path | None = None) -> None:
-        """Write it as a directory of config.json, model.safetensors and README.md, all of it or nothing.
+        """Write a directory of config.json, model.safetensors and README.md, atomically.
 
         Args:
-            directory: made, or replaced if it holds a tokenizer already.
-            extras: a folder copied in under its own name (the training's log).
+            directory: made, or replaced if it already holds a tokenizer.
+            extras: a folder that is copied in under its own name (the training log).
 
         Raises:
             UserError: the directory holds something that is not a tokenizer.
@@ -59,11 +62,11 @@ class TokenizerCheckpoint:
             "report": self.report,
         }
         weights = {WEIGHTS: self.tokenizer.state_dict()}
-        write_directory(Path(directory), TOKENIZER, facts, weights, self._card(), extras)
+        write_directory(Path(directory).expanduser(), TOKENIZER, with_checksum(facts), weights, self._card(), extras)
 
     @staticmethod
     def from_pretrained(directory: str | Path, device: str | torch.device = "cpu") -> TokenizerCheckpoint:
-        """Read a tokenizer directory, or take the tokenizer of a world directory; nothing is unpickled.
+        """Read a tokenizer directory, or the tokenizer of a world directory; nothing is unpickled.
 
         Args:
             directory: what `save_pretrained`, `train tokenizer` or `train world` made.
@@ -73,27 +76,30 @@ class TokenizerCheckpoint:
             The tokenizer, in evaluation mode.
 
         Raises:
-            UserError: neither of them, another version, or damaged.
+            UserError: neither a tokenizer nor a world, another version, or damaged.
         """
-        path = Path(directory)
+        path = Path(directory).expanduser()
         if is_world(path):
             world = WorldModel.from_pretrained(path, device)
             spec = world.spec
             return TokenizerCheckpoint(world.tokenizer, spec.env, spec.pixels, spec.dataset, world.report)
         config = read_directory(path, TOKENIZER)
         try:
-            pixels = PixelSpec.from_json(config["pixels"])
-            sizes = _converter.structure(config["tokenizer"], TokenizerConfig)
-            env, dataset, report = str(config["env"]), str(config["dataset"]), dict(config["report"])
-        except (KeyError, TypeError, ValueError, BaseValidationError) as error:
-            raise UserError(
-                f"{path}/config.json is not whole or not ours ({type(error).__name__}: {error})."
-            ) from error
-        tokenizer = make_tokenizer(sizes, pixels.frame_shape)
+            check_entries(config, ENTRIES)
+            pixels = read_pixels(config["pixels"], "pixels")
+            sizes = read_model_config(config["tokenizer"], TokenizerConfig, "tokenizer")
+            check_model_size(sizes, None, pixels.frame_shape)
+            env, dataset = check_text(config["env"], "env"), check_text(config["dataset"], "dataset")
+            report = check_object(config["report"], "report")
+        except UserError as error:
+            raise UserError(f"{path}/config.json: {error}") from error
+        has_checksum = check_checksum(config, path)
         try:
             weights = load_file(path / WEIGHTS)
         except SafetensorError as error:
             raise UserError(f"{path}/{WEIGHTS} cannot be read ({error}).") from error
+        with stored_model(path, weights, has_checksum):
+            tokenizer = make_tokenizer(sizes, pixels.frame_shape)
         load_matching_weights(
             tokenizer, weights, f"the weights of {path}", "Its config.json is another's; copy it again."
         )

@@ -1,6 +1,6 @@
-"""A world in files of at most 16 MiB, its prior in bfloat16: `gpu_parcel.py FOLDER WORLD` makes a directory of them.
+"""A world in files of at most 16 MiB, its prior in bfloat16; `gpu_world_files.py FOLDER WORLD` makes a world of them.
 
-The tokenizer keeps its numbers, so that codes mean what they meant.
+The tokenizer stays in float32, so that codes keep their meaning.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-LIMIT = 16 * 2**20 - 2**16  # bytes of a file, its head aside
-STARTS = 256  # of the moments to begin from, so many travel
+LIMIT = 16 * 2**20 - 2**16  # bytes of a file, without its header
+NUM_STARTS = 256  # starts that are packed, at most
 
 
-def pack(world: Any, folder: Path, most: int = 3, limit: int = LIMIT) -> list[Path]:
-    """Write a world as `world-1.safetensors` and on; only its tokenizer where that takes too many files.
+def pack(world: Any, folder: Path, max_files: int = 3, limit: int = LIMIT) -> list[Path]:
+    """Write a world as `world-1.safetensors` and so on; only its tokenizer if that takes too many files.
 
     Args:
         world: a `WorldModel` with its starts.
-        folder: an existing folder; files of an earlier parcel are replaced.
-        most: files at most.
+        folder: an existing folder; files of an earlier world are replaced.
+        max_files: files at most.
         limit: bytes of a file.
 
     Returns:
@@ -34,8 +34,8 @@ def pack(world: Any, folder: Path, most: int = 3, limit: int = LIMIT) -> list[Pa
     """
     from worldmodel.world.starts import Starts
 
-    few = torch.arange(min(STARTS, len(world.starts)), device=world.starts.kinds.device)
-    starts = Starts(world.starts.context.select(few), world.starts.kinds[few])
+    index = torch.arange(min(NUM_STARTS, len(world.starts)), device=world.starts.kinds.device)
+    starts = Starts(world.starts.context.select(index), world.starts.kinds[index])
     tensors = {f"model.{name}": tensor for name, tensor in world.state_dict().items()}
     for name, tensor in tensors.items():
         if name.startswith("model.prior.") and tensor.dtype == torch.float32 and tensor.ndim > 1:
@@ -47,30 +47,30 @@ def pack(world: Any, folder: Path, most: int = 3, limit: int = LIMIT) -> list[Pa
         "prior": asdict(world.prior.config),
         "report": world.report,
     }
-    shards = _shared_out(tensors, limit)
-    if len(shards) > most:
+    shards = _split(tensors, limit)
+    if len(shards) > max_files:
         shards = [{name: tensor for name, tensor in tensors.items() if name.startswith("model.tokenizer.")}]
     for old in folder.glob("world-*.safetensors"):
         old.unlink()
     paths = []
     for number, shard in enumerate(shards, 1):
         paths.append(folder / f"world-{number}.safetensors")
-        whole = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in shard.items()}
-        save_file(whole, paths[-1], {"facts": json.dumps(facts), "files": str(len(shards))})
+        contiguous = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in shard.items()}
+        save_file(contiguous, paths[-1], {"facts": json.dumps(facts), "files": str(len(shards))})
     return paths
 
 
 def unpack(folder: Path, out: Path) -> None:
-    """Make a world directory of what `pack` wrote.
+    """Make a world directory of the files that `pack` wrote.
 
     Raises:
-        UserError: a file is missing, or only the tokenizer travelled.
+        UserError: a file is missing, or the files hold only the tokenizer.
     """
     from worldmodel.common.errors import UserError
-    from worldmodel.prior import PriorConfig
-    from worldmodel.tokenizer import TokenizerConfig
     from worldmodel.world.starts import Starts
-    from worldmodel.world.world_model import WorldModel, WorldSpec, _converter
+    from worldmodel.world.world_model import WorldModel
+    from worldmodel.world.world_spec import WorldSpec
+    from worldmodel.world.world_storage import read_sizes
 
     tensors: dict[str, Tensor] = {}
     count, facts = 0, {}
@@ -80,11 +80,8 @@ def unpack(folder: Path, out: Path) -> None:
             facts, count = json.loads(file.metadata()["facts"]), int(file.metadata()["files"])
             tensors |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     if not paths or len(paths) != count or not any(name.startswith("starts.") for name in tensors):
-        raise UserError(
-            f"{folder} holds {len(paths)} of {count} files of a whole world; copy all that came of the run."
-        )
-    tokenizer = _converter.structure(facts["tokenizer"], TokenizerConfig)
-    prior: Any = _converter.structure(facts["prior"], PriorConfig)
+        raise UserError(f"{folder} holds {len(paths)} of {count} files of a whole world; copy all files of the run.")
+    tokenizer, prior = read_sizes(facts)
     world = WorldModel(tokenizer, prior, WorldSpec.from_json(facts["spec"]))
     state = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
     world.load_state_dict({name: tensor.to(world.state_dict()[name].dtype) for name, tensor in state.items()})
@@ -93,8 +90,8 @@ def unpack(folder: Path, out: Path) -> None:
     world.save_pretrained(out)
 
 
-def _shared_out(tensors: dict[str, Tensor], limit: int) -> list[dict[str, Tensor]]:
-    """Tensors in groups of at most `limit` bytes; one that is larger stands alone."""
+def _split(tensors: dict[str, Tensor], limit: int) -> list[dict[str, Tensor]]:
+    """Tensors in groups of at most `limit` bytes; a larger one is a group of its own."""
     groups: list[dict[str, Tensor]] = [{}]
     room = limit
     for name, tensor in tensors.items():
@@ -111,6 +108,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("world", type=Path)
-    given = parser.parse_args()
-    unpack(given.folder, given.world)
-    print(given.world)
+    args = parser.parse_args()
+    unpack(args.folder, args.world)
+    print(args.world)

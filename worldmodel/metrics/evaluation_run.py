@@ -1,7 +1,7 @@
-"""What a world is judged on: held-out clips, a sample of the training split, and what metrics share.
+"""What metrics share: held-out clips, a sample of the training split, and cached intermediate results.
 
-Shapes: B clips, L = W + ahead frames a clip, W frames of memory, H W pixels, h w code grid, A action size,
-R rows (dreams side by side), V codes in the book.
+Shapes: B clips, L = W + ahead frames a clip, W frames of context, H W pixels, h w code grid, A action size,
+R rows (dreams of a batch).
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from worldmodel.data import ClipSampler, Dataset
 from worldmodel.metrics.frame_scores import brightness
 from worldmodel.prior.interface import CodeClip
 from worldmodel.prior.sampling import Sampling
+from worldmodel.prior.status_bins import status_bins
 from worldmodel.world.world_model import WorldModel
 
-CHUNK = 32  # clips encoded or judged at once, to bound memory
-TRAIN_CLIPS, TRAIN_LENGTH = 288, 32  # of the training split, for what the rivals know: 5 s of a core at 32x64
-BRIGHT_SHARE = 0.005  # of the training split's pixels are bright
+CHUNK = 32  # clips encoded or evaluated at once, to bound memory
+TRAIN_CLIPS, TRAIN_LENGTH = 288, 32  # clips of the training split for the baselines: 5 s of a core at 32 x 64
+BRIGHT_SHARE = 0.005  # share of the training split's pixels that are bright
 
-# (seed, R) -> a function from the frames shown now, (R, H, W, 3) uint8, to actions (R,) or (R, A)
+# (seed, R) -> a function from the current frames, (R, H, W, 3) uint8, to actions (R,) or (R, A)
 PolicyFactory = Callable[[int, int], Callable[[np.ndarray], np.ndarray]]
 Progress = Callable[[str, int, int, dict[str, float]], None]
 T = TypeVar("T")
@@ -34,17 +35,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """How a world is judged.
+    """How a world is evaluated.
 
     Attributes:
-        split: whose episodes.
-        clips: clips to judge likelihood, prediction and reconstruction on; fewer where there are no more.
-        ahead: frames predicted freely after the context.
+        split: the split to evaluate on.
+        clips: clips for likelihood, prediction and reconstruction; fewer where the split has fewer.
+        ahead: frames predicted after the context.
         horizon: steps of a free run.
         rows: free runs of each policy.
-        seed: of the clips, the starts, the policies and the dreams.
-        sampling: how the dreamed codes are drawn.
-        metrics: names of the metrics wanted; none for all.
+        seed: seed of clips, starts, policies and dreams.
+        sampling: how dreamed codes are sampled.
+        metrics: names of metrics; empty for all.
     """
 
     split: str = "test"
@@ -59,13 +60,13 @@ class EvaluationSettings:
 
 @dataclass(frozen=True)
 class Clips:
-    """Recorded clips, every frame of them valid.
+    """Recorded clips with valid frames only.
 
     Attributes:
         frames: (B, L, H, W, 3) uint8, on the CPU.
-        codes: the same after the tokenizer, on the world's device.
-        other: (B,) int64, for each clip one of another episode of the same policy, as far as there is one.
-        episodes, starts: (B,) int64, where they are in the dataset.
+        codes: the same as codes, on the world's device.
+        other: (B,) int64, for each clip the index of one of another episode of the same policy, if there is one.
+        episodes, starts: (B,) int64, episode and first frame of each clip in the dataset.
     """
 
     frames: Tensor
@@ -77,33 +78,33 @@ class Clips:
 
 @dataclass(frozen=True)
 class TrainSample:
-    """What the rivals know of the training split.
+    """What the baselines know of the training split.
 
     Attributes:
         codes: (n, l, h, w) int64, clips of consecutive frames.
         valid: (n, l) bool.
         mean_frame: (H, W, 3) uint8.
-        bright: a pixel whose largest colour is above this is bright.
+        bright_threshold: a pixel whose largest colour is above this is bright.
     """
 
     codes: np.ndarray
     valid: np.ndarray
     mean_frame: Tensor
-    bright: int
+    bright_threshold: int
 
 
-class WorldTrial:
-    """A world, the data it is judged on, and everything that several metrics need, made when first needed.
+class EvaluationRun:
+    """A world, the data it is evaluated on, and what several metrics need, computed when first used.
 
     Args:
         world: the learned world.
         data: recordings of its environment.
-        policies: policies that can be played in the dream, by the name their episodes carry.
-        settings: how.
-        progress: called as (stage, done, in all, {}).
+        policies: policies to play in the dream, by the policy name of their recorded episodes.
+        settings: how to evaluate.
+        progress: called as (stage, done, total, {}).
 
     Raises:
-        UserError: the data is of other frames or actions, lacks the status variable, or has too little.
+        UserError: the data has other frames or actions, lacks the status variable, or has too few episodes.
     """
 
     def __init__(
@@ -116,34 +117,28 @@ class WorldTrial:
     ) -> None:
         self.world, self.data, self.policies, self.settings = world, data, dict(policies), settings
         self.progress: Progress = progress or (lambda *_: None)
-        self._kept: dict[Any, Any] = {}
+        self._cache: dict[Any, Any] = {}
         _check(world, data, settings)
 
     @property
     def length(self) -> int:
-        """L: the context and the frames ahead."""
+        """L: frames of the context and frames ahead."""
         return self.world.prior.window + self.settings.ahead
 
-    def once(self, function: Callable[[WorldTrial], T]) -> T:
-        """What a function makes of this trial, computed once."""
-        if function not in self._kept:
-            self._kept[function] = function(self)
-        return self._kept[function]
+    def cached(self, function: Callable[[EvaluationRun], T]) -> T:
+        """The result of a function of this run, computed once."""
+        if function not in self._cache:
+            self._cache[function] = function(self)
+        return self._cache[function]
 
-    def status(self, values: np.ndarray) -> np.ndarray:
-        """Bins of the hidden variable, int64 of the same shape; zeros where the world learns none."""
-        settings = self.world.prior.status_config
-        if not settings.variable:
-            return np.zeros(values.shape, np.int64)
-        return np.digitize(values, np.asarray(settings.edges)).astype(np.int64)
-
-    def status_of(self, rows: np.ndarray) -> np.ndarray:
-        """The same for frames of the dataset, by their rows among all F."""
-        name = self.world.prior.status_config.variable
-        return self.status(self.data.flat(f"variables/{name}")[rows] if name else np.zeros(rows.shape))
+    def status_of_frames(self, frames: np.ndarray) -> np.ndarray:
+        """Status bins of frames of the dataset, by their index among all frames; zeros without a status."""
+        config = self.world.prior.status_config
+        values = self.data.flat(f"variables/{config.variable}")[frames] if config.variable else np.zeros(frames.shape)
+        return status_bins(config, values)
 
     def code_clip(self, episodes: np.ndarray, starts: np.ndarray, length: int) -> tuple[Tensor, CodeClip]:
-        """Recorded clips, read and encoded: frames (B, length, H, W, 3) on the CPU and their codes."""
+        """Read and encode recorded clips: frames (B, length, H, W, 3) on the CPU, and their codes."""
         sampler = ClipSampler(self.data, length, 1, None)
         frames, clips = [], []
         for i in range(0, len(episodes), CHUNK):
@@ -159,7 +154,7 @@ class WorldTrial:
                     rewards=batch.rewards,
                     terminations=batch.terminations,
                     truncations=batch.truncations,
-                    status=torch.from_numpy(self.status_of(at)),
+                    status=torch.from_numpy(self.status_of_frames(at)),
                     weights=torch.ones_like(batch.frame_valid, dtype=torch.float32),
                 ).to(self.world.device)
             )
@@ -168,34 +163,34 @@ class WorldTrial:
 
     @cached_property
     def clips(self) -> Clips:
-        """Clips of the split that do not overlap, drawn by the seed."""
+        """Clips of the split that do not overlap, shuffled by the seed."""
         data, settings = self.data, self.settings
-        places = self._places(settings.split, self.length)
-        if len(places) < 2:
+        clips = self._separate_clips(settings.split, self.length)
+        if len(clips) < 2:
             longest = int(_valid_frames(data)[data.episodes_of(settings.split)].max())
             raise UserError(
                 f"a clip of {self.length} frames ({self.world.prior.window} of context, {settings.ahead} ahead) fits "
-                f"into {len(places)} places of the {settings.split} split of {data.name}, wanted at least 2; its "
-                f"longest episode shows {longest} frames. Give a smaller --ahead, another --split or more data."
+                f"{len(clips)} times into the {settings.split} split of {data.name}, wanted at least 2; its longest "
+                f"episode has {longest} valid frames. Give a smaller --ahead, another --split or more data."
             )
-        order = np.random.default_rng(settings.seed).permutation(len(places))[: settings.clips]
-        episodes, starts = places[order].T
+        order = np.random.default_rng(settings.seed).permutation(len(clips))[: settings.clips]
+        episodes, starts = clips[order].T
         frames, codes = self.code_clip(episodes, starts, self.length)
-        other = _others(data.policies[episodes], episodes)
+        other = _other_clips(data.policies[episodes], episodes)
         return Clips(frames, codes, torch.from_numpy(other).to(self.world.device), episodes, starts)
 
     @cached_property
     def train(self) -> TrainSample:
-        """Clips of the training split, for rivals that know its frequencies."""
+        """Clips of the training split, for baselines that use its frequencies."""
         data = self.data
         length = min(TRAIN_LENGTH, int(_valid_frames(data)[data.episodes_of("train")].max()))
-        places = self._places("train", length)
-        order = np.random.default_rng(self.settings.seed).permutation(len(places))[:TRAIN_CLIPS]
+        clips = self._separate_clips("train", length)
+        order = np.random.default_rng(self.settings.seed).permutation(len(clips))[:TRAIN_CLIPS]
         codes, valid, count = [], [], 0
         total = torch.zeros(data.header.pixels.frame_shape, dtype=torch.float64)
         levels = np.zeros(256, np.int64)
         for i in range(0, len(order), CHUNK):
-            episodes, starts = places[order[i : i + CHUNK]].T
+            episodes, starts = clips[order[i : i + CHUNK]].T
             frames, clip = self.code_clip(episodes, starts, length)
             total += frames.sum((0, 1), dtype=torch.float64)
             count += frames.shape[0] * frames.shape[1]
@@ -204,18 +199,18 @@ class WorldTrial:
             valid.append(clip.frame_valid.cpu().numpy())
             self.progress("training split", min(i + CHUNK, len(order)), len(order), {})
         above = levels.sum() - np.cumsum(levels)  # pixels brighter than each level
-        bright = int(np.flatnonzero(above <= BRIGHT_SHARE * levels.sum())[0])
+        threshold = int(np.flatnonzero(above <= BRIGHT_SHARE * levels.sum())[0])
         mean = (total / count).round().to(torch.uint8)
-        return TrainSample(np.concatenate(codes), np.concatenate(valid), mean, bright)
+        return TrainSample(np.concatenate(codes), np.concatenate(valid), mean, threshold)
 
-    def _places(self, split: str, length: int) -> np.ndarray:
-        """Clips of valid frames that do not overlap: episode and start of each, (n, 2) int64."""
-        shown = _valid_frames(self.data)
-        found = [(e, start) for e in self.data.episodes_of(split) for start in range(0, shown[e] - length + 1, length)]
+    def _separate_clips(self, split: str, length: int) -> np.ndarray:
+        """Clips of valid frames that do not overlap: episode and first frame of each, (n, 2) int64."""
+        valid = _valid_frames(self.data)
+        found = [(e, start) for e in self.data.episodes_of(split) for start in range(0, valid[e] - length + 1, length)]
         return np.asarray(found, np.int64).reshape(-1, 2)
 
     def chunks(self, stage: str) -> Iterator[tuple[slice, CodeClip]]:
-        """The clips in turn, `CHUNK` at once, with the bar of a stage."""
+        """All clips, `CHUNK` at a time, with a progress bar for the stage."""
         clip = self.clips.codes
         for i in range(0, len(clip.codes), CHUNK):
             rows = slice(i, min(i + CHUNK, len(clip.codes)))
@@ -226,37 +221,37 @@ class WorldTrial:
 def _valid_frames(data: Dataset) -> np.ndarray:
     """(N,) int64: the frames of each episode before its first invalid one."""
     valid = np.append(data.flat("frame_valid"), False)
-    bad = np.flatnonzero(~valid)
+    invalid = np.flatnonzero(~valid)
     ends = data.frame_offsets + data.lengths + 1
-    return np.minimum(bad[np.searchsorted(bad, data.frame_offsets)], ends) - data.frame_offsets
+    return np.minimum(invalid[np.searchsorted(invalid, data.frame_offsets)], ends) - data.frame_offsets
 
 
-def _others(policies: np.ndarray, episodes: np.ndarray) -> np.ndarray:
-    """For each clip the next one of its policy that is of another episode; of any other clip where there is none."""
+def _other_clips(policies: np.ndarray, episodes: np.ndarray) -> np.ndarray:
+    """For each clip the next one of the same policy and another episode, or any other clip where there is none."""
     count = len(episodes)
     after = (np.arange(count)[:, None] + 1 + np.arange(count - 1)) % count  # (B, B-1)
-    same = policies[after] == policies[:, None]
-    apart = episodes[after] != episodes[:, None]
-    best = np.argmax(2 * apart + same + (same & apart), axis=1)  # the first of the best kind
+    same_policy = policies[after] == policies[:, None]
+    other_episode = episodes[after] != episodes[:, None]
+    best = np.argmax(2 * other_episode + same_policy + (same_policy & other_episode), axis=1)  # first of the best
     return after[np.arange(count), best]
 
 
 def _check(world: WorldModel, data: Dataset, settings: EvaluationSettings) -> None:
-    """Refuse what cannot be judged, in a sentence."""
+    """Refuse data and settings that the world cannot be evaluated with."""
     spec, header = world.spec, data.header
     if world.tokenizer.time_stride > 1:
         raise UserError(
             f"this world's codes span {world.tokenizer.time_stride} frames each, so it cannot be stepped frame by "
-            "frame; judge a world whose tokenizer works on single frames."
+            "frame; evaluate a world whose tokenizer works on single frames."
         )
     if header.pixels.frame_shape != spec.pixels.frame_shape:
         raise UserError(
             f"{data.name} has frames {header.pixels.frame_shape}, the world was learned from "
-            f"{spec.pixels.frame_shape}; judge it on recordings of its own environment and screen."
+            f"{spec.pixels.frame_shape}; evaluate it on recordings of its own environment and screen."
         )
     if header.action_space != spec.action_space:
         raise UserError(
-            f"{data.name} has actions {header.action_space}, the world takes {spec.action_space}; judge it on "
+            f"{data.name} has actions {header.action_space}, the world takes {spec.action_space}; evaluate it on "
             "recordings of its own environment."
         )
     variable = world.prior.status_config.variable
@@ -268,12 +263,12 @@ def _check(world: WorldModel, data: Dataset, settings: EvaluationSettings) -> No
     for split in dict.fromkeys((settings.split, "train")):
         if not len(data.episodes_of(split)):
             raise UserError(f"the {split} split of {data.name} is empty: {data.lacking_splits}")
-    known = world.prior.max_frames
-    if known is not None and world.prior.window + settings.ahead > known:
+    max_frames = world.prior.max_frames
+    if max_frames is not None and world.prior.window + settings.ahead > max_frames:
         raise UserError(
-            f"--ahead {settings.ahead}: this world's prior knows {known} frames, {world.prior.window} of them context; "
-            f"give at most --ahead {known - world.prior.window}."
+            f"--ahead {settings.ahead}: this world's prior spans {max_frames} frames, {world.prior.window} of them "
+            f"context; give at most --ahead {max_frames - world.prior.window}."
         )
-    for name, least in (("clips", 2), ("ahead", 1), ("horizon", 1), ("rows", 2)):
-        if getattr(settings, name) < least:
-            raise UserError(f"--{name} {getattr(settings, name)}: wanted at least {least}.")
+    for name, minimum in (("clips", 2), ("ahead", 1), ("horizon", 1), ("rows", 2)):
+        if getattr(settings, name) < minimum:
+            raise UserError(f"--{name} {getattr(settings, name)}: wanted at least {minimum}.")

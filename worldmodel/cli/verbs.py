@@ -1,0 +1,149 @@
+"""The table of verbs, and the help page that lists them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb.
+
+    Attributes:
+        config: its config dataclass, "module:name"; imported when the verb is called.
+        function: takes an instance of the config and does the work, "module:name".
+        help: what it does, one line.
+    """
+
+    config: str
+    function: str
+    help: str
+
+
+VERBS: dict[str, Verb] = {
+    "demo": Verb(
+        "worldmodel.cli.demo:Demo",
+        "worldmodel.cli.demo:demo",
+        "all stages on real take-cover, with an HTML report",
+    ),
+    "envs": Verb(
+        "worldmodel.cli.env_commands:Envs",
+        "worldmodel.cli.env_commands:envs",
+        "table of the registered environments",
+    ),
+    "collect": Verb(
+        "worldmodel.collect.collect_config:Collect",
+        "worldmodel.collect.collect_command:collect",
+        "record episodes of an environment as a dataset",
+    ),
+    "data info": Verb(
+        "worldmodel.cli.data_commands:DataInfo",
+        "worldmodel.cli.data_commands:data_info",
+        "summary of a dataset: counts, histograms, sizes",
+    ),
+    "data verify": Verb(
+        "worldmodel.cli.data_commands:DataVerify",
+        "worldmodel.cli.data_commands:data_verify",
+        "check every checksum, offset and split",
+    ),
+    "data preview": Verb(
+        "worldmodel.cli.data_commands:DataPreview",
+        "worldmodel.cli.data_commands:data_preview",
+        "contact sheet and GIF of a dataset",
+    ),
+    "data seal": Verb(
+        "worldmodel.cli.data_commands:DataSeal",
+        "worldmodel.cli.data_commands:data_seal",
+        "make a dataset from the part files of a stopped recording",
+    ),
+    "data merge": Verb(
+        "worldmodel.cli.data_commands:DataMerge",
+        "worldmodel.cli.data_commands:data_merge",
+        "join datasets in one file without copying",
+    ),
+    "train policy": Verb(
+        "worldmodel.collect.collect_config:TrainPolicy",
+        "worldmodel.collect.policy_training:train_policy",
+        "train a policy with Stable-Baselines3",
+    ),
+    "train world": Verb(
+        "worldmodel.cli.train_commands:TrainWorld",
+        "worldmodel.cli.train_commands:train_world",
+        "train a world on a dataset",
+    ),
+    "train tokenizer": Verb(
+        "worldmodel.cli.train_commands:TrainTokenizer",
+        "worldmodel.cli.train_commands:train_tokenizer",
+        "its first half: the tokenizer",
+    ),
+    "train prior": Verb(
+        "worldmodel.cli.train_commands:TrainPrior",
+        "worldmodel.cli.train_commands:train_prior",
+        "its second half: the prior on a tokenizer's codes",
+    ),
+    "export": Verb(
+        "worldmodel.cli.export_command:Export",
+        "worldmodel.cli.export_command:export",
+        "export a world to ONNX: faster on a CPU, and without torch",
+    ),
+    "eval policy": Verb(
+        "worldmodel.collect.collect_config:EvalPolicy",
+        "worldmodel.collect.policy_evaluation:eval_policy",
+        "run policies on fixed test seeds, with intervals",
+    ),
+    "eval world": Verb(
+        "worldmodel.cli.eval_world:EvalWorld",
+        "worldmodel.cli.eval_world:eval_world",
+        "evaluate a world: free runs, likelihood, prediction",
+    ),
+    "predict": Verb(
+        "worldmodel.cli.predict_command:Predict",
+        "worldmodel.cli.predict_command:predict",
+        "dream on from a recorded frame, compared with the recording",
+    ),
+    "sample": Verb(
+        "worldmodel.cli.sample_command:Sample",
+        "worldmodel.cli.sample_command:sample",
+        "several dreams of one sequence of actions",
+    ),
+    "bench loader": Verb(
+        "worldmodel.cli.bench_commands:BenchLoader",
+        "worldmodel.cli.bench_commands:bench_loader",
+        "clips read per second, compared with h5py",
+    ),
+    "bench collect": Verb(
+        "worldmodel.cli.bench_commands:BenchCollect",
+        "worldmodel.cli.bench_commands:bench_collect",
+        "steps recorded per second, compared with no recorder",
+    ),
+    "bench tokenizer": Verb(
+        "worldmodel.cli.bench_commands:BenchTokenizer",
+        "worldmodel.cli.bench_commands:bench_tokenizer",
+        "frames encoded, decoded and trained per second, compared with strided convolutions",
+    ),
+    "bench prior": Verb(
+        "worldmodel.cli.bench_commands:BenchPrior",
+        "worldmodel.cli.bench_commands:bench_prior",
+        "codes trained, frames scored and frames sampled per second, compared with other samplers",
+    ),
+    "bench dream": Verb(
+        "worldmodel.cli.bench_commands:BenchDream",
+        "worldmodel.cli.bench_commands:bench_dream",
+        "whole steps of dreams per second, alone and in batches",
+    ),
+}
+
+
+def usage() -> str:
+    """The help page of the whole command."""
+    width = max(len(name) for name in VERBS)
+    rows = "\n".join(f"  {name:<{width}}  {verb.help}" for name, verb in VERBS.items())
+    return (
+        "usage: worldmodel VERB [options]\n\n"
+        "Record an agent in a real game, learn the world from its pixels and actions, step that world.\n\n"
+        f"{rows}\n\n"
+        "worldmodel VERB --help     the options of one verb, with an example\n"
+        "worldmodel VERB --config FILE     run a saved config again (flags after it override)\n"
+        "worldmodel VERB --preset NAME     begin from a named config\n"
+        "worldmodel --version"
+    )

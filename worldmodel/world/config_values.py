@@ -1,0 +1,191 @@
+"""Checks of values from a config.json: type and range of each, with a sentence that names it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from cattrs import transform_error
+from cattrs.errors import BaseValidationError
+from cattrs.preconf.json import make_converter
+from cattrs.v import format_exception
+
+from worldmodel.common.errors import UserError
+from worldmodel.common.run_info import structure_unions_by_kind
+
+T = TypeVar("T")
+
+MAX_SIDE = 4096  # pixels of a frame's side
+MAX_PIXELS = 2**22  # of a frame
+MAX_PLACES = 2**14  # codes of a frame
+MAX_CHOICES = 2**20  # numbers that describe one action
+
+# Ranges of the fields of model configs, by name. A field that is not listed has the default range of its type.
+INT_RANGE = (0, 2**16)
+FLOAT_RANGE = (0.0, 1e9)
+RANGES: dict[str, tuple[float, float]] = {
+    "num_codes": (1, 2**20),
+    "num_codebooks": (1, 2**10),
+    "num_heads": (1, 2**10),
+    "num_groups": (1, MAX_PLACES),
+    "mixture": (1, 2**8),
+    "window": (1, 2**12),
+    "feedforward": (1, 2**6),
+    "num_layers": (0, 2**8),
+    "trunk_layers": (0, 2**8),
+    "decoder_layers": (0, 2**8),
+    **dict.fromkeys(("space_stride", "time_stride", "clip_length", "num_frames"), (1, 2**16)),
+    **dict.fromkeys(("width", "code_width", "residual_width"), (1, 2**14)),
+    **dict.fromkeys(("embed_dim", "action_dim", "code_dim"), (1, 2**14)),
+    **dict.fromkeys(("codebook_decay", "dropout", "history_noise", "history_loss", "rare_share"), (0.0, 1.0)),
+    "edges": (-1e30, 1e30),
+}
+
+
+def refused(name: str, value: Any, wanted: str) -> UserError:
+    """The error about one value."""
+    shown = repr(value)
+    return UserError(f"{name}={shown if len(shown) <= 80 else shown[:77] + '...'}: wanted {wanted}.")
+
+
+def check_int(value: Any, name: str, low: int, high: int) -> int:
+    """An integer of a range; a bool is none."""
+    if type(value) is not int or not low <= value <= high:
+        raise refused(name, value, f"an integer from {low} to {high}")
+    return value
+
+
+def check_float(value: Any, name: str, low: float, high: float) -> float:
+    """A finite number of a range."""
+    if type(value) not in (int, float) or not (math.isfinite(value) and low <= value <= high):
+        raise refused(name, value, f"a number from {low:g} to {high:g}")
+    return float(value)
+
+
+def check_bool(value: Any, name: str) -> bool:
+    """True or False."""
+    if type(value) is not bool:
+        raise refused(name, value, "true or false")
+    return value
+
+
+def check_text(value: Any, name: str) -> str:
+    """A string."""
+    if not isinstance(value, str):
+        raise refused(name, value, "a string")
+    return value
+
+
+def check_object(value: Any, name: str, known: Iterable[str] | None = None) -> dict[str, Any]:
+    """A JSON object, without fields other than the known ones."""
+    if not isinstance(value, dict):
+        raise refused(name, value, "an object")
+    unknown = sorted(set(value) - set(known)) if known is not None else []
+    if unknown:
+        raise UserError(f"{name} has the unknown field {unknown[0]!r}.")
+    return value
+
+
+def check_list(value: Any, name: str, length: int | None = None) -> list[Any]:
+    """A list, of a length if that is given."""
+    if not isinstance(value, list | tuple) or (length is not None and len(value) != length):
+        raise refused(name, value, "a list" if length is None else f"a list of {length}")
+    return list(value)
+
+
+def read_model_config(value: Any, kind: Any, name: str) -> Any:
+    """A config dataclass, or one of a union, from JSON.
+
+    Args:
+        value: the JSON; fields that are missing take their defaults, as in directories of older versions.
+        kind: the class or union.
+        name: what errors call it.
+
+    Raises:
+        UserError: an unknown field, or a value of the wrong type or out of range.
+    """
+    check_object(value, name)
+    try:
+        config = _converter().structure(value, kind)
+    except (BaseValidationError, ValueError, TypeError, KeyError, OverflowError) as error:
+        raise UserError(_first_problem(error, name)) from error
+    check_ranges(config, name)
+    return config
+
+
+def check_ranges(config: Any, name: str) -> None:
+    """Check every number of a config dataclass against `RANGES`, and those of the dataclasses inside it.
+
+    Raises:
+        UserError: a number of the wrong type or out of range.
+    """
+    for field in dataclasses.fields(config):
+        value, label = getattr(config, field.name), f"{name}.{field.name}"
+        if dataclasses.is_dataclass(value):
+            check_ranges(value, label)
+        elif isinstance(value, float) or (isinstance(value, int) and "float" in str(field.type)):
+            check_float(value, label, *RANGES.get(field.name, FLOAT_RANGE))
+        elif isinstance(value, int) and not isinstance(value, bool):
+            low, high = RANGES.get(field.name, INT_RANGE)
+            check_int(value, label, int(low), int(high))
+        elif isinstance(value, tuple):
+            for number in value:
+                check_float(number, label, *RANGES.get(field.name, FLOAT_RANGE))
+
+
+def check_model_size(tokenizer: Any, prior: Any, frame_shape: tuple[int, int, int]) -> None:
+    """Check the numbers of both configs, and that a frame does not have too many codes.
+
+    Args:
+        tokenizer: config of the tokenizer.
+        prior: config of the prior; None for a tokenizer alone.
+        frame_shape: (H, W, 3).
+
+    Raises:
+        UserError: a number of the wrong type or out of range.
+    """
+    check_ranges(tokenizer, "tokenizer")
+    if prior is not None:
+        check_ranges(prior, "prior")
+    height, width, _ = frame_shape
+    places = (height // tokenizer.space_stride) * (width // tokenizer.space_stride) * tokenizer.num_codebooks
+    if places > MAX_PLACES:
+        raise UserError(
+            f"frames of {height} x {width} pixels with tokenizer.space_stride={tokenizer.space_stride} have {places} "
+            f"codes: wanted at most {MAX_PLACES}. Take smaller frames or a larger stride."
+        )
+
+
+def _first_problem(error: Exception, name: str) -> str:
+    """The first problem that cattrs found, as "field: problem."."""
+
+    def phrase(error: BaseException, kind: type | None) -> str:
+        return str(error).rstrip(".") if isinstance(error, UserError) else format_exception(error, kind)
+
+    if not isinstance(error, BaseValidationError):
+        return f"{name}: {str(error).rstrip('.')}."
+    problem, _, path = transform_error(error, path=name, format_exception=phrase)[0].rpartition(" @ ")
+    return f"{path}: {problem}."
+
+
+@functools.cache
+def _converter() -> Any:
+    """A converter that accepts exactly the JSON types of the fields."""
+    converter = structure_unions_by_kind(make_converter(forbid_extra_keys=True))
+
+    def strict(kind: type) -> Any:
+        def hook(value: Any, _: Any) -> Any:
+            if kind is float and type(value) is int:
+                return float(value)
+            if type(value) is not kind:
+                raise UserError(f"got {value!r}, wanted {kind.__name__}")
+            return value
+
+        return hook
+
+    for kind in (int, bool, float, str):
+        converter.register_structure_hook(kind, strict(kind))
+    return converter
