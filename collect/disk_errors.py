@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from worldmodel.common.errors import UserError
+from worldmodel.common.files import write_error
 
 _NAMES = ("ENOSPC", "EFBIG", "EDQUOT", "EROFS", "EACCES")  # EDQUOT is not known everywhere
 DISK_ERRORS = tuple(getattr(errno, name) for name in _NAMES if hasattr(errno, name))
@@ -29,9 +29,7 @@ def disk_errors_as_sentence(path: Path) -> Iterator[None]:
         code = _disk_error(error)
         if code is None:
             raise
-        raise UserError(
-            f"cannot write {path}: {os.strerror(code)}. Free some space and run the same command again; it continues."
-        ) from error
+        raise write_error(path, OSError(code, os.strerror(code))) from error
 
 
 def _disk_error(error: BaseException | None) -> int | None:

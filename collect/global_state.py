@@ -9,26 +9,26 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from worldmodel.common.torch_state import isolated_torch_state
+
 
 @contextmanager
 def preserved_global_state() -> Iterator[None]:
-    """Run a block of Stable-Baselines3 with one torch thread and default dtype float32, and restore everything after.
+    """Run a block of Stable-Baselines3 with one torch thread and torch's own defaults, and restore everything after.
 
-    Restored are the number of torch threads, torch's default dtype, and the generators of `random`, numpy and torch
-    (CPU). Inside, the generators continue from their present state; Stable-Baselines3 seeds them.
+    Restored are the number of torch threads, the generators of `random` and numpy, and what `isolated_torch_state`
+    restores. Inside, the generators continue from their present state; Stable-Baselines3 seeds them.
     """
-    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    threads = torch.get_num_threads()
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 (the global generator is meant)
-    with torch.random.fork_rng(devices=[]):
-        torch.set_num_threads(1)  # with environment processes on two cores, three to six times faster than two
-        torch.set_default_dtype(torch.float32)
-        try:
+    torch.set_num_threads(1)  # with environment processes on two cores, three to six times faster than two
+    try:
+        with isolated_torch_state():
             yield
-        finally:
-            torch.set_num_threads(threads)
-            torch.set_default_dtype(dtype)
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)  # noqa: NPY002
+    finally:
+        torch.set_num_threads(threads)
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 class EpisodeGenerator:

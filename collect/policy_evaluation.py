@@ -13,7 +13,7 @@ import numpy as np
 from worldmodel.collect.collect_config import EvalPolicy
 from worldmodel.collect.policy_specs import PolicySpec, check_policy_fits, parse_policy
 from worldmodel.common.errors import UserError
-from worldmodel.common.files import atomic_path, expand_path
+from worldmodel.common.files import write_json_atomic
 from worldmodel.common.signals import exit_on_sigterm
 from worldmodel.common.subprocesses import start_forkserver
 from worldmodel.envs.registrations import pickle_registrations, restore_registrations
@@ -165,7 +165,6 @@ def eval_policy(config: EvalPolicy) -> list[dict[str, Any]]:
         policies[text] = spec
     rows = evaluate(policies, config.env, kwargs, config.episodes, config.first_seed, config.workers)
     if config.out is not None:
-        with atomic_path(expand_path(config.out)) as temporary:
-            temporary.write_text(json.dumps({**run_info("eval policy", config), "rows": rows}, indent=1))
+        write_json_atomic(config.out, {**run_info("eval policy", config), "rows": rows})
     print(json.dumps(rows) if config.json else format_table(rows))
     return rows

@@ -20,7 +20,7 @@ from worldmodel.collect.learner_envs import check_world, dream_envs, real_envs
 from worldmodel.collect.leftovers import remove_leftovers
 from worldmodel.collect.policy_evaluation import format_table
 from worldmodel.common.errors import UserError
-from worldmodel.common.files import atomic_path, expand_path
+from worldmodel.common.files import atomic_path, expand_path, write_json_atomic
 from worldmodel.common.memory import keep_freed_memory
 from worldmodel.common.run_info import check_same_run, remove_run
 
@@ -54,8 +54,7 @@ def train_policy(config: TrainPolicy) -> Path:
             _train(config)
     result = {"policy": str(policy), **json.loads((out / "policy.json").read_text())["result"]}
     if config.world is not None and config.test_episodes and not test.exists():
-        with atomic_path(test) as temporary:
-            temporary.write_text(json.dumps({"env": config.env, "rows": _test(config)}, indent=1))
+        write_json_atomic(test, {"env": config.env, "rows": _test(config)})
     if test.exists():
         result["test"] = json.loads(test.read_text())["rows"]
     if config.json:
@@ -185,9 +184,7 @@ def _finish(model: Any, config: TrainPolicy, minutes: float) -> None:
         "episodes": len(finished),
         "return_mean": float(np.mean([episode["r"] for episode in finished])) if finished else float("nan"),
     }
-    with atomic_path(out / "policy.json") as temporary:
-        data = {"env": config.env, "learner": asdict(config.learner), "result": result}
-        temporary.write_text(json.dumps(data, indent=1))
+    write_json_atomic(out / "policy.json", {"env": config.env, "learner": asdict(config.learner), "result": result})
     with atomic_path(out / "policy.zip") as temporary:
         model.save(temporary, exclude=["tensorboard_log"])
     for leftover in ("checkpoint.zip", "checkpoint.json"):

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from worldmodel.common.errors import UserError
-from worldmodel.common.files import atomic_path, check_free_space
+from worldmodel.common.files import check_free_space, write_error, write_json_atomic
+from worldmodel.common.locks import acquire_lock
 from worldmodel.data.header import Header
 from worldmodel.data.parts import PartWriter
 
@@ -53,16 +51,10 @@ class RecordingFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / "lock")
-            lock.acquire(blocking=False)
-        except Timeout:
-            raise UserError(
-                f"another process is recording to {self.path}; wait for it or choose another path."
-            ) from None
         except OSError as error:
-            raise UserError(
-                f"cannot write {self.path}: {os.strerror(error.errno or 0)}. Choose another path."
-            ) from None
+            raise write_error(self.path, error) from error
+        refusal = f"another process is recording to {self.path}; wait for it or choose another path."
+        lock = acquire_lock(self.path / "lock", refusal)
         try:
             yield
         finally:
@@ -90,8 +82,7 @@ class RecordingFolder:
                 )
         else:
             state = {"header": header.to_json(), "token": uuid.uuid4().hex}
-            with atomic_path(plan) as temporary:
-                temporary.write_text(json.dumps(state))
+            write_json_atomic(plan, state, indent=None)
         for leftover in self.path.glob(".sealed*"):
             leftover.unlink()
         self.process_records.mkdir(exist_ok=True)

@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
 from worldmodel.collect.collect_config import LearnerConfig
-from worldmodel.common.files import atomic_path
+from worldmodel.common.files import atomic_path, write_json_atomic
 
 LOG_SECONDS = 5.0  # between two rows of the learning curve
 
@@ -80,5 +80,4 @@ def save_checkpoint(model: Any, out: Path, minutes: float) -> None:
     """Write checkpoint.zip atomically, and the training time so far to checkpoint.json."""
     with atomic_path(out / "checkpoint.zip") as temporary:
         model.save(temporary)
-    with atomic_path(out / "checkpoint.json") as temporary:
-        temporary.write_text(json.dumps({"minutes": minutes}))
+    write_json_atomic(out / "checkpoint.json", {"minutes": minutes})
