@@ -136,7 +136,7 @@ def random_flat_prior(window: int) -> FlatPrior:
 
 @pytest.mark.parametrize("corrupted", ["nothing", "recompute", "flushed", "appended"])
 def test_methods_that_differ_are_detected(corrupted: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    network = random_flat_prior(3).network
+    network = random_flat_prior(3).transformer
     sample_code, fill = baselines.RecomputeSampler.sample_code, baselines.FlushedCacheSampler._fill
 
     def sample_code_without_history(self: baselines.RecomputeSampler) -> None:
@@ -157,7 +157,7 @@ def test_methods_that_differ_are_detected(corrupted: str, monkeypatch: pytest.Mo
 
 
 def test_the_flushed_cache_is_refilled_with_half_its_window() -> None:
-    network = random_flat_prior(4).network
+    network = random_flat_prior(4).transformer
     inputs = baselines.SamplerInputs.random(network, 2, 4, 9)
     flushed, num_cached = baselines.FlushedCacheSampler(network, inputs), []
     for _ in range(8):

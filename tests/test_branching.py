@@ -339,7 +339,7 @@ def test_a_context_is_cast_or_refused_in_a_sentence(world: WorldModel) -> None:
     assert equal_rows(cast, right, [0, 1], [0, 1])
     Simulator(world, 2).reset(context=cast)
     for status in (torch.tensor([0, 4]), torch.tensor([-1, 0]), torch.tensor([0]), torch.tensor([0.0, 1.0])):
-        with pytest.raises(UserError, match="wanted an integer of 0 to 3 for each of 2 rows"):
+        with pytest.raises(UserError, match="wanted an integer from 0 to 3 for each of 2 rows"):
             world.context(frames, acted, status=status)
     env = DreamEnv(world)
     picture = frames[0].numpy()

@@ -27,7 +27,7 @@ from worldmodel.common.runtime import Runtime
 from worldmodel.data import Dataset
 from worldmodel.dream import DreamEnv, DreamLearnerEnv, DreamVectorEnv, Simulator
 from worldmodel.metrics import EvaluationSettings, evaluate
-from worldmodel.prior.interface import StatusConfig
+from worldmodel.prior.status_config import StatusConfig
 from worldmodel.train.loop import Loop
 from worldmodel.train.presets import PRESETS
 from worldmodel.train.trainers import train_prior, train_tokenizer, train_world

@@ -1,4 +1,4 @@
-"""How far a dream in bfloat16 is from float32: the tolerance that docs/worlds.md states, in worlds that learned.
+"""How much a dream in bfloat16 may differ from float32: the tolerance that docs/worlds.md states, in trained worlds.
 
 Shapes: B rows, T frames.
 """
@@ -14,17 +14,17 @@ from untrained import some_actions
 
 from worldmodel.bench.bench_worlds import random_world
 from worldmodel.dream import Simulator
-from worldmodel.prior.interface import CodeClip
+from worldmodel.prior.code_clip import CodeClip
 from worldmodel.train.presets import PRESETS
 from worldmodel.world.world_model import WorldModel
 
 ROWS, STEPS = 16, 8
-NATS = 0.02  # a code, at most; on average, with its sign, a tenth of that
-SHARE = 0.01  # of a probability's or a reward's range
+NATS = 0.02  # per code, at most; the signed mean at most a tenth of that
+SHARE = 0.01  # of the range of probabilities or rewards
 GPU = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")])
 
 
-def random_of(preset: str, **prior: Any) -> WorldModel:
+def random_preset_world(preset: str, **prior: Any) -> WorldModel:
     config = PRESETS[preset]
     return random_world(replace(config, prior=replace(config.prior, **prior)), (32, 32))
 
@@ -32,10 +32,10 @@ def random_of(preset: str, **prior: Any) -> WorldModel:
 WORLDS = {
     "raster": lambda: WorldModel.from_pretrained("toy"),
     "columns": lambda: WorldModel.from_pretrained("doom-take-cover-small"),
-    "frame": lambda: random_of("tiny", order="frame"),
-    "mixture": lambda: random_of("tiny", order="groups", mixture=2),
-    "flat": lambda: random_of("tiny-flat"),
-    "flat, shared keys": lambda: random_of("tiny-flat", num_kv_heads=1),
+    "frame": lambda: random_preset_world("tiny", order="frame"),
+    "mixture": lambda: random_preset_world("tiny", order="groups", mixture=2),
+    "flat": lambda: random_preset_world("tiny-flat"),
+    "flat, shared keys": lambda: random_preset_world("tiny-flat", num_kv_heads=1),
 }
 
 
@@ -46,8 +46,8 @@ def world_on(name: str, device: str) -> WorldModel:
     return world
 
 
-def dreamt(simulator: Simulator) -> tuple[CodeClip, torch.Tensor]:
-    """What a simulator dreams, as a clip, and the nats of its frames that it told: (B, T)."""
+def dream_clip(simulator: Simulator) -> tuple[CodeClip, torch.Tensor]:
+    """A dream as a clip, and the log-probabilities that the simulator returned: (B, T)."""
     simulator.reset()
     first, status, steps, taken = simulator.state.codes, simulator.state.prior.status, [], []
     for t in range(STEPS):
@@ -71,31 +71,33 @@ def dreamt(simulator: Simulator) -> tuple[CodeClip, torch.Tensor]:
 
 @pytest.mark.parametrize("device", ["cpu", GPU])
 @pytest.mark.parametrize("name", WORLDS)
-def test_half_precision_says_the_same_within_the_stated_tolerance(name: str, device: str) -> None:
+def test_half_precision_predicts_the_same_within_the_tolerance(name: str, device: str) -> None:
     world = world_on(name, device)
     prior, places = world.prior, world.prior.grid[0] * world.prior.grid[1]
-    clip, _ = dreamt(Simulator(world, ROWS, seed=1, backend="torch"))
-    said = []
+    clip, _ = dream_clip(Simulator(world, ROWS, seed=1, backend="torch"))
+    results = []
     for dtype in (torch.float32, torch.bfloat16):
         with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-            said.append((prior.log_prob(clip)[:, 1:] / places, prior.outcomes(clip)))
-    (nats, told), (half_nats, half_told) = said
+            results.append((prior.log_prob(clip)[:, 1:] / places, prior.predict_outcomes(clip)))
+    (nats, outcomes), (half_nats, half_outcomes) = results
     assert not torch.equal(half_nats, nats), "bfloat16 is in use"
     assert (half_nats - nats).abs().max() < NATS
     assert (half_nats - nats).mean().abs() < NATS / 10
     for field in ("hazards", "status_probs"):
-        assert torch.allclose(getattr(half_told, field), getattr(told, field), rtol=0, atol=SHARE)
-    assert (half_told.rewards - told.rewards).abs().max() < SHARE * max(1.0, float(told.rewards.abs().max()))
+        assert torch.allclose(getattr(half_outcomes, field), getattr(outcomes, field), rtol=0, atol=SHARE)
+    assert (half_outcomes.rewards - outcomes.rewards).abs().max() < SHARE * max(
+        1.0, float(outcomes.rewards.abs().max())
+    )
 
 
 @pytest.mark.parametrize("device", ["cpu", GPU])
 @pytest.mark.parametrize("name", [name for name in WORLDS if name != "mixture"])
-def test_what_a_dream_in_half_precision_tells_is_what_float32_says_of_it(name: str, device: str) -> None:
+def test_log_probs_of_a_half_precision_dream_agree_with_float32(name: str, device: str) -> None:
     world = world_on(name, device)
     places = world.prior.grid[0] * world.prior.grid[1]
     simulator = Simulator(world, ROWS, seed=1, dtype=torch.bfloat16)
-    clip, told = dreamt(simulator)
-    wanted = world.prior.log_prob(clip)[:, 1:]
-    going = clip.frame_valid[:, 1:]
-    assert going.float().mean() > 0.9
-    assert ((told - wanted)[going] / places).abs().max() < NATS
+    clip, log_probs = dream_clip(simulator)
+    expected = world.prior.log_prob(clip)[:, 1:]
+    valid = clip.frame_valid[:, 1:]
+    assert valid.float().mean() > 0.9
+    assert ((log_probs - expected)[valid] / places).abs().max() < NATS

@@ -450,7 +450,7 @@ def test_selected_rows_continue_as_they_would_have(world: WorldModel, data: Data
 def test_outcomes_equal_the_probabilities_of_a_dream(world: WorldModel, data: Dataset) -> None:
     run = EvaluationRun(world, data, {}, SMALL)
     clip = run.clips.codes
-    expected = world.prior.outcomes(clip)
+    expected = world.prior.predict_outcomes(clip)
     assert expected.status_probs.shape == (*clip.rewards.shape, 4)
     torch.testing.assert_close(expected.status_probs.sum(-1), torch.ones(clip.rewards.shape))
     for frames in (1, 3):

@@ -1,4 +1,4 @@
-"""The first frame of a clip has no action: a learned vector stands for it, in both priors, whatever came before."""
+"""The first frame of a clip has no action: in both priors a learned embedding takes its place."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from worldmodel.common import spaces
 
 @pytest.mark.parametrize("space", SPACES, ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("make", [factored_prior, flat_prior], ids=["factored", "flat"])
-def test_the_first_frame_takes_the_learned_no_action(make: Callable, space: spaces.Space) -> None:
+def test_the_first_frame_is_conditioned_on_the_learned_no_action(make: Callable, space: spaces.Space) -> None:
     prior, clip = make(space), make_clip(space=space)
     before = prior.log_prob(clip)
-    acted = replace(clip, actions=clip.actions.flip(0).contiguous())
-    assert torch.equal(prior.log_prob(acted)[:, 0], before[:, 0]), "no action reaches the first frame"
-    assert not torch.allclose(prior.log_prob(acted)[:, 1], before[:, 1])
+    changed = replace(clip, actions=clip.actions.flip(0).contiguous())
+    assert torch.equal(prior.log_prob(changed)[:, 0], before[:, 0]), "no action influences the first frame"
+    assert not torch.allclose(prior.log_prob(changed)[:, 1], before[:, 1])
     with torch.no_grad():
-        prior.actions.no_action += 1.0
-    assert (prior.log_prob(clip)[:, 0] != before[:, 0]).all(), "it is told so by a vector of its own"
+        prior.action_encoder.no_action += 1.0
+    assert (prior.log_prob(clip)[:, 0] != before[:, 0]).all(), "its condition is the learned embedding"

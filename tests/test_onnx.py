@@ -27,8 +27,9 @@ from worldmodel.metrics.dream_rollouts import begin_dreams, select_rows
 from worldmodel.onnx import OnnxSimulator, OnnxWorld, graphs, numpy_sampling
 from worldmodel.onnx import export as write
 from worldmodel.onnx.export import export_world, exported
-from worldmodel.prior.interface import CodeClip, StatusConfig
+from worldmodel.prior.code_clip import CodeClip
 from worldmodel.prior.sampling import Sampling, philox
+from worldmodel.prior.status_config import StatusConfig
 from worldmodel.train.presets import PRESETS
 from worldmodel.world import hub as shipped
 from worldmodel.world.world_model import WorldModel
@@ -183,7 +184,7 @@ def test_numpy_draws_the_codes_that_torch_draws(limits: tuple[float, int, float]
     logits, draws = 3 * torch.randn(4000, 23, generator=generator), torch.rand(4000, generator=generator)
     draws[0], draws[1] = 0.0, 1 - 2.0**-24
     codes, nats = numpy_sampling.draw(Sampling(*limits), logits.numpy(), draws.numpy())
-    theirs = Sampling(*limits).draw(logits, draws)
+    theirs = Sampling(*limits).sample(logits, draws)
     np.testing.assert_array_equal(codes, theirs.numpy())
     np.testing.assert_allclose(nats, logits.log_softmax(-1).gather(1, theirs[:, None])[:, 0], rtol=1e-5, atol=1e-5)
 

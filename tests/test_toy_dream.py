@@ -260,6 +260,7 @@ def test_a_world_trained_in_seconds_predicts_terminations_rewards_and_most_frame
     preset = PRESETS["toy"]
     config = replace(
         preset,
+        seed=1,  # after so few steps the share of exact frames depends on the seed, 0.6 to 0.8
         prior=replace(preset.prior, width=48, trunk_layers=1),
         train_tokenizer=replace(preset.train_tokenizer, num_steps=250, validations=0),
         train_prior=LoopConfig(num_steps=220, batch_size=16, clip_length=6, learning_rate=6e-3, validations=0),

@@ -1,4 +1,4 @@
-"""The flat prior's contracts: stepping is the full forward, what is seen by whom, what has an end and what not."""
+"""Contracts of the flat prior: stepping equals the full forward, what attends to what, limited and endless dreams."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from worldmodel.common.errors import UserError
 from worldmodel.common.run_info import config_from_json, config_to_json
 from worldmodel.dream import DreamEnv, Simulator
 from worldmodel.prior import CodeClip, FactoredConfig, FlatConfig, FlatPrior, StatusConfig
-from worldmodel.prior.flat.flat_layers import attend, attention_mask
+from worldmodel.prior.flat.flat_layers import attention_mask, windowed_attention
 from worldmodel.prior.flat.flat_prior import FlatState
-from worldmodel.prior.flat.rotary import Rotary
+from worldmodel.prior.flat.rotary import RotaryEmbedding
 from worldmodel.prior.sampling import Sampling, uniforms
+from worldmodel.prior.targets import replace_codes
 from worldmodel.train import train_world
 from worldmodel.train.presets import PRESETS
 from worldmodel.train.training_config import WorldConfig
 from worldmodel.world.world_model import WorldModel
 
 BINS = 3
-KINDS: dict[str, dict[str, object]] = {
+VARIANTS: dict[str, dict[str, object]] = {
     "window": {},
     "window-paper": {"positions": "paper", "num_frames": 12, "previous_frame": False},
     "full": {"attention": "full", "num_frames": 12},
@@ -50,82 +51,82 @@ def make_prior(space: spaces.Space = SPACES[0], **sizes: object) -> FlatPrior:
     return prior.eval()
 
 
-def everything(prior: FlatPrior, clip: CodeClip) -> list[torch.Tensor]:
-    """All logits of a clip, leading axes (B, T): codes, end, status, reward."""
-    targets = prior._targets(clip)
-    return list(vars(prior._forward(clip, targets, targets.pictures, targets.status)).values())
+def all_predictions(prior: FlatPrior, clip: CodeClip) -> list[torch.Tensor]:
+    """All predictions for a clip, leading axes (B, T): codes, end, status, reward."""
+    targets = prior._make_targets(clip)
+    return list(vars(prior._predict(clip, targets, targets.masked_codes, targets.status)).values())
 
 
-def begin(prior: FlatPrior, clip: CodeClip, frames: int = 1) -> FlatState:
+def state_after(prior: FlatPrior, clip: CodeClip, frames: int = 1) -> FlatState:
     """The state after a clip's first frames."""
-    seen = slice(frames)
-    valid, acted = clip.frame_valid[:, seen], clip.actions[:, : frames - 1]
-    return prior.init_state(prior.context(clip.codes[:, seen], valid, acted, clip.status[:, frames - 1]))
+    span = slice(frames)
+    valid, acted = clip.frame_valid[:, span], clip.actions[:, : frames - 1]
+    return prior.init_state(prior.context(clip.codes[:, span], valid, acted, clip.status[:, frames - 1]))
 
 
 @dataclass(frozen=True)
-class Recorder(Sampling):
-    """A sampling that keeps the logits it is shown."""
+class RecordingSampler(Sampling):
+    """A sampling that records the logits it gets."""
 
-    shown: list[torch.Tensor] = field(default_factory=list)
+    logits: list[torch.Tensor] = field(default_factory=list)
 
-    def draw(self, logits: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
-        self.shown.append(logits)
-        return super().draw(logits, draws)
+    def sample(self, logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+        self.logits.append(logits)
+        return super().sample(logits, uniforms)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_stepping_is_the_full_forward_since_each_rows_reset(kind: str) -> None:
-    prior, clip = make_prior(**KINDS[kind]), make_clip(batch=3, length=12)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_stepping_equals_the_full_forward_since_each_rows_reset(variant: str) -> None:
+    prior, clip = make_prior(**VARIANTS[variant]), make_clip(batch=3, length=12)
     no_end = torch.zeros_like(clip.terminations)
     clip = replace(clip, frame_valid=torch.ones_like(clip.frame_valid), terminations=no_end)
-    resets, context_frames, missing = [0, 3, 5], [1, 2, 2], (1, 6)  # row 1 ends in frame 6, and yet goes on
-    codes, status, said = clip.codes.clone(), clip.status.clone(), {}
-    state = begin(prior, clip)
+    resets, context_frames, missing = [0, 3, 5], [1, 2, 2], (1, 6)  # row 1 terminates in frame 6 and is stepped further
+    codes, status, stepped = clip.codes.clone(), clip.status.clone(), {}
+    state = state_after(prior, clip)
     for t in range(11):  # the step from frame t to frame t+1
         for row, (reset, frames) in enumerate(zip(resets, context_frames, strict=True)):
             if t == reset + frames - 1:
-                seen = slice(reset, reset + frames)
-                valid, acted = clip.frame_valid[:, seen], clip.actions[:, reset : reset + frames - 1]
-                fresh = prior.init_state(prior.context(clip.codes[:, seen], valid, acted, clip.status[:, t]))
-                codes[row, seen], status[row, seen] = clip.codes[row, seen], clip.status[row, seen]
+                span = slice(reset, reset + frames)
+                valid, acted = clip.frame_valid[:, span], clip.actions[:, reset : reset + frames - 1]
+                fresh = prior.init_state(prior.context(clip.codes[:, span], valid, acted, clip.status[:, t]))
+                codes[row, span], status[row, span] = clip.codes[row, span], clip.status[row, span]
                 state = state.scatter(torch.tensor([row]), fresh.select(torch.tensor([row])))
-        draws = uniforms(torch.arange(3), torch.zeros(3).long(), torch.full((3,), t), prior.num_draws)
-        draws[:, 0] = 0.999999
+        numbers = uniforms(torch.arange(3), torch.zeros(3).long(), torch.full((3,), t), prior.num_uniforms)
+        numbers[:, 0] = 0.999999
         if t + 1 == missing[1]:
-            draws[missing[0], 0] = 0.0
-        sampling = Recorder()
+            numbers[missing[0], 0] = 0.0
+        sampling = RecordingSampler()
         before = state.copy()
-        held = [before.keys.clone(), before.values.clone()]
-        out = prior.step(state, clip.actions[:, t], draws, sampling)
-        assert out.state.keys.data_ptr() == state.keys.data_ptr()  # written in place, and the branch is not
-        assert torch.equal(before.keys, held[0])
-        assert torch.equal(before.values, held[1])
+        copies = [before.keys.clone(), before.values.clone()]
+        out = prior.step(state, clip.actions[:, t], numbers, sampling)
+        assert out.state.keys.data_ptr() == state.keys.data_ptr()  # written in place; the copy is unchanged
+        assert torch.equal(before.keys, copies[0])
+        assert torch.equal(before.values, copies[1])
         assert all(vars(out.state)[k].shape == v.shape for k, v in vars(state).items())
         state = out.state
         codes[:, t + 1], status[:, t + 1] = out.codes, out.status
-        said[t + 1] = [torch.stack(sampling.shown, 1), out.hazards, out.status_probs, out.rewards, out.log_probs]
+        stepped[t + 1] = [torch.stack(sampling.logits, 1), out.hazards, out.status_probs, out.rewards, out.log_probs]
     for row, (reset, frames) in enumerate(zip(resets, context_frames, strict=True)):
-        told = status.clone()
-        told[:, reset : reset + frames - 1] = BINS  # of a context only the last frame's status is known
+        known_status = status.clone()
+        known_status[:, reset : reset + frames - 1] = BINS  # of a context only the last frame's status is known
         valid, ended = clip.frame_valid.clone(), no_end.clone()
         valid[missing], ended[missing[0], missing[1] - 1] = False, True
-        whole = replace(clip, codes=codes, status=told, frame_valid=valid, terminations=ended)
+        whole = replace(clip, codes=codes, status=known_status, frame_valid=valid, terminations=ended)
         since = {name: value[row : row + 1, reset : reset + value.shape[1]] for name, value in vars(whole).items()}
         full = CodeClip(**since)
-        logits, outcomes, nats = everything(prior, full)[0], prior.outcomes(full), prior.log_prob(full)
+        logits, outcomes, nats = all_predictions(prior, full)[0], prior.predict_outcomes(full), prior.log_prob(full)
         assert 12 - reset > 3 * prior.window
         for t in range(reset + frames, 12):
-            stepped, at = [x[row] for x in said[t]], t - reset
+            step, at = [x[row] for x in stepped[t]], t - reset
             if (row, t) != missing:
-                torch.testing.assert_close(stepped[0], logits[0, at], atol=1e-5, rtol=1e-5)
-                torch.testing.assert_close(stepped[4], nats[0, at], atol=1e-4, rtol=1e-5)
-            torch.testing.assert_close(stepped[1], outcomes.hazards[0, at - 1], atol=1e-5, rtol=1e-5)
-            torch.testing.assert_close(stepped[2], outcomes.status_probs[0, at - 1], atol=1e-5, rtol=1e-5)
-            torch.testing.assert_close(stepped[3], outcomes.rewards[0, at - 1], atol=1e-5, rtol=1e-5)
+                torch.testing.assert_close(step[0], logits[0, at], atol=1e-5, rtol=1e-5)
+                torch.testing.assert_close(step[4], nats[0, at], atol=1e-4, rtol=1e-5)
+            torch.testing.assert_close(step[1], outcomes.hazards[0, at - 1], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(step[2], outcomes.status_probs[0, at - 1], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(step[3], outcomes.rewards[0, at - 1], atol=1e-5, rtol=1e-5)
 
 
-def test_a_long_context_counts_as_its_last_frames() -> None:
+def test_only_the_last_frames_of_a_long_context_matter() -> None:
     prior, clip = make_prior(), make_clip(batch=3, length=5)
     whole = prior.context(clip.codes[:, :4], clip.frame_valid[:, :4], clip.actions[:, :3], clip.status[:, 3])
     last = prior.context(clip.codes[:, 2:4], clip.frame_valid[:, 2:4], clip.actions[:, 2:3], clip.status[:, 3])
@@ -133,60 +134,60 @@ def test_a_long_context_counts_as_its_last_frames() -> None:
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("space", SPACES, ids=lambda s: type(s).__name__)
-def test_future_changes_no_earlier_logit(space: spaces.Space, kind: str) -> None:
-    prior, clip = make_prior(space, **KINDS[kind]), make_clip(space=space)
-    before, cut, mixed = everything(prior, clip), 3, {}
+def test_the_future_changes_no_earlier_prediction(space: spaces.Space, variant: str) -> None:
+    prior, clip = make_prior(space, **VARIANTS[variant]), make_clip(space=space)
+    before, cut, mixed = all_predictions(prior, clip), 3, {}
     for name, value in vars(clip).items():
         begin = cut if value.shape[1] == clip.frame_valid.shape[1] else cut - 1
         mixed[name] = torch.cat([value[:, :begin], value.roll(1, 0)[:, begin:]], 1)
-    after = everything(prior, CodeClip(**mixed))
+    after = all_predictions(prior, CodeClip(**mixed))
     for a, b in zip(before, after, strict=True):
         torch.testing.assert_close(a[:, :cut], b[:, :cut])
         assert not torch.allclose(a[:, cut:], b[:, cut:])
-    # end and status of the step into frame `cut` look at its action, never at the frame or its outcome
+    # end and status of the step into frame `cut` depend on its action, never on the frame or its outcome
     keep_action = {**mixed, "actions": torch.cat([clip.actions[:, :cut], mixed["actions"][:, cut:]], 1)}
-    after = everything(prior, CodeClip(**keep_action))
+    after = all_predictions(prior, CodeClip(**keep_action))
     for i in (1, 2):
         torch.testing.assert_close(after[i][:, : cut + 1], before[i][:, : cut + 1])
-    # codes are given those before them in the frame, none after
+    # codes depend on earlier codes of their frame, not on later ones
     codes = clip.codes.clone()
     codes[:, cut, 1, 0] = (codes[:, cut, 1, 0] + 1) % V  # the fourth of six
-    after = everything(prior, replace(clip, codes=codes))
+    after = all_predictions(prior, replace(clip, codes=codes))
     torch.testing.assert_close(after[0][:, cut, :4], before[0][:, cut, :4])
     assert not torch.allclose(after[0][:, cut, 4:], before[0][:, cut, 4:])
 
 
-def test_actions_matter_and_the_window_ends() -> None:
+def test_predictions_depend_on_actions_and_on_no_frame_before_the_window() -> None:
     prior, clip = make_prior(num_layers=1, previous_frame=False), make_clip(length=7)
     clip = replace(clip, frame_valid=torch.ones_like(clip.frame_valid))
-    before = everything(prior, clip)
-    for a, b in zip(before, everything(prior, replace(clip, actions=(clip.actions + 1) % 3)), strict=True):
+    before = all_predictions(prior, clip)
+    for a, b in zip(before, all_predictions(prior, replace(clip, actions=(clip.actions + 1) % 3)), strict=True):
         assert not torch.allclose(a[:, 1:], b[:, 1:])
     codes = clip.codes.clone()
     codes[:, 1] = (codes[:, 1] + 1) % V
-    after = everything(prior, replace(clip, codes=codes))[0]
-    for t in (2, 3):  # one layer sees the two frames before its own ...
+    after = all_predictions(prior, replace(clip, codes=codes))[0]
+    for t in (2, 3):  # one layer attends to the two frames before its own ...
         assert not torch.allclose(after[:, t], before[0][:, t])
-    torch.testing.assert_close(after[:, 4:], before[0][:, 4:])  # ... and no more
+    torch.testing.assert_close(after[:, 4:], before[0][:, 4:])  # ... and to no others
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_missing_frames_are_seen_by_no_one(kind: str) -> None:
-    prior, clip = make_prior(**KINDS[kind]), make_clip(length=6)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_invalid_frames_have_no_influence(variant: str) -> None:
+    prior, clip = make_prior(**VARIANTS[variant]), make_clip(length=6)
     valid = clip.frame_valid.clone()
     valid[1, 2] = valid[2, 0] = False
     clip = replace(clip, frame_valid=valid)
     noise = torch.where(valid[:, :, None, None], clip.codes, (clip.codes + 1) % V)
     noisy = replace(clip, codes=noise, status=torch.where(valid, clip.status, (clip.status + 1) % BINS))
-    said = everything(prior, clip)
-    for a, b in zip(said, everything(prior, noisy), strict=True):
+    expected = all_predictions(prior, clip)
+    for a, b in zip(expected, all_predictions(prior, noisy), strict=True):
         assert torch.isfinite(a).all()
         assert torch.equal(a, b)
-    with torch.no_grad():  # nor is the "no frame" that stands in their places
-        prior.network.embed.weight[-1] += 1
-    for a, b in zip(said, everything(prior, clip), strict=True):
+    with torch.no_grad():  # nor has the "no frame" code in their places
+        prior.transformer.code_embed.weight[-1] += 1
+    for a, b in zip(expected, all_predictions(prior, clip), strict=True):
         assert torch.equal(a[valid], b[valid])
     prior.train()
     losses = []
@@ -197,7 +198,7 @@ def test_missing_frames_are_seen_by_no_one(kind: str) -> None:
     assert (prior.log_prob(clip)[~valid] == 0).all()
 
 
-def test_windows_attend_as_a_mask_written_out() -> None:
+def test_windowed_attention_equals_attention_with_an_explicit_mask() -> None:
     torch.manual_seed(0)
     length, size, memory = 6, 3, 2
     valid = torch.ones(2, length, dtype=torch.bool)
@@ -205,14 +206,18 @@ def test_windows_attend_as_a_mask_written_out() -> None:
     q, k, v = torch.randn(3, 2, 2, length * size, 4)
     mask = torch.zeros(2, 1, length * size, length * size, dtype=torch.bool)
     for b, i, j in itertools.product(range(2), range(length * size), range(length * size)):
-        asks, asked = i // size, j // size
-        mask[b, 0, i, j] = (asks == asked and j <= i) or (asks - memory <= asked < asks and bool(valid[b, asked]))
-    wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    torch.testing.assert_close(attend(q, k, v, attention_mask(valid, size, memory), length, memory), wanted)
+        query, key = i // size, j // size  # frames
+        mask[b, 0, i, j] = (query == key and j <= i) or (query - memory <= key < query and bool(valid[b, key]))
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    torch.testing.assert_close(
+        windowed_attention(q, k, v, attention_mask(valid, size, memory), length, memory), expected
+    )
     for b, i, j in itertools.product(range(2), range(length * size), range(length * size)):
         mask[b, 0, i, j] = j <= i and (i // size == j // size or bool(valid[b, j // size]))
-    wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    torch.testing.assert_close(attend(q, k, v, attention_mask(valid, size, length), length, length), wanted)
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    torch.testing.assert_close(
+        windowed_attention(q, k, v, attention_mask(valid, size, length), length, length), expected
+    )
 
 
 @pytest.mark.parametrize("previous_frame", [True, False])
@@ -222,11 +227,11 @@ def test_likelihood_sums_to_one(previous_frame: bool) -> None:
     prior = FlatPrior(config, (2, 2), 3, spaces.Discrete(2)).eval()
     for parameter in prior.parameters():
         parameter.data.add_(0.3 * torch.randn_like(parameter))
-    every = torch.tensor(list(itertools.product(range(3), repeat=4))).reshape(81, 1, 2, 2)
+    all_frames = torch.tensor(list(itertools.product(range(3), repeat=4))).reshape(81, 1, 2, 2)
     first = torch.tensor([[[0, 2], [1, 1]]]).expand(81, 1, 2, 2)
     steps = torch.zeros(81, 1)
     clip = CodeClip(
-        codes=torch.cat([first, every], 1),
+        codes=torch.cat([first, all_frames], 1),
         frame_valid=torch.ones(81, 2, dtype=torch.bool),
         actions=steps.long(),
         rewards=steps,
@@ -240,18 +245,18 @@ def test_likelihood_sums_to_one(previous_frame: bool) -> None:
 
 def test_rows_are_independent() -> None:
     prior, clip = make_prior(), make_clip(batch=5, length=4)
-    state = begin(prior, clip, 2)
-    draws = uniforms(torch.arange(5), torch.zeros(5).long(), torch.zeros(5).long(), prior.num_draws)
-    out = prior.step(state.copy(), clip.actions[:, 1], draws, Sampling())
+    state = state_after(prior, clip, 2)
+    numbers = uniforms(torch.arange(5), torch.zeros(5).long(), torch.zeros(5).long(), prior.num_uniforms)
+    out = prior.step(state.copy(), clip.actions[:, 1], numbers, Sampling())
     for i in range(5):
         row = torch.tensor([i])
-        alone = prior.step(state.select(row), clip.actions[row, 1], draws[row], Sampling())
+        alone = prior.step(state.select(row), clip.actions[row, 1], numbers[row], Sampling())
         assert torch.equal(alone.codes[0], out.codes[i])
         for name in out.state.mutable_fields:
             torch.testing.assert_close(getattr(alone.state, name)[0], getattr(out.state, name)[i], atol=1e-5, rtol=1e-5)
 
 
-def test_dropout_and_spoilt_codes_are_seeded_and_of_training_alone() -> None:
+def test_dropout_and_replaced_codes_are_seeded_and_only_in_training() -> None:
     for sizes in ({"dropout": 0.3, "history_noise": 0.0}, {"dropout": 0.0, "history_noise": 0.9}):
         prior, clip = make_prior(history_loss=0.0, **sizes), make_clip(batch=8)
 
@@ -263,13 +268,13 @@ def test_dropout_and_spoilt_codes_are_seeded_and_of_training_alone() -> None:
         prior.train()
         assert torch.equal(loss(0), loss(0))
         assert loss(0) != loss(1)
-    pictures = prior._targets(clip).pictures
-    changed = prior._spoilt(pictures) != pictures
+    codes = prior._make_targets(clip).masked_codes
+    changed = replace_codes(codes, 0.9, V) != codes
     assert 0.1 < changed.float().mean() < 0.6
-    assert not changed[pictures == V].any()
+    assert not changed[codes == V].any()
 
 
-def test_only_what_is_learned_counts() -> None:
+def test_only_frames_with_a_weight_have_a_loss() -> None:
     prior, clip = make_prior(), make_clip()
     weights = torch.zeros_like(clip.weights)
     weights[1, 2] = 1.0
@@ -277,73 +282,77 @@ def test_only_what_is_learned_counts() -> None:
     torch.testing.assert_close(nats, -prior.log_prob(clip)[1, 2] / 6)
 
 
-def test_rotary_positions_are_exact_forever() -> None:
-    rotary = Rotary(16, (2, 3), memory=4)
+def test_rotary_positions_are_exact_at_any_time() -> None:
+    rotary = RotaryEmbedding(16, (2, 3), memory=4)
     shift = 10_000 // rotary.period * rotary.period
-    near, far = rotary.turns(torch.tensor([[10, 13]])), rotary.turns(torch.tensor([[10, 13]]) + shift)
+    near, far = rotary.cos_sin(torch.tensor([[10, 13]])), rotary.cos_sin(torch.tensor([[10, 13]]) + shift)
     assert torch.equal(near, far)
-    # a query's place is the one it predicts, a key's the one it holds: the third code's key, and who asks for it
+    # a query has the place that it predicts, a key the place that it holds: query 2 and key 3 are of the third code
     assert torch.equal(near[0, :, :, :, 2], near[1, :, :, :, 3])
-    # angles as written down: 2 pi n t / P, at any time, in float64
+    # the formula 2 pi n t / P at a late time, in float64
     pairs = 8 - 2 * (8 // 3)
     n = np.round(np.geomspace(1, rotary.period // 4, pairs))
     wanted = np.cos(2 * np.pi * n * (10_003 % rotary.period) / rotary.period)
-    got = rotary.turns(torch.tensor([[10_003]]))[0, 0, 0, 0, 0, :pairs]
+    got = rotary.cos_sin(torch.tensor([[10_003]]))[0, 0, 0, 0, 0, :pairs]
     np.testing.assert_allclose(got.numpy(), wanted, atol=1e-6)
     prior, clip = make_prior(), make_clip(batch=3, length=4)
-    state = begin(prior, clip, 2)
-    assert prior.network.rotary is not None
-    late = replace(state.copy(), times=state.times + prior.network.rotary.period * 600)
-    draws = torch.full((3, prior.num_draws), 0.5)
-    a, b = (prior.step(s, clip.actions[:, 1], draws, Sampling()) for s in (state, late))
+    state = state_after(prior, clip, 2)
+    assert prior.transformer.rotary is not None
+    late = replace(state.copy(), times=state.times + prior.transformer.rotary.period * 600)
+    numbers = torch.full((3, prior.num_uniforms), 0.5)
+    a, b = (prior.step(s, clip.actions[:, 1], numbers, Sampling()) for s in (state, late))
     assert torch.equal(a.state.keys, b.state.keys)
 
 
-@pytest.mark.parametrize("kind", ["window-paper", "full"])
-def test_what_knows_so_many_frames_refuses_more(kind: str) -> None:
-    prior, clip = make_prior(**{**KINDS[kind], "num_frames": 4}), make_clip(length=5)
+@pytest.mark.parametrize("variant", ["window-paper", "full"])
+def test_a_limited_prior_refuses_more_frames(variant: str) -> None:
+    prior, clip = make_prior(**{**VARIANTS[variant], "num_frames": 4}), make_clip(length=5)
     with pytest.raises(UserError, match="attention window"):
         prior.loss(clip)
-    state = begin(prior, clip)
-    draws = torch.full((3, prior.num_draws), 0.999)
+    state = state_after(prior, clip)
+    numbers = torch.full((3, prior.num_uniforms), 0.999)
     for _ in range(3):
-        state = prior.step(state, clip.actions[:, 0], draws, Sampling()).state
+        state = prior.step(state, clip.actions[:, 0], numbers, Sampling()).state
     with pytest.raises(UserError, match="attention window"):
-        prior.step(state, clip.actions[:, 0], draws, Sampling())
+        prior.step(state, clip.actions[:, 0], numbers, Sampling())
     with pytest.raises(UserError, match="no frame to predict"):
-        make_prior(**{**KINDS[kind], "num_frames": 2})
+        make_prior(**{**VARIANTS[variant], "num_frames": 2})
 
 
-def test_a_clips_actions_condition_all_of_it_and_it_cannot_be_stepped() -> None:
+def test_clip_scope_conditions_every_frame_on_all_actions_and_cannot_be_stepped() -> None:
     for space in SPACES:
         prior, clip = make_prior(space, scope="clip", num_frames=6), make_clip(space=space)
-        before = everything(prior, clip)[0]
+        before = all_predictions(prior, clip)[0]
         actions = torch.cat([clip.actions[:, :-1], clip.actions.roll(1, 0)[:, -1:]], 1)
         changed = (actions != clip.actions).flatten(1).any(1)
-        after = everything(prior, replace(clip, actions=actions))[0]
+        after = all_predictions(prior, replace(clip, actions=actions))[0]
         assert not torch.allclose(after[changed][:, 0], before[changed][:, 0])  # also the first frame's
     # the paper's figures (section 4.1): 15 actions of four numbers are 60 numbers
     space = spaces.Box((-1.0,) * 4, (1.0,) * 4)
-    assert make_prior(space, scope="clip", num_frames=16).network.condition_dim == 60
+    assert make_prior(space, scope="clip", num_frames=16).transformer.condition_dim == 60
     prior, clip = make_prior(scope="clip", num_frames=6), make_clip()
     with pytest.raises(UserError, match="cannot be stepped"):
-        begin(prior, clip)
+        state_after(prior, clip)
     with pytest.raises(UserError, match="cannot be stepped"):
-        prior.step(begin(make_prior(), clip), clip.actions[:, 0], torch.zeros(3, prior.num_draws), Sampling())
+        prior.step(state_after(make_prior(), clip), clip.actions[:, 0], torch.zeros(3, prior.num_uniforms), Sampling())
 
 
-def test_sizes_that_do_not_fit_are_refused() -> None:
-    for sizes, words in (
+def test_contradicting_sizes_are_refused() -> None:
+    for sizes, message in (
         ({"width": 18, "num_heads": 4}, "multiple of num_heads"),
         ({"window": 0}, "window=0"),
+        ({"attention": "windows"}, "Did you mean 'window'"),
+        ({"scope": "frame"}, "unknown prior scope"),
+        ({"dropout": 1.1}, "dropout=1.1: wanted 0 to 1"),
+        ({"num_layers": 0}, "num_layers=0"),
         ({"width": 8}, "6 or more"),
         ({"num_kv_heads": 3}, "divisor of num_heads=2"),
     ):
-        with pytest.raises(UserError, match=words):
+        with pytest.raises(UserError, match=message):
             make_prior(**sizes)
 
 
-def test_flags_and_saved_configs_reach_either_prior(tmp_path: Path) -> None:
+def test_flags_and_saved_configs_work_for_both_priors(tmp_path: Path) -> None:
     for preset, kind in (("tiny", FactoredConfig), ("tiny-flat", FlatConfig)):
         command = ["train", "world", "--preset", preset, "--data", "x.h5", "--out", "o", "--prior.width", "96"]
         _, config = parse(command)
@@ -363,7 +372,7 @@ def world_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "world"
 
 
-def test_a_tiny_flat_world_learns_and_is_dreamt(world_dir: Path) -> None:
+def test_a_tiny_flat_world_is_learned_and_stepped(world_dir: Path) -> None:
     world = WorldModel.from_pretrained(world_dir)
     assert world.prior.config == PRESETS["tiny-flat"].prior
     assert world.report["nats_per_code"] < 0.1
@@ -397,7 +406,7 @@ def test_flat_dreams_are_the_same_in_any_batch(world_dir: Path) -> None:
         out = []
         for t in range(8):
             again = [row for row in range(rows) if row + first in resets]
-            if again and t in (3, 6):  # rows are reset at any moment, by themselves
+            if again and t in (3, 6):  # rows are reset at any time, independently
                 simulator.reset(torch.tensor(again))
             out.append(simulator.step(torch.full((rows,), t % 2)))
         return [torch.stack([getattr(step, name) for step in out], 1) for name in ("frames", "rewards", "log_probs")]
@@ -411,21 +420,23 @@ def test_flat_dreams_are_the_same_in_any_batch(world_dir: Path) -> None:
             assert torch.equal(few, many[first : first + rows])
 
 
-def test_a_flat_dream_branches_as_often_as_wanted(world_dir: Path) -> None:
+def test_a_flat_dream_can_be_restored_several_times(world_dir: Path) -> None:
     simulator = Simulator(WorldModel.from_pretrained(world_dir), 3)
     simulator.reset()
     for t in range(4):
         simulator.step(torch.full((3,), t % 2))
-    first = simulator.state.prior.keys  # held here, so that its memory is not used again
-    mark, seen = simulator.save(), []
+    first = simulator.state.prior.keys  # referenced, so that its memory is not reused
+    saved, results = simulator.save(), []
     for actions in ([1, 0, 1], [0, 0, 0], [1, 0, 1]):
-        simulator.restore(mark)
+        simulator.restore(saved)
         steps = [simulator.step(torch.tensor(actions)) for _ in range(4)]
-        seen.append({n: torch.stack([getattr(s, n) for s in steps]).nan_to_num() for n in dataclasses.asdict(steps[0])})
-        simulator.reset(torch.tensor([1]))  # another life of a row reaches no mark
-    assert all(torch.equal(seen[0][name], seen[2][name]) for name in seen[0])
-    assert not all(torch.equal(seen[0][name], seen[1][name]) for name in seen[0])
-    assert simulator.state.prior.keys.data_ptr() not in (first.data_ptr(), mark.prior.keys.data_ptr())
+        results.append(
+            {n: torch.stack([getattr(s, n) for s in steps]).nan_to_num() for n in dataclasses.asdict(steps[0])}
+        )
+        simulator.reset(torch.tensor([1]))  # a new episode of a row does not change the saved state
+    assert all(torch.equal(results[0][name], results[2][name]) for name in results[0])
+    assert not all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+    assert simulator.state.prior.keys.data_ptr() not in (first.data_ptr(), saved.prior.keys.data_ptr())
     ring = simulator.state.prior.keys.data_ptr()
     simulator.step(torch.tensor([1, 0, 1]))
-    assert simulator.state.prior.keys.data_ptr() == ring  # steps and resets stay in one ring
+    assert simulator.state.prior.keys.data_ptr() == ring  # steps and resets write to the same ring

@@ -8,7 +8,7 @@ import torch
 
 from worldmodel.common import spaces
 from worldmodel.common.errors import UserError
-from worldmodel.prior.conditioning import ActionEncoder, ConditionalLayerNorm, action_features, num_features
+from worldmodel.prior.conditioning import ActionEncoder, ConditionalLayerNorm, action_features, num_action_features
 from worldmodel.prior.heads import OutcomeHeads
 from worldmodel.prior.sampling import Sampling, inverse_cdf, philox, uniforms
 from worldmodel.tokenizer import Codebook, FrameTokenizer, TokenizerConfig
@@ -45,7 +45,7 @@ def test_conditional_layer_norm_equals_the_papers_formula() -> None:
 def test_action_features_of_every_space(space: spaces.Space, actions: list, wanted: list) -> None:
     values = torch.tensor(np.asarray(actions, space.dtype))
     np.testing.assert_allclose(action_features(space, values).numpy(), wanted, atol=1e-6)
-    assert action_features(space, values).shape[-1] == num_features(space)
+    assert action_features(space, values).shape[-1] == num_action_features(space)
     encoder = ActionEncoder(space, 4)
     has = torch.tensor([[True, False]])
     out = encoder(values[None], has)
@@ -58,7 +58,7 @@ def test_codebook_updates_equal_the_moving_averages() -> None:
     book = Codebook(4, 2, decay=0.9, restart_below=0.0).train()
     first = rng.normal(size=(6, 2)).astype(np.float32)
     torch.manual_seed(0)
-    pick = torch.randint(6, (4,)).numpy()
+    pick = torch.randperm(6)[:4].numpy()
     torch.manual_seed(0)
     book(torch.from_numpy(first))
     e, n, m = first[pick].copy(), np.ones(4), first[pick].astype(np.float64)
@@ -75,19 +75,19 @@ def test_codebook_updates_equal_the_moving_averages() -> None:
             m[k] = 0.9 * m[k] + 0.1 * x[nearest == k].sum(0)
         e = (m / n[:, None]).astype(np.float32)
     np.testing.assert_allclose(book.embeddings.numpy(), e, rtol=1e-5)
-    np.testing.assert_allclose(book.counts.numpy(), n, rtol=1e-5)
+    np.testing.assert_allclose(book.ema_counts.numpy(), n, rtol=1e-5)
 
 
 def test_a_dead_code_restarts_with_its_averages() -> None:
     book = Codebook(3, 2, restart_below=0.5).train()
     near = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
     book(near)
-    book.embeddings[2] = book.sums[2] = torch.tensor([1e3, 1e3])
-    book.counts[2] = 0.501  # falls below at the next step
+    book.embeddings[2] = book.ema_sums[2] = torch.tensor([1e3, 1e3])
+    book.ema_counts[2] = 0.501  # falls below at the next step
     book(near)
     assert book.embeddings[2].abs().max() < 10
-    assert book.counts[2] == 1
-    torch.testing.assert_close(book.sums[2], book.embeddings[2])
+    assert book.ema_counts[2] == 1
+    torch.testing.assert_close(book.ema_sums[2], book.embeddings[2])
 
 
 def test_a_codebook_has_only_buffers_and_follows_the_seed() -> None:
@@ -98,7 +98,7 @@ def test_a_codebook_has_only_buffers_and_follows_the_seed() -> None:
         book = Codebook(4, 2).train()
         book(x)
         states.append(book.state_dict())
-    assert set(states[0]) == {"embeddings", "counts", "sums", "initialised"}
+    assert set(states[0]) == {"embeddings", "ema_counts", "ema_sums", "initialised"}
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
     loaded = Codebook(4, 2).train()
     loaded.load_state_dict(states[0])
@@ -142,7 +142,7 @@ def test_inverse_cdf_samples_the_softmax() -> None:
     draws = (torch.arange(30000) + 0.5) / 30000
     share = torch.bincount(inverse_cdf(logits.expand(30000, 3), draws), minlength=3) / 30000
     torch.testing.assert_close(share, logits.softmax(0), atol=1e-4, rtol=0)
-    assert Sampling(temperature=0).draw(logits, torch.tensor(0.99)) == 1
+    assert Sampling(temperature=0).sample(logits, torch.tensor(0.99)) == 1
     never = inverse_cdf(torch.tensor([-200.0, 0.0]), torch.tensor(0.0))
     assert never == 1  # a draw of exactly 0 takes no impossible category
 
@@ -152,7 +152,7 @@ def test_invalid_frames_do_not_change_the_loss_of_a_tokenizer(shape: tuple[int, 
     torch.manual_seed(0)
     tokenizer = FrameTokenizer(TokenizerConfig(width=8, code_width=8, num_codes=8, code_dim=4), shape)
     frames = torch.randint(0, 256, (2, 3, *shape), dtype=torch.uint8)
-    tokenizer.measure([frames[0]])
+    tokenizer.fit_normaliser([frames[0]])
     pixels = frames[0].double().numpy() / 255 - 0.5
     np.testing.assert_allclose(tokenizer.pixel_mean.numpy(), pixels.mean((0, 1, 2)), rtol=1e-5)
     std = np.sqrt(((pixels - pixels.mean((0, 1, 2))) ** 2).mean())
@@ -196,7 +196,7 @@ def test_calibration_recovers_scale_and_shift_of_the_log_odds() -> None:
 
 def shares(sampling: Sampling, logits: torch.Tensor, num: int = 20_000) -> torch.Tensor:
     draws = (torch.arange(num) + 0.5) / num  # every part of [0, 1) alike
-    return torch.bincount(sampling.draw(logits.expand(num, -1), draws), minlength=len(logits)) / num
+    return torch.bincount(sampling.sample(logits.expand(num, -1), draws), minlength=len(logits)) / num
 
 
 def test_top_k_and_top_p_keep_the_proportions_of_the_likeliest() -> None:

@@ -79,7 +79,7 @@ def bench_prior(
                 f"{source}: its flat prior has at most {prior.max_frames} frames, so a step has no constant cost to "
                 "measure; take one with attention window, positions rotary and scope step."
             )
-    same = [same_codes(prior.network) for prior in flat.values()]  # before training changes the weights
+    same = [same_codes(prior.transformer) for prior in flat.values()]  # before training changes the weights
     samplers = {
         (s, batch, name): job for s, p in flat.items() for batch in batches for name, job in _samplers(p, batch)
     }
@@ -126,7 +126,7 @@ def _milliseconds(measured: list[Measurement], num_frames: float) -> dict[str, A
 
 def _samplers(prior: FlatPrior, batch: int) -> list[tuple[str, SamplerJob]]:
     """The methods to sample from a flat prior, each from a full window on."""
-    network, memory = prior.network, prior.memory
+    network, memory = prior.transformer, prior.memory
     inputs = SamplerInputs.random(network, batch, memory, 2 * memory + 1)
     ring, recompute = RingCacheSampler(network, inputs), RecomputeSampler(network, inputs)
     appended, flushed = AppendedCacheSampler(network, inputs), FlushedCacheSampler(network, inputs)
@@ -138,7 +138,7 @@ def _samplers(prior: FlatPrior, batch: int) -> list[tuple[str, SamplerJob]]:
     return [
         (RING, SamplerJob(ring.sample_frame, 1, f"{memory}")),
         ("appended cache", SamplerJob(appended.sample_frame, 1, f"{memory}")),
-        ("recompute", SamplerJob(recompute.sample_code, 1 / (network.size - 1), f"{memory}")),
+        ("recompute", SamplerJob(recompute.sample_code, 1 / (network.num_positions - 1), f"{memory}")),
         ("flushed cache", SamplerJob(sample_until_flush, flushed.cycle, f"{flushed.refill} to {memory}")),
     ]
 

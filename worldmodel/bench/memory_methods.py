@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from worldmodel.prior import FlatPrior
+from worldmodel.prior.code_clip import CodeClip
 from worldmodel.prior.flat.flat_prior import FlatState
-from worldmodel.prior.interface import CodeClip
 from worldmodel.prior.sampling import Sampling, uniforms
 
 METHODS = ("ring", "recompute", "flush")
@@ -107,7 +107,7 @@ class EndlessDreams:
             self.num_cached = refill_frames(window)
             self.state = self._read(self.num_cached)
         resets = torch.zeros_like(self.seeds)
-        numbers = uniforms(self.seeds, resets, resets + self.time, self.prior.num_draws)
+        numbers = uniforms(self.seeds, resets, resets + self.time, self.prior.num_uniforms)
         numbers[:, 0] = 1.0  # above every hazard: no termination
         out = self.prior.step(self.state, actions, numbers, Sampling())
         self.state, self.status = out.state, out.status

@@ -31,6 +31,7 @@ class DirectoryKind:
         version: the version that this code writes and reads.
         files: names of the files that every directory of this kind has.
         command: the command that writes such a directory.
+        older_versions: versions that this code reads too.
     """
 
     name: str
@@ -38,6 +39,7 @@ class DirectoryKind:
     version: int
     files: tuple[str, ...]
     command: str
+    older_versions: tuple[int, ...] = ()
 
     def is_stored_at(self, path: Path) -> bool:
         """Whether `path` is a directory of this kind, of any version, by its config.json."""
@@ -118,10 +120,11 @@ def read_directory(path: Path, kind: DirectoryKind) -> dict[str, Any]:
             f"{path} is not a {kind.name} directory: its config.json describes something else. Give the path of one "
             f"that `{kind.command}` wrote."
         )
-    if config.get("version") != kind.version:
+    if config.get("version") not in (versions := (*kind.older_versions, kind.version)):
         raise UserError(
             f"{path} is a {kind.name} of format version {config.get('version')}; this code reads version "
-            f"{kind.version}. Use the worldmodel version that wrote it, or create it again with `{kind.command}`."
+            f"{' and '.join(map(str, versions))}. Use the worldmodel version that wrote it, or create it again with "
+            f"`{kind.command}`."
         )
     hashes = config.get("files")
     hashes = hashes if isinstance(hashes, dict) else {}

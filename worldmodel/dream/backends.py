@@ -18,8 +18,10 @@ from worldmodel.common.errors import UserError, unknown_name
 from worldmodel.onnx.export import exported, own_export
 from worldmodel.onnx.onnx_state import NumpyContext, NumpyFlatState
 from worldmodel.onnx.onnx_world import EXTRA, OnnxWorld
-from worldmodel.prior.interface import Context, PriorStep, StateRows
+from worldmodel.prior.context import Context
+from worldmodel.prior.interface import PriorStep
 from worldmodel.prior.sampling import Sampling
+from worldmodel.prior.state_rows import StateRows
 from worldmodel.world.world_model import WorldModel
 
 BACKENDS = ("auto", "torch", "onnx")

@@ -15,7 +15,7 @@ from worldmodel.common.display import Display
 from worldmodel.common.errors import UserError, unknown_name
 from worldmodel.dream.simulator import Simulator
 from worldmodel.dream.simulator_state import SimulatorState, SimulatorStep
-from worldmodel.prior.interface import Context
+from worldmodel.prior.context import Context
 from worldmodel.prior.sampling import Sampling
 from worldmodel.world.world_model import WorldModel
 

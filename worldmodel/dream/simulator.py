@@ -21,7 +21,8 @@ from worldmodel.dream.backends import choose_backend
 from worldmodel.dream.cuda_graphs import CapturedStep, cuda_graph, leaves, mapped
 from worldmodel.dream.simulator_state import Rollout, SimulatorState, SimulatorStep, row_index
 from worldmodel.dream.tiles import TILE, tiled
-from worldmodel.prior.interface import Context, PriorStep
+from worldmodel.prior.context import Context
+from worldmodel.prior.interface import PriorStep
 from worldmodel.prior.sampling import STREAM_START, Sampling, uniforms
 from worldmodel.world.start_kinds import NO_START
 from worldmodel.world.world_model import WorldModel
@@ -213,7 +214,7 @@ class Simulator:
     def _advance(self, state: SimulatorState, taken: Tensor) -> tuple[SimulatorState, SimulatorStep]:
         """The state after a step, and what it brought."""
         prior = self.world.prior
-        draws = uniforms(state.seeds, state.episodes.clamp_min(0), state.steps, prior.num_draws)
+        draws = uniforms(state.seeds, state.episodes.clamp_min(0), state.steps, prior.num_uniforms)
         before: Any = state.prior
         if self._bounded:  # rows that keep still are at no last frame
             before = replace(before, times=before.times.masked_fill(state.ended, 0))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from worldmodel.common.errors import UserError
 from worldmodel.dream.cuda_graphs import mapped
-from worldmodel.prior.interface import StateRows
+from worldmodel.prior.state_rows import StateRows
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from worldmodel.dream.simulator import Simulator
 from worldmodel.dream.simulator_state import SimulatorState
-from worldmodel.prior.interface import CodeClip
+from worldmodel.prior.code_clip import CodeClip
 from worldmodel.prior.sampling import Sampling
 from worldmodel.world.world_model import WorldModel
 

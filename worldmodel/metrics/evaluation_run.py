@@ -18,7 +18,7 @@ from torch import Tensor
 from worldmodel.common.errors import UserError
 from worldmodel.data import ClipSampler, Dataset
 from worldmodel.metrics.frame_scores import brightness
-from worldmodel.prior.interface import CodeClip
+from worldmodel.prior.code_clip import CodeClip
 from worldmodel.prior.sampling import Sampling
 from worldmodel.prior.status_bins import status_bins
 from worldmodel.world.world_model import WorldModel

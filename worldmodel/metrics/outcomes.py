@@ -20,7 +20,7 @@ from worldmodel.metrics.statistics import (
     bootstrap,
     ratio,
 )
-from worldmodel.prior.interface import CodeClip
+from worldmodel.prior.code_clip import CodeClip
 
 MAX_STEPS = 6_000  # evaluated; whole episodes of the split, shuffled by the seed
 ORACLE = "by true status"
@@ -133,7 +133,7 @@ def _predicted_columns(run: EvaluationRun) -> dict[str, np.ndarray]:
 
 def _columns(run: EvaluationRun, clip: CodeClip) -> dict[str, np.ndarray]:
     """Predictions and truth of each step of a batch of clips, all (B, L-1)."""
-    predicted = run.world.prior.outcomes(clip)
+    predicted = run.world.prior.predict_outcomes(clip)
     status, valid, truncated = (x.cpu().numpy() for x in (clip.status, clip.frame_valid, clip.truncations))
     probs = predicted.status_probs.double().cpu().numpy()
     lower = np.arange(probs.shape[-1]) < status[:, :-1, None]

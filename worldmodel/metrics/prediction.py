@@ -16,7 +16,7 @@ from worldmodel.metrics.evaluation_run import EvaluationRun
 from worldmodel.metrics.frame_scores import WINDOW, bright_precision_counts, bright_recall_counts, changed, psnr, ssim
 from worldmodel.metrics.metric import Metric, MetricValue
 from worldmodel.metrics.statistics import Estimate, ratio
-from worldmodel.prior.interface import CodeClip
+from worldmodel.prior.code_clip import CodeClip
 
 # candidate -> measure -> numerators and denominators, (B, n) each
 Scores = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]

@@ -71,7 +71,7 @@ def exported(world: WorldModel) -> Path:
         return carried
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "worldmodel" / "onnx"
     assert world.starts is not None
-    digest = hashlib.sha256(world_hash(world).encode())
+    digest = hashlib.sha256(f"{EXPORT.version} {world_hash(world)}".encode())
     for tensor in world.starts.tensors().values():
         digest.update(tensor.cpu().numpy().tobytes())
     kept = cache / digest.hexdigest()[:32]

@@ -81,7 +81,7 @@ def facts_of(prior: Prior[Any]) -> dict[str, Any]:
         places, slots, name = torch.arange(h * w), (memory + 1) * (h * w + 1), "raster"
     else:
         assert isinstance(prior, FactoredPrior)
-        sizes = {span.stop - span.start for span in prior.order.spans}
+        sizes = {span.stop - span.start for span in prior.order.group_slices}
         if config.mixture > 1 or len(sizes) > 1:
             raise UserError(
                 f"this world's prior draws frames from a mixture of {config.mixture} in groups of {sorted(sizes)} "
@@ -89,14 +89,14 @@ def facts_of(prior: Prior[Any]) -> dict[str, Any]:
             )
         kind, group, layers, memory = "factored", sizes.pop(), config.decoder_layers, 0
         # the last group's keys and values are seen by no one
-        places, slots, name = prior.order.places, h * w - group, config.order
+        places, slots, name = prior.order.token_places, h * w - group, config.order
     return {
         "kind": kind,
         "order": name,
         "grid": [h, w],
         "num_codes": prior.num_codes,
         "window": prior.window,
-        "num_draws": prior.num_draws,
+        "num_draws": prior.num_uniforms,
         "max_frames": prior.max_frames,
         "group": group,
         "places": places.tolist(),
@@ -140,7 +140,7 @@ def graphs_of(world: WorldModel) -> dict[str, Graph]:
         of_frame: tuple[Input, ...] = (picture, Input("times", rows))
         told: tuple[str, ...] = ("affines", "base")
         own = []
-        if prior.network.rotary is not None:
+        if prior.transformer.rotary is not None:
             told = (*told, "turns")
             turned = width + facts["heads"] * facts["head_dim"]
             own.append(Input("turns", torch.zeros(2, ROWS, 1, turned), 1))

@@ -19,11 +19,12 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from worldmodel.prior.factored.factored_layers import Block
+from worldmodel.prior.context import Context
+from worldmodel.prior.factored.factored_layers import FactoredBlock
 from worldmodel.prior.factored.factored_prior import FactoredPrior
-from worldmodel.prior.flat.flat_layers import FrameBlock
+from worldmodel.prior.flat.flat_layers import FlatBlock
 from worldmodel.prior.flat.flat_prior import FlatPrior
-from worldmodel.prior.interface import Context, Prior
+from worldmodel.prior.interface import Prior
 from worldmodel.tokenizer import FrameTokenizer
 
 
@@ -43,9 +44,9 @@ class FactoredOutcome(nn.Module):
             summary (B, D), condition (B, C), hazards (B,), status logits (B, bins or 1), base (n, B, G, D).
         """
         prior = self.prior
-        places, summary, condition = prior._trunk(Context(codes, actions, has_action, status))
-        base = prior.bridge(places) + prior.places
-        base = rearrange(base, "b (n g) d -> n b g d", n=len(prior.order.spans))
+        places, summary, condition = prior.encode_context(Context(codes, actions, has_action, status))
+        base = prior.decoder_inputs(places)
+        base = rearrange(base, "b (n g) d -> n b g d", n=len(prior.order.group_slices))
         hazards = prior.heads.end_logits(summary).sigmoid()
         return summary, condition, hazards, prior.heads.status_logits(summary), base
 
@@ -60,7 +61,7 @@ class FactoredTell(nn.Module):
 
     def forward(self, condition: Tensor, terminations: Tensor, status: Tensor) -> Tensor:
         """(B, C), (B,) bool, (B,) int64 -> affines (B, 1, 4*L*D)."""
-        return _affines(self.blocks, condition + self.heads.condition(terminations, status))
+        return _affines(self.blocks, condition + self.heads.embed_outcome(terminations, status))
 
 
 class FlatBegin(nn.Module):
@@ -80,10 +81,10 @@ class FlatBegin(nn.Module):
         times = known.sum(1)[:, None] - torch.arange(count - 1, -1, -1)
         unknown = torch.full_like(times[:, 1:], prior.config.status.num_bins)
         told = torch.cat([unknown, status[:, None]], 1)
-        outcome = prior.heads.condition(torch.zeros_like(times, dtype=torch.bool).flatten(), told.flatten())
-        condition = prior.actions(actions, known) + outcome.reshape(-1, count, outcome.shape[-1])
-        _, z, pairs = prior.network.read(codes, seen, condition, times)
-        summary = prior.nothing.expand_as(z[:, 0])
+        outcome = prior.heads.embed_outcome(torch.zeros_like(times, dtype=torch.bool).flatten(), told.flatten())
+        condition = prior.action_encoder(actions, known) + outcome.reshape(-1, count, outcome.shape[-1])
+        _, z, pairs = prior.transformer(codes, seen, condition, times)
+        summary = prior.initial_summary.expand_as(z[:, 0])
         for t in range(count):
             summary = torch.where(seen[:, t, None], z[:, t], summary)
         keys, values = (torch.stack(of_layers, 1) for of_layers in zip(*pairs, strict=True))  # (B, L, F, W*S, d)
@@ -100,8 +101,8 @@ class FlatOutcome(nn.Module):
     def forward(self, before: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """z of the frame before (B, D) and actions -> summary (B, D), condition (B, C), hazards (B,), status logits."""
         prior = self.prior
-        taken = prior.actions(actions[:, None], torch.ones_like(before[:, :1], dtype=torch.bool))[:, 0]
-        summary = prior.act(torch.cat([before, taken], -1))
+        taken = prior.action_encoder(actions[:, None], torch.ones_like(before[:, :1], dtype=torch.bool))[:, 0]
+        summary = prior.transition(torch.cat([before, taken], -1))
         return summary, taken, prior.heads.end_logits(summary).sigmoid(), prior.heads.status_logits(summary)
 
 
@@ -110,7 +111,7 @@ class FlatTell(nn.Module):
 
     def __init__(self, prior: FlatPrior) -> None:
         super().__init__()
-        self.heads, self.network, self.num_heads = prior.heads, prior.network, prior.config.num_heads
+        self.heads, self.network, self.num_heads = prior.heads, prior.transformer, prior.config.num_heads
         self.kv_heads = kv_heads_of(prior)
 
     def forward(
@@ -122,13 +123,13 @@ class FlatTell(nn.Module):
             affines (B, 1, (4*L + 2)*D), those of the last LayerNorm at the end; base (S, B, 1, D); with rotary
             positions turns (S, 2, B, 1, D + E), cosines and sines for every number of all queries and keys.
         """
-        network, told = self.network, condition + self.heads.condition(terminations, status)
-        last = torch.cat(network.norm.affine_of(told), -1)[:, None]
+        network, told = self.network, condition + self.heads.embed_outcome(terminations, status)
+        last = torch.cat(network.norm.gain_and_bias(told), -1)[:, None]
         affines = torch.cat([_affines(network.blocks, told), last], -1)
-        base = network._given(codes[:, None], times[:, None])[:, 0].transpose(0, 1)[:, :, None]
+        base = network.position_inputs(codes[:, None], times[:, None])[:, 0].transpose(0, 1)[:, :, None]
         if network.rotary is None:
             return affines, base
-        turns = network.rotary.turns(times[:, None])[:, :, :, 0]  # (2, 2, B, S, d/2)
+        turns = network.rotary.cos_sin(times[:, None])[:, :, :, 0]  # (2, 2, B, S, d/2)
         of_query, of_key = turns[0].repeat(1, 1, 1, 2 * self.num_heads), turns[1].repeat(1, 1, 1, 2 * self.kv_heads)
         return affines, base, rearrange(torch.cat([of_query, of_key], -1), "c b s d -> s c b 1 d")
 
@@ -137,9 +138,9 @@ def _affines(blocks: nn.ModuleList, told: Tensor) -> Tensor:
     """Gain and bias of both LayerNorms of each layer under what rows are told: (B, C) -> (B, 1, 4*L*D)."""
     found: list[Tensor] = []
     for block in blocks:
-        assert isinstance(block, Block | FrameBlock)
+        assert isinstance(block, FactoredBlock | FlatBlock)
         for norm in (block.norm_attention, block.norm_feedforward):
-            found += norm.affine_of(told)
+            found += norm.gain_and_bias(told)
     return torch.cat(found, -1)[:, None]
 
 
@@ -165,15 +166,17 @@ class GroupLayer(nn.Module):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, block: Block | FrameBlock, num_heads: int, kv_heads: int, rotary: bool) -> None:
+    def __init__(self, block: FactoredBlock | FlatBlock, num_heads: int, kv_heads: int, rotary: bool) -> None:
         super().__init__()
-        attention = block if isinstance(block, FrameBlock) else block.attention
+        attention = block if isinstance(block, FlatBlock) else block.attention
         self.num_heads, self.kv_heads, self.rotary = num_heads, kv_heads, rotary
-        self.out, self.widen, self.narrow = attention.out, block.widen, block.narrow
-        width = attention.out.in_features
+        self.out, self.widen, self.narrow = attention.out_proj, block.up_proj, block.down_proj
+        width = attention.out_proj.in_features
         self.d = width // num_heads
         turned = width + kv_heads * self.d  # D + E
-        rows = torch.cat([attention.qkv.weight, attention.qkv.bias[:, None]], 1).detach().clone()  # (D + 2*E, D+1)
+        rows = (
+            torch.cat([attention.qkv_proj.weight, attention.qkv_proj.bias[:, None]], 1).detach().clone()
+        )  # (D + 2*E, D+1)
         rows[:width] /= math.sqrt(self.d)
         if rotary:
             halves = rearrange(rows[:turned], "(x two e) c -> two x e c", two=2, e=self.d // 2)
@@ -240,18 +243,18 @@ class Write(nn.Module):
         super().__init__()
         self.rotary = False
         if isinstance(prior, FlatPrior):
-            network = prior.network
-            blocks, self.logits, group = network.blocks, network.logits, 1
-            table = torch.cat([network.embed.weight[:-1], network.start[None]])
-            prejudice, self.rotary = F.pad(network.prejudice, (0, 0, 0, 1)), network.rotary is not None
+            network = prior.transformer
+            blocks, self.logits, group = network.blocks, network.code_head, 1
+            table = torch.cat([network.code_embed.weight[:-1], network.start_token[None]])
+            prejudice, self.rotary = F.pad(network.place_bias, (0, 0, 0, 1)), network.rotary is not None
         else:
             assert isinstance(prior, FactoredPrior)
-            blocks, self.logits, group = prior.decoder_blocks, prior.logits, prior.order.spans[0].stop
-            table, prejudice = prior.written.weight.data, prior.prejudice.data
+            blocks, self.logits, group = prior.decoder_blocks, prior.code_head, prior.order.group_slices[0].stop
+            table, prejudice = prior.previous_group_embed.weight.data, prior.place_bias.data
         self.is_flat = isinstance(prior, FlatPrior)
         heads, kv_heads = prior.config.num_heads, kv_heads_of(prior)
         self.layers = nn.ModuleList(
-            GroupLayer(cast(Block | FrameBlock, block), heads, kv_heads, self.rotary) for block in blocks
+            GroupLayer(cast(FactoredBlock | FlatBlock, block), heads, kv_heads, self.rotary) for block in blocks
         )
         self.register_buffer("table", table.detach().clone())
         self.register_buffer("prejudice", prejudice.detach().unflatten(0, (-1, group)).clone())  # (n, G, V)
@@ -296,7 +299,7 @@ class Reward(nn.Module):
 
     def forward(self, summary: Tensor, terminations: Tensor, codes: Tensor) -> Tensor:
         """(B, D), (B,) bool, (B, h, w) int64 with V where the step has no picture -> (B,)."""
-        return self.heads.unscale(self.heads.rewards(summary, terminations, codes))
+        return self.heads.unstandardise_rewards(self.heads.predict_rewards(summary, terminations, codes))
 
 
 class Pixels(nn.Module):
@@ -308,4 +311,4 @@ class Pixels(nn.Module):
 
     def forward(self, codes: Tensor) -> Tensor:
         """(B, h, w) int64 -> (B, H, W, 3) uint8."""
-        return self.tokenizer._decode(codes)
+        return self.tokenizer.decode_units(codes)

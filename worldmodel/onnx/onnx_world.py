@@ -27,7 +27,7 @@ PARTS = ("outcome", "tell", "write", "reward", "pixels")  # and "begin" of a fla
 EXPORT = DirectoryKind(
     "portable world",
     "worldmodel.onnx",
-    1,
+    2,
     (*(f"{part}.onnx" for part in PARTS), STARTS),
     "worldmodel export DIR --onnx OUT",
 )

@@ -1,4 +1,4 @@
-"""How actions reach the prior: a condition vector, and LayerNorms whose gain and bias depend on it.
+"""Conditioning on actions: a condition vector, and LayerNorms whose gain and bias depend on it.
 
 Paper section 3: "gain and bias of every LayerNorm are affine functions of the condition vector".
 Shapes: B rows, S steps, N tokens, A action size, D width, C condition width.
@@ -16,7 +16,7 @@ from worldmodel.common import spaces
 
 
 class ConditionalLayerNorm(nn.Module):
-    """LN(x) * (g + W_g c) + (b + W_b c), with g = 1 and b, W_g, W_b = 0 at the start.
+    """LN(x) * (g + W_g c) + (b + W_b c), initialised with g = 1 and b, W_g, W_b = 0.
 
     Args:
         width: D.
@@ -36,14 +36,14 @@ class ConditionalLayerNorm(nn.Module):
         gain, bias = self.affine(condition)[:, None].chunk(2, dim=-1)  # (B, 1, D) each
         return F.layer_norm(x, (self.width,)) * (self.gain + gain) + (self.bias + bias)
 
-    def affine_of(self, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """Gain and bias under a condition that many positions share: (B, C) -> (B, D) and (B, D)."""
+    def gain_and_bias(self, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """Total gain and bias for a condition that many tokens share: (B, C) -> (B, D) and (B, D)."""
         gain, bias = self.affine(condition).chunk(2, dim=-1)
         return self.gain + gain, self.bias + bias
 
 
-def num_features(space: spaces.Space) -> int:
-    """Numbers that `action_features` makes of one action."""
+def num_action_features(space: spaces.Space) -> int:
+    """Number of features that `action_features` returns for one action."""
     if isinstance(space, spaces.Discrete):
         return space.n
     if isinstance(space, spaces.MultiDiscrete):
@@ -54,22 +54,22 @@ def num_features(space: spaces.Space) -> int:
 
 
 def action_features(space: spaces.Space, actions: Tensor) -> Tensor:
-    """Actions as real numbers: one-hots of choices, -1 and 1 for buttons, bounded numbers in [-1, 1].
+    """Actions as real numbers: choices one-hot, buttons as -1 and 1, bounded numbers scaled to [-1, 1].
 
-    A number without two finite bounds x becomes sign(x) ln(1 + |x|).
+    A number x without two finite bounds becomes sign(x) ln(1 + |x|).
 
     Args:
         space: the action space.
         actions: (...) or (..., A) of that space.
 
     Returns:
-        (..., num_features(space)) float32.
+        (..., num_action_features(space)) float32.
     """
     if isinstance(space, spaces.Discrete):
         return F.one_hot(actions.long(), space.n).float()
     if isinstance(space, spaces.MultiDiscrete):
-        heads = [F.one_hot(actions[..., i].long(), n) for i, n in enumerate(space.nvec)]
-        return torch.cat(heads, -1).float()
+        one_hots = [F.one_hot(actions[..., i].long(), n) for i, n in enumerate(space.nvec)]
+        return torch.cat(one_hots, -1).float()
     if isinstance(space, spaces.MultiBinary):
         return actions.float() * 2 - 1
     columns = []
@@ -83,31 +83,31 @@ def action_features(space: spaces.Space, actions: Tensor) -> Tensor:
 
 
 class ActionEncoder(nn.Module):
-    """A vector for each action, with a learned one for "no action".
+    """Linear embedding of actions, with a learned embedding for "no action".
 
     Args:
         space: the action space.
-        action_dim: width of the vector.
+        action_dim: width of the embedding.
     """
 
     def __init__(self, space: spaces.Space, action_dim: int) -> None:
         super().__init__()
         self.space = space
-        self.project = nn.Linear(num_features(space), action_dim)
-        nn.init.normal_(self.project.weight)
+        self.proj = nn.Linear(num_action_features(space), action_dim)
+        nn.init.normal_(self.proj.weight)
         self.no_action = nn.Parameter(torch.randn(action_dim))
 
     def forward(self, actions: Tensor, has_action: Tensor) -> Tensor:
-        """Actions to vectors.
+        """Embed actions.
 
         Args:
             actions: (B, S) or (B, S, A).
-            has_action: (B, S) bool; where False the action is not looked at.
+            has_action: (B, S) bool; where False the action is ignored and "no action" is embedded.
 
         Returns:
             (B, S, action_dim) float32.
         """
-        known = has_action.reshape(*has_action.shape, *[1] * (actions.ndim - 2))
-        actions = torch.where(known, actions, torch.zeros_like(actions))
-        vectors = self.project(action_features(self.space, actions))
-        return torch.where(has_action[..., None], vectors, self.no_action)
+        mask = has_action.reshape(*has_action.shape, *[1] * (actions.ndim - 2))
+        actions = torch.where(mask, actions, torch.zeros_like(actions))
+        embeddings = self.proj(action_features(self.space, actions))
+        return torch.where(has_action[..., None], embeddings, self.no_action)

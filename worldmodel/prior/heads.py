@@ -1,28 +1,49 @@
-"""What a step brings beside its picture: end and status before the codes, the reward after them.
+"""Heads for the outcomes of a step: end and status are predicted before the codes, the reward after them.
 
-Shapes: B rows, D width, h w code grid, V codes in the book (code V: no picture).
+Shapes: B rows, D width, C condition width, h w code grid, V codes in the codebook (code V: no frame).
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldmodel.prior.sampling import inverse_cdf
+
+
+@dataclass(frozen=True)
+class SampledOutcome:
+    """What is sampled of a step before its codes.
+
+    Attributes:
+        hazards: (B,) float32, the probability of termination.
+        terminations: (B,) bool, sampled from it.
+        status_probs: (B, bins) float32, given that the step does not terminate.
+        status: (B,) int64, sampled from them; the last status where none is learned.
+    """
+
+    hazards: Tensor
+    terminations: Tensor
+    status_probs: Tensor
+    status: Tensor
+
 
 class OutcomeHeads(nn.Module):
-    """End, status and reward of a step, for any prior that has a summary of the state.
+    """End, status and reward of a step, for any prior that has a summary vector of the state.
 
-    The summary z_t has seen the state and the action. End and status are read from it before a code of
-    the next frame is drawn; the drawn frame is told of them (`condition`), so that picture and outcome
-    agree; the reward is read last, from z_t, the end and the new frame.
+    The summary z_t depends on the state and the action. End and status are predicted from it before any code of the
+    next frame is sampled. The next frame is conditioned on the sampled end and status (`embed_outcome`), so that frame
+    and outcome agree. The reward is predicted last, from z_t, the end and the new frame.
 
     Args:
         width: D of the summary.
         num_codes: V.
-        num_status: bins of the hidden variable; 0 learns none.
-        condition_dim: width of what the codes' decoder is told.
-        code_dim: width of a code's vector in the reward's reading of the new frame.
+        num_status: bins of the hidden variable; 0 for none.
+        condition_dim: C.
+        code_dim: width of the code embeddings from which the reward head reads the new frame.
     """
 
     reward_mean: Tensor
@@ -35,10 +56,10 @@ class OutcomeHeads(nn.Module):
         self.num_status = num_status
         self.end = nn.Linear(width, 1)
         self.status = nn.Linear(width, max(num_status, 1))
-        self.end_embedding = nn.Embedding(2, condition_dim)
-        self.status_embedding = nn.Embedding(num_status + 1, condition_dim)  # the last: not known
-        self.picture = nn.Embedding(num_codes + 1, code_dim)  # the last: no picture
-        self.local = nn.Conv2d(code_dim, code_dim, 3, padding=1)
+        self.end_embed = nn.Embedding(2, condition_dim)
+        self.status_embed = nn.Embedding(num_status + 1, condition_dim)  # the last: not known
+        self.code_embed = nn.Embedding(num_codes + 1, code_dim)  # the last: no frame
+        self.code_conv = nn.Conv2d(code_dim, code_dim, 3, padding=1)
         self.reward = nn.Sequential(nn.Linear(width + 2 * code_dim + 1, width), nn.SiLU(), nn.Linear(width, 1))
         self.register_buffer("end_scale", torch.ones(()))
         self.register_buffer("end_shift", torch.zeros(()))
@@ -46,80 +67,99 @@ class OutcomeHeads(nn.Module):
         self.register_buffer("reward_std", torch.ones(()))
 
     @torch.no_grad()
-    def measure(self, rewards: Tensor) -> None:
-        """Measure the rewards' scale on the training split: (N,) float32. Constant rewards keep scale 1."""
+    def fit_reward_scale(self, rewards: Tensor) -> None:
+        """Fit mean and standard deviation of the training split's rewards: (N,) float32.
+
+        Constant rewards keep a standard deviation of 1.
+        """
         if len(rewards):
             self.reward_mean.copy_(rewards.double().mean())
             std = rewards.double().std(correction=0)
             self.reward_std.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
 
     def end_logits(self, summary: Tensor) -> Tensor:
-        """Log-odds that this step ends the episode: (B, D) -> (B,)."""
+        """Log-odds that this step terminates the episode: (B, D) -> (B,)."""
         return self.end(summary)[:, 0] * self.end_scale + self.end_shift
 
     @torch.no_grad()
-    def calibrate(self, logits: Tensor, ended: Tensor) -> None:
-        """Fit scale and shift of the end's log-odds to steps that were not learned (Platt 1999).
+    def calibrate(self, logits: Tensor, terminations: Tensor) -> None:
+        """Fit scale and shift of the end's log-odds on steps that were not trained on (Platt 1999).
 
-        A maximum of likelihood by Newton's method, with a weak pull of the scale to 1: the mean hazard then is the
-        rate at which these steps ended. The order of the steps by hazard stays, unless it was upside down.
+        Maximum likelihood by Newton's method, with a weak ridge that pulls the scale to 1. Afterwards the mean hazard
+        of these steps is their rate of termination. The order of the steps by hazard is kept, unless it was inverted.
+        Nothing changes if no step or every step terminates.
 
         Args:
             logits: (N,) float, `end_logits` of the steps.
-            ended: (N,) bool.
+            terminations: (N,) bool.
         """
-        if not bool(ended.any()) or bool(ended.all()):
+        if not bool(terminations.any()) or bool(terminations.all()):
             return
         x = torch.stack([logits.double(), torch.ones_like(logits, dtype=torch.float64)], 1)  # (N, 2)
-        begin = torch.tensor([1.0, 0.0], dtype=torch.float64, device=x.device)
-        fitted, pull = begin.clone(), torch.diag(begin + 1e-6)
+        initial = torch.tensor([1.0, 0.0], dtype=torch.float64, device=x.device)  # scale, shift
+        fitted, ridge = initial.clone(), torch.diag(initial + 1e-6)
         for _ in range(50):
             p = (x @ fitted).sigmoid()
-            gradient = x.T @ (p - ended.double()) + pull @ (fitted - begin)
-            curvature = (x * (p * (1 - p))[:, None]).T @ x + pull
-            move = torch.linalg.solve(curvature, gradient)
-            fitted = fitted - move * (2.0 / move.norm()).clamp_max(1.0)
-            if float(move.norm()) < 1e-8:
+            gradient = x.T @ (p - terminations.double()) + ridge @ (fitted - initial)
+            curvature = (x * (p * (1 - p))[:, None]).T @ x + ridge
+            update = torch.linalg.solve(curvature, gradient)
+            fitted = fitted - update * (2.0 / update.norm()).clamp_max(1.0)
+            if float(update.norm()) < 1e-8:
                 break
         scale, shift = fitted.float()
-        if scale < 0.05:  # such an order of the steps is worth nothing: every step has the rate
-            rate = ended.double().mean()
+        if scale < 0.05:  # the logits do not order the steps usefully: give every step the mean rate
+            rate = terminations.double().mean()
             scale, shift = torch.zeros_like(scale), (rate / (1 - rate)).log().float()
         self.end_shift.copy_(self.end_shift * scale + shift)
         self.end_scale.mul_(scale)
 
     def status_logits(self, summary: Tensor) -> Tensor:
-        """Logits of the next status, given that the picture goes on: (B, D) -> (B, bins)."""
+        """Logits of the next status, given that the step does not terminate: (B, D) -> (B, bins)."""
         return self.status(summary)
 
-    def condition(self, terminations: Tensor, status: Tensor) -> Tensor:
-        """What the next frame is told: (B,) bool and (B,) int64 in [0, bins] -> (B, condition_dim).
+    def sample_outcome(self, summary: Tensor, last_status: Tensor, uniforms: Tensor) -> SampledOutcome:
+        """Sample end and status of a step.
 
-        At an end the status is not told: it is predicted for rows that go on.
+        Args:
+            summary: (B, D), z_t.
+            last_status: (B,) int64, returned where no status is learned.
+            uniforms: (B, 2 or more) float32 in [0, 1), the first for the end, the second for the status.
+        """
+        hazards = self.end_logits(summary).float().sigmoid()
+        status, status_probs = last_status, summary.new_zeros(len(summary), 0)
+        if self.num_status:
+            logits = self.status_logits(summary).float()
+            status, status_probs = inverse_cdf(logits, uniforms[:, 1]), logits.softmax(-1)
+        return SampledOutcome(hazards, uniforms[:, 0] < hazards, status_probs, status)
+
+    def embed_outcome(self, terminations: Tensor, status: Tensor) -> Tensor:
+        """Condition of the next frame on its outcome: (B,) bool and (B,) int64 in [0, bins] -> (B, C).
+
+        Where the step terminates the status counts as not known: it is predicted given that the step does not.
         """
         status = torch.where(terminations, self.num_status, status)
-        return self.end_embedding(terminations.long()) + self.status_embedding(status)
+        return self.end_embed(terminations.long()) + self.status_embed(status)
 
-    def rewards(self, summary: Tensor, terminations: Tensor, codes: Tensor) -> Tensor:
-        """Expected reward of the step, standardised: see `unscale`.
+    def predict_rewards(self, summary: Tensor, terminations: Tensor, codes: Tensor) -> Tensor:
+        """Expected reward of the step, standardised: see `unstandardise_rewards`.
 
         Args:
             summary: (B, D), z_t.
             terminations: (B,) bool.
-            codes: (B, h, w) int64 of the new frame, V throughout where it has no picture.
+            codes: (B, h, w) int64 of the new frame; V at every place where there is no frame.
 
         Returns:
             (B,) float32.
         """
-        seen = F.silu(self.local(self.picture(codes).permute(0, 3, 1, 2)))  # (B, code_dim, h, w)
-        ended = terminations[:, None].float()
-        features = torch.cat([summary, seen.mean((2, 3)), seen.amax((2, 3)), ended], 1)
+        frame = F.silu(self.code_conv(self.code_embed(codes).permute(0, 3, 1, 2)))  # (B, code_dim, h, w)
+        has_ended = terminations[:, None].float()
+        features = torch.cat([summary, frame.mean((2, 3)), frame.amax((2, 3)), has_ended], 1)
         return self.reward(features)[:, 0]
 
-    def scale(self, rewards: Tensor) -> Tensor:
-        """Rewards in the environment's units -> standardised."""
+    def standardise_rewards(self, rewards: Tensor) -> Tensor:
+        """Rewards in the environment's units -> in standard deviations from the mean."""
         return (rewards - self.reward_mean) / self.reward_std
 
-    def unscale(self, rewards: Tensor) -> Tensor:
-        """Standardised rewards -> the environment's units."""
+    def unstandardise_rewards(self, rewards: Tensor) -> Tensor:
+        """The inverse of `standardise_rewards`."""
         return rewards * self.reward_std + self.reward_mean

@@ -1,4 +1,4 @@
-"""From a prior's config to the prior: the config's class says which."""
+"""Build a prior from its config: the config's class decides which."""
 
 from __future__ import annotations
 
@@ -21,7 +21,18 @@ def build_prior(
     action_space: spaces.Space,
     end_has_frame: bool = True,
 ) -> Prior[Any]:
-    """A prior of a config's kind and sizes, untrained; the arguments are those of the priors themselves."""
+    """An untrained prior.
+
+    Args:
+        config: its kind and sizes.
+        grid: (h, w) of the codes.
+        num_codes: V, codes in the codebook.
+        action_space: the action space.
+        end_has_frame: whether the environment returns a frame for the step that terminates an episode.
+
+    Raises:
+        UserError: sizes that are out of range or contradict each other.
+    """
     if isinstance(config, FlatConfig):
         return FlatPrior(config, grid, num_codes, action_space, end_has_frame)
     return FactoredPrior(config, grid, num_codes, action_space, end_has_frame)

@@ -1,8 +1,8 @@
-"""Drawing from logits with counted randomness: the same seed gives the same dream in any batch.
+"""Sampling from logits with counter-based random numbers: the same seed gives the same dream in any batch.
 
-Every number drawn is a pure function of (row seed, episode number, step, stream, position), by Philox
-4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") in int64 tensors, so no
-generator has a state to save and a row's numbers do not depend on its neighbours.
+Every uniform number is a pure function of (row seed, episode number, step, stream, position), computed by Philox
+4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") in int64 tensors. There is no generator
+state to save, and a row's numbers do not depend on the other rows.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["STREAM_START", "STREAM_STEP", "Sampling", "inverse_cdf", "philox", "
 
 
 def _multiply(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
-    """High and low 32 bits of a 32 x 32 bit product; int64 wraps modulo 2^64 and keeps all of its bits."""
+    """High and low 32 bits of a 32 x 32 bit product. int64 wraps modulo 2^64, so no bit of it is lost."""
     product = b * a
     return (product >> 32) & MASK, product & MASK
 
@@ -46,19 +46,19 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Te
 
 
 def uniforms(seeds: Tensor, episodes: Tensor, steps: Tensor, num: int, stream: int = STREAM_STEP) -> Tensor:
-    """Uniform numbers for one moment of each row.
+    """Uniform numbers for one step of each row.
 
     Args:
-        seeds: (B,) int64, one a row; all 64 bits count.
+        seeds: (B,) int64, one per row; all 64 bits are used.
         episodes: (B,) int64, the row's episode number in [0, 2^32).
-        steps: (B,) int64, its step within the episode in [0, 2^32).
-        num: numbers wanted a row.
-        stream: what they are for, so that two uses never share a number.
+        steps: (B,) int64, the step within the episode in [0, 2^32).
+        num: numbers per row.
+        stream: `STREAM_STEP` or `STREAM_START`: different uses get independent numbers.
 
     Returns:
         (B, num) float32 in [0, 1), multiples of 2^-24.
     """
-    if seeds.device.type == "cpu":  # the same numbers, in a quarter of the time
+    if seeds.device.type == "cpu":  # the same numbers in a quarter of the time
         return torch.from_numpy(numpy_random.uniforms(seeds.numpy(), episodes.numpy(), steps.numpy(), num, stream))
     blocks = torch.arange((num + 3) // 4, device=seeds.device)[None]  # (1, blocks of four)
     counter = (blocks, steps[:, None], episodes[:, None], torch.full_like(blocks, stream))
@@ -69,22 +69,22 @@ def uniforms(seeds: Tensor, episodes: Tensor, steps: Tensor, num: int, stream: i
 
 @dataclass(frozen=True)
 class Sampling(SamplingOptions):
-    """How codes are drawn; see `SamplingOptions` for its other fields.
+    """How codes are sampled; see `SamplingOptions` for the other fields.
 
     Attributes:
-        exact: of a frame drawn from a mixture of K, whether its log-probability is the mixture's, which takes K more
-            passes of the decoder, or that of the frame and the component drawn together: never more, and on average
-            at most ln K nats less. Where there is no mixture the two are one.
+        exact: which log-probability is returned for a frame sampled from a mixture of K components. True: the
+            mixture's, which costs K more passes of the decoder. False: that of the frame and the sampled component
+            together, which is never greater and on average at most ln K nats less. Without a mixture both are equal.
     """
 
     exact: bool = True
 
-    def draw(self, logits: Tensor, draws: Tensor) -> Tensor:
-        """Draw a category of each place.
+    def sample(self, logits: Tensor, uniforms: Tensor) -> Tensor:
+        """Sample a code for each place.
 
         Args:
             logits: (..., V) float.
-            draws: (...) float32 in [0, 1).
+            uniforms: (...) float32 in [0, 1), one uniform number per place.
 
         Returns:
             (...) int64 in [0, V).
@@ -99,23 +99,23 @@ class Sampling(SamplingOptions):
             logits = logits.masked_fill(logits < least, float("-inf"))
         if self.top_p < 1:
             ordered, order = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
-            before = ordered.cumsum(-1) - ordered  # probability of the likelier codes
+            before = ordered.cumsum(-1) - ordered  # probability of all likelier codes
             dropped = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= self.top_p)
             logits = logits.masked_fill(dropped, float("-inf"))
-        return inverse_cdf(logits, draws)
+        return inverse_cdf(logits, uniforms)
 
 
-def inverse_cdf(logits: Tensor, draws: Tensor) -> Tensor:
-    """Draw a category by where a uniform number falls in the cumulated probabilities.
+def inverse_cdf(logits: Tensor, uniforms: Tensor) -> Tensor:
+    """Sample a category: the first whose cumulative probability exceeds a uniform number.
 
     Args:
         logits: (..., V) float.
-        draws: (...) float32 in [0, 1).
+        uniforms: (...) float32 in [0, 1).
 
     Returns:
         (...) int64 in [0, V), never one of probability 0.
     """
-    cumulated = logits.float().softmax(-1).cumsum(-1)
-    # a number that rounding carries to the total itself would fall behind the last category that can be drawn
-    at = cumulated[..., -1] * draws.clamp_max(1 - 2.0**-23)
-    return torch.searchsorted(cumulated, at[..., None], right=True)[..., 0]  # how many are not above it
+    cumulative = logits.float().softmax(-1).cumsum(-1)
+    # if rounding made the threshold equal to the total, no category would exceed it
+    threshold = cumulative[..., -1] * uniforms.clamp_max(1 - 2.0**-23)
+    return torch.searchsorted(cumulative, threshold[..., None], right=True)[..., 0]  # how many do not exceed it

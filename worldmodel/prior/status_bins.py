@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from worldmodel.prior.interface import StatusConfig
+from worldmodel.prior.status_config import StatusConfig
 
 
 def status_bins(config: StatusConfig, values: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""The tokenizer: frames to codes and back."""
+"""Tokenizers: frames to codes and back (VQ-VAE)."""
 
-from worldmodel.tokenizer.codebook import Codebook
+from worldmodel.tokenizer.codebook import Codebook, CodebookOutput
 from worldmodel.tokenizer.tokenizer import Tokenizer
 from worldmodel.tokenizer.tokenizer_config import PAPER_BAIR, PAPER_MOVING_MNIST, PAPER_UCF, TokenizerConfig
 from worldmodel.tokenizer.vqvae import ClipTokenizer, FrameTokenizer, make_tokenizer
@@ -11,6 +11,7 @@ __all__ = [
     "PAPER_UCF",
     "ClipTokenizer",
     "Codebook",
+    "CodebookOutput",
     "FrameTokenizer",
     "Tokenizer",
     "TokenizerConfig",

@@ -1,7 +1,8 @@
-"""The codebook: vectors to the nearest of V codes, learned by moving averages (paper section 2.1).
+"""The codebook: vectors to the nearest of V embeddings, learned by moving averages (paper section 2.1).
 
-Shapes: N vectors, d numbers a vector, C codebooks (slices of d/C numbers), V codes in each book. Codes of
-several books stand beside each other, the book running fastest: vector n has codes n*C .. n*C + C - 1.
+Shapes: N vectors, d numbers in a vector, C codebooks (each quantises a slice of d/C numbers), V codes in each
+codebook. The codes of one vector are adjacent, the codebook index running fastest: vector n has codes n*C to
+n*C + C - 1.
 """
 
 from __future__ import annotations
@@ -13,53 +14,57 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodel.common.processes import process, process_weight, sum_over_processes
+from worldmodel.common.torch_state import default_torch_modes
+
+REPEAT_NOISE = 0.01  # standard deviation of the noise on repeated vectors, relative to the vectors' root mean square
 
 
-class Quantised(NamedTuple):
-    """What a codebook says of N vectors.
+class CodebookOutput(NamedTuple):
+    """N vectors after quantisation.
 
     Attributes:
-        vectors: (N, d) the chosen embeddings, the gradient passed straight through to what was quantised.
+        vectors: (N, d) float32, the chosen embeddings; their gradient passes straight through to the input.
         codes: (N*C,) int64.
-        commitment: (), mean squared distance to the chosen embeddings.
-        perplexity: (), effective number of codes in use, 1 to V, the mean over books.
-        dead: (), codes that restarted in this step; in evaluation mode those that are used less than that.
+        commitment: () float32, mean squared distance between the input and the chosen embeddings.
+        perplexity: () float32, effective number of codes in use, 1 to V; the mean over codebooks.
+        num_dead: () int64, codes that restarted in this step; in evaluation mode, codes that would restart.
     """
 
     vectors: Tensor
     codes: Tensor
     commitment: Tensor
     perplexity: Tensor
-    dead: Tensor
+    num_dead: Tensor
 
 
 class Codebook(nn.Module):
-    """V embeddings of d numbers, moved by exponential averages of the vectors that chose them.
+    """V embeddings of d numbers, updated by exponential moving averages of the vectors that chose them.
 
-    With several codebooks (paper table 7) the numbers of a vector are cut into C slices, and each slice chooses
-    from a book of its own: book c is columns c*d/C .. (c+1)*d/C - 1 of `embeddings`.
+    With several codebooks (paper table 7) a vector is cut into C slices, and each slice is quantised with its own
+    codebook: codebook c is columns c*d/C to (c+1)*d/C - 1 of `embeddings`.
 
-    Nothing here has a gradient and everything is a buffer, the flag of its first use included, so that a
-    loaded codebook goes on exactly where the saved one stood. All shapes are static. Random numbers come
-    from torch's global generator of the vectors' device; the training loop seeds it at every step.
+    Everything is a buffer and nothing has a gradient. The flag `initialised` is a buffer too, so that a loaded
+    codebook continues exactly where the saved one stopped. All shapes are static. Random numbers come from torch's
+    global generator of the vectors' device; the training loop seeds it at every step.
 
-    Where several processes train together, each with consecutive clips of one batch, averages and restarts
-    are those of all their vectors, equal in every process.
+    Where several processes train together, each on consecutive clips of one batch, averages and restarts use the
+    vectors of all processes, and the codebook is equal in every process.
 
     Args:
         num_codes: V.
         code_dim: d, a multiple of C.
-        decay: share of the old average kept at each training step.
-        restart_below: a code chosen fewer times a step than this, on the moving average, is dead and
-            restarts at a random vector of the batch, its averages too.
+        decay: weight of the old average in each training step.
+        restart_below: a code whose moving average of uses per step falls below this is dead: its embedding and
+            averages restart at a random vector of the batch.
         num_codebooks: C.
     """
 
     embeddings: Tensor
-    counts: Tensor
-    sums: Tensor
+    ema_counts: Tensor
+    ema_sums: Tensor
     initialised: Tensor
 
+    @default_torch_modes()
     def __init__(
         self,
         num_codes: int,
@@ -76,28 +81,28 @@ class Codebook(nn.Module):
         self.decay = decay
         self.restart_below = restart_below
         self.register_buffer("embeddings", torch.zeros(num_codes, code_dim))
-        self.register_buffer("counts", torch.ones(num_codes * num_codebooks))  # of (V, C)
-        self.register_buffer("sums", torch.zeros(num_codes, code_dim))
+        self.register_buffer("ema_counts", torch.ones(num_codes * num_codebooks))  # of (V, C)
+        self.register_buffer("ema_sums", torch.zeros(num_codes, code_dim))
         self.register_buffer("initialised", torch.tensor(False))
 
     def encode(self, vectors: Tensor) -> Tensor:
-        """Index of the nearest embedding in each slice: (N, d) float32 -> (N*C,) int64."""
-        with torch.autocast(vectors.device.type, enabled=False):  # distances in half precision choose badly
-            pairs = zip(vectors.split(self.slice_dim, 1), self.embeddings.split(self.slice_dim, 1), strict=True)
+        """Index of the nearest embedding for each slice: (N, d) float32 -> (N*C,) int64."""
+        with torch.autocast(vectors.device.type, enabled=False):  # half-precision distances choose wrong codes
+            slices = zip(vectors.split(self.slice_dim, 1), self.embeddings.split(self.slice_dim, 1), strict=True)
             # |x - e|^2 without |x|^2, which is the same for every code
             nearest = [
-                torch.addmm(book.square().sum(1)[None], part, book.t(), alpha=-2).argmin(1)  # (N, V) -> (N,)
-                for part, book in pairs
+                torch.addmm(e.square().sum(1)[None], x, e.t(), alpha=-2).argmin(1)  # (N, V) -> (N,)
+                for x, e in slices
             ]
-        return torch.stack(nearest, 1).flatten()
+        return torch.stack(nearest, 1).flatten()  # (N, C) -> (N*C,)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Embeddings of codes: (..., n*C) int64 -> (..., n, d) float32."""
-        parts = F.embedding(self._rows(codes), self._by_row(self.embeddings))  # (..., n*C, d/C)
-        return parts.reshape(*codes.shape[:-1], -1, self.embeddings.shape[1])
+        slices = F.embedding(self._slice_index(codes), self._to_slices(self.embeddings))  # (..., n*C, d/C)
+        return slices.reshape(*codes.shape[:-1], -1, self.embeddings.shape[1])
 
-    def forward(self, vectors: Tensor) -> Quantised:
-        """Quantise, and in training mode learn from the batch.
+    def forward(self, vectors: Tensor) -> CodebookOutput:
+        """Quantise; in training mode also update the codebook.
 
         Args:
             vectors: (N, d) float32, N >= 1.
@@ -107,69 +112,103 @@ class Codebook(nn.Module):
             candidates = self._candidates(data)
             self._initialise(candidates)
         codes = self.encode(data)
-        chosen = self.decode(codes)
-        rows = self._rows(codes)
-        uses = torch.zeros_like(self.counts).index_add_(0, rows, torch.ones_like(rows, dtype=self.counts.dtype))
+        quantised = self.decode(codes)
+        index = self._slice_index(codes)
+        uses = torch.zeros_like(self.ema_counts).index_add_(
+            0, index, torch.ones_like(index, dtype=self.ema_counts.dtype)
+        )
         if self.training:
-            # chosen is a copy: the loss compares with the embeddings as they were when chosen
-            uses, dead = self._learn(data, rows, uses, candidates)
+            # `quantised` is a copy: the loss compares with the embeddings before this update
+            uses, dead = self._update(data, index, uses, candidates)
         else:
-            uses, dead = sum_over_processes(uses), self.counts < self.restart_below
-        return Quantised(
-            vectors=vectors + (chosen - vectors).detach(),
+            uses, dead = sum_over_processes(uses), self.ema_counts < self.restart_below
+        return CodebookOutput(
+            vectors=vectors + (quantised - vectors).detach(),
             codes=codes,
-            commitment=F.mse_loss(vectors, chosen) * process_weight(len(vectors), vectors.device),
+            commitment=F.mse_loss(vectors, quantised) * process_weight(len(vectors), vectors.device),
             perplexity=perplexity(uses.view(self.num_codes, self.num_codebooks)).mean(),
-            dead=dead.sum(),
+            num_dead=dead.sum(),
         )
 
     @torch.no_grad()
     def _candidates(self, vectors: Tensor) -> Tensor:
-        """V random vectors of all processes, with repetition: where codes start, at first or again. (V, d)"""
+        """Initial and restart positions of the codes: V random vectors of all processes, without repetition.
+
+        If there are fewer than V vectors, each is taken several times, and all but its first copy get small noise.
+
+        Args:
+            vectors: (N, d), of this process.
+
+        Returns:
+            (V, d), the same in every process.
+        """
         rank, num_processes = process()
-        if num_processes == 1:
-            return vectors[torch.randint(len(vectors), (self.num_codes,), device=vectors.device)]
-        sizes = torch.zeros(num_processes, dtype=torch.int64, device=vectors.device)
-        sizes[rank] = len(vectors)
-        counts = sum_over_processes(sizes).tolist()
-        pick = torch.randint(sum(counts), (self.num_codes,), device=vectors.device)
-        pick = sum_over_processes(pick if rank == 0 else torch.zeros_like(pick))  # the first process draws for all
-        pick -= sum(counts[:rank])
-        ours = (pick >= 0) & (pick < len(vectors))
-        return sum_over_processes(torch.where(ours[:, None], vectors[pick.clamp(0, len(vectors) - 1)], 0.0))
+        sizes = [len(vectors)]
+        if num_processes > 1:
+            size = torch.zeros(num_processes, dtype=torch.int64, device=vectors.device)
+            size[rank] = len(vectors)
+            sizes = sum_over_processes(size).tolist()
+        total = sum(sizes)
+        order = torch.arange(self.num_codes, device=vectors.device)
+        index = _of_first_process(torch.randperm(total, device=vectors.device)[order % total])
+        local_index = index - sum(sizes[:rank])
+        is_local = (local_index >= 0) & (local_index < len(vectors))
+        local = vectors[local_index.clamp(0, len(vectors) - 1)]
+        candidates = sum_over_processes(torch.where(is_local[:, None], local, torch.zeros_like(local)))
+        if total < self.num_codes:
+            noise = _of_first_process(torch.randn_like(candidates))
+            scale = REPEAT_NOISE * candidates.square().mean().sqrt().clamp_min(1e-6)
+            candidates += torch.where((order >= total)[:, None], noise * scale, torch.zeros_like(noise))
+        return candidates
 
     @torch.no_grad()
     def _initialise(self, candidates: Tensor) -> None:
+        """Set all embeddings to the candidates (V, d), once."""
         self.embeddings.copy_(torch.where(self.initialised, self.embeddings, candidates))
-        self.sums.copy_(torch.where(self.initialised, self.sums, candidates))
+        self.ema_sums.copy_(torch.where(self.initialised, self.ema_sums, candidates))
         self.initialised.fill_(True)
 
     @torch.no_grad()
-    def _learn(self, vectors: Tensor, rows: Tensor, uses: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
-        """Move the averages; returns how often each code was chosen by all processes and which restart, (V*C,)."""
-        sums = torch.zeros_like(self._by_row(self.sums)).index_add_(0, rows, self._by_row(vectors))  # (V*C, d/C)
-        total = sum_over_processes(torch.cat([uses[:, None], sums], 1))
+    def _update(self, vectors: Tensor, index: Tensor, uses: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+        """Update the moving averages and restart dead codes.
+
+        Args:
+            vectors: (N, d).
+            index: (N*C,) int64, from `_slice_index`.
+            uses: (V*C,) float32, how often this process chose each code.
+            candidates: (V, d), where dead codes restart.
+
+        Returns:
+            How often all processes chose each code, (V*C,) float32, and which codes restarted, (V*C,) bool.
+        """
+        sums = torch.zeros_like(self._to_slices(self.ema_sums)).index_add_(0, index, self._to_slices(vectors))
+        total = sum_over_processes(torch.cat([uses[:, None], sums], 1))  # (V*C, 1 + d/C)
         uses, sums = total[:, 0], total[:, 1:]
-        self.counts.lerp_(uses, 1 - self.decay)
-        averages = self._by_row(self.sums).lerp_(sums, 1 - self.decay)
-        dead = self.counts < self.restart_below
-        self.counts.copy_(torch.where(dead, 1.0, self.counts))
-        averages.copy_(torch.where(dead[:, None], self._by_row(candidates), averages))
-        self._by_row(self.embeddings).copy_(averages / self.counts[:, None])
+        self.ema_counts.lerp_(uses, 1 - self.decay)
+        averages = self._to_slices(self.ema_sums).lerp_(sums, 1 - self.decay)
+        dead = self.ema_counts < self.restart_below
+        self.ema_counts.copy_(torch.where(dead, 1.0, self.ema_counts))
+        averages.copy_(torch.where(dead[:, None], self._to_slices(candidates), averages))
+        self._to_slices(self.embeddings).copy_(averages / self.ema_counts[:, None])
         return uses, dead
 
-    def _rows(self, codes: Tensor) -> Tensor:
-        """Code v of book c is row v*C + c of `_by_row`: (..., n*C) -> the same shape."""
-        book = torch.arange(self.num_codebooks, device=codes.device)
-        return codes * self.num_codebooks + book.repeat(codes.shape[-1] // self.num_codebooks)
+    def _slice_index(self, codes: Tensor) -> Tensor:
+        """Row of each code in `_to_slices` (code v of codebook c: v*C + c): (..., n*C) -> the same shape."""
+        codebook = torch.arange(self.num_codebooks, device=codes.device)
+        return codes * self.num_codebooks + codebook.repeat(codes.shape[-1] // self.num_codebooks)
 
-    def _by_row(self, vectors: Tensor) -> Tensor:
+    def _to_slices(self, vectors: Tensor) -> Tensor:
         """(n, d) -> (n*C, d/C), a view where possible."""
         return vectors.reshape(-1, self.slice_dim)
 
 
+def _of_first_process(values: Tensor) -> Tensor:
+    """The values of process 0, in every process: random numbers that all processes must share."""
+    return sum_over_processes(values if process()[0] == 0 else torch.zeros_like(values))
+
+
 def perplexity(uses: Tensor) -> Tensor:
-    """Effective number of codes in use: exp of the entropy of their frequencies, 1 to V.
+    """Effective number of codes in use, 1 to V: the exponential of the entropy of their frequencies.
 
     Args:
         uses: (V, ...) float32, how often each code was chosen.
@@ -177,5 +216,5 @@ def perplexity(uses: Tensor) -> Tensor:
     Returns:
         (...) float32.
     """
-    share = uses / uses.sum(0).clamp_min(1)
-    return torch.special.entr(share).sum(0).exp()
+    frequencies = uses / uses.sum(0).clamp_min(1)
+    return torch.special.entr(frequencies).sum(0).exp()

@@ -1,8 +1,8 @@
-"""What every tokenizer does alike: normalise, quantise, measure its loss, encode and decode in chunks.
+"""The base class of all tokenizers: normalise, quantise, compute the loss, encode and decode in chunks.
 
-Shapes: B batch, T time, H W pixels, h w code grid, C codebooks, d numbers a code, V codes in a book. A unit is
-what is encoded together, one frame or one clip; N units, F frames of all units. Frames are uint8
-(..., H, W, 3); inside they are float, standardised, channels first: (N, 3, H, W) or (N, 3, L, H, W).
+Shapes: B batch, T time, H W pixels, h w latent grid, C codebooks, d numbers in a code's embedding, V codes in a
+codebook. A unit is what is encoded together: one frame or one clip. N units, F frames of all units. Frames are uint8
+(..., H, W, 3). Inside, pixels are float, standardised, channels first: (N, 3, H, W) or (N, 3, L, H, W).
 """
 
 from __future__ import annotations
@@ -19,21 +19,22 @@ from worldmodel.tokenizer.codebook import Codebook
 from worldmodel.tokenizer.tokenizer_config import TokenizerConfig
 
 ENCODE_CHUNK = 256  # frames encoded or decoded at once, to bound memory
-RARE_STDS = 2.0  # a pixel is rare beyond so many of its place's standard deviations from the mean picture,
-RARE_FLOOR = 0.04  # and beyond this share of the full range, lest a still place's noise be rare
+RARE_STDS = 2.0  # a pixel is rare if it differs from the mean frame by more than this many standard deviations of its
+RARE_MIN_DISTANCE = 0.04  # place, and by more than this share of the full range, so that noise is not rare
 
 
 class Tokenizer(nn.Module, ABC):
-    """Frames to codes and back; `encoder` and `decoder` are the subclass's.
+    """Frames to codes and back. Subclasses build `encoder` and `decoder`.
 
     Args:
         config: sizes.
         frame_shape: (H, W, 3); H and W must be multiples of the stride.
 
     Attributes:
-        grid: (h, w*C), the codes of one step of time, those of one place beside each other.
+        latent_grid: (h, w), vectors per frame (and per time_stride frames).
+        grid: (h, w*C), codes per step of time; the C codes of one place are adjacent.
         num_codes: V.
-        time_stride: frames a step of codes spans.
+        time_stride: frames per step of codes.
 
     Raises:
         UserError: the frame cannot be cut into whole patches.
@@ -41,7 +42,7 @@ class Tokenizer(nn.Module, ABC):
 
     pixel_mean: Tensor
     pixel_std: Tensor
-    mean_picture: Tensor
+    mean_frame: Tensor
     rare_distance: Tensor
     encoder: nn.Module
     decoder: nn.Module
@@ -58,28 +59,28 @@ class Tokenizer(nn.Module, ABC):
             )
         self.config = config
         self.frame_shape = (height, width, 3)
-        self.places = (height // stride, width // stride)
+        self.latent_grid = (height // stride, width // stride)
         self.grid = (height // stride, width // stride * config.num_codebooks)
         self.num_codes = config.num_codes
         self.time_stride = config.time_stride
         self.register_buffer("pixel_mean", torch.zeros(3))
         self.register_buffer("pixel_std", torch.tensor(0.25))
-        if config.rare_weight != 1:  # standardised, as the pixels are
-            self.register_buffer("mean_picture", torch.zeros(3, height, width))
+        if config.rare_weight != 1:  # both standardised, as the pixels are
+            self.register_buffer("mean_frame", torch.zeros(3, height, width))
             self.register_buffer("rare_distance", torch.ones(3, height, width))
         self.codebook = Codebook(
             config.num_codes, config.code_dim, config.codebook_decay, config.restart_below, config.num_codebooks
         )
 
     @torch.no_grad()
-    def measure(self, frames: Iterable[Tensor]) -> None:
-        """Measure the normaliser: the mean of each colour and one standard deviation over all pixels.
+    def fit_normaliser(self, frames: Iterable[Tensor]) -> None:
+        """Fit the normaliser: the mean of each colour and one standard deviation of all pixels.
 
-        The reconstruction loss is then the paper's mean squared error over the variance of the data. With a
-        rare weight, also the mean picture and how far from it each place is rare.
+        The reconstruction loss is then the paper's: mean squared error over the variance of the data. With a rare
+        weight, also fit the mean frame and the distance from it beyond which each pixel is rare.
 
         Args:
-            frames: chunks of the training split's real frames, each (N, H, W, 3) uint8.
+            frames: chunks of the training split's valid frames, each (N, H, W, 3) uint8.
         """
         count = 0
         total = torch.zeros(self.frame_shape, dtype=torch.float64)
@@ -91,74 +92,86 @@ class Tokenizer(nn.Module, ABC):
             squares += pixels.square().sum(0)
         if not count:
             raise UserError("the training split holds no valid frame, so there is nothing to learn from.")
-        picture, power = total / count, squares / count  # (H, W, 3)
-        mean = picture.mean((0, 1))
-        std = (power.mean() - mean.square().mean()).clamp_min(1e-4).sqrt()
+        place_mean, mean_square = total / count, squares / count  # (H, W, 3)
+        mean = place_mean.mean((0, 1))
+        std = (mean_square.mean() - mean.square().mean()).clamp_min(1e-4).sqrt()
         self.pixel_mean.copy_(mean)
         self.pixel_std.copy_(std)
         if self.config.rare_weight != 1:
-            distance = (RARE_STDS * (power - picture.square()).clamp_min(0).sqrt()).clamp_min(RARE_FLOOR)
-            self.mean_picture.copy_(((picture - mean) / std).movedim(-1, 0))
+            place_std = (mean_square - place_mean.square()).clamp_min(0).sqrt()
+            distance = (RARE_STDS * place_std).clamp_min(RARE_MIN_DISTANCE)
+            self.mean_frame.copy_(((place_mean - mean) / std).movedim(-1, 0))
             self.rare_distance.copy_((distance / std).movedim(-1, 0))
 
     def encode(self, frames: Tensor) -> Tensor:
-        """Codes of frames; no gradient.
+        """Frames to codes; no gradient.
 
         Args:
             frames: (B, T, H, W, 3) uint8.
 
         Returns:
             (B, T / time_stride, h, w*C) int64 in [0, V).
+
+        Raises:
+            UserError: another shape or dtype, or a number of frames that is not a multiple of the clip length.
         """
-        units = self._units(self._checked(frames), 1)
+        self._check_frames(frames)
+        units = self._to_units(frames, 1)
         with torch.no_grad():
-            codes = [self._encode(chunk) for chunk in units.split(self._chunk())]
+            codes = [self.encode_units(chunk) for chunk in units.split(self._units_per_chunk())]
         return torch.cat(codes).reshape(frames.shape[0], frames.shape[1] // self.time_stride, *self.grid)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Frames of codes; no gradient.
+        """Codes to frames; no gradient.
 
         Args:
             codes: (B, T / time_stride, h, w*C) int64 in [0, V).
 
         Returns:
             (B, T, H, W, 3) uint8.
+
+        Raises:
+            UserError: another shape, or a number of steps that is not a multiple of a clip's.
         """
-        units = self._units(self._checked_codes(codes), self.time_stride)
+        self._check_codes(codes)
+        units = self._to_units(codes, self.time_stride)
         with torch.no_grad():
-            frames = [self._decode(chunk) for chunk in units.split(self._chunk())]
+            frames = [self.decode_units(chunk) for chunk in units.split(self._units_per_chunk())]
         return torch.cat(frames).reshape(codes.shape[0], codes.shape[1] * self.time_stride, *self.frame_shape)
 
     def loss(self, frames: Tensor, valid: Tensor) -> dict[str, Tensor]:
-        """Loss of a batch; in training mode the codebook learns from it too.
+        """Loss of a batch; in training mode the codebook is updated too.
 
         Args:
             frames: (B, T, H, W, 3) uint8.
-            valid: (B, T) bool; frames marked False are seen by no one and carry no loss. At least one must be
-                True. Where several processes train together, averages over them are the whole batch's.
+            valid: (B, T) bool; invalid frames have no influence and no loss. At least one must be True. Where
+                several processes train together, the average of their losses is the whole batch's.
 
         Returns:
-            Scalars: `loss` = `reconstruction` (mean squared error over the data's variance, rare pixels
-            weighted) + beta x `commitment`; `psnr` in dB, the mean over frames, never weighted; `perplexity`,
-            codes in effective use; `dead_codes` that restarted, in evaluation mode those that would.
+            Scalars: `loss` = `reconstruction` (mean squared error over the data's variance, rare pixels weighted)
+            + beta * `commitment`; `psnr` in dB, the mean over frames, never weighted; `perplexity`, codes in
+            effective use; `dead_codes` that restarted, in evaluation mode those that would.
         """
-        shown, learned = self._learned(self._checked(frames), valid)  # (N, ..., H, W, 3), (F,) or None
-        pixels = self._standardise(shown)
-        latents = self._latents(pixels)
-        quantised = self.codebook(_flat(latents).float())
-        output = self._output(_unflat(quantised.vectors, latents.shape))
-        squares = self._by_frame((output - pixels).square())  # (F, 3, H, W)
-        if learned is not None:
-            squares = squares[learned]
+        self._check_frames(frames)
+        units, has_loss = self._training_units(frames, valid)  # (N, ..., H, W, 3), (F,) or None
+        pixels = self._standardise(units)
+        latents = self._encode_pixels(pixels)
+        quantised = self.codebook(_to_vectors(latents).float())
+        output = self._decode_latents(_to_latents(quantised.vectors, latents.shape))
+        squares = self._flatten_time((output - pixels).square())  # (F, 3, H, W)
+        if has_loss is not None:
+            squares = squares[has_loss]
         errors = squares.mean((1, 2, 3))  # (F,)
         weight = process_weight(len(errors), errors.device)
         if self.config.rare_weight == 1:
             reconstruction = errors.mean() * weight
         else:
-            weights = self._by_frame(torch.where(self._rare(pixels), self.config.rare_weight, 1.0))  # (F, 1, H, W)
-            weights = weights if learned is None else weights[learned]
-            share = process_weight(weights.sum(), weights.device)
-            reconstruction = (weights * squares).sum() / (3 * weights.sum()) * share
+            is_rare = self._flatten_time(self._rare_pixels(pixels))  # (F, 1, H, W)
+            pixel_weights = torch.ones_like(is_rare, dtype=torch.float32)
+            pixel_weights.masked_fill_(is_rare, self.config.rare_weight)
+            pixel_weights = pixel_weights if has_loss is None else pixel_weights[has_loss]
+            share = process_weight(pixel_weights.sum(), pixel_weights.device)
+            reconstruction = (pixel_weights * squares).sum() / (3 * pixel_weights.sum()) * share
         mse = (errors.detach() * self.pixel_std.square()).clamp_min(1e-10)  # in units of the full range
         return {
             "loss": reconstruction + self.config.commitment * quantised.commitment,
@@ -166,75 +179,79 @@ class Tokenizer(nn.Module, ABC):
             "commitment": quantised.commitment.detach(),
             "psnr": (-10 * mse.log10()).mean() * weight,
             "perplexity": quantised.perplexity,
-            "dead_codes": quantised.dead.float(),
+            "dead_codes": quantised.num_dead.float(),
         }
 
-    # -- what the time axis decides ------------------------------------------------------------------------
+    def encode_units(self, frames: Tensor) -> Tensor:
+        """Frames or clips to codes, in one pass: (N, ..., H, W, 3) uint8 -> (N*...*h*w*C,) int64."""
+        return self.codebook.encode(_to_vectors(self._encode_pixels(self._standardise(frames))).float())
+
+    def decode_units(self, codes: Tensor) -> Tensor:
+        """Codes to frames or clips, in one pass: (N, ..., h, w*C) int64 -> (N, ..., H, W, 3) uint8."""
+        embeddings = self.codebook.decode(codes)  # (N, ..., h, w, d)
+        return self._to_uint8(self._decode_latents(embeddings.movedim(-1, 1).contiguous()))
+
+    # -- what depends on the time axis ---------------------------------------------------------------------
 
     @abstractmethod
-    def _units(self, values: Tensor, stride: int) -> Tensor:
-        """(B, T / stride, ...) -> (N, ...), cut into what is encoded or decoded together."""
+    def _to_units(self, values: Tensor, stride: int) -> Tensor:
+        """(B, T / stride, ...) -> (N, ...), cut into units."""
 
     @abstractmethod
-    def _chunk(self) -> int:
+    def _units_per_chunk(self) -> int:
         """Units encoded or decoded at once."""
 
     @abstractmethod
-    def _learned(self, frames: Tensor, valid: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Units to learn from, invalid frames gone, and which of their frames carry loss, (F,) bool; None for all."""
+    def _training_units(self, frames: Tensor, valid: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Units without invalid frames, and which of their frames have a loss, (F,) bool; None for all."""
 
     @abstractmethod
-    def _by_frame(self, pixels: Tensor) -> Tensor:
+    def _flatten_time(self, pixels: Tensor) -> Tensor:
         """(N, c, ..., H, W) -> (F, c, H, W)."""
 
-    def _rare(self, pixels: Tensor) -> Tensor:
+    def _rare_pixels(self, pixels: Tensor) -> Tensor:
         """Which pixels are rare in any colour: (N, 3, ..., H, W) -> (N, 1, ..., H, W) bool."""
         shape = (3, *(1,) * (pixels.ndim - 4), *self.frame_shape[:2])
-        return ((pixels - self.mean_picture.view(shape)).abs() > self.rare_distance.view(shape)).any(1, keepdim=True)
+        return ((pixels - self.mean_frame.view(shape)).abs() > self.rare_distance.view(shape)).any(1, keepdim=True)
 
-    # -- the way of the pixels -----------------------------------------------------------------------------
+    # -- pixels and latents --------------------------------------------------------------------------------
 
-    def _checked(self, frames: Tensor) -> Tensor:
+    def _check_frames(self, frames: Tensor) -> None:
+        """Refuse frames that are not (B, T, H, W, 3) uint8."""
         if frames.dtype != torch.uint8 or frames.ndim != 5 or tuple(frames.shape[2:]) != self.frame_shape:
             raise UserError(
                 f"frames: got {tuple(frames.shape)} {frames.dtype}, wanted (B, T, *{self.frame_shape}) uint8."
             )
-        return frames
 
-    def _checked_codes(self, codes: Tensor) -> Tensor:
+    def _check_codes(self, codes: Tensor) -> None:
+        """Refuse codes that are not (B, T, h, w*C)."""
         if codes.ndim != 4 or tuple(codes.shape[2:]) != self.grid:
             raise UserError(f"codes: got {tuple(codes.shape)}, wanted (B, T, *{self.grid}).")
-        return codes
 
     def _standardise(self, frames: Tensor) -> Tensor:
+        """(N, ..., H, W, 3) uint8 -> (N, 3, ..., H, W) float32."""
         pixels = frames.float() / 255 - 0.5
         return ((pixels - self.pixel_mean) / self.pixel_std).movedim(-1, 1).contiguous()
 
-    def _to_frames(self, output: Tensor) -> Tensor:
+    def _to_uint8(self, output: Tensor) -> Tensor:
+        """The inverse of `_standardise`, rounded and clipped."""
         pixels = output.movedim(1, -1) * self.pixel_std + self.pixel_mean
         return ((pixels + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
 
-    def _latents(self, pixels: Tensor) -> Tensor:
+    def _encode_pixels(self, pixels: Tensor) -> Tensor:
         """(N, 3, ..., H, W) -> (N, d, ..., h, w)."""
         return self.encoder(pixels)
 
-    def _output(self, latents: Tensor) -> Tensor:
+    def _decode_latents(self, latents: Tensor) -> Tensor:
         """(N, d, ..., h, w) -> (N, 3, ..., H, W)."""
         return self.decoder(latents)
 
-    def _encode(self, frames: Tensor) -> Tensor:
-        return self.codebook.encode(_flat(self._latents(self._standardise(frames))).float())
 
-    def _decode(self, codes: Tensor) -> Tensor:
-        embeddings = self.codebook.decode(codes)  # (N, ..., h, w, d)
-        return self._to_frames(self._output(embeddings.movedim(-1, 1).contiguous()))
-
-
-def _flat(latents: Tensor) -> Tensor:
+def _to_vectors(latents: Tensor) -> Tensor:
     """(N, d, ...) -> (N*places, d)."""
     return latents.movedim(1, -1).flatten(0, -2)
 
 
-def _unflat(vectors: Tensor, shape: torch.Size) -> Tensor:
-    """The inverse of `_flat`, given the latents' shape."""
+def _to_latents(vectors: Tensor, shape: torch.Size) -> Tensor:
+    """The inverse of `_to_vectors`, given the latents' shape."""
     return vectors.reshape(shape[0], *shape[2:], shape[1]).movedim(-1, 1).contiguous()

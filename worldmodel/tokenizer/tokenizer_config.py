@@ -1,4 +1,4 @@
-"""The size of a tokenizer, and the sizes that the paper names (table 8)."""
+"""Sizes of a tokenizer, and the sizes that the paper uses (table 8)."""
 
 from __future__ import annotations
 
@@ -6,36 +6,37 @@ from dataclasses import dataclass
 from typing import Literal
 
 from worldmodel.common.errors import UserError
+from worldmodel.common.ranges import check_range
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """The size of a tokenizer.
+    """Sizes of a tokenizer and settings of its losses.
 
     Attributes:
-        time: "frame": no operation crosses frames, which is what a dream needs; "clip": the paper's, codes
-            of a whole clip, each of which may depend on all of its frames.
-        space_stride: pixels a code spans in rows and in columns, a power of two; "frame" knows 4, 8 and 16.
-        time_stride: frames a code spans, a power of two; 1 with "frame".
-        clip_length: frames that are encoded together, a multiple of the time stride; "clip" only.
-        width: "frame": channels at a quarter of the frame's resolution; "clip": channels everywhere (the
-            paper's hidden units).
-        code_width: channels on the code grid; "frame" only.
+        time: "frame": each frame is encoded alone, which a dream needs; "clip": the paper's, a whole clip is encoded
+            at once and each code may depend on all of its frames.
+        space_stride: pixels per code, in rows and in columns; a power of two. "frame" supports 4, 8 and 16.
+        time_stride: frames per code, a power of two; 1 with "frame".
+        clip_length: frames encoded together, a multiple of time_stride; "clip" only.
+        width: "frame": channels at a quarter of the frame's resolution; "clip": channels everywhere (the paper's
+            hidden units).
+        code_width: channels on the latent grid; "frame" only.
         residual_width: channels inside a residual block (the paper's residual units); "clip" only.
         num_layers: residual blocks of the encoder, and of the decoder; "clip" only.
-        axial_attention: whether those blocks attend along each axis (paper table 3); "clip" only.
-        num_heads: heads of an axial attention; "clip" only.
-        num_codes: V, codes in a book.
-        num_codebooks: C, equal slices of a code's vector, each with a book of its own (paper table 7).
-        code_dim: d, numbers in a code's vector, of all its slices together.
-        codebook_decay: share of the old average the codebook keeps at each step (paper: 0.99).
-        restart_below: a code used less often a step than this restarts.
+        axial_attention: whether those blocks have axial attention (paper table 3); "clip" only.
+        num_heads: heads of each axial attention; "clip" only.
+        num_codes: V, codes in a codebook.
+        num_codebooks: C; a code vector is cut into C equal slices, each with its own codebook (paper table 7).
+        code_dim: d, numbers in a code vector, all slices together.
+        codebook_decay: weight of the old average in each update of the codebook (paper: 0.99).
+        restart_below: a code used less often per step than this restarts.
         commitment: beta, weight of the commitment loss (paper table 8: 0.25).
-        rare_weight: how much the error of a rare pixel counts; 1 makes all equal. Rare is a pixel far from the
-            training split's mean picture and, with "clip", one that changed since the frame before.
+        rare_weight: weight of a rare pixel's error; 1 weights all pixels equally. A pixel is rare if it is far from
+            the training split's mean frame or, with "clip", if it changed since the frame before.
 
     Raises:
-        UserError: numbers that do not fit each other.
+        UserError: values that are out of range or contradict each other.
     """
 
     time: Literal["frame", "clip"] = "frame"
@@ -59,20 +60,25 @@ class TokenizerConfig:
     def __post_init__(self) -> None:
         if self.time not in ("frame", "clip"):
             raise UserError(f"tokenizer time={self.time!r}: wanted 'frame' or 'clip'.")
-        if self.num_codebooks < 1 or self.code_dim % self.num_codebooks:
+        for name in ("width", "code_width", "residual_width", "num_heads", "num_codes", "num_codebooks", "code_dim"):
+            check_range(f"tokenizer {name}", getattr(self, name), 1)
+        for name in ("num_layers", "restart_below", "commitment"):
+            check_range(f"tokenizer {name}", getattr(self, name), 0)
+        check_range("tokenizer codebook_decay", self.codebook_decay, 0, 1)
+        if self.code_dim % self.num_codebooks:
             raise UserError(
                 f"tokenizer code_dim={self.code_dim} cannot be cut into num_codebooks={self.num_codebooks} equal "
                 "slices: wanted a multiple of it."
             )
-        if self.rare_weight <= 0:
+        if not self.rare_weight > 0:
             raise UserError(f"tokenizer rare_weight={self.rare_weight}: wanted a number above 0, or 1 for none.")
         if self.time == "frame":
             if self.space_stride not in (4, 8, 16):
-                raise UserError(f"tokenizer space_stride={self.space_stride}: wanted 4, 8 or 16 pixels a code.")
+                raise UserError(f"tokenizer space_stride={self.space_stride}: wanted 4, 8 or 16 pixels per code.")
             if self.time_stride != 1:
                 raise UserError(
-                    f"tokenizer time_stride={self.time_stride}: with time='frame' every frame has codes of its own, "
-                    "so wanted 1. Take time='clip' for fewer codes in time."
+                    f"tokenizer time_stride={self.time_stride}: with time='frame' every frame is encoded alone, "
+                    "so wanted 1. Use time='clip' for fewer codes in time."
                 )
             return
         for name, stride in (("space_stride", self.space_stride), ("time_stride", self.time_stride)):

@@ -1,7 +1,7 @@
-"""The tokenizers: frames to codes and back (paper section 2.1), one frame or one clip at a time.
+"""The two VQ-VAEs: one encodes frame by frame, one (the paper's, section 2.1) encodes whole clips.
 
-Shapes: B batch, T time, L frames of a clip, H W pixels, h w code grid, d numbers a code, D channels; N frames or
-clips encoded together. Inside, pixels are float (N, 3, H, W) or (N, 3, L, H, W), standardised.
+Shapes: B batch, T time, L frames of a clip, H W pixels, h w latent grid, d numbers in a code's embedding, D channels,
+N frames or clips encoded together. Inside, pixels are float (N, 3, H, W) or (N, 3, L, H, W), standardised.
 """
 
 from __future__ import annotations
@@ -12,123 +12,127 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from worldmodel.common.errors import UserError
+from worldmodel.common.torch_state import default_torch_modes
 from worldmodel.tokenizer.tokenizer import ENCODE_CHUNK, Tokenizer
 from worldmodel.tokenizer.tokenizer_config import TokenizerConfig
-from worldmodel.tokenizer.tokenizer_layers import AttentionResidual, ChannelNorm, Positions, ResidualBlock
+from worldmodel.tokenizer.tokenizer_layers import AttentionResidualBlock, ChannelNorm, PositionEmbedding, ResidualBlock
 
 
 class FrameTokenizer(Tokenizer):
-    """A VQ-VAE without a time axis: each frame is h x w codes of its own.
+    """A VQ-VAE without a time axis: each frame is encoded alone, as h x w codes.
 
-    The first layer cuts the frame into patches of 4 x 4 pixels (PixelUnshuffle): cheaper on a CPU than
-    strided convolutions over pixels, and it learns faster there.
+    The first layer cuts the frame into patches of 4 x 4 pixels (PixelUnshuffle). On a CPU that is cheaper than
+    strided convolutions over pixels, and it learns faster.
     """
 
+    @default_torch_modes()
     def __init__(self, config: TokenizerConfig, frame_shape: tuple[int, int, int]) -> None:
         super().__init__(config, frame_shape)
         assert config.time == "frame"
-        narrow, wide, d = config.width, config.code_width, config.code_dim
-        down = {4: 0, 8: 1, 16: 2}[config.space_stride]
+        num_halvings = {4: 0, 8: 1, 16: 2}[config.space_stride]  # after the patches of 4 x 4 pixels
+        self.encoder = _frame_encoder(config.width, config.code_width, config.code_dim, num_halvings)
+        self.decoder = _frame_decoder(config.width, config.code_width, config.code_dim, num_halvings)
 
-        encoder: list[nn.Module] = [nn.PixelUnshuffle(4), nn.Conv2d(48, narrow, 3, padding=1)]
-        encoder += [ResidualBlock(narrow)]
-        channels = narrow
-        for _ in range(down):
-            encoder += [nn.SiLU(), nn.Conv2d(channels, wide, 4, 2, 1), ResidualBlock(wide)]
-            channels = wide
-        encoder += [nn.SiLU(), nn.Conv2d(channels, d, 1)]
-        self.encoder = nn.Sequential(*encoder)
-
-        channels = wide if down else narrow
-        decoder: list[nn.Module] = [nn.Conv2d(d, channels, 3, padding=1), ResidualBlock(channels)]
-        for level in range(down, 0, -1):
-            below = wide if level > 1 else narrow
-            decoder += [
-                nn.SiLU(),
-                nn.Conv2d(channels, below * 4, 1),
-                nn.PixelShuffle(2),
-                ResidualBlock(below),
-            ]
-            channels = below
-        decoder += [ResidualBlock(narrow), nn.SiLU(), nn.Conv2d(narrow, 48, 3, padding=1), nn.PixelShuffle(4)]
-        self.decoder = nn.Sequential(*decoder)
-
-    def _units(self, values: Tensor, stride: int) -> Tensor:
+    def _to_units(self, values: Tensor, stride: int) -> Tensor:
         return values.flatten(0, 1)
 
-    def _chunk(self) -> int:
+    def _units_per_chunk(self) -> int:
         return ENCODE_CHUNK
 
-    def _learned(self, frames: Tensor, valid: Tensor) -> tuple[Tensor, None]:
+    def _training_units(self, frames: Tensor, valid: Tensor) -> tuple[Tensor, None]:
         return frames[valid], None
 
-    def _by_frame(self, pixels: Tensor) -> Tensor:
+    def _flatten_time(self, pixels: Tensor) -> Tensor:
         return pixels
+
+
+def _frame_encoder(width: int, code_width: int, code_dim: int, num_halvings: int) -> nn.Sequential:
+    """(N, 3, H, W) -> (N, code_dim, h, w)."""
+    layers: list[nn.Module] = [nn.PixelUnshuffle(4), nn.Conv2d(48, width, 3, padding=1), ResidualBlock(width)]
+    channels = width
+    for _ in range(num_halvings):
+        layers += [nn.SiLU(), nn.Conv2d(channels, code_width, 4, 2, 1), ResidualBlock(code_width)]
+        channels = code_width
+    return nn.Sequential(*layers, nn.SiLU(), nn.Conv2d(channels, code_dim, 1))
+
+
+def _frame_decoder(width: int, code_width: int, code_dim: int, num_halvings: int) -> nn.Sequential:
+    """(N, code_dim, h, w) -> (N, 3, H, W)."""
+    channels = code_width if num_halvings else width
+    layers: list[nn.Module] = [nn.Conv2d(code_dim, channels, 3, padding=1), ResidualBlock(channels)]
+    for level in range(num_halvings, 0, -1):
+        next_channels = code_width if level > 1 else width
+        layers += [nn.SiLU(), nn.Conv2d(channels, next_channels * 4, 1), nn.PixelShuffle(2)]
+        layers += [ResidualBlock(next_channels)]
+        channels = next_channels
+    layers += [ResidualBlock(width), nn.SiLU(), nn.Conv2d(width, 48, 3, padding=1), nn.PixelShuffle(4)]
+    return nn.Sequential(*layers)
 
 
 class ClipTokenizer(Tokenizer):
     """The paper's VQ-VAE: strided 3D convolutions and axial attention over whole clips.
 
-    Not causal: every code may depend on every frame of its clip, and every frame on every code, so codes depend on
-    where a clip begins, and such a world cannot be stepped. Clips have exactly `config.clip_length` frames; more
-    frames are encoded as that many clips in a row.
+    It is not causal: every code may depend on every frame of its clip, and every frame on every code. Codes depend on
+    where a clip begins, so a world with this tokenizer cannot be stepped. A clip has exactly `config.clip_length`
+    frames; a longer sequence is encoded as several clips in a row.
     """
 
+    @default_torch_modes()
     def __init__(self, config: TokenizerConfig, frame_shape: tuple[int, int, int]) -> None:
         super().__init__(config, frame_shape)
         assert config.time == "clip"
-        shape = (config.clip_length // config.time_stride, *self.places)
-        self.positions = Positions(shape, config.width) if config.axial_attention else None
+        shape = (config.clip_length // config.time_stride, *self.latent_grid)
+        self.position_embed = PositionEmbedding(shape, config.width) if config.axial_attention else None
         self.encoder = ClipEncoder(config)
         self.decoder = ClipDecoder(config)
 
-    def _checked(self, frames: Tensor) -> Tensor:
+    def _check_frames(self, frames: Tensor) -> None:
         length = self.config.clip_length
         if frames.ndim == 5 and (frames.shape[1] % length or not frames.shape[1]):
             raise UserError(
-                f"frames: got {frames.shape[1]} frames a row, wanted a multiple of "
+                f"frames: got {frames.shape[1]} frames per row, wanted a multiple of "
                 f"the tokenizer's clip_length={length}."
             )
-        return super()._checked(frames)
+        super()._check_frames(frames)
 
-    def _checked_codes(self, codes: Tensor) -> Tensor:
+    def _check_codes(self, codes: Tensor) -> None:
         steps = self.config.clip_length // self.time_stride
         if codes.ndim == 4 and (codes.shape[1] % steps or not codes.shape[1]):
             raise UserError(
-                f"codes: got {codes.shape[1]} steps a row, wanted a multiple of {steps}: the tokenizer's clips have "
+                f"codes: got {codes.shape[1]} steps per row, wanted a multiple of {steps}: the tokenizer's clips have "
                 f"{self.config.clip_length} frames and a code spans {self.time_stride}."
             )
-        return super()._checked_codes(codes)
+        super()._check_codes(codes)
 
-    def _units(self, values: Tensor, stride: int) -> Tensor:
+    def _to_units(self, values: Tensor, stride: int) -> Tensor:
         return values.unflatten(1, (-1, self.config.clip_length // stride)).flatten(0, 1)
 
-    def _chunk(self) -> int:
+    def _units_per_chunk(self) -> int:
         return max(1, ENCODE_CHUNK // self.config.clip_length)
 
-    def _learned(self, frames: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        frames, valid = self._units(frames, 1), self._units(valid, 1)
-        seen = valid.any(1)  # a clip without a valid frame is left out
-        return fill_invalid(frames[seen], valid[seen]), valid[seen].flatten()
+    def _training_units(self, frames: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        frames, valid = self._to_units(frames, 1), self._to_units(valid, 1)
+        has_frame = valid.any(1)  # a clip without a valid frame is left out
+        return fill_invalid(frames[has_frame], valid[has_frame]), valid[has_frame].flatten()
 
-    def _by_frame(self, pixels: Tensor) -> Tensor:
+    def _flatten_time(self, pixels: Tensor) -> Tensor:
         return rearrange(pixels, "n c l h w -> (n l) c h w")
 
-    def _latents(self, pixels: Tensor) -> Tensor:
-        return self.encoder(pixels, self.positions() if self.positions is not None else None)
+    def _encode_pixels(self, pixels: Tensor) -> Tensor:
+        return self.encoder(pixels, self.position_embed() if self.position_embed is not None else None)
 
-    def _output(self, latents: Tensor) -> Tensor:
-        return self.decoder(latents, self.positions() if self.positions is not None else None)
+    def _decode_latents(self, latents: Tensor) -> Tensor:
+        return self.decoder(latents, self.position_embed() if self.position_embed is not None else None)
 
-    def _rare(self, pixels: Tensor) -> Tensor:
+    def _rare_pixels(self, pixels: Tensor) -> Tensor:
         change = F.pad(pixels.diff(dim=2).abs(), (0, 0, 0, 0, 1, 0))  # (N, 3, L, H, W), 0 in the first frame
-        return super()._rare(pixels) | (change > self.rare_distance[:, None]).any(1, keepdim=True)
+        return super()._rare_pixels(pixels) | (change > self.rare_distance[:, None]).any(1, keepdim=True)
 
 
 class ClipEncoder(nn.Module):
-    """Strided convolutions, attention residual blocks, LN, ReLU, down to d: (N, 3, L, H, W) -> (N, d, T, h, w).
+    """Strided convolutions, attention residual blocks, LN, ReLU, a 1x1x1 convolution to d channels.
 
-    Convolutions have a kernel of 3 (table 8) and halve the axes that are still to be halved, time among the first.
+    The strided convolutions have a kernel of 3 (table 8). Each halves every axis that its stride still requires.
 
     Args:
         config: sizes.
@@ -137,28 +141,28 @@ class ClipEncoder(nn.Module):
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
         width = config.width
-        inputs = [3, *[width] * (len(_strides(config)) - 1)]
-        self.down = nn.ModuleList(
+        inputs = [3, *[width] * (len(_conv_strides(config)) - 1)]
+        self.down_convs = nn.ModuleList(
             nn.Conv3d(channels, width, 3, stride, padding=1)
-            for channels, stride in zip(inputs, _strides(config), strict=True)
+            for channels, stride in zip(inputs, _conv_strides(config), strict=True)
         )
-        self.blocks = _blocks(config)
+        self.blocks = _residual_blocks(config)
         self.norm = ChannelNorm(width)
-        self.out = nn.Conv3d(width, config.code_dim, 1)
+        self.output_conv = nn.Conv3d(width, config.code_dim, 1)
 
     def forward(self, x: Tensor, positions: Tensor | None) -> Tensor:
-        """Pixels, and positions (T, h, w, D) for the attention, to latents."""
-        for i, layer in enumerate(self.down):
+        """Pixels (N, 3, L, H, W) and position embeddings (T, h, w, D) to latents (N, d, T, h, w)."""
+        for i, layer in enumerate(self.down_convs):
             x = layer(F.relu(x) if i else x)
         for block in self.blocks:
             x = block(x, positions)
-        return self.out(F.relu(self.norm(x)))
+        return self.output_conv(F.relu(self.norm(x)))
 
 
 class ClipDecoder(nn.Module):
-    """The encoder in reverse, with transposed convolutions: (N, d, T, h, w) -> (N, 3, L, H, W).
+    """The encoder in reverse, with transposed convolutions.
 
-    Their kernel is 4 (table 8); along an axis that is not doubled it is 3, which leaves its length as it is.
+    Their kernel is 4 (table 8) along an axis that is doubled, else 3, which keeps the axis' length.
 
     Args:
         config: sizes.
@@ -167,43 +171,46 @@ class ClipDecoder(nn.Module):
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
         width = config.width
-        strides = _strides(config)[::-1]
+        strides = _conv_strides(config)[::-1]
         outputs = [*[width] * (len(strides) - 1), 3]
-        self.into = nn.Conv3d(config.code_dim, width, 1)
-        self.blocks = _blocks(config)
+        self.input_conv = nn.Conv3d(config.code_dim, width, 1)
+        self.blocks = _residual_blocks(config)
         self.norm = ChannelNorm(width)
-        self.up = nn.ModuleList(
+        self.up_convs = nn.ModuleList(
             nn.ConvTranspose3d(width, channels, (stride[0] + 2, stride[1] + 2, stride[2] + 2), stride, padding=1)
             for channels, stride in zip(outputs, strides, strict=True)
         )
 
     def forward(self, x: Tensor, positions: Tensor | None) -> Tensor:
-        """Latents, and positions (T, h, w, D) for the attention, to pixels."""
-        x = self.into(x)
+        """Latents (N, d, T, h, w) and position embeddings (T, h, w, D) to pixels (N, 3, L, H, W)."""
+        x = self.input_conv(x)
         for block in self.blocks:
             x = block(x, positions)
         x = self.norm(x)
-        for layer in self.up:
+        for layer in self.up_convs:
             x = layer(F.relu(x))
         return x
 
 
-def _strides(config: TokenizerConfig) -> list[tuple[int, int, int]]:
-    """Strides (time, rows, columns) of the encoder's convolutions, at least one: 4 and 2 give (2,2,2), (2,1,1)."""
+def _conv_strides(config: TokenizerConfig) -> list[tuple[int, int, int]]:
+    """Strides (time, rows, columns) of the encoder's convolutions, at least one.
+
+    A time stride of 4 and a space stride of 2 give (2, 2, 2) and (2, 1, 1).
+    """
     halvings = [stride.bit_length() - 1 for stride in (config.time_stride, config.space_stride, config.space_stride)]
     levels = range(max(1, *halvings))
     return [(1 + (i < halvings[0]), 1 + (i < halvings[1]), 1 + (i < halvings[2])) for i in levels]
 
 
-def _blocks(config: TokenizerConfig) -> nn.ModuleList:
+def _residual_blocks(config: TokenizerConfig) -> nn.ModuleList:
     heads = config.num_heads if config.axial_attention else 0
     return nn.ModuleList(
-        AttentionResidual(config.width, config.residual_width, heads) for _ in range(config.num_layers)
+        AttentionResidualBlock(config.width, config.residual_width, heads) for _ in range(config.num_layers)
     )
 
 
 def fill_invalid(frames: Tensor, valid: Tensor) -> Tensor:
-    """Each invalid frame replaced by the last valid one before it, or by the first valid one of the clip.
+    """Replace each invalid frame by the last valid frame before it, else by the first valid frame of the clip.
 
     Args:
         frames: (N, L, ...).
@@ -216,7 +223,7 @@ def fill_invalid(frames: Tensor, valid: Tensor) -> Tensor:
 
 
 def make_tokenizer(config: TokenizerConfig, frame_shape: tuple[int, int, int]) -> Tokenizer:
-    """The tokenizer that `config.time` names.
+    """Build the tokenizer that `config.time` names, untrained.
 
     Args:
         config: sizes.

@@ -30,7 +30,7 @@ def calibrate_hazards(world: WorldModel, cache: CodeCache) -> int:
         for i in range(0, len(clips), BATCH_SIZE):
             episodes, starts, counted = np.asarray(clips[i : i + BATCH_SIZE]).T
             clip = cache.clip(episodes, starts, length).to(device)
-            hazards = world.prior.outcomes(clip).hazards  # (B, L-1)
+            hazards = world.prior.predict_outcomes(clip).hazards  # (B, L-1)
             uncounted = torch.arange(length - 1)[None] >= torch.from_numpy(counted)[:, None]
             selected = ~clip.truncations & uncounted.to(device)
             logits.append(hazards[selected].double().logit(eps=1e-9))

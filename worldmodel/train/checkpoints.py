@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn, optim
 
+from worldmodel.common.errors import UserError
 from worldmodel.common.files import atomic_path
 
 
@@ -40,11 +41,20 @@ def load_checkpoint(path: Path, model: nn.Module, average: list[Tensor], optimis
 
     Returns:
         The facts.
+
+    Raises:
+        UserError: the names of the model's tensors have changed since.
     """
     weights: dict[str, Any] = {}
     states: dict[int, dict[str, Any]] = {}
     with safe_open(path, "pt") as file:
         facts = json.loads(file.metadata()["facts"])
+        saved = {name.removeprefix("model.") for name in file.keys() if name.startswith("model.")}  # noqa: SIM118
+        if saved != model.state_dict().keys():
+            raise UserError(
+                f"{path} was written by another version of worldmodel: its tensors have other names. Continue the "
+                "training with that version, or repeat its command with --force to start again."
+            )
         for name in file.keys():  # noqa: SIM118 (not a dict)
             kind, rest = name.split(".", 1)
             if kind == "model":

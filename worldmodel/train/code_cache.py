@@ -15,8 +15,9 @@ import torch
 from worldmodel.common.errors import UserError
 from worldmodel.common.files import atomic_path, check_free_space
 from worldmodel.data import Dataset
-from worldmodel.prior.interface import CodeClip, StatusConfig
+from worldmodel.prior.code_clip import CodeClip
 from worldmodel.prior.status_bins import status_bins
+from worldmodel.prior.status_config import StatusConfig
 from worldmodel.tokenizer import Tokenizer
 from worldmodel.tokenizer.tokenizer import ENCODE_CHUNK
 

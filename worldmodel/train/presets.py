@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from worldmodel.prior.factored.factored_config import FactoredConfig
 from worldmodel.prior.flat.flat_config import FlatConfig
-from worldmodel.prior.interface import StatusConfig
+from worldmodel.prior.status_config import StatusConfig
 from worldmodel.tokenizer.vqvae import TokenizerConfig
 from worldmodel.train.training_config import LoopConfig, WorldConfig
 

@@ -76,7 +76,7 @@ def train_tokenizer_stage(
     sampler = clip_sampler(data, settings, config.seed)
     locate = _clips_of_steps(sampler, config.overfit_one_batch)
     if not keep_statistics:
-        tokenizer.measure(_spread_frames(data))
+        tokenizer.fit_normaliser(_spread_frames(data))
     validate = tokenizer_validation(tokenizer, data, settings.clip_length, config.seed, run)
     loop = Loop("tokenizer", tokenizer, settings, config.seed, run, locate, validate)
     rows = process_rows(settings.batch_size)
@@ -130,14 +130,14 @@ def _prepare_prior(world: WorldModel, cache: CodeCache, seed: int, run: Training
     data, prior, device = cache.data, world.prior, run.runtime.device
     episodes = data.episodes_of("train")
     counts = cache.code_counts(episodes).to(device)
-    prior.mark_rare(counts)
+    prior.set_rare_codes(counts)
     if keep_statistics:
         return
     torch.manual_seed(seed)
     prior.init_from_codes(world.tokenizer.codebook.embeddings, counts)
     spans = [slice(int(data.step_offsets[e]), int(data.step_offsets[e] + data.lengths[e])) for e in episodes]
     rewards = np.concatenate([data.flat("rewards")[span] for span in spans])
-    prior.measure_rewards(torch.from_numpy(rewards).to(device))
+    prior.fit_reward_scale(torch.from_numpy(rewards).to(device))
 
 
 def _spread_frames(data: Dataset) -> Iterator[torch.Tensor]:

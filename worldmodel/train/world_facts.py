@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from worldmodel.data import Dataset
-from worldmodel.prior.interface import Context
+from worldmodel.prior.context import Context
 from worldmodel.train.code_cache import CodeCache
 from worldmodel.world.starts import KIND_EPISODE, KIND_INSIDE, Starts
 from worldmodel.world.world_model import WorldModel

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from worldmodel.common.errors import UserError
 from worldmodel.common.spaces import check_actions
-from worldmodel.prior.interface import Context, Prior
+from worldmodel.prior.context import Context
+from worldmodel.prior.interface import Prior
 from worldmodel.world.start_kinds import KIND_EPISODE, KIND_INSIDE
 
 __all__ = ["KIND_EPISODE", "KIND_INSIDE", "Starts"]

@@ -16,13 +16,16 @@ from worldmodel.common.pixels import PixelSpec
 from worldmodel.tokenizer import Tokenizer, TokenizerConfig, make_tokenizer
 from worldmodel.world.config_checksum import KEY, check_checksum, with_checksum
 from worldmodel.world.config_values import check_model_size, check_object, check_text, read_model_config
+from worldmodel.world.legacy_keys import rename_tokenizer_weights
 from worldmodel.world.model_construction import stored_model
 from worldmodel.world.world_model import WorldModel
 from worldmodel.world.world_spec import read_pixels
 from worldmodel.world.world_storage import check_entries, is_world
 
 WEIGHTS = "model.safetensors"
-TOKENIZER = DirectoryKind("tokenizer", "worldmodel.tokenizer", 1, (WEIGHTS,), "worldmodel train tokenizer --out")
+TOKENIZER = DirectoryKind(
+    "tokenizer", "worldmodel.tokenizer", 2, (WEIGHTS,), "worldmodel train tokenizer --out", older_versions=(1,)
+)
 ENTRIES = ("format", "version", "env", "pixels", "dataset", "tokenizer", "report", "files", KEY)
 
 
@@ -98,6 +101,8 @@ class TokenizerCheckpoint:
             weights = load_file(path / WEIGHTS)
         except SafetensorError as error:
             raise UserError(f"{path}/{WEIGHTS} cannot be read ({error}).") from error
+        if config["version"] == 1:
+            weights = rename_tokenizer_weights(weights)
         with stored_model(path, weights, has_checksum):
             tokenizer = make_tokenizer(sizes, pixels.frame_shape)
         load_matching_weights(

@@ -16,7 +16,8 @@ from worldmodel.common import spaces
 from worldmodel.common.directories import load_matching_weights
 from worldmodel.common.errors import UserError
 from worldmodel.prior import PriorConfig, build_prior
-from worldmodel.prior.interface import CodeClip, Context
+from worldmodel.prior.code_clip import CodeClip
+from worldmodel.prior.context import Context
 from worldmodel.tokenizer import FrameTokenizer, TokenizerConfig
 from worldmodel.world.config_values import check_model_size
 from worldmodel.world.hub import find_world
@@ -185,7 +186,7 @@ class WorldModel(nn.Module):
             world, stored.weights, f"the weights of {path}", "Its config.json is another's; copy it again."
         )
         stored.starts.check(world.prior, path)
-        if tokenizer_hash(world.tokenizer) != stored.tokenizer_hash:
+        if tokenizer_hash(world.tokenizer, stored.tokenizer_weights) != stored.tokenizer_hash:
             raise UserError(
                 f"{path}: the prior was trained on another tokenizer's codes; put its own tokenizer back or "
                 "train the prior again."

@@ -18,6 +18,7 @@ from worldmodel.prior import PriorConfig
 from worldmodel.tokenizer import Tokenizer, TokenizerConfig
 from worldmodel.world.config_checksum import KEY, check_checksum, with_checksum
 from worldmodel.world.config_values import check_object, check_text, read_model_config
+from worldmodel.world.legacy_keys import rename_world_weights
 from worldmodel.world.starts import Starts
 from worldmodel.world.world_spec import WorldSpec
 
@@ -25,7 +26,12 @@ if TYPE_CHECKING:
     from worldmodel.world.world_model import WorldModel
 
 WORLD = DirectoryKind(
-    "world", "worldmodel.world", 1, ("model.safetensors", "starts.safetensors"), "worldmodel train world --out"
+    "world",
+    "worldmodel.world",
+    2,
+    ("model.safetensors", "starts.safetensors"),
+    "worldmodel train world --out",
+    older_versions=(1,),
 )
 ENTRIES = ("format", "version", "spec", "tokenizer", "prior", "prior_of_tokenizer", "report", "files", KEY)
 
@@ -45,6 +51,7 @@ class StoredWorld:
         tokenizer_hash: `tokenizer_hash` of the tokenizer whose codes the prior learned.
         report: figures measured after training, JSON.
         weights: state dict of the world.
+        tokenizer_weights: the tokenizer's part of it under the names of the file, which `tokenizer_hash` depends on.
         starts: contexts to begin from.
         has_checksum: whether the config has a checksum, so that it is known to be as it was written.
     """
@@ -57,6 +64,7 @@ class StoredWorld:
     tokenizer_hash: str
     report: dict[str, Any]
     weights: dict[str, Tensor]
+    tokenizer_weights: dict[str, Tensor]
     starts: Starts
     has_checksum: bool
 
@@ -111,7 +119,22 @@ def read_world(path: Path) -> StoredWorld:
     except (SafetensorError, KeyError, TypeError) as error:
         raise UserError(f"{path}: its weights or starts cannot be read ({error}).") from error
     version = int(config["version"])
-    return StoredWorld(path, version, spec, tokenizer, prior, expected_hash, report, weights, starts, has_checksum)
+    tokenizer_weights = {
+        name.removeprefix("tokenizer."): tensor for name, tensor in weights.items() if name.startswith("tokenizer.")
+    }
+    return StoredWorld(
+        path=path,
+        version=version,
+        spec=spec,
+        tokenizer=tokenizer,
+        prior=prior,
+        tokenizer_hash=expected_hash,
+        report=report,
+        weights=rename_world_weights(weights) if version == 1 else weights,
+        tokenizer_weights=tokenizer_weights,
+        starts=starts,
+        has_checksum=has_checksum,
+    )
 
 
 def check_entries(config: dict[str, Any], entries: tuple[str, ...]) -> None:
@@ -134,11 +157,16 @@ def read_sizes(config: dict[str, Any]) -> tuple[TokenizerConfig, PriorConfig]:
     return tokenizer, read_model_config(config["prior"], PriorConfig, "prior")
 
 
-def tokenizer_hash(tokenizer: Tokenizer) -> str:
-    """sha256 of everything that determines a tokenizer's codes: its weights, and settings that leave no trace there."""
+def tokenizer_hash(tokenizer: Tokenizer, weights: dict[str, Tensor] | None = None) -> str:
+    """sha256 of everything that determines a tokenizer's codes: its weights, and settings that leave no trace there.
+
+    Args:
+        tokenizer: the tokenizer.
+        weights: its state dict under other names, as a directory of format version 1 has it; its own if not given.
+    """
     settings = {name: getattr(tokenizer.config, name) for name in _CODES_DEPEND_ON}
     digest = hashlib.sha256(json.dumps([settings, tokenizer.frame_shape]).encode())
-    for name, tensor in sorted(tokenizer.state_dict().items()):
+    for name, tensor in sorted((weights or tokenizer.state_dict()).items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

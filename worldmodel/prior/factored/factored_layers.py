@@ -1,4 +1,4 @@
-"""The layers of the factored prior: attention over places, convolution between neighbours; how codes begin.
+"""Layers of the factored prior: attention between places, convolution between neighbours.
 
 Shapes: B rows, P = h*w places, N tokens, D width, C condition width, H heads.
 """
@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from worldmodel.prior.conditioning import ConditionalLayerNorm
 from worldmodel.prior.factored.group_order import GroupOrder
 
-Affines = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]  # (B, 1, D) each
+# gain and bias, (B, 1, D) each, of both LayerNorms of a block
+GainsAndBiases = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass
 class GroupCache:
-    """Keys and values of the places written so far, each (B, H, P, D/H); `length` places are filled."""
+    """Keys and values of the groups sampled so far, each (B, H, P, D/H); the first `length` tokens are filled."""
 
     keys: Tensor
     values: Tensor
@@ -28,7 +29,7 @@ class GroupCache:
 
 
 class Attention(nn.Module):
-    """Multi-head attention among the tokens of a frame.
+    """Multi-head attention between the tokens of a frame.
 
     Args:
         width: D, a multiple of the heads.
@@ -38,21 +39,21 @@ class Attention(nn.Module):
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.qkv_proj = nn.Linear(width, 3 * width)
+        self.out_proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, cache: GroupCache | None = None) -> Tensor:
         """Attend.
 
         Args:
             x: (B, N, D).
-            mask: (N, N) bool, True where row may look at column; None looks everywhere.
-            cache: where the N tokens' keys and values are appended; they then look at all that is filled.
+            mask: (N, N) bool, True where the token of the row attends to the token of the column; None for all.
+            cache: the keys and values of the N tokens are appended to it, and the tokens attend to all of its tokens.
 
         Returns:
             (B, N, D).
         """
-        q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, N, D/H) each
+        q, k, v = self.qkv_proj(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, N, D/H) each
         if cache is not None:
             end = cache.length + x.shape[1]
             cache.keys[:, :, cache.length : end] = k
@@ -60,17 +61,17 @@ class Attention(nn.Module):
             cache.length = end
             k, v = cache.keys[:, :, :end], cache.values[:, :, :end]
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out(y.transpose(1, 2).flatten(2))
+        return self.out_proj(y.transpose(1, 2).flatten(2))
 
 
-class Block(nn.Module):
-    """Attention and a feed-forward layer, each behind a conditional LayerNorm.
+class FactoredBlock(nn.Module):
+    """A transformer block: attention and feed-forward layer, each after a conditional LayerNorm.
 
     Args:
         width: D.
         num_heads: H.
         condition_dim: C.
-        num_layers: layers in the whole stack, for the initial scale of what is added to the stream.
+        num_layers: blocks in the whole stack, for the initial scale of the residual branches.
     """
 
     def __init__(self, width: int, num_heads: int, condition_dim: int, num_layers: int) -> None:
@@ -78,39 +79,54 @@ class Block(nn.Module):
         self.norm_attention = ConditionalLayerNorm(width, condition_dim)
         self.attention = Attention(width, num_heads)
         self.norm_feedforward = ConditionalLayerNorm(width, condition_dim)
-        self.widen = nn.Linear(width, 4 * width)
-        self.narrow = nn.Linear(4 * width, width)
-        for layer in (self.attention.qkv, self.widen):
+        self.up_proj = nn.Linear(width, 4 * width)
+        self.down_proj = nn.Linear(4 * width, width)
+        for layer in (self.attention.qkv_proj, self.up_proj):
             nn.init.normal_(layer.weight, std=0.02)
-        for layer in (self.attention.out, self.narrow):
+        for layer in (self.attention.out_proj, self.down_proj):
             nn.init.normal_(layer.weight, std=0.02 / math.sqrt(2 * num_layers))
 
-    def affines(self, condition: Tensor) -> Affines:
-        """Gains and biases of both LayerNorms under a condition (B, C), the same for all tokens of a frame."""
-        (gain, bias), (gain_of_feed, bias_of_feed) = (
-            norm.affine_of(condition) for norm in (self.norm_attention, self.norm_feedforward)
+    def gains_and_biases(self, condition: Tensor) -> GainsAndBiases:
+        """Gains and biases of both LayerNorms for a condition (B, C), the same for all tokens of a frame."""
+        attention_gain, attention_bias = self.norm_attention.gain_and_bias(condition)
+        feedforward_gain, feedforward_bias = self.norm_feedforward.gain_and_bias(condition)
+        return (
+            (attention_gain[:, None], attention_bias[:, None]),
+            (feedforward_gain[:, None], feedforward_bias[:, None]),
         )
-        return (gain[:, None], bias[:, None]), (gain_of_feed[:, None], bias_of_feed[:, None])
 
     def forward(
-        self, x: Tensor, affines: Affines, mask: Tensor | None = None, cache: GroupCache | None = None
+        self,
+        x: Tensor,
+        gains_and_biases: GainsAndBiases,
+        mask: Tensor | None = None,
+        cache: GroupCache | None = None,
     ) -> Tensor:
-        """(B, N, D) -> (B, N, D); `affines` from the method, `mask` and `cache` as in `Attention`."""
-        x = x + self.attention(_normed(x, affines[0]), mask, cache)
-        return x + self.narrow(F.gelu(self.widen(_normed(x, affines[1])), approximate="tanh"))
+        """Apply the block.
+
+        Args:
+            x: (B, N, D).
+            gains_and_biases: from the method of that name.
+            mask, cache: as in `Attention`.
+
+        Returns:
+            (B, N, D).
+        """
+        of_attention, of_feedforward = gains_and_biases
+        x = x + self.attention(_layer_norm(x, *of_attention), mask, cache)
+        return x + self.down_proj(F.gelu(self.up_proj(_layer_norm(x, *of_feedforward)), approximate="tanh"))
 
 
-def _normed(x: Tensor, affine: tuple[Tensor, Tensor]) -> Tensor:
-    gain, bias = affine
+def _layer_norm(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
     return torch.addcmul(bias, F.layer_norm(x, x.shape[-1:]), gain)
 
 
-class LocalMix(nn.Module):
-    """x + a depthwise 3 x 3 convolution over the grid, starting at zero; tokens after the grid pass by.
+class ResidualGridConv(nn.Module):
+    """x + a depthwise 3 x 3 convolution over the grid, which starts at zero; tokens after the grid's are unchanged.
 
     Args:
         width: D.
-        order: where the tokens stand on the grid.
+        order: the places of the tokens.
     """
 
     def __init__(self, width: int, order: GroupOrder) -> None:
@@ -123,20 +139,7 @@ class LocalMix(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, P + extra, D) -> the same shape."""
-        places = len(self.order.places)
-        picture = self.order.to_grid(x[:, :places]).permute(0, 3, 1, 2)  # (B, D, h, w)
-        mixed = self.order.to_order(self.conv(picture).permute(0, 2, 3, 1))  # (B, P, D)
-        return x + F.pad(mixed, (0, 0, 0, x.shape[1] - places))
-
-
-def codebook_vectors(embeddings: Tensor, width: int) -> Tensor:
-    """Where a prior's vectors of codes begin: the tokenizer's codebook, standardised, cut to the width.
-
-    Args:
-        embeddings: (V, n) float32.
-        width: of the prior's vectors.
-
-    Returns:
-        (V, min(n, width)) float32.
-    """
-    return ((embeddings - embeddings.mean(0)) / embeddings.std().clamp_min(1e-6))[:, :width]
+        num_places = len(self.order.token_places)
+        grid = self.order.to_grid(x[:, :num_places]).permute(0, 3, 1, 2)  # (B, D, h, w)
+        update = self.order.to_tokens(self.conv(grid).permute(0, 2, 3, 1))  # (B, P, D)
+        return x + F.pad(update, (0, 0, 0, x.shape[1] - num_places))

@@ -1,9 +1,9 @@
-"""A frame's codes as a mixture: which of K ways it goes is drawn once, before its codes.
+"""A frame's codes as a mixture of K components, one of which is sampled before the codes.
 
-p(codes) = sum_k p(k) prod_places p_k(code): places that are independent in every component are not independent in
-their mixture, so that what goes one of a few ways goes it in all places together.
+p(codes) = sum_k p(k) prod_places p_k(code). Places that are independent within every component are dependent in the
+mixture, so that an event with a few possible results gets the same result at all places.
 
-Shapes: N frames, K components, P = h*w places, D width, C condition width, V codes in the book.
+Shapes: N frames, K components, P = h*w places, D width, C condition width, V codes in the codebook.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import math
 import torch
 from torch import Tensor, nn
 
-FLOOR = 0.3  # what all components share of every choice, whatever was learned
+UNIFORM_SHARE = 0.3  # of the component probabilities, whatever was learned
 
 
 class Mixture(nn.Module):
-    """What tells the decoder its component, and how likely each is. One component has no weights.
+    """The components' embeddings and probabilities. A mixture of one component has no weights.
 
-    No component is ever less likely than FLOOR/K. Without that the choice settles on one of them, context by context,
-    before they have come to differ, and the others are never taught which way they could go.
+    The probability of a component is never below UNIFORM_SHARE/K. Without this floor the choice collapses to one
+    component, context by context, before the components have come to differ, and the others get no gradient.
 
     Args:
         num_components: K.
@@ -32,50 +32,58 @@ class Mixture(nn.Module):
         super().__init__()
         self.num_components = num_components
         if num_components > 1:
-            self.vectors = nn.Parameter(0.3 * torch.randn(num_components, width))
-            self.chances = nn.Linear(width + condition_dim, num_components)
-            nn.init.zeros_(self.chances.weight)
-            nn.init.zeros_(self.chances.bias)
+            self.component_embed = nn.Parameter(0.3 * torch.randn(num_components, width))
+            self.component_head = nn.Linear(width + condition_dim, num_components)
+            nn.init.zeros_(self.component_head.weight)
+            nn.init.zeros_(self.component_head.bias)
 
-    def log_chances(self, summary: Tensor, told: Tensor) -> Tensor:
-        """How likely each component is: (N, D) and (N, C) -> (N, K) float32, log-probabilities."""
+    def log_probs(self, summary: Tensor, condition: Tensor) -> Tensor:
+        """Log-probabilities of the components: (N, D) and (N, C) -> (N, K) float32."""
         if self.num_components == 1:
             return summary.new_zeros(len(summary), 1, dtype=torch.float32)
-        learned = self.chances(torch.cat([summary, told], 1)).float().log_softmax(-1)
-        least = torch.full_like(learned, math.log(FLOOR / self.num_components))
-        return torch.logaddexp(learned + math.log(1 - FLOOR), least)
+        learned = self.component_head(torch.cat([summary, condition], 1)).float().log_softmax(-1)
+        floor = torch.full_like(learned, math.log(UNIFORM_SHARE / self.num_components))
+        return torch.logaddexp(learned + math.log(1 - UNIFORM_SHARE), floor)
 
-    def every(self, tokens: Tensor) -> Tensor:
-        """Tokens under every component: (N, P, D) -> (N*K, P, D), a frame's components after each other."""
+    def add_all_components(self, tokens: Tensor) -> Tensor:
+        """Tokens for every component: (N, P, D) -> (N*K, P, D), a frame's components next to each other."""
         if self.num_components == 1:
             return tokens
-        return (tokens[:, None] + self.vectors[:, None]).flatten(0, 1)
+        return (tokens[:, None] + self.component_embed[:, None]).flatten(0, 1)
 
-    def one(self, tokens: Tensor, components: Tensor) -> Tensor:
-        """Tokens under one component each: (N, P, D) and (N,) int64 -> (N, P, D)."""
-        return tokens if self.num_components == 1 else tokens + self.vectors[components][:, None]
-
-
-def log_likelihood(log_chances: Tensor, nats: Tensor) -> Tensor:
-    """Of whole frames: (N, K) and each component's nats of the codes (N, K, P) -> (N,), in nats, exact."""
-    return (log_chances - nats.sum(2)).logsumexp(1)
+    def add_component(self, tokens: Tensor, components: Tensor) -> Tensor:
+        """Tokens for one component per frame: (N, P, D) and (N,) int64 -> (N, P, D)."""
+        return tokens if self.num_components == 1 else tokens + self.component_embed[components][:, None]
 
 
-def shared_nats(log_chances: Tensor, nats: Tensor) -> tuple[Tensor, Tensor]:
-    """A frame's nats shared out among its places, and what the choice of the component has of them.
-
-    The components' nats are averaged by how likely each has drawn the frame (responsibilities, held fixed), and the
-    choice costs how far those lie from the chances: the sum is -`log_likelihood`, in its value and its gradient. Other
-    than the logarithm of a sum it may be weighted place by place, and where the weights depend on the past alone, it
-    still is least at the true probabilities.
+def mixture_log_likelihood(log_probs: Tensor, nats: Tensor) -> Tensor:
+    """Exact log-likelihood of whole frames, in nats.
 
     Args:
-        log_chances: (N, K).
-        nats: (N, K, P).
+        log_probs: (N, K), of the components.
+        nats: (N, K, P), of the codes under each component.
+
+    Returns:
+        (N,).
+    """
+    return (log_probs - nats.sum(2)).logsumexp(1)
+
+
+def nats_by_place(log_probs: Tensor, nats: Tensor) -> tuple[Tensor, Tensor]:
+    """Split a frame's negative log-likelihood into one term per place and one for the choice of the component.
+
+    The places' terms are the components' nats, averaged with the posterior probabilities of the components (their
+    responsibilities, without gradient). The choice's term is the divergence KL(posterior || prior). The sum of all
+    terms is -`mixture_log_likelihood`, in value and gradient. Unlike the logarithm of a sum, the terms can be weighted
+    place by place; where the weights depend on the past alone, the optimum remains at the true probabilities.
+
+    Args:
+        log_probs: (N, K), of the components.
+        nats: (N, K, P), of the codes under each component.
 
     Returns:
         (N, P) and (N,).
     """
-    took = (log_chances - nats.sum(2)).detach().log_softmax(1)  # (N, K)
-    share = took.exp()
-    return (share[:, :, None] * nats).sum(1), (share * (took - log_chances)).sum(1)
+    log_posterior = (log_probs - nats.sum(2)).detach().log_softmax(1)  # (N, K)
+    posterior = log_posterior.exp()
+    return (posterior[:, :, None] * nats).sum(1), (posterior * (log_posterior - log_probs)).sum(1)

@@ -1,45 +1,49 @@
-"""The size of a flat prior."""
+"""Sizes of a flat prior and settings of its losses."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-from worldmodel.prior.interface import StatusConfig
+from worldmodel.common.errors import UserError, unknown_name
+from worldmodel.common.ranges import check_range
+from worldmodel.prior.status_config import StatusConfig
 
 
 @dataclass(frozen=True)
 class FlatConfig:
-    """The size of a flat prior and the weights of its losses.
+    """Sizes of a flat prior and settings of its losses.
 
     Attributes:
         kind: which prior this is.
-        attention: "window": a position sees its own frame up to itself and the W frames before; "full": all
-            that went before it, in clips and dreams of up to num_frames frames.
-        positions: "rotary": differences of time, row and column, for dreams of any length; "paper": learned
-            vectors of time, row and column, for clips and dreams of up to num_frames frames.
-        scope: what conditions a frame. "step": the action that led to it; "clip": the whole clip's actions,
-            flattened (paper section 3), for clips of up to num_frames frames that are never stepped.
-        previous_frame: whether a position is given the code that the frame before had at the place it predicts.
-        window: W, frames of a dream's context and of the window's attention.
-        num_frames: longest clip where attention, positions or scope has an end.
+        attention: "window": a position attends to its own frame up to itself and to the W frames before; "full": to
+            everything before it, in clips and dreams of up to num_frames frames.
+        positions: "rotary": relative positions in time, row and column, for dreams of any length; "paper": learned
+            embeddings of time, row and column, for clips and dreams of up to num_frames frames.
+        scope: what a frame is conditioned on. "step": the action that leads to it; "clip": the actions of the whole
+            clip, flattened (paper section 3), for clips of up to num_frames frames that are never stepped.
+        previous_frame: whether a position gets the previous frame's code at the place that it predicts as an input.
+        window: W, frames of a dream's context and of the attention window.
+        num_frames: longest clip if attention, positions or scope limits its length.
         width: D.
         num_heads: H; divides the width.
-        num_kv_heads: heads of keys and values, divides num_heads; 0 is as many. With fewer, several queries share
-            them, and the cache is so many times smaller (Ainslie et al. 2023, "GQA").
+        num_kv_heads: key/value heads, a divisor of num_heads; 0 for as many as num_heads. With fewer, several query
+            heads share one, and the cache is smaller by that factor (Ainslie et al. 2023, "GQA").
         num_layers: L.
-        feedforward: width of the feed-forward layers, in D.
-        dropout: after attention and feed-forward.
-        action_dim: width of an action's vector.
-        history_noise: highest share of the codes read that are replaced by another clip's while training, so
-            that the dream forgives its own mistakes. A frame's codes are read by those after them in the same
-            frame too.
-        history_loss: share of the clips that lose the status of their first frames while training, so that
-            a dream may begin anywhere.
-        end_weight: weight of the end's loss beside the codes' (nats).
+        feedforward: width of the feed-forward layers, as a multiple of D.
+        dropout: dropout probability after attention and feed-forward layers.
+        action_dim: width of an action's embedding.
+        history_noise: highest share of the input codes that are replaced by another clip's in training, so that the
+            prior learns to continue from its own errors. This includes earlier codes of the predicted frame.
+        history_loss: share of the clips whose first frames lose their status in training, so that a dream may begin
+            at any frame.
+        end_weight: weight of the end's loss (nats), relative to the codes'.
         status_weight: weight of the status' loss (nats).
         reward_weight: weight of the reward's squared error, in standard deviations.
-        status: the hidden variable, if any.
+        status: the hidden variable that is predicted, if any.
+
+    Raises:
+        UserError: values that are out of range or contradict each other.
     """
 
     kind: Literal["flat"] = "flat"
@@ -63,7 +67,31 @@ class FlatConfig:
     reward_weight: float = 0.1
     status: StatusConfig = field(default_factory=StatusConfig)
 
+    def __post_init__(self) -> None:
+        choices = {"attention": ("window", "full"), "positions": ("rotary", "paper"), "scope": ("step", "clip")}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise unknown_name(f"prior {name}", str(getattr(self, name)), known)
+        for name in ("window", "num_frames", "width", "num_heads", "num_layers", "feedforward", "action_dim"):
+            check_range(f"prior {name}", getattr(self, name), 1)
+        for name in ("dropout", "history_noise", "history_loss"):
+            check_range(f"prior {name}", getattr(self, name), 0, 1)
+        for name in ("num_kv_heads", "end_weight", "status_weight", "reward_weight"):
+            check_range(f"prior {name}", getattr(self, name), 0)
+        if self.width % self.num_heads:
+            raise UserError(f"prior width={self.width}: wanted a positive multiple of num_heads={self.num_heads}.")
+        if self.num_heads % (self.num_kv_heads or self.num_heads):
+            raise UserError(
+                f"prior num_kv_heads={self.num_kv_heads}: wanted a divisor of num_heads={self.num_heads}, or 0 for "
+                "as many."
+            )
+        if self.bounded and self.num_frames <= self.window:
+            raise UserError(
+                f"prior num_frames={self.num_frames} leaves no frame to predict after a context of "
+                f"window={self.window}; raise num_frames or lower window."
+            )
+
     @property
     def bounded(self) -> bool:
-        """Whether clips and dreams may have no more than `num_frames` frames."""
+        """Whether clips and dreams are limited to `num_frames` frames."""
         return self.attention == "full" or self.positions == "paper" or self.scope == "clip"

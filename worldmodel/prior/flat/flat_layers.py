@@ -1,7 +1,7 @@
-"""The layers of the flat prior: attention of positions over the frames before them, of whole clips in one pass.
+"""Layers of the flat prior: causal attention over the positions of a frame and of the frames before, for whole clips.
 
-Shapes: B rows, T frames, S positions a frame, M frames of memory, H heads, G heads of keys and values, d numbers a
-head, D = H*d width, C condition width.
+Shapes: B rows, T frames, S positions per frame, M frames of memory, H heads, G key/value heads, d numbers per head,
+D = H*d width, C condition width.
 """
 
 from __future__ import annotations
@@ -14,41 +14,43 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from worldmodel.prior.conditioning import ConditionalLayerNorm
-from worldmodel.prior.flat.rotary import turn
+from worldmodel.prior.flat.rotary import rotate
 
 
-def attention_mask(valid: Tensor, size: int, memory: int) -> Tensor | None:
-    """Who sees whom: a position sees its own frame up to itself and the valid ones of the M frames before.
+def attention_mask(valid: Tensor, num_positions: int, memory: int) -> Tensor | None:
+    """Mask for `windowed_attention`.
+
+    A position attends to its own frame up to itself, and to the valid frames among the M before.
 
     Args:
-        valid: (B, T) bool; positions of an invalid frame are seen by that frame alone.
-        size: S.
+        valid: (B, T) bool; positions of an invalid frame are visible to that frame alone.
+        num_positions: S.
         memory: M.
 
     Returns:
-        What `attend` takes: None where all that went before is seen; (B, 1, T*S, T*S) where memory spans the
-        clip; else (B*T, 1, S, (M+1)*S), over the M frames before each frame and itself.
+        None where all earlier positions are visible; (B, 1, T*S, T*S) bool where the memory spans the clip; else
+        (B*T, 1, S, (M+1)*S) bool, over the M frames before each frame and itself.
     """
     batch, length = valid.shape
-    before = torch.ones(size, size, dtype=torch.bool, device=valid.device).tril()
+    causal = torch.ones(num_positions, num_positions, dtype=torch.bool, device=valid.device).tril()
     if length <= memory + 1:
-        if not torch.compiler.is_exporting() and bool(valid.all()):  # a graph holds for any rows
+        if not torch.compiler.is_exporting() and bool(valid.all()):  # an exported graph must not depend on the rows
             return None
         order = torch.arange(length, device=valid.device)
         earlier = (order[:, None] > order[None]) & valid[:, None]  # (B, T, T)
-        own = torch.block_diag(*[before] * length)
-        return (earlier.repeat_interleave(size, 1).repeat_interleave(size, 2) | own)[:, None]
+        own = torch.block_diag(*[causal] * length)
+        return (earlier.repeat_interleave(num_positions, 1).repeat_interleave(num_positions, 2) | own)[:, None]
     past = F.pad(valid, (memory, 0)).unfold(1, memory + 1, 1)[:, :length, :memory]  # (B, T, M)
-    past = rearrange(past, "b t m -> (b t) 1 1 m").repeat_interleave(size, 3)
-    return torch.cat([past.expand(-1, -1, size, -1), before.expand(batch * length, 1, -1, -1)], -1)
+    past = rearrange(past, "b t m -> (b t) 1 1 m").repeat_interleave(num_positions, 3)
+    return torch.cat([past.expand(-1, -1, num_positions, -1), causal.expand(batch * length, 1, -1, -1)], -1)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, length: int, memory: int) -> Tensor:
-    """Attention of a whole clip, linear in its length beyond the memory.
+def windowed_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, length: int, memory: int) -> Tensor:
+    """Attention of a whole clip; beyond the memory its cost is linear in the clip's length.
 
     Args:
         q: (B, H, T*S, d).
-        k, v: (B, G, T*S, d); each of their heads is asked by H/G heads.
+        k, v: (B, G, T*S, d); each of their heads serves H/G query heads.
         mask: from `attention_mask`.
         length: T.
         memory: M.
@@ -56,31 +58,31 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, length: int, me
     Returns:
         (B, H, T*S, d).
     """
-    grouped = k.shape[1] < q.shape[1]
+    is_grouped = k.shape[1] < q.shape[1]
     if length <= memory + 1:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=is_grouped)
 
     def windows(x: Tensor) -> Tensor:
         frames = rearrange(x, "b h (t s) d -> b h t s d", t=length)
         frames = F.pad(frames, (0, 0, 0, 0, memory, 0)).unfold(2, memory + 1, 1)  # (B, H, T, S, d, M+1)
         return rearrange(frames, "b h t s d m -> (b t) h (m s) d")
 
-    asked = rearrange(q, "b h (t s) d -> (b t) h s d", t=length)
-    y = F.scaled_dot_product_attention(asked, windows(k), windows(v), attn_mask=mask, enable_gqa=grouped)
+    queries = rearrange(q, "b h (t s) d -> (b t) h s d", t=length)
+    y = F.scaled_dot_product_attention(queries, windows(k), windows(v), attn_mask=mask, enable_gqa=is_grouped)
     return rearrange(y, "(b t) h s d -> b h (t s) d", t=length)
 
 
-class FrameBlock(nn.Module):
-    """Attention and a feed-forward layer, each behind a conditional LayerNorm, each with dropout after it.
+class FlatBlock(nn.Module):
+    """A transformer block: attention and feed-forward layer, each after a conditional LayerNorm, each with dropout.
 
     Args:
         width: D.
         num_heads: H.
         num_kv_heads: G, divides H.
         condition_dim: C.
-        feedforward: width of the hidden layer, in D.
-        dropout: share of what is added to the stream that is dropped while training (paper table 9).
-        num_layers: layers in the whole stack, for the initial scale of what is added to the stream.
+        feedforward: width of the hidden layer, as a multiple of D.
+        dropout: probability of dropping an output of attention or feed-forward layer in training (paper table 9).
+        num_layers: blocks in the whole stack, for the initial scale of the residual branches.
     """
 
     def __init__(
@@ -96,47 +98,47 @@ class FrameBlock(nn.Module):
         super().__init__()
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
         self.norm_attention = ConditionalLayerNorm(width, condition_dim)
-        self.qkv = nn.Linear(width, width + 2 * num_kv_heads * (width // num_heads))  # H, G and G heads
-        self.out = nn.Linear(width, width)
+        self.qkv_proj = nn.Linear(width, width + 2 * num_kv_heads * (width // num_heads))  # H, G and G heads
+        self.out_proj = nn.Linear(width, width)
         self.norm_feedforward = ConditionalLayerNorm(width, condition_dim)
-        self.widen = nn.Linear(width, feedforward * width)
-        self.narrow = nn.Linear(feedforward * width, width)
+        self.up_proj = nn.Linear(width, feedforward * width)
+        self.down_proj = nn.Linear(feedforward * width, width)
         self.dropout = nn.Dropout(dropout)
-        for layer in (self.qkv, self.widen):
+        for layer in (self.qkv_proj, self.up_proj):
             nn.init.normal_(layer.weight, std=0.02)
-        for layer in (self.out, self.narrow):
+        for layer in (self.out_proj, self.down_proj):
             nn.init.normal_(layer.weight, std=0.02 / math.sqrt(2 * num_layers))
 
     def forward(
-        self, x: Tensor, condition: Tensor, mask: Tensor | None, turns: Tensor | None, memory: int
+        self, x: Tensor, condition: Tensor, mask: Tensor | None, cos_sin: Tensor | None, memory: int
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """A whole clip.
+        """Apply the block to whole clips.
 
         Args:
             x: (B, T, S, D).
-            condition: (B, T, C), one a frame.
+            condition: (B, T, C), one per frame.
             mask: from `attention_mask`.
-            turns: from `Rotary.turns`, or None.
+            cos_sin: from `RotaryEmbedding.cos_sin`, or None.
             memory: M.
 
         Returns:
             (B, T, S, D), and the keys and values, (B, G, T*S, d) each.
         """
         batch, length = x.shape[:2]
-        told = condition.flatten(0, 1)  # (B*T, C)
-        stream = x.flatten(0, 1)  # (B*T, S, D)
-        qkv = self.qkv(self.norm_attention(stream, told))
+        condition = condition.flatten(0, 1)  # (B*T, C)
+        x = x.flatten(0, 1)  # (B*T, S, D)
+        qkv = self.qkv_proj(self.norm_attention(x, condition))
         heads = self.num_heads + 2 * self.num_kv_heads
-        parts = rearrange(qkv, "(b t) s (a d) -> a b (t s) d", b=batch, a=heads)
-        split = [self.num_heads, self.num_kv_heads, self.num_kv_heads]
-        q, k, v = (rearrange(part, "h b n d -> b h n d") for part in parts.split(split))
-        if turns is not None:
-            of_query, of_key = turns.flatten(3, 4)[:, :, :, None]  # (2, B, 1, n, E) each
-            q, k = turn(q, of_query), turn(k, of_key)
-        y = attend(q, k, v, mask, length, memory)
-        stream = stream + self.dropout(self.out(rearrange(y, "b h (t s) d -> (b t) s (h d)", t=length)))
-        stream = stream + self.dropout(self._widen(self.norm_feedforward(stream, told)))
-        return stream.unflatten(0, (batch, length)), (k, v)
+        qkv = rearrange(qkv, "(b t) s (a d) -> a b (t s) d", b=batch, a=heads)
+        parts = qkv.split([self.num_heads, self.num_kv_heads, self.num_kv_heads])
+        q, k, v = (rearrange(part, "h b n d -> b h n d") for part in parts)
+        if cos_sin is not None:
+            query_cos_sin, key_cos_sin = cos_sin.flatten(3, 4)[:, :, :, None]  # (2, B, 1, T*S, E) each
+            q, k = rotate(q, query_cos_sin), rotate(k, key_cos_sin)
+        y = windowed_attention(q, k, v, mask, length, memory)
+        x = x + self.dropout(self.out_proj(rearrange(y, "b h (t s) d -> (b t) s (h d)", t=length)))
+        x = x + self.dropout(self._feedforward(self.norm_feedforward(x, condition)))
+        return x.unflatten(0, (batch, length)), (k, v)
 
-    def _widen(self, x: Tensor) -> Tensor:
-        return self.narrow(F.gelu(self.widen(x), approximate="tanh"))
+    def _feedforward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.gelu(self.up_proj(x), approximate="tanh"))

@@ -1,90 +1,112 @@
-"""Drawing a frame's codes: one position after the other, all rows at the same one.
+"""Sampling a frame's codes from the flat prior: one position after the other, the same position in all rows.
 
-Nothing is asked of the device on the way, and every frame is drawn by the same calls on the same shapes.
+Nothing waits for the device, and every frame is sampled by the same operations on the same shapes.
 
-Shapes: B rows, S positions a frame, K = S-1 codes, N positions in the cache, L layers, G heads of keys and values, each
-asked by R heads, d numbers a head, D width, C condition, V codes in the book.
+Shapes: B rows, h w code grid, S positions per frame, K = S-1 codes, n frames in the cache, N = (n+1)*S positions in the
+cache, L layers, G key/value heads, D width, C condition width, V codes in the codebook.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldmodel.prior.flat.cached_layer import CachedLayer, Normal, group_rotations, read_weights
+from worldmodel.prior.flat.cached_block import CachedBlock, FrameLayerNorm, addmm_weights, complex_rotations
+from worldmodel.prior.flat.flat_layers import FlatBlock
+from worldmodel.prior.flat.raster_transformer import RasterTransformer
+from worldmodel.prior.flat.ring_cache import KeyValueCache
 from worldmodel.prior.sampling import Sampling
 
-if TYPE_CHECKING:
-    from worldmodel.prior.flat.flat_layers import FrameBlock
-    from worldmodel.prior.flat.raster_network import RasterNetwork
-
-STRETCH = 16  # positions for which the part of the cache that is read stays the same
+CACHE_STRIDE = 16  # the attended length of the cache grows in steps of this many positions
 
 
-def draw_frame(
-    network: RasterNetwork,
-    keys: Tensor,
-    values: Tensor,
-    seen: Tensor,
-    given: Tensor,
+def sample_frame(
+    transformer: RasterTransformer,
+    cache: KeyValueCache,
+    previous: Tensor,
     times: Tensor,
     condition: Tensor,
-    draws: Tensor,
+    uniforms: Tensor,
     sampling: Sampling,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw a frame of each row.
+    """Sample the next frame of each row; its keys and values are written into the cache's last S positions.
 
     Args:
-        network: whose frame.
-        keys: (B, G, L, d, N) float32; the frame's own are written into the last S.
-        values: (B, G, L, N, d) float32, likewise.
-        seen: (B, n) bool, which of the n frames before are seen.
-        given: (B, S, D), what positions are given beside their codes.
-        times: (B,) int64.
-        condition: (B, C).
-        draws: (B, K) float32 in [0, 1).
-        sampling: how the codes are drawn.
+        transformer: predicts the codes.
+        cache: of the n frames before.
+        previous: (B, h, w) int64, codes of the last frame, V where there is none.
+        times: (B,) int64, of the new frame.
+        condition: (B, C), of the new frame.
+        uniforms: (B, K) float32 in [0, 1), one uniform number per code.
+        sampling: how the codes are sampled.
 
     Returns:
-        Codes (B, K) int64, their log-probability (B,), z (B, D).
+        Codes (B, h, w) int64; their log-probability (B,) at temperature 1; z (B, D).
     """
-    device, blocks = keys.device, cast("list[FrameBlock]", list(network.blocks))
-    dtype = network.norm.affine(condition).dtype  # what a product with weights gives here: autocast's, or float32
-    rows, groups, size = len(times), keys.shape[1], network.size
-    past = keys.shape[4] - size
-    turns: tuple[Tensor | None, ...] = (None,) * size
-    if network.rotary is not None:
-        turns = group_rotations(network.rotary.turns(times[:, None]), blocks[0].num_heads // groups)
-    layers = [
-        CachedLayer(block, condition, keys[:, :, i], values[:, :, i], size, network.rotary is not None, dtype)
-        for i, block in enumerate(blocks)
-    ]
-    norm = Normal(network.norm, condition, dtype)
-    bias, weight = read_weights(network.logits, rows, dtype)
-    biases = bias + network.prejudice.to(dtype)  # (K, V)
-    visible = F.pad(seen.repeat_interleave(size, 1), (0, size))  # (B, N), none of its own yet
-    mask = torch.zeros(visible.shape, device=device).masked_fill_(~visible, -torch.inf)
-    mask = mask.repeat_interleave(groups, 0)[:, None]  # (B*G, 1, N)
-    places, numbers, others = mask[..., past:].unbind(2), draws.unbind(1), given.unbind(1)
-    said, codes = weight.new_empty(size - 1, rows, network.num_codes), []
-    x = network.start + others[0]  # (B, D)
-    for n in range(size):
-        if n % STRETCH == 0:
-            end = past + min(n + STRETCH, size)
-            near = mask[..., :end]
-            for layer in layers:
-                layer.reach(end)
-        places[n].zero_()
-        for layer in layers:
-            layer(x, n, near, turns[n])
+    rows, size = len(times), transformer.num_positions
+    dtype = transformer.norm.affine(condition).dtype  # of products with weights: autocast's, or float32
+    inputs = transformer.position_inputs(previous[:, None], times[:, None])[:, 0].unbind(1)  # S of (B, D)
+    code_uniforms = uniforms.unbind(1)
+    rotations = _rotations(transformer, times)
+    blocks = _cached_blocks(transformer, cache, condition, dtype)
+    norm = FrameLayerNorm(transformer.norm, condition, dtype)
+    bias, weight = addmm_weights(transformer.code_head, rows, dtype)
+    biases = bias + transformer.place_bias.to(dtype)  # (K, V)
+    mask = _initial_mask(cache, size)  # (B*G, 1, N)
+    past = mask.shape[2] - size
+    own_mask = mask[..., past:].unbind(2)  # S of (B*G, 1)
+    logits, codes = weight.new_empty(size - 1, rows, transformer.num_codes), []
+    x = transformer.start_token + inputs[0]  # (B, D)
+    for position in range(size):
+        if position % CACHE_STRIDE == 0:
+            length = past + min(position + CACHE_STRIDE, size)
+            attended_mask = mask[..., :length]
+            for block in blocks:
+                block.set_cache_length(length)
+        own_mask[position].zero_()
+        for block in blocks:
+            block(x, position, attended_mask, rotations[position])
         z = norm(x)
-        if n < size - 1:
-            torch.addmm(biases[n], z, weight, out=said[n])
-            codes.append(sampling.draw(said[n].float(), numbers[n]))
-            torch.add(network.embed(codes[-1]), others[n + 1], out=x)
-    drawn = torch.stack(codes, 1)  # (B, K)
-    nats = said.float().log_softmax(-1).gather(2, drawn.t()[..., None]).sum((0, 2))
-    return drawn, nats, z.float()
+        if position < size - 1:
+            torch.addmm(biases[position], z, weight, out=logits[position])
+            codes.append(sampling.sample(logits[position].float(), code_uniforms[position]))
+            torch.add(transformer.code_embed(codes[-1]), inputs[position + 1], out=x)
+    sampled = torch.stack(codes, 1)  # (B, K)
+    log_probs = logits.float().log_softmax(-1).gather(2, sampled.t()[..., None]).sum((0, 2))
+    return sampled.unflatten(1, transformer.grid), log_probs, z.float()
+
+
+def _rotations(transformer: RasterTransformer, times: Tensor) -> tuple[Tensor | None, ...]:
+    """The rotation of each position, from `complex_rotations`; S times None without rotary positions."""
+    if transformer.rotary is None:
+        return (None,) * transformer.num_positions
+    block = cast(FlatBlock, transformer.blocks[0])
+    return complex_rotations(transformer.rotary.cos_sin(times[:, None]), block.num_heads // block.num_kv_heads)
+
+
+def _cached_blocks(
+    transformer: RasterTransformer, cache: KeyValueCache, condition: Tensor, dtype: torch.dtype
+) -> list[CachedBlock]:
+    return [
+        CachedBlock(
+            cast(FlatBlock, block),
+            condition,
+            cache.keys[:, :, i],
+            cache.values[:, :, i],
+            transformer.num_positions,
+            transformer.rotary is not None,
+            dtype,
+        )
+        for i, block in enumerate(transformer.blocks)
+    ]
+
+
+def _initial_mask(cache: KeyValueCache, num_positions: int) -> Tensor:
+    """Mask over the cache before the frame's first position: (B*G, 1, N), 0 where visible, else -inf."""
+    visible = F.pad(cache.visible.repeat_interleave(num_positions, 1), (0, num_positions))  # (B, N), none of its own
+    mask = torch.zeros(visible.shape, device=visible.device, dtype=torch.float32)
+    mask.masked_fill_(~visible, -torch.inf)
+    return mask.repeat_interleave(cache.keys.shape[1], 0)[:, None]

@@ -1,71 +1,86 @@
-"""The flat prior's memory: keys and values of the last frames, in a ring of fixed shape that is written in place.
+"""The flat prior's memory: keys and values of the last frames, in a ring buffer of fixed shape, written in place.
 
-The frame at time t stands in slot t mod M of its row, so that neither its place nor the order of sums over the
-memory depends on other rows. A frame is drawn behind the ring, while the one it displaces is still seen, and is then
-copied into its slot.
+The frame at time t is stored in slot t mod M of its row, so neither its slot nor the order of sums over the cache
+depends on other rows. A new frame is sampled into the room behind the ring, while the frame that it replaces is still
+visible, and is then copied into its slot.
 
-Shapes: B rows, T frames, S positions a frame, M frames of memory, L layers, G heads of keys and values, d numbers a
-head.
+Shapes: B rows, T frames, S positions per frame, M frames of memory, L layers, G key/value heads, d numbers per head.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from worldmodel.prior.flat.cached_layer import beside
+from worldmodel.prior.flat.cached_block import interleave_pairs
 
-Pairs = list[tuple[Tensor, Tensor]]  # keys and values of each layer, (B, G, T*S, d)
+LayerKeyValues = list[tuple[Tensor, Tensor]]  # keys and values of each layer, (B, G, T*S, d) each
 
 
-def as_read(pairs: Pairs, turned: bool) -> tuple[Tensor, Tensor]:
-    """Keys and values of a reading in the order in which writing reads them fastest.
+class KeyValueCache(NamedTuple):
+    """Keys and values of n frames in any order, and room for one frame more.
+
+    Attributes:
+        keys: (B, G, L, d, (n+1)*S) float32; a new frame is written into the last S positions.
+        values: (B, G, L, (n+1)*S, d) float32; likewise.
+        visible: (B, n) bool, which of the n frames are attended to.
+    """
+
+    keys: Tensor
+    values: Tensor
+    visible: Tensor
+
+
+def to_cache_layout(key_values: LayerKeyValues, has_rotary: bool) -> tuple[Tensor, Tensor]:
+    """Keys and values of whole clips in the memory order that sampling reads fastest.
 
     Args:
-        pairs: of L layers, from `RasterNetwork.read`.
-        turned: whether `Rotary` turned the keys.
+        key_values: of L layers, from `RasterTransformer.forward`.
+        has_rotary: whether the keys are rotated.
 
     Returns:
         (B, G, L, d, T*S) and (B, G, L, T*S, d) float32.
     """
-    keys = torch.stack([beside(k, 3) if turned else k for k, _ in pairs], 2)  # (B, G, L, T*S, d)
-    return keys.transpose(3, 4).float().contiguous(), torch.stack([v for _, v in pairs], 2).float()
+    keys = torch.stack([interleave_pairs(k, 3) if has_rotary else k for k, _ in key_values], 2)  # (B, G, L, T*S, d)
+    return keys.transpose(3, 4).float().contiguous(), torch.stack([v for _, v in key_values], 2).float()
 
 
-def make_ring(pairs: Pairs, turned: bool, times: Tensor, memory: int) -> tuple[Tensor, Tensor]:
-    """A ring that holds a reading.
+def init_ring(key_values: LayerKeyValues, has_rotary: bool, times: Tensor, memory: int) -> tuple[Tensor, Tensor]:
+    """A ring that holds the frames of whole clips, and room for one frame more.
 
     Args:
-        pairs: of L layers, from `RasterNetwork.read`.
-        turned: whether `Rotary` turned the keys.
-        times: (B, T) int64, one after the other, T <= M.
+        key_values: of L layers, from `RasterTransformer.forward`.
+        has_rotary: whether the keys are rotated.
+        times: (B, T) int64, consecutive, T <= M.
         memory: M.
 
     Returns:
-        (B, G, L, d, (M+1)*S) and (B, G, L, (M+1)*S, d) float32, zeros where no frame stands.
+        (B, G, L, d, (M+1)*S) and (B, G, L, (M+1)*S, d) float32, zero where no frame is stored.
     """
-    keys, values = as_read(pairs, turned)
+    keys, values = to_cache_layout(key_values, has_rotary)
     length = times.shape[1]
     rows, slots = torch.arange(len(times), device=times.device)[:, None], times % memory
-    some_keys, some_values = keys.unflatten(4, (length, -1)), values.unflatten(3, (length, -1))
-    size = some_keys.shape[5]
+    frame_keys, frame_values = keys.unflatten(4, (length, -1)), values.unflatten(3, (length, -1))
+    size = frame_keys.shape[5]  # S
     ring_keys = keys.new_zeros(*keys.shape[:4], memory + 1, size)  # (B, G, L, d, M+1, S)
     ring_values = values.new_zeros(*values.shape[:3], memory + 1, size, values.shape[4])  # (B, G, L, M+1, S, d)
-    ring_keys[rows, :, :, :, slots] = some_keys.permute(0, 4, 1, 2, 3, 5)
-    ring_values[rows, :, :, slots] = some_values.permute(0, 3, 1, 2, 4, 5)
+    ring_keys[rows, :, :, :, slots] = frame_keys.permute(0, 4, 1, 2, 3, 5)
+    ring_values[rows, :, :, slots] = frame_values.permute(0, 3, 1, 2, 4, 5)
     return ring_keys.flatten(4), ring_values.flatten(3, 4)
 
 
-def keep_frame(keys: Tensor, values: Tensor, slots: Tensor, size: int) -> None:
+def store_frame(keys: Tensor, values: Tensor, slots: Tensor, num_positions: int) -> None:
     """Copy the frame behind the ring into a slot of each row, in place.
 
     Args:
         keys: (B, G, L, d, (M+1)*S).
         values: (B, G, L, (M+1)*S, d).
         slots: (B,) int64 in [0, M).
-        size: S.
+        num_positions: S.
     """
     rows = torch.arange(len(slots), device=slots.device)
-    ring_keys, ring_values = keys.unflatten(4, (-1, size)), values.unflatten(3, (-1, size))
+    ring_keys, ring_values = keys.unflatten(4, (-1, num_positions)), values.unflatten(3, (-1, num_positions))
     ring_keys[rows, :, :, :, slots] = ring_keys[:, :, :, :, -1]
     ring_values[rows, :, :, slots] = ring_values[:, :, :, -1]
