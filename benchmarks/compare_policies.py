@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.collect.collect_config import TrainPolicy, dream_learner_config
-from worldmodel.collect.policy_evaluation import interval
+from worldmodel.collect.policy_evaluation import bootstrap_interval
 from worldmodel.collect.policy_training import train_policy
 from worldmodel.common.files import atomic_path
 from worldmodel.common.run_info import code_version, machine
@@ -54,7 +54,11 @@ def gather(args: argparse.Namespace) -> dict[str, Any]:
     for row in rows:
         kinds.setdefault(world_kind(row["world"]), []).append(row["return_mean"])
     means = {
-        kind: {"policies": len(returns), "mean": float(np.mean(returns)), "interval": interval(np.asarray(returns))}
+        kind: {
+            "policies": len(returns),
+            "mean": float(np.mean(returns)),
+            "interval": bootstrap_interval(np.asarray(returns)),
+        }
         for kind, returns in kinds.items()
     }
     settings = {"env": args.env, "decisions": args.decisions, "episodes": args.episodes}

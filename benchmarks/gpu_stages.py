@@ -100,15 +100,15 @@ class Stages:
     def _record(self, path: Path, seed: int, episodes: int) -> tuple[float, float] | None:
         """Record a file: seconds until its first episode and episodes per second after it; None if it was there."""
         from worldmodel import envs
-        from worldmodel.collect.policy_specs import mix, spec_of
-        from worldmodel.collect.recorder import Plan, make_header, record_plan
+        from worldmodel.collect.policy_specs import mix_policies, parse_policy
+        from worldmodel.collect.recorder import RecordingPlan, make_header, record_plan
 
         kwargs = dict(self.sizes.env_kwargs)
         env = envs.make(self.sizes.env, **kwargs)
-        meta, defaults = env.meta, envs.policy_defaults(self.sizes.env)
+        meta, process_manager, defaults = env.meta, env.process_manager, envs.policy_defaults(self.sizes.env)
         env.close()
-        mixed = [replace(spec_of(name, meta.action_space, defaults), share=share) for name, share in MIX.items()]
-        policies = mix(spec_of("periodic", meta.action_space, defaults), mixed)
+        mixed = [replace(parse_policy(name, meta.action_space, defaults), share=share) for name, share in MIX.items()]
+        policies = mix_policies(parse_policy("periodic", meta.action_space, defaults), mixed)
         header = make_header(meta, policies, seed, episodes, (0, 1))
         begin, times, steps = time.monotonic(), [], 0
 
@@ -119,7 +119,7 @@ class Stages:
             if len(times) % 500 == 0:
                 self.run.print(f"  {len(times)} of {episodes} episodes, {steps / (times[-1] - times[0]):.0f} steps/s")
 
-        plan = Plan(path, header, policies, self.sizes.env, kwargs)
+        plan = RecordingPlan(path, header, policies, self.sizes.env, kwargs, process_manager)
         record_plan(plan, self.workers, progress=False, on_episode=on_episode)
         if len(times) < 2:
             return None
@@ -242,17 +242,17 @@ class Stages:
     def test(self) -> dict[str, Any]:
         """That policy in the real game, compared with scripted policies on the same seeds."""
         from worldmodel import envs
-        from worldmodel.collect.policy_evaluation import evaluate, table
-        from worldmodel.collect.policy_specs import spec_of
+        from worldmodel.collect.policy_evaluation import evaluate, format_table
+        from worldmodel.collect.policy_specs import parse_policy
 
         with self.data() as data:
             space = data.header.action_space
         defaults = envs.policy_defaults(self.sizes.env)
-        specs = {"dreamer": spec_of(str(self.work / "policy"), space, defaults)}
-        specs |= {name: spec_of(name, space, defaults) for name in ("random", "periodic")}
+        specs = {"dreamer": parse_policy(str(self.work / "policy"), space, defaults)}
+        specs |= {name: parse_policy(name, space, defaults) for name in ("random", "periodic")}
         count = self.sizes.test_episodes
         rows = evaluate(specs, self.sizes.env, dict(self.sizes.env_kwargs), count, TEST_SEED, self.workers)
-        print(table(rows), flush=True)
+        print(format_table(rows), flush=True)
         return {"env": self.sizes.env, "first_seed": TEST_SEED, "rows": rows}
 
     # -- speed ---------------------------------------------------------------------------------------------

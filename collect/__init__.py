@@ -1,7 +1,7 @@
-"""Play real worlds: policies, their training, and recording to a dataset.
+"""Policies, their training and evaluation in an environment, and recording of episodes to a dataset.
 
-`record(env, policy, path)` records any gymnasium environment from Python; `worldmodel collect` is the same from
-the command line, with training and several processes.
+`record(env, policy, path)` records any gymnasium environment from Python. `worldmodel collect` does the same on the
+command line; it can also train the policy first.
 """
 
 from typing import Any

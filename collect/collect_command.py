@@ -1,4 +1,4 @@
-"""`worldmodel collect`: train or load the policies, record, seal, say what came out."""
+"""`worldmodel collect`: train or load the policies, record, seal, and print a summary."""
 
 from __future__ import annotations
 
@@ -7,29 +7,39 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from worldmodel.collect.collect_config import Collect, TrainPolicy, parse_mix, parse_shard
-from worldmodel.collect.policy_specs import PolicySpec, check_fits, file_spec, mix, spec_of
-from worldmodel.collect.recorder import Plan, make_header, record_plan
+from worldmodel.collect.disk_errors import disk_errors_as_sentence
+from worldmodel.collect.leftovers import remove_leftovers
+from worldmodel.collect.policy_specs import (
+    PolicySpec,
+    check_policy_fits,
+    describe_policy_file,
+    mix_policies,
+    parse_policy,
+)
+from worldmodel.collect.recorder import RecordingPlan, make_header, record_plan
 from worldmodel.common.errors import UserError
+from worldmodel.common.files import expand_path
 from worldmodel.common.run_info import check_same_run, save_run_info
 
-LEARNED = ("ppo", "sac", "a2c", "dqn")
+LEARNED_POLICIES = ("ppo", "sac", "a2c", "dqn")
 
 
 def run_path(out: Path) -> Path:
-    """Where a dataset's saved config stands: NAME.h5 -> NAME.run.json."""
+    """Path of a dataset's saved config: NAME.h5 -> NAME.run.json."""
     return out.with_suffix(".run.json")
 
 
-def sharded(out: Path, shard: tuple[int, int]) -> Path:
-    """A shard's own file: NAME.h5 -> NAME.0-of-4.h5."""
+def shard_path(out: Path, shard: tuple[int, int]) -> Path:
+    """Path of a shard: NAME.h5 -> NAME.0-of-4.h5."""
     i, n = shard
     return out if n == 1 else out.with_name(f"{out.stem}.{i}-of-{n}{out.suffix}")
 
 
 def collect(config: Collect) -> Path:
-    """Do what `worldmodel collect` asks.
+    """Run `worldmodel collect`.
 
     Args:
         config: the resolved config.
@@ -38,18 +48,50 @@ def collect(config: Collect) -> Path:
         The sealed file.
 
     Raises:
-        UserError: anything that the user can mend, in one sentence.
+        UserError: invalid options, another file at `out`, an unknown environment or policy, or a full disk.
     """
     from worldmodel import envs
 
+    config = replace(config, out=expand_path(config.out))
+    _check_options(config)
+    shard = parse_shard(config.shard, dict(os.environ))
+    out = shard_path(config.out, shard)
+    _check_output(config, out)
+    kwargs = config.env_options.kwargs()
+    env = envs.make(config.env, **kwargs)
+    env.close()
+    already_recorded = out.exists()
+    if not already_recorded:
+        _check_writable(out)
+        remove_leftovers(out.parent, out.stem)
+        with disk_errors_as_sentence(out.parent):
+            save_run_info(run_path(out), "collect", config)
+    try:
+        policies = _policies(config, env, shard)
+    except UserError:
+        if not already_recorded:
+            run_path(out).unlink(missing_ok=True)
+        raise
+    header = make_header(env.meta, policies, config.seed, config.episodes, shard)
+    plan = RecordingPlan(out, header, policies, config.env, kwargs, env.process_manager)
+    record_plan(plan, config.workers, force=config.force)
+    _print_summary(out, config.json, already_recorded)
+    return out
+
+
+def _check_options(config: Collect) -> None:
     if config.episodes < 1 or config.workers < 1:
         raise UserError(f"got --episodes {config.episodes} --workers {config.workers}; wanted at least 1 of each.")
+    if config.seed < 0:
+        raise UserError(f"got --seed {config.seed}; wanted at least 0.")
     if not 0 <= config.epsilon <= 1:
-        raise UserError(f"got --epsilon {config.epsilon}; wanted a share between 0 and 1.")
+        raise UserError(f"got --epsilon {config.epsilon}; wanted a value between 0 and 1.")
     if config.out.suffix != ".h5":
         raise UserError(f"--out {config.out}: wanted a name that ends in .h5.")
-    shard = parse_shard(config.shard, dict(os.environ))
-    out = sharded(config.out, shard)
+
+
+def _check_output(config: Collect, out: Path) -> None:
+    """Refuse to overwrite another recording; with --force, remove it."""
     saved = run_path(out)
     if config.force:
         shutil.rmtree(_policy_folder(config.out), ignore_errors=True)
@@ -59,37 +101,27 @@ def collect(config: Collect) -> Path:
         check_same_run(saved, out, config)
     elif out.exists():
         raise UserError(
-            f"{out} exists and was not made by this command; choose another --out, or --force to remove it."
+            f"{out} exists and was not written by this command; choose another --out, or --force to remove it."
         )
-    kwargs = config.screen.kwargs()
-    env = envs.make(config.env, **kwargs)
-    meta = env.meta
-    env.close()
+
+
+def _policies(config: Collect, env: Any, shard: tuple[int, int]) -> tuple[PolicySpec, ...]:
+    """The policies of the recording, with their shares; a learned policy is trained first."""
+    from worldmodel import envs
+
     defaults = envs.policy_defaults(config.env)
-    finished = out.exists()
-    if not finished:
-        _check_writable(out)
-        save_run_info(saved, "collect", config)
 
-    def spec(text: str) -> PolicySpec:
-        if text in LEARNED:
-            return replace(_trained(config, text, shard), epsilon=config.epsilon)
-        return spec_of(text, meta.action_space, defaults, config.epsilon)
+    def parse(text: str) -> PolicySpec:
+        if text in LEARNED_POLICIES:
+            return replace(_train_policy(config, text, shard), epsilon=config.epsilon)
+        return parse_policy(text, env.meta.action_space, defaults, config.epsilon)
 
-    try:
-        shares = parse_mix(config.mix)
-        policies = mix(spec(config.policy), [replace(spec(name), share=share) for name, share in shares.items()])
-        for policy in policies:
-            check_fits(policy, meta.action_space, meta.pixels.frame_shape)
-    except UserError:
-        if not finished:
-            saved.unlink(missing_ok=True)
-        raise
-    header = make_header(meta, policies, config.seed, config.episodes, shard)
-    plan = Plan(out, header, policies, config.env, kwargs)
-    record_plan(plan, config.workers, force=config.force)
-    _report(out, config.json, finished)
-    return out
+    shares = parse_mix(config.mix)
+    base = parse(config.policy)
+    policies = mix_policies(base, [replace(parse(name), share=share) for name, share in shares.items()])
+    for policy in policies:
+        check_policy_fits(policy, env)
+    return policies
 
 
 def _check_writable(out: Path) -> None:
@@ -106,32 +138,32 @@ def _policy_folder(out: Path) -> Path:
     return out.with_suffix(".policy")
 
 
-def _trained(config: Collect, algo: str, shard: tuple[int, int]) -> PolicySpec:
-    """Train the policy that is recorded, in NAME.policy/ beside the file; a finished one is taken as it is."""
+def _train_policy(config: Collect, algo: str, shard: tuple[int, int]) -> PolicySpec:
+    """Train the policy to record, in the folder NAME.policy/ next to the dataset; a finished policy is reused."""
     from worldmodel.collect.policy_training import train_policy
 
     if shard[1] > 1:
         raise UserError(
-            f"a shard never trains: run 'worldmodel train policy --env {config.env} --out DIR' once and pass "
-            "--policy DIR to every shard."
+            f"a shard does not train a policy: run 'worldmodel train policy --env {config.env} --out DIR' once and "
+            "pass --policy DIR to every shard."
         )
     folder = _policy_folder(config.out)
     learner = replace(config.learner, algo=algo)  # type: ignore[arg-type]
-    path = train_policy(TrainPolicy(folder, config.env, config.seed, config.screen, learner))
-    return file_spec(path, name=algo)
+    path = train_policy(TrainPolicy(folder, config.env, config.seed, config.env_options, learner))
+    return describe_policy_file(path, name=algo)
 
 
-def _report(out: Path, as_json: bool, finished: bool) -> None:
+def _print_summary(out: Path, as_json: bool, already_recorded: bool) -> None:
     from worldmodel.data.dataset import Dataset
 
     with Dataset(out) as data:
         cap = data.header.max_steps
-        short = int((data.lengths < cap).sum()) if cap else 0
+        ended_before_cap = int((data.lengths < cap).sum()) if cap else 0
         result = {
             "dataset": str(out),
             "episodes": data.num_episodes,
             "steps": data.num_steps,
-            "ended_before_cap": short,
+            "ended_before_cap": ended_before_cap,
             "cap": cap,
             "bytes": out.stat().st_size,
         }
@@ -140,6 +172,6 @@ def _report(out: Path, as_json: bool, finished: bool) -> None:
         return
     print(
         f"{out}: {result['episodes']} episodes, {result['steps']} steps, {out.stat().st_size / 1e6:.0f} MB"
-        + (f"; {short} ended before the cap of {cap} steps and are kept as they are" if cap else "")
-        + (" (was finished before)." if finished else ".")
+        + (f"; {ended_before_cap} ended before the cap of {cap} steps" if cap else "")
+        + (" (recorded before)." if already_recorded else ".")
     )

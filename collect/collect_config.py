@@ -1,65 +1,41 @@
-"""What can be asked of `worldmodel collect`, `train policy` and `eval policy`. Light to import."""
+"""Configs of `worldmodel collect`, `train policy` and `eval policy`. Cheap to import."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import tyro
 
+from worldmodel.collect.env_options import EnvOptions
 from worldmodel.common.errors import UserError
 
 
 @dataclass(frozen=True)
-class Screen:
-    """Options of the environment that change what is seen or when an episode stops."""
-
-    size: tuple[int, int] = (64, 64)
-    """Rows and columns of the whole picture."""
-    crop: tuple[int, int, int, int] | None = None
-    """Top, bottom, left, right kept of it."""
-    hud: bool = False
-    """ViZDoom: draw the status bar (health becomes visible)."""
-    max_steps: int | None = None
-    """Truncate episodes after this many steps; the environment's own cap if not given."""
-
-    def kwargs(self) -> dict[str, object]:
-        """Keyword arguments of `worldmodel.envs.make`, defaults left out."""
-        out: dict[str, object] = {}
-        if self.size != (64, 64):
-            out["size"] = self.size
-        if self.crop is not None:
-            out["crop"] = self.crop
-        if self.hud:
-            out["hud"] = True
-        if self.max_steps is not None:
-            out["max_steps"] = self.max_steps
-        return out
-
-
-@dataclass(frozen=True)
 class LearnerConfig:
-    """How Stable-Baselines3 trains a policy. One decision is `hold` environment steps."""
+    """Settings of a training with Stable-Baselines3. One decision is `hold` environment steps."""
 
     algo: Literal["ppo", "a2c", "dqn", "sac"] = "ppo"
     """The algorithm; sac needs a continuous (Box) action space, dqn a Discrete one."""
     decisions: int = 200_000
-    """Length of the training."""
+    """Length of the training in decisions, over all environments."""
     minutes: float | None = None
     """Stop after this time even if `decisions` is not reached."""
     num_envs: int = 8
-    """Environments stepped side by side, each in a process of its own; dreams are one batch."""
+    """Environments stepped in parallel: one process each, or one batch of dreams."""
     frame_stack: int = 4
-    """Frames that the policy sees."""
+    """Number of frames in the policy's observation."""
     view: tuple[int, int, int, int] | None = None
-    """Top, bottom, left, right of the frame that the policy sees; all of it if not given."""
+    """Top, bottom, left, right of the part of the frame that the policy observes; the whole frame if not given."""
     hold: int = 1
-    """Environment steps that each action is held."""
+    """Environment steps per action."""
     reward: Literal["env", "health"] = "env"
-    """What is maximised: the environment's reward, or the change of its variable `health` (in hundredths)."""
+    """The environment's reward, or the loss of its variable `health` in hundredths (never positive)."""
     reward_scale: float = 1.0
-    """Factor on the reward that the learner sees."""
+    """Factor on the reward."""
     learning_rate: float = 3e-4
     gamma: float = 0.99
     rollout_steps: int = 128
@@ -70,22 +46,43 @@ class LearnerConfig:
     entropy: float = 0.01
     """PPO and A2C: weight of the entropy bonus."""
     buffer_size: int = 20_000
-    """DQN and SAC: decisions kept."""
+    """DQN and SAC: decisions in the replay buffer."""
     width: int = 32
     """Channels of the first convolution."""
     checkpoint_seconds: float = 30.0
-    """Time between checkpoints."""
+    """Seconds between checkpoints."""
 
     def __post_init__(self) -> None:
-        least = ("decisions", "num_envs", "frame_stack", "hold", "rollout_steps", "batch_size", "epochs", "width")
-        for name in least:
+        for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise UserError(f"learner.{name}={getattr(self, name)}: wanted at least 1.")
-        if self.minutes is not None and self.minutes <= 0:
-            raise UserError(f"learner.minutes={self.minutes}: wanted a positive number.")
+        for name, (accepted, wanted) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not accepted(value):
+                raise UserError(f"learner.{name}={value}: wanted {wanted}.")
+        if self.algo == "ppo" and min(self.batch_size, self.rollout_steps * self.num_envs) < 2:
+            raise UserError(
+                f"learner.batch_size={self.batch_size}, rollout_steps={self.rollout_steps}, num_envs={self.num_envs}: "
+                "ppo needs batches of at least 2 decisions."
+            )
+        if self.view is not None and not (0 <= self.view[0] < self.view[1] and 0 <= self.view[2] < self.view[3]):
+            raise UserError(f"learner.view={self.view}: wanted 0 <= top < bottom and 0 <= left < right.")
 
 
-# What works for an environment, measured (docs/policies.md).
+_COUNTS = (
+    "decisions", "num_envs", "frame_stack", "hold", "rollout_steps", "batch_size", "epochs", "buffer_size", "width",
+)  # fmt: skip
+_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "minutes": (lambda x: 0 < x < math.inf, "a positive number"),
+    "learning_rate": (lambda x: 0 < x < math.inf, "a positive number"),
+    "gamma": (lambda x: 0 <= x <= 1, "a number from 0 to 1"),
+    "entropy": (lambda x: 0 <= x < math.inf, "a number of at least 0"),
+    "reward_scale": (lambda x: math.isfinite(x) and x != 0, "a number other than 0"),
+    "checkpoint_seconds": (lambda x: x >= 0, "a number of at least 0"),
+}
+
+
+# Measured settings per environment (docs/policies.md).
 LEARNER_PRESETS: dict[str, LearnerConfig] = {
     "doom/take-cover": LearnerConfig(view=(20, 52, 0, 64), hold=4, reward="health", gamma=0.95),
     "toy": LearnerConfig(learning_rate=1e-3, rollout_steps=64, batch_size=128, gamma=0.97),
@@ -103,13 +100,13 @@ def _env_of(arguments: list[str], default: str) -> str:
 
 
 def learner_config(env: str, algo: str | None = None) -> LearnerConfig:
-    """The measured settings for an environment, else the general ones."""
+    """The measured settings of an environment, else the defaults."""
     learner = LEARNER_PRESETS.get(env, LearnerConfig())
     return learner if algo is None else replace(learner, algo=algo)  # type: ignore[arg-type]
 
 
 def dream_learner_config(env: str) -> LearnerConfig:
-    """The settings to learn an environment's policy in a dream: many rows in one batch, short rollouts."""
+    """The settings for learning in a dream of an environment: many dreams in one batch, short rollouts."""
     return replace(learner_config(env), num_envs=32, rollout_steps=16, learning_rate=1e-3)
 
 
@@ -117,37 +114,37 @@ def dream_learner_config(env: str) -> LearnerConfig:
 class Collect:
     """Play an environment and record whole episodes to one dataset file.
 
-    Stopped at any moment, the same command goes on where it stopped. A policy FILE is a Stable-Baselines3 .zip,
-    which is a Python pickle: load only files that you trust.
+    The same command continues a stopped recording. A policy FILE is a Stable-Baselines3 .zip, which contains Python
+    pickles: load only files that you trust.
 
     Example:
         worldmodel collect --env doom/take-cover --policy periodic --mix random=0.3 --episodes 40 --out cover.h5
     """
 
     out: Path
-    """The dataset to make, NAME.h5."""
+    """The dataset to write, NAME.h5."""
     env: str = "doom/take-cover"
     """Short name (see `worldmodel envs`) or any gymnasium id."""
     policy: str = "random"
-    """random, sticky, periodic, ppo, sac (trained first), or FILE.zip."""
+    """random, sticky, periodic, FILE.zip, or ppo, a2c, dqn, sac, which are trained first."""
     mix: str = ""
-    """Shares of episodes played by other policies: 'random=0.2,periodic=0.2'."""
+    """Shares of episodes that other policies play: 'random=0.2,periodic=0.2'."""
     epsilon: float = 0.0
-    """Share of random steps within the episodes of every policy."""
+    """Share of steps with a random action, for every policy."""
     episodes: int = 1000
-    """How many, over all shards."""
+    """Number of episodes, over all shards."""
     seed: int = 0
     workers: int = 2
-    """Processes that record; changes nothing in the file."""
+    """Processes that record. The file does not depend on it."""
     shard: str = ""
     """'i/n': record only the episodes e with e mod n = i. Empty: RANK and WORLD_SIZE if set, else all."""
-    screen: Annotated[Screen, tyro.conf.arg(name="")] = field(default_factory=Screen)
+    env_options: Annotated[EnvOptions, tyro.conf.arg(name="")] = field(default_factory=EnvOptions)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
-    """For ppo and sac."""
+    """For policies that are trained first."""
     preset: str = ""
     """Set by --preset."""
     force: bool = False
-    """Remove what stands at --out first."""
+    """Remove an existing recording at --out first."""
     json: bool = False
     """Print the result as JSON."""
 
@@ -155,25 +152,25 @@ class Collect:
 
     @classmethod
     def defaults(cls, arguments: list[str]) -> Collect:
-        """The defaults for the environment that is named in the arguments."""
+        """Defaults for the environment in the arguments."""
         return cls(out=tyro.MISSING, learner=learner_config(_env_of(arguments, "doom/take-cover")))
 
 
 Collect.PRESETS.update(
     {
-        # VideoGPT section 4.1: rollouts of the final policies, 1000 episodes of 100 steps, split 8:1:1. An episode
-        # that ends earlier is kept as it is and counted (`worldmodel data info`): dropping it would hide deaths.
+        # VideoGPT section 4.1: rollouts of the final policies, 1000 episodes of 100 steps, split 8:1:1. Shorter
+        # episodes are kept and counted (`worldmodel data info`): without them the dataset would have no deaths.
         "paper-health-gathering-supreme": Collect(
-            out=tyro.MISSING, env="doom/health-gathering-supreme", policy="ppo", screen=Screen(max_steps=100)
+            out=tyro.MISSING, env="doom/health-gathering-supreme", policy="ppo", env_options=EnvOptions(max_steps=100)
         ),
         "paper-take-cover": Collect(
             out=tyro.MISSING,
             env="doom/take-cover",
             policy="ppo",
-            screen=Screen(max_steps=100),
+            env_options=EnvOptions(max_steps=100),
             learner=LEARNER_PRESETS["doom/take-cover"],
         ),
-        # Mixed play in which both dodging and dying are seen; what `worldmodel demo` records.
+        # A mixture of policies with both long and short episodes; `worldmodel demo` records it.
         "take-cover-mixed": Collect(
             out=tyro.MISSING,
             env="doom/take-cover",
@@ -187,54 +184,57 @@ Collect.PRESETS.update(
 
 @dataclass(frozen=True)
 class TrainPolicy:
-    """Train a policy with Stable-Baselines3, in a real environment or (--world) in a learned one.
+    """Train a policy with Stable-Baselines3, in an environment or (--world) in a learned world.
 
-    A policy that learned in a dream is tested outside it at the end, beside random and periodic play.
+    A policy that was trained in a world is tested in the environment at the end, with random and periodic policies as
+    baselines.
 
-    Writes policy.zip (a pickle, as all SB3 files), policy.json (how to run it), curve.jsonl and TensorBoard logs.
-    The same command continues a stopped training from its last checkpoint (continues, not repeats exactly).
+    Writes policy.zip (contains pickles, as all SB3 files), policy.json (its settings), curve.jsonl and TensorBoard
+    logs. The same command continues a stopped training from its last checkpoint, but not bit for bit.
 
     Example:
         worldmodel train policy --env toy --learner.decisions 20000 --out runs/toy-policy
     """
 
     out: Path
-    """The directory to make."""
+    """The directory to write."""
     env: str = "doom/take-cover"
-    """Short name (see `worldmodel envs`) or any gymnasium id; with --world, where the policy is tested."""
+    """Short name (see `worldmodel envs`) or any gymnasium id; with --world, the environment for the test."""
     seed: int = 0
-    screen: Annotated[Screen, tyro.conf.arg(name="")] = field(default_factory=Screen)
+    env_options: Annotated[EnvOptions, tyro.conf.arg(name="")] = field(default_factory=EnvOptions)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     world: Path | None = None
-    """Learn in this world directory instead of the environment."""
+    """Train in this world directory instead of the environment."""
     test_episodes: int = 100
-    """With --world: episodes outside the dream, on seeds that nothing else uses; 0 tests nothing."""
+    """With --world: test episodes in the environment, on seeds that no other command uses; 0 disables the test."""
     device: str = "auto"
-    """auto, cpu or cuda: where the policy learns and, with --world, where it is dreamed."""
+    """auto, cpu or cuda: device of the policy and, with --world, of the world."""
     preset: str = ""
     """Set by --preset."""
     force: bool = False
-    """Remove what stands at --out first."""
+    """Remove an existing run at --out first."""
     json: bool = False
     """Print the result as JSON."""
 
     def __post_init__(self) -> None:
-        if self.seed < 0 or self.test_episodes < 0 or self.test_episodes == 1:
-            raise UserError(
-                f"seed={self.seed}, test_episodes={self.test_episodes}: wanted 0 or more, and 0 or at least 2."
-            )
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed={self.seed}: wanted an integer from 0 to 2**32 - 1.")
+        if self.test_episodes < 0 or self.test_episodes == 1:
+            raise UserError(f"test_episodes={self.test_episodes}: wanted 0 or at least 2.")
+        if self.device.partition(":")[0] not in ("auto", "cpu", "cuda"):
+            raise UserError(f"device={self.device!r}: wanted auto, cpu, cuda or cuda:INDEX.")
 
     @classmethod
     def defaults(cls, arguments: list[str]) -> TrainPolicy:
-        """The defaults for the environment that is named in the arguments, in it or in a dream."""
+        """Defaults for the environment in the arguments, with or without --world."""
         env = _env_of(arguments, "doom/take-cover")
-        dreams = any(word.split("=")[0] == "--world" for word in arguments)
-        return cls(out=tyro.MISSING, learner=dream_learner_config(env) if dreams else learner_config(env))
+        in_world = any(word.split("=")[0] == "--world" for word in arguments)
+        return cls(out=tyro.MISSING, learner=dream_learner_config(env) if in_world else learner_config(env))
 
 
 @dataclass(frozen=True)
 class EvalPolicy:
-    """Play policies on the same fixed test seeds and compare them, paired by seed.
+    """Play policies on the same test seeds and compare their returns, paired by seed.
 
     Example:
         worldmodel eval policy random periodic --env toy --episodes 50
@@ -245,11 +245,11 @@ class EvalPolicy:
     env: str = "doom/take-cover"
     episodes: int = 100
     first_seed: int = 1_000_000
-    """Test seeds are first_seed, first_seed + 1, ...; collecting never uses them."""
+    """Test seeds are first_seed, first_seed + 1, ...; `collect` never uses them."""
     workers: int = 2
-    screen: Annotated[Screen, tyro.conf.arg(name="")] = field(default_factory=Screen)
+    env_options: Annotated[EnvOptions, tyro.conf.arg(name="")] = field(default_factory=EnvOptions)
     out: Path | None = None
-    """Write the table as JSON here too."""
+    """Also write the table to this file, as JSON."""
     json: bool = False
     """Print the result as JSON."""
 
@@ -258,7 +258,7 @@ def parse_mix(mix: str) -> dict[str, float]:
     """'random=0.2,periodic=0.3' -> {"random": 0.2, "periodic": 0.3}.
 
     Raises:
-        UserError: not of that form, a share outside (0, 1], or shares that sum to more than 1.
+        UserError: a part that is not NAME=SHARE, a share outside (0, 1], or shares that sum to more than 1.
     """
     shares: dict[str, float] = {}
     for part in filter(None, (p.strip() for p in mix.split(","))):
@@ -278,10 +278,10 @@ def parse_mix(mix: str) -> dict[str, float]:
 
 
 def parse_shard(shard: str, environment: dict[str, str]) -> tuple[int, int]:
-    """'i/n' -> (i, n); empty takes RANK and WORLD_SIZE, else (0, 1).
+    """'i/n' -> (i, n). An empty text takes RANK and WORLD_SIZE, else (0, 1).
 
     Raises:
-        UserError: not of that form, or i outside 0..n-1.
+        UserError: not of the form i/n, or i outside 0..n-1.
     """
     text = shard or f"{environment.get('RANK', '0')}/{environment.get('WORLD_SIZE', '1')}"
     i, _, n = text.partition("/")

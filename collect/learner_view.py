@@ -1,4 +1,4 @@
-"""How a learner sees and acts: part of the frame, stacked, with held actions. `LearnedPolicy` does the same."""
+"""The environment of a learner: cropped and stacked frames, repeated actions. `LearnedPolicy` does the same."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import nn
 
 from worldmodel.collect.collect_config import LearnerConfig
 from worldmodel.common.errors import UserError
-from worldmodel.common.pixels import FrameStack
+from worldmodel.common.policy_view import FrameStack, PolicyView
 
 
 class LearnerView(gym.Wrapper):
-    """Frames (H, W, 3) -> the learner's (h, w, 3 * frame_stack) uint8; one step is `hold` steps inside.
+    """Frames (H, W, 3) -> observations (h, w, 3 * frame_stack) uint8. One step is `hold` steps of `env`.
 
     Args:
         env: a `PixelEnv`.
@@ -28,58 +28,48 @@ class LearnerView(gym.Wrapper):
         super().__init__(env)
         self.learner = learner
         self.stack = FrameStack(learner.frame_stack)
-        height, width, channels = env.observation_space.shape  # type: ignore[misc]
-        if learner.view is not None:
-            top, bottom, left, right = learner.view
-            if not (0 <= top < bottom <= height and 0 <= left < right <= width):
-                raise UserError(f"learner.view={learner.view} does not lie inside frames of {height} x {width}.")
-            height, width = bottom - top, right - left
+        frame_shape: tuple[int, int, int] = env.observation_space.shape  # type: ignore[assignment]
+        self.view = PolicyView(frame_shape, learner.frame_stack, learner.view, name="learner.view")
         if learner.reward == "health" and "health" not in env.unwrapped.meta.variables:  # type: ignore[attr-defined]
             raise UserError(
                 f"learner.reward='health' needs an environment with the variable 'health'; this one has "
                 f"{env.unwrapped.meta.variables}."  # type: ignore[attr-defined]
             )
-        self.observation_space = spaces.Box(0, 255, (height, width, channels * learner.frame_stack), np.uint8)
+        self.observation_space = spaces.Box(0, 255, self.view.shape, np.uint8)
         self.health = 0.0
 
-    def _see(self, frame: np.ndarray) -> np.ndarray:
-        if self.learner.view is None:
-            return frame
-        top, bottom, left, right = self.learner.view
-        return frame[top:bottom, left:right]
-
     def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin an episode."""
+        """Start an episode."""
         frame, info = self.env.reset(**kwargs)
         if self.learner.reward == "health":
             self.health = info["variables"]["health"]
-        return self.stack.reset(self._see(frame)), info
+        return self.stack.reset(self.view.crop(frame)), info
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Hold the action; rewards add up."""
+        """Repeat the action `hold` times, or until the episode ends; rewards are summed."""
         total = 0.0
         for _ in range(self.learner.hold):
             frame, reward, terminated, truncated, info = self.env.step(action)
             if self.learner.reward == "health":
-                # dead is no health at all, whatever the last picture said
+                # after termination health is 0: the variable repeats its last valid value
                 health = 0.0 if terminated else max(info["variables"]["health"], 0.0)
                 total += min(health - self.health, 0.0) / 100
                 self.health = health
             else:
                 total += float(reward)
-            seen = self.stack.push(self._see(frame))
+            observation = self.stack.push(self.view.crop(frame))
             if terminated or truncated:
                 break
-        return seen, total * self.learner.reward_scale, terminated, truncated, info
+        return observation, total * self.learner.reward_scale, terminated, truncated, info
 
 
 class SmallEncoder(BaseFeaturesExtractor):
-    """PixelUnshuffle(2), then 3x3 convolutions; on two cores it learns four times faster than 5x5 strided ones.
+    """PixelUnshuffle(2), then 3x3 convolutions: on two cores four times faster than strided 5x5 convolutions.
 
     Args:
-        observation_space: (C, H, W) in [0, 1] once SB3 has transposed and scaled it; H and W at least 16.
+        observation_space: (C, H, W) in [0, 1] after SB3 has transposed and scaled it; H and W at least 16.
         width: channels of the first convolution, doubled by the next.
-        features_dim: numbers that come out.
+        features_dim: size of the output.
     """
 
     def __init__(self, observation_space: spaces.Box, width: int = 32, features_dim: int = 256) -> None:

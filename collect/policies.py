@@ -1,7 +1,7 @@
-"""Policies that play: scripted ones, Stable-Baselines3 files, and anything callable.
+"""Policies: the interface, scripted policies, and functions.
 
-A policy sees frames (H, W, 3) uint8 and gives actions of the world's space. All its randomness comes from the
-generator handed to `begin`, so that an episode is a pure function of its seed.
+A policy maps frames (H, W, 3) uint8 to actions of the environment's action space. All its randomness comes from the
+generator that `begin` receives, so an episode is a pure function of its seed.
 """
 
 from __future__ import annotations
@@ -11,27 +11,28 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from worldmodel.collect.collect_config import LearnerConfig
 from worldmodel.common.errors import UserError
-from worldmodel.common.pixels import FrameStack
 from worldmodel.common.spaces import Space
 
-STICK = 0.85  # probability that `sticky` keeps its action, so that it holds one for 7 steps on average
-PERIOD = 32  # steps of each run of `periodic`
+STICK = 0.85  # probability that `sticky` repeats its action: 7 steps per action on average
+PERIOD = 32  # steps per action of `periodic`
 
 
 class Policy(Protocol):
-    """What plays an episode."""
+    """Interface of a policy.
+
+    A policy whose attribute `uses_inner_observation` is True gets `PixelEnv.inner_observation` instead of the frame.
+    """
 
     def begin(self, rng: np.random.Generator) -> None:
         """Start an episode; all randomness of the episode comes from `rng`."""
 
     def act(self, frame: np.ndarray) -> Any:
-        """The action for the frame (H, W, 3) uint8 that is shown now."""
+        """The action for the current frame (H, W, 3) uint8."""
 
 
 class RandomPolicy:
-    """Every step a uniform action."""
+    """A uniform random action in every step."""
 
     def __init__(self, space: Space) -> None:
         self.space = space
@@ -41,12 +42,12 @@ class RandomPolicy:
         self.rng = rng
 
     def act(self, frame: np.ndarray) -> np.ndarray:
-        """A uniform action."""
+        """A uniform random action."""
         return self.space.sample(self.rng)
 
 
 class StickyPolicy(RandomPolicy):
-    """Keeps its action with probability `stick`, else draws a uniform one: long moves, as people make."""
+    """Repeats its action with probability `stick`, else samples a uniform one. Moves are long, like those of people."""
 
     def __init__(self, space: Space, stick: float = STICK) -> None:
         super().__init__(space)
@@ -58,17 +59,17 @@ class StickyPolicy(RandomPolicy):
         self.rng, self.action = rng, None
 
     def act(self, frame: np.ndarray) -> np.ndarray:
-        """The last action or a new one."""
+        """The last action, or a new one."""
         if self.action is None or self.rng.random() >= self.stick:
             self.action = self.space.sample(self.rng)
         return self.action
 
 
 class PeriodicPolicy:
-    """Blind: a fixed cycle of actions, each held for `period` steps, the first run half as long.
+    """Open-loop: a fixed cycle of actions, each repeated for `period` steps, the first for half as many.
 
-    The order of the cycle is drawn once an episode. On take-cover, left and right in runs of about 32 steps outlive
-    every reactive policy but the best: a rival that any claim must beat.
+    The first action of the cycle is sampled once per episode. On take-cover, left and right for about 32 steps each
+    survive longer than every reactive policy but the best, so this is the baseline to beat.
     """
 
     def __init__(self, actions: list[Any], period: int = PERIOD) -> None:
@@ -77,61 +78,36 @@ class PeriodicPolicy:
         self.actions, self.period = actions, period
 
     def begin(self, rng: np.random.Generator) -> None:
-        """Start an episode: draw where in the cycle it begins."""
+        """Start an episode: sample the first action of the cycle."""
         self.offset, self.step = int(rng.integers(len(self.actions))), 0
 
     def act(self, frame: np.ndarray) -> Any:
-        """The action of this moment, whatever is seen."""
-        run = (self.step + (self.period + 1) // 2) // self.period
+        """The action of this time step; the frame is ignored."""
+        segment = (self.step + (self.period + 1) // 2) // self.period
         self.step += 1
-        return self.actions[(run + self.offset) % len(self.actions)]
+        return self.actions[(segment + self.offset) % len(self.actions)]
 
 
 class CallablePolicy:
-    """Any function frame -> action."""
+    """A function frame -> action."""
 
     def __init__(self, function: Callable[[np.ndarray], Any]) -> None:
         self.function = function
 
     def begin(self, rng: np.random.Generator) -> None:
-        """Nothing to do."""
+        """No effect."""
 
     def act(self, frame: np.ndarray) -> Any:
-        """What the function says."""
+        """The result of the function."""
         return self.function(frame)
 
 
-class LearnedPolicy:
-    """A Stable-Baselines3 model, seeing and acting as it was trained: frame stack, view, held actions."""
-
-    def __init__(self, model: Any, learner: LearnerConfig, deterministic: bool = False) -> None:
-        self.model, self.learner, self.deterministic = model, learner, deterministic
-        self.stack = FrameStack(learner.frame_stack)
-
-    def begin(self, rng: np.random.Generator) -> None:
-        """Start an episode; seeds torch from `rng`, since SB3 draws its actions there."""
-        import torch
-
-        torch.manual_seed(int(rng.integers(2**31)))
-        self.step = 0
-
-    def act(self, frame: np.ndarray) -> Any:
-        """A new action every `hold` steps."""
-        if self.learner.view is not None:
-            top, bottom, left, right = self.learner.view
-            frame = frame[top:bottom, left:right]
-        seen = self.stack.reset(frame) if self.step == 0 else self.stack.push(frame)
-        if self.step % self.learner.hold == 0:
-            self.action, _ = self.model.predict(seen, deterministic=self.deterministic)
-        self.step += 1
-        return self.action
-
-
 class NoisyPolicy:
-    """Another policy with a share of uniform random steps."""
+    """Another policy, with a share of uniform random actions."""
 
     def __init__(self, inner: Policy, space: Space, epsilon: float) -> None:
         self.inner, self.space, self.epsilon = inner, space, epsilon
+        self.uses_inner_observation = getattr(inner, "uses_inner_observation", False)
 
     def begin(self, rng: np.random.Generator) -> None:
         """Start an episode."""
@@ -139,6 +115,6 @@ class NoisyPolicy:
         self.inner.begin(rng)
 
     def act(self, frame: np.ndarray) -> Any:
-        """The inner policy's action, or with probability `epsilon` a uniform one."""
+        """The inner policy's action, or with probability `epsilon` a uniform random one."""
         action = self.inner.act(frame)
         return self.space.sample(self.rng) if self.rng.random() < self.epsilon else action

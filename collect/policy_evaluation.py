@@ -1,23 +1,26 @@
-"""Policies against one another on the same fixed seeds: means, 95 % intervals, differences paired by seed."""
+"""Compare policies on the same seeds: mean returns, 95 % intervals, and differences paired by seed."""
 
 from __future__ import annotations
 
 import json
 import os
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from pathlib import Path
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import numpy as np
 
 from worldmodel.collect.collect_config import EvalPolicy
-from worldmodel.collect.policy_specs import PolicySpec, check_fits, spec_of
+from worldmodel.collect.policy_specs import PolicySpec, check_policy_fits, parse_policy
 from worldmodel.common.errors import UserError
+from worldmodel.common.files import write_json_atomic
+from worldmodel.common.signals import exit_on_sigterm
+from worldmodel.common.subprocesses import start_forkserver
+from worldmodel.envs.registrations import pickle_registrations, restore_registrations
 
 
-def returns_of(env: str, env_kwargs: dict[str, Any], spec: PolicySpec, seeds: list[int]) -> list[tuple[float, int]]:
-    """Play one policy on the given environment seeds, in this process.
+def play_returns(env: str, env_kwargs: dict[str, Any], spec: PolicySpec, seeds: list[int]) -> list[tuple[float, int]]:
+    """Play a policy on environment seeds, in this process.
 
     Returns:
         (return, steps) of each episode.
@@ -25,20 +28,20 @@ def returns_of(env: str, env_kwargs: dict[str, Any], spec: PolicySpec, seeds: li
     from worldmodel import envs
     from worldmodel.collect.rollout import play
 
-    world = envs.make(env, **env_kwargs)
+    pixel_env = envs.make(env, **env_kwargs)
     try:
-        policy = spec.build(world.meta.action_space)
+        policy = spec.build(pixel_env.meta.action_space, pixel_env)
         out = []
         for seed in seeds:
-            episode = play(world, policy, index=seed, seed=0, policy_name=spec.name, env_seed=seed)
+            episode = play(pixel_env, policy, index=seed, seed=0, policy_name=spec.name, env_seed=seed)
             out.append((float(episode.rewards.sum()), episode.length))
         return out
     finally:
-        world.close()
+        pixel_env.close()
 
 
-def interval(values: np.ndarray, seed: int = 0, rounds: int = 5000) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean; values (N,)."""
+def bootstrap_interval(values: np.ndarray, seed: int = 0, rounds: int = 5000) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean of values (N,), as (low, high)."""
     rng = np.random.default_rng(seed)
     means = np.asarray(values)[rng.integers(len(values), size=(rounds, len(values)))].mean(1)
     low, high = np.quantile(means, [0.025, 0.975])
@@ -53,61 +56,77 @@ def evaluate(
     first_seed: int,
     workers: int,
 ) -> list[dict[str, Any]]:
-    """Play every policy on the same seeds.
+    """Play every policy on the same seeds, in several processes.
 
     Args:
         policies: label -> policy.
         env: short name or id.
-        env_kwargs: passed to `worldmodel.envs.make`.
-        episodes: how many seeds.
-        first_seed: the first of them.
+        env_kwargs: arguments of `worldmodel.envs.make`.
+        episodes: number of seeds.
+        first_seed: the first seed; the others follow.
         workers: processes.
 
     Returns:
-        One row a policy, in the order given: mean, 95 % interval, standard deviation and median of the return, mean
-        steps, and the difference of the first policy to it with its paired interval.
+        One row per policy, in the given order: mean, 95 % interval, standard deviation and median of the return, mean
+        steps, and the paired difference of the first policy and this one with its interval.
     """
     seeds = list(range(first_seed, first_seed + episodes))
     jobs = [(label, seeds[i::workers]) for label in policies for i in range(workers) if seeds[i::workers]]
-    played: dict[str, dict[int, tuple[float, int]]] = {label: {} for label in policies}
-    with ProcessPoolExecutor(workers, mp_context=get_context("forkserver"), initializer=_quiet) as pool:
-        futures = [pool.submit(returns_of, env, env_kwargs, policies[label], part) for label, part in jobs]
-        for (label, part), future in zip(jobs, futures, strict=True):
-            played[label].update(zip(part, future.result(), strict=True))
+    results: dict[str, dict[int, tuple[float, int]]] = {label: {} for label in policies}
+    context, registrations = start_forkserver(), pickle_registrations(env)
+    with ProcessPoolExecutor(workers, context, _init_process, (registrations,)) as pool:
+        futures = [pool.submit(play_returns, env, env_kwargs, policies[label], part) for label, part in jobs]
+        try:
+            for (label, part), future in zip(jobs, futures, strict=True):
+                results[label].update(zip(part, future.result(), strict=True))
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"a process that played {env!r} died; its error is above. A script must call evaluate under "
+                "`if __name__ == '__main__':`."
+            ) from error
+    returns = {label: np.asarray([results[label][seed][0] for seed in seeds]) for label in policies}
+    steps = {label: np.asarray([results[label][seed][1] for seed in seeds]) for label in policies}
+    return comparison_rows(returns, steps)
+
+
+def comparison_rows(returns: dict[str, np.ndarray], steps: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """One row per policy, as `evaluate` returns them.
+
+    Args:
+        returns: label -> return of each episode, paired by seed.
+        steps: label -> steps of each episode.
+    """
     rows = []
     first: np.ndarray | None = None
-    for label in policies:
-        scores = np.asarray([played[label][s][0] for s in seeds])
-        steps = np.asarray([played[label][s][1] for s in seeds])
-        low, high = interval(scores)
+    for label, scores in returns.items():
+        low, high = bootstrap_interval(scores)
         row: dict[str, Any] = {
             "policy": label,
-            "episodes": episodes,
+            "episodes": len(scores),
             "return_mean": float(scores.mean()),
             "low": low,
             "high": high,
             "std": float(scores.std()),
             "median": float(np.median(scores)),
-            "steps_mean": float(steps.mean()),
+            "steps_mean": float(steps[label].mean()),
         }
         if first is None:
             first = scores
         else:
-            d_low, d_high = interval(first - scores)
-            row["first_minus_this"] = {"mean": float((first - scores).mean()), "low": d_low, "high": d_high}
+            low, high = bootstrap_interval(first - scores)
+            row["first_minus_this"] = {"mean": float((first - scores).mean()), "low": low, "high": high}
         row["returns"] = scores.tolist()
         rows.append(row)
     return rows
 
 
-def _quiet() -> None:
+def _init_process(registrations: bytes) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
-    from worldmodel.envs import doom_processes as engines
+    exit_on_sigterm()
+    restore_registrations(registrations)
 
-    engines.close_on_sigterm()
 
-
-def table(rows: list[dict[str, Any]]) -> str:
+def format_table(rows: list[dict[str, Any]]) -> str:
     """The rows as text."""
     width = max(len(r["policy"]) for r in rows)
     lines = [
@@ -125,26 +144,27 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def eval_policy(config: EvalPolicy) -> list[dict[str, Any]]:
-    """Do what `worldmodel eval policy` asks; prints the table or JSON, returns the rows."""
+    """Run `worldmodel eval policy`: print the table or JSON, and return the rows."""
     from worldmodel import envs
     from worldmodel.common.run_info import run_info
 
     if not config.policies:
-        raise UserError("eval policy: name at least one policy, as random or FILE.zip.")
-    if config.episodes < 2 or config.workers < 1:
-        raise UserError(f"got --episodes {config.episodes} --workers {config.workers}; wanted at least 2 and 1.")
-    kwargs = config.screen.kwargs()
+        raise UserError("eval policy: give at least one policy, for example random or FILE.zip.")
+    if config.episodes < 2 or config.workers < 1 or config.first_seed < 0:
+        raise UserError(
+            f"got --episodes {config.episodes} --workers {config.workers} --first-seed {config.first_seed}; wanted at "
+            "least 2, 1 and 0."
+        )
+    kwargs = config.env_options.kwargs()
     env = envs.make(config.env, **kwargs)
-    meta = env.meta
     env.close()
     policies: dict[str, PolicySpec] = {}
     for text in config.policies:
-        spec = spec_of(text, meta.action_space, envs.policy_defaults(config.env))
-        check_fits(spec, meta.action_space, meta.pixels.frame_shape)
+        spec = parse_policy(text, env.meta.action_space, envs.policy_defaults(config.env))
+        check_policy_fits(spec, env)
         policies[text] = spec
     rows = evaluate(policies, config.env, kwargs, config.episodes, config.first_seed, config.workers)
     if config.out is not None:
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        Path(config.out).write_text(json.dumps({**run_info("eval policy", config), "rows": rows}, indent=1))
-    print(json.dumps(rows) if config.json else table(rows))
+        write_json_atomic(config.out, {**run_info("eval policy", config), "rows": rows})
+    print(json.dumps(rows) if config.json else format_table(rows))
     return rows

@@ -1,4 +1,4 @@
-"""Policies as data: what users type, what worker processes are given, what a dataset says of its episodes."""
+"""Policies as data: parsed from user input, sent to worker processes, stored in datasets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from worldmodel.collect.collect_config import LearnerConfig
 from worldmodel.collect.policies import (
     PERIOD,
     STICK,
-    LearnedPolicy,
     NoisyPolicy,
     PeriodicPolicy,
     Policy,
@@ -22,24 +21,25 @@ from worldmodel.collect.policies import (
     StickyPolicy,
 )
 from worldmodel.common.errors import UserError, unknown_name
+from worldmodel.common.files import expand_path
 from worldmodel.common.memory import keep_freed_memory
-from worldmodel.common.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space, check_actions, from_gymnasium
+from worldmodel.common.spaces import Discrete, MultiBinary, MultiDiscrete, Space, check_actions
 
 SCRIPTED = ("random", "sticky", "periodic")
 
 
 @dataclass(frozen=True)
 class PolicySpec:
-    """A policy as data: what a worker process is given and what a dataset says of its episodes.
+    """A policy as data.
 
     Attributes:
-        name: how episodes name it ("periodic", "ppo").
+        name: its name in the dataset ("periodic", "ppo").
         kind: random, sticky, periodic or file.
-        params: numbers and actions that shape it, JSON-able.
+        params: parameters of the policy, JSON values.
         path: the .zip of kind "file".
         hash: sha256 of the file, or of kind and params.
-        share: share of episodes.
-        epsilon: share of random steps.
+        share: share of episodes that it plays, in (0, 1].
+        epsilon: share of steps with a random action.
     """
 
     name: str
@@ -50,11 +50,15 @@ class PolicySpec:
     share: float = 1.0
     epsilon: float = 0.0
 
-    def build(self, space: Space) -> Policy:
+    def build(self, space: Space, env: Any = None) -> Policy:
         """Make the policy.
 
+        Args:
+            space: the environment's action space.
+            env: the `PixelEnv`, for a policy of kind "file".
+
         Raises:
-            UserError: the file changed since, or does not fit the action space.
+            UserError: the policy file changed since its hash was taken, or it does not fit the environment.
         """
         policy: Policy
         if self.kind == "random":
@@ -64,7 +68,7 @@ class PolicySpec:
         elif self.kind == "periodic":
             policy = PeriodicPolicy(**self.params)
         else:
-            policy = load_file(self)
+            policy = load_policy_file(self, env)
         return NoisyPolicy(policy, space, self.epsilon) if self.epsilon > 0 else policy
 
 
@@ -73,35 +77,41 @@ def _digest(kind: str, params: dict[str, Any]) -> str:
 
 
 def default_cycle(space: Space) -> list[Any]:
-    """The actions that `periodic` walks through where the environment names none."""
+    """The cycle of actions of `periodic` for an environment without defaults."""
     if isinstance(space, Discrete):
         return list(range(space.n))
     if isinstance(space, MultiDiscrete):
         return [[min(k, n - 1) for n in space.nvec] for k in range(max(space.nvec))]
     if isinstance(space, MultiBinary):
         return [[int(i == k) for i in range(space.n)] for k in range(space.n)]
-    low, high = (np.nan_to_num(bound, posinf=1.0, neginf=-1.0) for bound in space.bounds())
-    return [low.tolist(), high.tolist()]
+    return [list(corner) for corner in zip(*map(_finite_interval, space.low, space.high), strict=True)]
 
 
-def spec_of(text: str, space: Space, defaults: dict[str, Any], epsilon: float = 0.0) -> PolicySpec:
-    """Read a policy's name as users type it.
+def _finite_interval(low: float | None, high: float | None) -> tuple[float, float]:
+    """The bounds of a component of a Box; a missing one is replaced by -1 or 1, or by one unit from the other."""
+    if low is None:
+        low = -1.0 if high is None else min(-1.0, high - 1.0)
+    return low, max(1.0, low + 1.0) if high is None else high
+
+
+def parse_policy(text: str, space: Space, defaults: dict[str, Any], epsilon: float = 0.0) -> PolicySpec:
+    """Parse a policy name of the command line.
 
     Args:
         text: random, sticky[:STICK], periodic[:PERIOD], FILE.zip, or a directory of `train policy`.
-        space: the world's action space.
-        defaults: the environment's own defaults per kind, e.g. {"periodic": {"actions": [1, 2]}}.
-        epsilon: share of random steps.
+        space: the environment's action space.
+        defaults: the environment's default parameters per kind, e.g. {"periodic": {"actions": [1, 2]}}.
+        epsilon: share of steps with a random action.
 
     Raises:
-        UserError: unknown name, missing file, or actions outside the space.
+        UserError: an unknown name, a missing file, or actions outside the space.
     """
     kind, _, value = text.partition(":")
     if kind not in SCRIPTED:
-        path = Path(text)
+        path = expand_path(text)
         path = path / "policy.zip" if path.is_dir() else path
         if path.suffix == ".zip" or path.exists():
-            return file_spec(path, epsilon)
+            return describe_policy_file(path, epsilon)
         raise unknown_name("policy", text, [*SCRIPTED, "ppo", "sac", "FILE.zip"])
     params = dict(defaults.get(kind, {}))
     try:
@@ -118,8 +128,8 @@ def spec_of(text: str, space: Space, defaults: dict[str, Any], epsilon: float = 
     return PolicySpec(text, kind, params, "", _digest(kind, params), 1.0, epsilon)
 
 
-def file_spec(path: Path, epsilon: float = 0.0, name: str = "") -> PolicySpec:
-    """Describe a Stable-Baselines3 file, with the policy.json that `train policy` writes beside it.
+def describe_policy_file(path: Path, epsilon: float = 0.0, name: str = "") -> PolicySpec:
+    """Describe a Stable-Baselines3 file, with the policy.json that `train policy` writes next to it.
 
     Raises:
         UserError: missing, or not an SB3 file.
@@ -127,10 +137,10 @@ def file_spec(path: Path, epsilon: float = 0.0, name: str = "") -> PolicySpec:
     if not path.is_file():
         raise UserError(f"no policy file at {path}; train one with 'worldmodel train policy'.")
     content = path.read_bytes()
-    beside = path.with_suffix(".json")
+    settings_path = path.with_suffix(".json")
     params: dict[str, Any] = {}
-    if beside.exists():
-        saved = json.loads(beside.read_text())
+    if settings_path.exists():
+        saved = json.loads(settings_path.read_text())
         params = {"learner": saved["learner"]}
         name = name or saved["learner"]["algo"]
     else:
@@ -140,7 +150,7 @@ def file_spec(path: Path, epsilon: float = 0.0, name: str = "") -> PolicySpec:
 
 
 def _guess_algorithm(path: Path) -> str:
-    """Which algorithm wrote an SB3 file: it does not say, but its settings do."""
+    """The algorithm of an SB3 file, inferred from its hyperparameters: the file does not name it."""
     import zipfile
 
     try:
@@ -157,72 +167,67 @@ def _guess_algorithm(path: Path) -> str:
     return "a2c"
 
 
-def load_file(spec: PolicySpec) -> LearnedPolicy:
-    """Load a Stable-Baselines3 file. It is a pickle and may run code: load only what you trust.
+def load_policy_file(spec: PolicySpec, env: Any) -> Policy:
+    """Load a Stable-Baselines3 file. It contains pickles, which can run code: load only files that you trust.
+
+    Args:
+        spec: of kind "file".
+        env: the `PixelEnv` that it will act in.
 
     Raises:
-        UserError: the file changed since its hash was taken.
+        UserError: the file changed since its hash was taken, or it was trained for other observations or actions.
     """
     content = Path(spec.path).read_bytes()
     if hashlib.sha256(content).hexdigest() != spec.hash:
-        raise UserError(f"{spec.path} changed since this recording began; its hash was {spec.hash[:12]}….")
+        raise UserError(f"{spec.path} changed since the recording was started; its hash was {spec.hash[:12]}….")
     import stable_baselines3
-    import torch
+
+    from worldmodel.collect.global_state import preserved_global_state
+    from worldmodel.collect.learned_policy import model_policy
 
     keep_freed_memory()
-    torch.set_num_threads(1)
     settings = dict(spec.params["learner"])
     deterministic = bool(settings.pop("deterministic", False))
-    for key in ("view",):
-        if settings.get(key) is not None:
-            settings[key] = tuple(settings[key])
-    learner = LearnerConfig(**{"frame_stack": 1, **settings})
-    model = getattr(stable_baselines3, learner.algo.upper()).load(spec.path, device="cpu")
-    return LearnedPolicy(model, learner, deterministic)
+    algorithm = getattr(stable_baselines3, settings["algo"].upper())
+    learner = None
+    if len(settings) > 1:  # from policy.json; without it the algorithm is all that is known
+        view = settings.get("view")
+        learner = LearnerConfig(**{**settings, "view": None if view is None else tuple(view)})
+    with preserved_global_state():
+        model = algorithm.load(spec.path, device="cpu")
+        return model_policy(model, env, spec.path, learner, deterministic, num_threads=1)
 
 
-def check_fits(spec: PolicySpec, space: Space, frame_shape: tuple[int, int, int]) -> None:
-    """Refuse a policy file that was trained for other spaces.
+def check_policy_fits(spec: PolicySpec, env: Any) -> None:
+    """Refuse a policy file that was trained for other observations or actions.
+
+    Args:
+        spec: the policy; only kind "file" can be refused.
+        env: the `PixelEnv` that it will act in; it may be closed.
 
     Raises:
-        UserError: its action space or the shape it sees differ from the world's.
+        UserError: the model's space and what the environment has.
     """
-    if spec.kind != "file":
-        return
-    policy = load_file(spec)
-    theirs = from_gymnasium(policy.model.action_space)
-    both_boxes = isinstance(theirs, Box) and isinstance(space, Box)
-    if theirs.shape != space.shape if both_boxes else theirs != space:
-        raise UserError(f"{spec.path} acts in {theirs}, but the environment takes {space}.")
-    height, width, channels = frame_shape
-    if policy.learner.view is not None:
-        top, bottom, left, right = policy.learner.view
-        height, width = min(bottom, height) - top, min(right, width) - left
-    wanted = (height, width, channels * policy.learner.frame_stack)
-    seen = policy.model.observation_space.shape
-    if seen not in (wanted, (wanted[2], wanted[0], wanted[1])):
-        raise UserError(
-            f"{spec.path} sees {seen}, but the environment shows {wanted} (rows, columns, stacked channels); "
-            "use the size, crop and frame stack it was trained with."
-        )
+    if spec.kind == "file":
+        load_policy_file(spec, env)
 
 
-def mix(base: PolicySpec, others: list[PolicySpec]) -> tuple[PolicySpec, ...]:
-    """Give the base policy the share of episodes that the others leave."""
-    left = 1.0 - sum(spec.share for spec in others)
-    specs = ([replace(base, share=left)] if left > 1e-9 else []) + others
+def mix_policies(base: PolicySpec, others: list[PolicySpec]) -> tuple[PolicySpec, ...]:
+    """The policies of a recording: the base policy plays the share of episodes that the others leave."""
+    rest = 1.0 - sum(spec.share for spec in others)
+    specs = ([replace(base, share=rest)] if rest > 1e-9 else []) + others
     names = [spec.name for spec in specs]
-    doubled = {name for name in names if names.count(name) > 1}
-    if doubled:
-        raise UserError(f"policies must have names of their own; {sorted(doubled)} stand twice.")
+    duplicates = {name for name in names if names.count(name) > 1}
+    if duplicates:
+        raise UserError(f"policies must have distinct names; got {sorted(duplicates)} twice.")
     return tuple(specs)
 
 
-def choose(shares: list[float], seed: int, index: int) -> int:
-    """Which policy plays an episode: a pure function of (seed, index) whose counts keep to the shares.
+def choose_policy(shares: list[float], seed: int, index: int) -> int:
+    """Index of the policy that plays an episode: a pure function of (seed, index).
 
-    The golden-ratio sequence, begun at a place drawn from the seed, fills [0, 1) more evenly than chance: after n
-    episodes each policy has played n * share of them to within a few.
+    The golden-ratio sequence with an offset from the seed covers [0, 1) more evenly than independent samples: after
+    n episodes each policy has played n * share of them, to within a few.
     """
     start = np.random.SeedSequence(seed, spawn_key=(2,)).generate_state(1)[0] / 2**32
     u = (start + index * 0.6180339887498949) % 1.0

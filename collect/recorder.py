@@ -1,17 +1,14 @@
-"""Recording whole episodes to one sealed file; stopped at any moment, the same call goes on.
+"""Record whole episodes to one sealed file; the same call continues a stopped recording.
 
-While it records, `NAME.h5.parts/` holds the part files, the workers' logs and a lock; sealing writes NAME.h5 and
-removes the folder.
+During a recording the folder `NAME.h5.parts/` has the part files, the workers' logs and a lock. Sealing writes NAME.h5
+and removes the folder.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,34 +16,49 @@ from typing import Any
 
 from tqdm import tqdm
 
+from worldmodel.collect.disk_errors import disk_errors_as_sentence
 from worldmodel.collect.policies import Policy
-from worldmodel.collect.policy_specs import PolicySpec, choose
+from worldmodel.collect.policy_specs import PolicySpec, choose_policy
+from worldmodel.collect.recording_folder import RecordingFolder, same_recording
 from worldmodel.collect.rollout import play
 from worldmodel.collect.supervisor import Supervisor
+from worldmodel.collect.worker_job import WorkerJob
 from worldmodel.common.errors import UserError
-from worldmodel.common.files import check_free_space, sync_folder
+from worldmodel.common.files import sync_folder
 from worldmodel.common.version import VERSION
 from worldmodel.data.dataset import Dataset
 from worldmodel.data.header import Header, PolicyRecord
 from worldmodel.data.parts import PartWriter
 from worldmodel.data.sealing import seal
+from worldmodel.envs.process_manager import load_process_manager
+from worldmodel.envs.registrations import pickle_registrations
 
-IGNORED = ("code_version",)  # header fields in which a continued recording may differ
+OnEpisode = Callable[[int, int], None]  # (index, steps)
 
 
 @dataclass
-class Plan:
-    """What a recording is: everything that decides the bytes of its file."""
+class RecordingPlan:
+    """What to record.
+
+    Attributes:
+        out: the dataset to write.
+        header: its header.
+        policies: the policies, with shares that sum to 1.
+        env: name or factory of the environment, for worker processes.
+        env_kwargs: its keyword arguments.
+        process_manager: `PixelEnv.process_manager` of the environment.
+    """
 
     out: Path
     header: Header
     policies: tuple[PolicySpec, ...]
     env: str | Callable[[], Any]
     env_kwargs: dict[str, Any]
+    process_manager: str = ""
 
     @property
     def folder(self) -> Path:
-        """The working folder beside the file."""
+        """The working folder, next to the file."""
         return self.out.with_name(self.out.name + ".parts")
 
     def indices(self) -> range:
@@ -56,7 +68,7 @@ class Plan:
 
 
 def make_header(meta: Any, policies: Sequence[PolicySpec], seed: int, episodes: int, shard: tuple[int, int]) -> Header:
-    """The header of a recording of the world that `meta` (a `EnvMeta`) describes."""
+    """The header of a recording of the environment that `meta` (an `EnvMeta`) describes."""
     return Header(
         env=meta.id,
         env_kwargs=meta.kwargs,
@@ -70,152 +82,79 @@ def make_header(meta: Any, policies: Sequence[PolicySpec], seed: int, episodes: 
             PolicyRecord(p.name, p.hash, {"kind": p.kind, "epsilon": p.epsilon, **p.params}, p.share) for p in policies
         ),
         seed=seed,
-        shard=shard,
+        shard=(int(shard[0]), int(shard[1])),
         num_episodes=episodes,
         code_version=VERSION,
     )
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the recording's folder for this process.
-
-    Raises:
-        UserError: another process records there, or the folder cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("a")
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {os.strerror(error.errno or 0)}. Choose another --out.") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is recording to {folder}; wait for it or choose another --out.") from None
-        yield
-
-
-def estimate(header: Header, episodes: int) -> int | None:
-    """Upper bound in bytes of that many episodes, None if they have no cap."""
-    if header.max_steps is None:
-        return None
-    height, width, channels = header.pixels.frame_shape
-    return episodes * (header.max_steps + 1) * (height * width * channels + 64)
-
-
 def record_plan(
-    plan: Plan,
+    plan: RecordingPlan,
     workers: int,
     *,
     env: Any = None,
     policy: Policy | None = None,
     progress: bool = True,
     force: bool = False,
-    on_episode: Callable[[int, int], None] | None = None,
+    on_episode: OnEpisode | None = None,
 ) -> Path:
-    """Record what is missing, seal it, and remove the working folder.
+    """Record the missing episodes, seal the file, and remove the working folder.
 
     Args:
-        plan: what to record.
-        workers: processes; ignored where `env` is given.
-        env: a `PixelEnv` of this process to play in instead.
-        policy: with `env`: an object of this process that plays every episode.
-        progress: show a bar on stderr.
-        force: remove what stands at `plan.out` first.
-        on_episode: called with (index, steps) when an episode is on disk.
+        plan: the recording.
+        workers: number of processes; ignored if `env` is given.
+        env: a `PixelEnv`; then all episodes are played in this process.
+        policy: with `env`: a policy object that plays every episode.
+        progress: show a progress bar on stderr.
+        force: remove an existing recording at `plan.out` first.
+        on_episode: called with (index, steps) after an episode is written.
 
     Returns:
         The path of the sealed file.
 
     Raises:
-        UserError: another recording stands there, the disk is too small or cannot be written, a policy does not fit.
+        UserError: another recording exists there, or the disk is too small or cannot be written.
     """
     if force:
         plan.out.unlink(missing_ok=True)
         shutil.rmtree(plan.folder, ignore_errors=True)
+    folder = RecordingFolder(plan.folder)
     if plan.out.exists():
-        if _same(Dataset(plan.out).header, plan.header):
-            if plan.folder.exists():  # killed after the file was in place
-                with locked(plan.folder):
-                    shutil.rmtree(plan.folder)
-            return plan.out
-        raise UserError(f"{plan.out} is another recording; choose another --out, or --force to remove it.")
-    with locked(plan.folder):
-        saved = plan.folder / "plan.json"
-        if saved.exists():
-            state = json.loads(saved.read_text())
-            if not _same(Header.from_json(state["header"]), plan.header):
+        with Dataset(plan.out) as data:
+            if not same_recording(data.header, plan.header):
                 raise UserError(
-                    f"{plan.folder} holds another recording that was stopped; choose another --out, or --force."
+                    f"{plan.out} is a different recording; choose another path, or remove it with --force (force=True)."
                 )
-        else:
-            state = {"header": plan.header.to_json(), "token": uuid.uuid4().hex}
-            temporary = saved.with_suffix(".tmp")
-            temporary.write_text(json.dumps(state))
-            os.replace(temporary, saved)
-        _record_missing(
-            plan,
-            Header.from_json(state["header"]),
-            state["token"],
-            workers,
-            env,
-            policy,
-            progress,
-            on_episode,
-        )
-        # sealed inside the folder, so that a kill while sealing leaves nothing beside it
-        sealed = seal(sorted(plan.folder.glob("part-*.bin")), plan.folder / "sealed.h5", indices=plan.indices())
+        if plan.folder.exists():  # killed after the file was moved to its place
+            with folder.locked():
+                shutil.rmtree(plan.folder)
+        return plan.out
+    with folder.locked(), disk_errors_as_sentence(plan.folder):
+        header, token = folder.resume(plan.header)
+        load_process_manager(plan.process_manager).sweep(token, folder.process_records)
+        recorded = folder.recorded(header)
+        folder.check_space(header, len(plan.indices()) - len(recorded))
+        missing = [index for index in plan.indices() if index not in recorded]
+        with _progress_bar(len(plan.indices()), len(missing), progress, on_episode) as report:
+            if missing and env is not None:
+                _record_in_process(plan, header, missing, env, policy, report)
+            elif missing:
+                _record_in_workers(plan, header, missing, token, workers, report)
+        # sealed inside the folder: a kill while sealing leaves no files outside
+        sealed = seal(folder.parts(), plan.folder / "sealed.h5", indices=plan.indices())
         os.replace(sealed, plan.out)
         sync_folder(plan.out.parent)
     shutil.rmtree(plan.folder)
     return plan.out
 
 
-def _same(a: Header, b: Header) -> bool:
-    left, right = a.to_json(), b.to_json()
-    return all(left[k] == right[k] for k in left if k not in IGNORED)
-
-
-def _record_missing(
-    plan: Plan,
-    header: Header,
-    token: str,
-    workers: int,
-    env: Any,
-    policy: Policy | None,
-    progress: bool,
-    on_episode: Callable[[int, int], None] | None,
-) -> None:
-    from worldmodel.envs import doom_processes as engines
-
-    for leftover in plan.folder.glob(".sealed*"):
-        leftover.unlink()
-    marks = plan.folder / "engines"
-    marks.mkdir(exist_ok=True)
-    engines.sweep(token, marks)
-    done: set[int] = set()
-    for path in sorted(plan.folder.glob("part-*.bin")):
-        with PartWriter(path, header) as part:  # cuts a torn tail
-            done |= set(part.indices)
-    wanted = plan.indices()
-    count = len(wanted) - len(done)
-    kept = sum(p.stat().st_size for p in plan.folder.glob("part-*.bin"))
-    coming = estimate(header, count)
-    if coming is not None:
-        what = f"recording {count} episodes of up to {header.max_steps} steps, with their sealed copy,"
-        check_free_space(plan.out, kept + 2 * coming, what)
-    missing = [e for e in wanted if e not in done]
-    with tqdm(
-        total=len(wanted),
-        initial=len(wanted) - len(missing),
-        unit="episode",
-        desc="recording",
-        disable=not progress,
-    ) as bar:
+@contextlib.contextmanager
+def _progress_bar(total: int, missing: int, visible: bool, on_episode: OnEpisode | None) -> Iterator[OnEpisode]:
+    """A progress bar of episodes and the function that advances it."""
+    with tqdm(total=total, initial=total - missing, unit="episode", desc="recording", disable=not visible) as bar:
         steps = 0
 
-        def on_done(index: int, length: int) -> None:
+        def report(index: int, length: int) -> None:
             nonlocal steps
             steps += length
             rate = round(steps / max(bar.format_dict["elapsed"], 1e-9))
@@ -224,46 +163,42 @@ def _record_missing(
             if on_episode is not None:
                 on_episode(index, length)
 
-        if not missing:
-            return
-        if env is not None:
-            _record_here(plan, header, missing, env, policy, on_done)
-            return
-        import cloudpickle
-
-        job = plan.folder / "job.pkl"
-        job.write_bytes(
-            cloudpickle.dumps(
-                {
-                    "env": plan.env,
-                    "env_kwargs": plan.env_kwargs,
-                    "policies": plan.policies,
-                    "header": header,
-                    "seed": header.seed,
-                    "token": token,
-                    "marks": str(marks),
-                    "parts": str(plan.folder),
-                }
-            )
-        )
-        Supervisor(job, plan.folder, workers, lambda: engines.sweep(token, marks)).run(missing, on_done)
+        yield report
 
 
-def _record_here(
-    plan: Plan,
-    header: Header,
-    missing: list[int],
-    env: Any,
-    policy: Policy | None,
-    on_done: Callable[[int, int], None],
+def _record_in_workers(
+    plan: RecordingPlan, header: Header, missing: list[int], token: str, workers: int, report: OnEpisode
 ) -> None:
-    """Record in this process, in the caller's own environment."""
-    space = header.action_space
-    players = [policy] if policy is not None else [spec.build(space) for spec in plan.policies]
+    """Record in worker processes."""
+    folder = RecordingFolder(plan.folder)
+    manager = load_process_manager(plan.process_manager)
+    job = WorkerJob(
+        env=plan.env,
+        env_kwargs=plan.env_kwargs,
+        process_manager=plan.process_manager,
+        policies=plan.policies,
+        header=header,
+        token=token,
+        folder=plan.folder,
+        registrations=pickle_registrations(plan.env if isinstance(plan.env, str) else ""),
+    )
+    path = plan.folder / "job.pkl"
+    path.write_bytes(job.to_bytes())
+    supervisor = Supervisor(path, plan.folder, workers, lambda: manager.sweep(token, folder.process_records))
+    supervisor.run(missing, report)
+
+
+def _record_in_process(
+    plan: RecordingPlan, header: Header, missing: list[int], env: Any, policy: Policy | None, report: OnEpisode
+) -> None:
+    """Record in this process, in the caller's environment."""
+    built = [] if policy is not None else [spec.build(header.action_space, env) for spec in plan.policies]
+    policies = built if policy is None else [policy]
     shares = [spec.share for spec in plan.policies]
-    with PartWriter(plan.folder / "part-000.bin", header) as part:
+    with PartWriter(RecordingFolder(plan.folder).part(0), header) as part:
         for index in missing:
-            which = choose(shares, header.seed, index)
-            episode = play(env, players[which], index=index, seed=header.seed, policy_name=plan.policies[which].name)
+            chosen = choose_policy(shares, header.seed, index)
+            name = plan.policies[chosen].name
+            episode = play(env, policies[chosen], index=index, seed=header.seed, policy_name=name)
             part.append(episode)
-            on_done(index, episode.length)
+            report(index, episode.length)

@@ -1,4 +1,4 @@
-"""`record`: any gymnasium environment and any policy to one dataset file, from Python."""
+"""`record`: record any gymnasium environment with any policy to one dataset file, from Python."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from worldmodel.collect.collect_config import LearnerConfig, parse_mix
-from worldmodel.collect.policies import CallablePolicy, LearnedPolicy, Policy
-from worldmodel.collect.policy_specs import PolicySpec, check_fits, mix, spec_of
-from worldmodel.collect.recorder import Plan, make_header, record_plan
+from worldmodel.collect.collect_config import parse_mix
+from worldmodel.collect.policies import CallablePolicy, Policy
+from worldmodel.collect.policy_specs import PolicySpec, check_policy_fits, mix_policies, parse_policy
+from worldmodel.collect.recorder import RecordingPlan, make_header, record_plan
+from worldmodel.common.arguments import checked_integer
 from worldmodel.common.errors import UserError
+from worldmodel.common.files import expand_path
+from worldmodel.envs.env_registry import policy_defaults
+from worldmodel.envs.make_env import as_pixels, is_factory, make
 
 
 def record(
@@ -28,81 +32,82 @@ def record(
     force: bool = False,
     **env_kwargs: Any,
 ) -> Path:
-    """Record whole episodes of any gymnasium environment to one dataset file.
-
-    Called again after an interruption, it goes on; called again when done, it returns at once.
+    """Record whole episodes to one dataset file; the same call continues an interrupted recording.
 
     Args:
-        env: a short name or gymnasium id, a gymnasium environment, or a callable that makes one. A name or a
-            callable may be recorded by several processes; an environment is played in this one.
+        env: a short name or gymnasium id, a gymnasium environment, or a class or function that makes one. An
+            environment object needs workers=1; its wrappers take effect.
         policy: "random", "sticky", "periodic", a policy FILE.zip, a Stable-Baselines3 model, an object with
-            `begin(rng)` and `act(frame)`, or a function frame (H, W, 3) uint8 -> action.
-        path: the dataset to make, NAME.h5.
-        episodes: how many, over all shards.
-        seed: of the whole recording; episode e is a function of (seed, e, policy).
-        workers: processes; changes nothing in the file.
-        mix_with: shares of episodes for other named policies, "random=0.2".
-        epsilon: share of uniform random steps.
-        shard: (i, n): record the episodes e with e mod n = i.
-        progress: show a bar on stderr.
-        force: remove another recording at `path` first.
+            `begin(rng)` and `act(frame)`, or a function frame (H, W, 3) uint8 -> action. A model that was not
+            trained on frames gets the environment's own observations.
+        path: the dataset to write, NAME.h5.
+        episodes: number of episodes, over all shards.
+        seed: seed of the recording; episode e is a function of (seed, e, policy).
+        workers: number of processes; the file does not depend on it.
+        mix_with: shares of episodes that other named policies play, "random=0.2".
+        epsilon: share of steps with a uniform random action.
+        shard: (i, n): record only the episodes e with e mod n = i.
+        progress: show a progress bar on stderr.
+        force: remove an existing recording at `path` first.
         **env_kwargs: `size`, `crop`, `max_steps` and the environment's own arguments.
 
     Returns:
         The path of the sealed file.
 
     Raises:
-        UserError: anything that the caller can mend, in one sentence.
+        UserError: invalid arguments, unknown names, a different recording at `path`, or a full disk.
     """
-    from worldmodel import envs
-    from worldmodel.envs.make_env import as_pixels
-
-    if episodes < 1 or workers < 1:
-        raise UserError(f"record: got episodes={episodes}, workers={workers}; wanted at least 1 of each.")
-    named = isinstance(env, str)
-    makes = callable(env) and not hasattr(env, "reset")
-    if not (named or makes) and workers > 1:
-        raise UserError("an environment object cannot be shared by processes: pass its id or a callable, or workers=1.")
-    world = envs.make(env, **env_kwargs) if named else as_pixels(env() if makes else env, **env_kwargs)
-    own_world = named or makes
+    episodes, seed = checked_integer("episodes", episodes), checked_integer("seed", seed, 0)
+    workers = checked_integer("workers", workers)
+    from_source = isinstance(env, str) or is_factory(env)  # worker processes can make it too
+    if workers > 1 and not from_source:
+        raise UserError("processes cannot share an environment object: pass its id or a callable, or workers=1.")
+    pixel_env = make(env, **env_kwargs) if isinstance(env, str) else as_pixels(env, **env_kwargs)
     try:
-        meta = world.meta
-        defaults = envs.policy_defaults(env) if named else {}
-        player = _player(policy)
-        if isinstance(policy, str | Path):
-            spec = spec_of(str(policy), meta.action_space, defaults, epsilon)
-        else:
-            if epsilon:
-                raise UserError("epsilon wants a policy by name or file; add the randomness to your own policy.")
-            spec = PolicySpec(getattr(policy, "__name__", type(policy).__name__), "object")
-        shares = parse_mix(mix_with)
-        if player is not None and (shares or workers > 1):
-            raise UserError(
-                "a policy object plays alone in this process: drop mix_with and workers, or pass a name or file."
-            )
-        others = [replace(spec_of(name, meta.action_space, defaults, epsilon), share=s) for name, s in shares.items()]
-        policies = mix(spec, others)
-        for each in policies:
-            check_fits(each, meta.action_space, meta.pixels.frame_shape)
-        header = make_header(meta, policies, seed, episodes, shard)
-        plan = Plan(Path(path), header, policies, env if own_world else "", env_kwargs)
-        here = None if own_world and workers > 1 else world
-        return record_plan(plan, workers, env=here, policy=player, progress=progress, force=force)
+        defaults = policy_defaults(env) if isinstance(env, str) else {}
+        policies, policy_object = _policies(policy, mix_with, float(epsilon), pixel_env, defaults)
+        if policy_object is not None and (mix_with or workers > 1):
+            raise UserError("a policy object plays all episodes in this process: remove mix_with and workers.")
+        header = make_header(pixel_env.meta, policies, seed, episodes, shard)
+        source = env if from_source else ""
+        plan = RecordingPlan(expand_path(path), header, policies, source, env_kwargs, pixel_env.process_manager)
+        here = pixel_env if workers == 1 else None
+        return record_plan(plan, workers, env=here, policy=policy_object, progress=progress, force=force)
     finally:
-        if own_world:
-            world.close()
+        if from_source:
+            pixel_env.close()
 
 
-def _player(policy: Any) -> Policy | None:
-    """A policy object of the caller's, or None for one that is named."""
+def _policies(
+    policy: Any, mix_with: str, epsilon: float, env: Any, defaults: dict[str, Any]
+) -> tuple[tuple[PolicySpec, ...], Policy | None]:
+    """The policies of a recording, and the `Policy` if it is an object."""
+    policy_object = None
     if isinstance(policy, str | Path):
-        return None
+        spec = parse_policy(str(policy), env.meta.action_space, defaults, epsilon)
+    elif epsilon:
+        raise UserError("epsilon needs a policy by name or file; add random actions to your own policy.")
+    else:
+        spec = PolicySpec(getattr(policy, "__name__", type(policy).__name__), "object")
+        policy_object = _policy_object(policy, env)
+    others = [
+        replace(parse_policy(name, env.meta.action_space, defaults, epsilon), share=share)
+        for name, share in parse_mix(mix_with).items()
+    ]
+    policies = mix_policies(spec, others)
+    for each in policies:
+        check_policy_fits(each, env)
+    return policies, policy_object
+
+
+def _policy_object(policy: Any, env: Any) -> Policy:
+    """The `Policy` of a policy object."""
     if hasattr(policy, "begin") and hasattr(policy, "act"):
         return policy
-    if hasattr(policy, "predict"):
-        channels = policy.observation_space.shape
-        depth = max(min(channels) // 3, 1) if channels else 1
-        return LearnedPolicy(policy, LearnerConfig(frame_stack=depth))
+    if all(hasattr(policy, name) for name in ("predict", "observation_space", "action_space")):
+        from worldmodel.collect.learned_policy import model_policy
+
+        return model_policy(policy, env, f"the model {type(policy).__name__}")
     if callable(policy):
         return CallablePolicy(policy)
     raise UserError(

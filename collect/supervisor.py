@@ -1,4 +1,4 @@
-"""Recording in several processes: hands out episode numbers, replaces workers that die, cleans up after them."""
+"""Record in several processes: assign episodes to workers, and replace workers that die."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from worldmodel.common.errors import UserError
+from worldmodel.common.subprocesses import module_command, python_environment
 
-MAX_TRIES = 3  # deaths of a worker over one episode, or before its first answer, until we give up
+MAX_TRIES = 3  # deaths of a worker in one episode, or before its first message, until the recording fails
 
 
 @dataclass
 class Worker:
-    """A running process with the pipe ends that the supervisor keeps."""
+    """A running worker process and the supervisor's ends of its pipes."""
 
     slot: int
     process: subprocess.Popen[bytes]
@@ -35,13 +36,13 @@ class Worker:
 
 
 class Supervisor:
-    """Runs workers until every index is recorded.
+    """Runs workers until every episode is recorded.
 
     Args:
         job: the pickled job file that workers read.
         folder: the recording's working folder (part files, logs).
-        num_workers: processes.
-        sweep: called after a worker died, to clean up its engine.
+        num_workers: number of processes.
+        sweep: called after a worker died, to remove what it left behind.
     """
 
     def __init__(self, job: Path, folder: Path, num_workers: int, sweep: Callable[[], object]) -> None:
@@ -59,8 +60,8 @@ class Supervisor:
             on_done: called with (index, steps) for every finished one.
 
         Raises:
-            UserError: a worker reported a mistake or a full disk.
-            RuntimeError: workers died again and again; the end of the log is in the message.
+            UserError: a worker reported a user error or a full disk.
+            RuntimeError: workers died MAX_TRIES times; the end of the log is in the message.
         """
         waiting = deque(indices)
         try:
@@ -71,11 +72,11 @@ class Supervisor:
                     worker: Worker = key.data
                     data = os.read(worker.results, 65536)
                     if not data:
-                        self._died(worker, waiting)
+                        self._handle_exit(worker, waiting)
                         continue
                     *lines, worker.buffer = (worker.buffer + data).split(b"\n")
                     for line in lines:
-                        self._answer(worker, json.loads(line), waiting, on_done)
+                        self._handle_message(worker, json.loads(line), waiting, on_done)
         finally:
             self._stop()
 
@@ -86,17 +87,13 @@ class Supervisor:
         arguments = [str(self.job), str(slot), str(commands_read), str(results_write)]
         with log.open("ab") as stream:
             process = subprocess.Popen(
-                [sys.executable, "-m", "worldmodel.collect.worker", *arguments],
+                [*module_command("worldmodel.collect.worker"), *arguments],
                 pass_fds=(commands_read, results_write),
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
-                stderr=stream,  # a file, never a pipe: an orphaned engine would hold a pipe open
-                start_new_session=True,  # its group holds its engine; Ctrl-C reaches the supervisor alone
-                env={
-                    **os.environ,
-                    "OMP_NUM_THREADS": "1",
-                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-                },
+                stderr=stream,  # a file, not a pipe: an orphaned child of the worker would keep a pipe open
+                start_new_session=True,  # its process group includes its children; Ctrl-C reaches the supervisor only
+                env={**python_environment(), "OMP_NUM_THREADS": "1"},
             )
         os.close(commands_read)
         os.close(results_write)
@@ -104,33 +101,33 @@ class Supervisor:
         self.workers[slot] = worker
         self.selector.register(results_read, selectors.EVENT_READ, worker)
 
-    def _answer(
+    def _handle_message(
         self,
         worker: Worker,
         message: dict[str, object],
         waiting: deque[int],
         on_done: Callable[[int, int], None],
     ) -> None:
-        if "mistake" in message:
-            raise UserError(str(message["mistake"]))
+        if "error" in message:
+            raise UserError(str(message["error"]))
         if "done" in message:
             worker.index = None
             on_done(int(str(message["done"])), int(str(message["steps"])))
         worker.ready = True
         self.failed_starts = 0
-        self._hand_out(worker, waiting)
+        self._assign_episode(worker, waiting)
 
-    def _hand_out(self, worker: Worker, waiting: deque[int]) -> None:
+    def _assign_episode(self, worker: Worker, waiting: deque[int]) -> None:
         if waiting:
             worker.index = waiting.popleft()
-            with contextlib.suppress(BrokenPipeError):  # it died; reading its results will say so
+            with contextlib.suppress(BrokenPipeError):  # it died; `run` handles the exit when it reads the results
                 os.write(worker.commands, f"{worker.index}\n".encode())
         elif worker.commands >= 0:
             os.close(worker.commands)
             worker.commands = -1
 
-    def _died(self, worker: Worker, waiting: deque[int]) -> None:
-        """A worker's pipe closed: in order when it had nothing left to do, else it is replaced."""
+    def _handle_exit(self, worker: Worker, waiting: deque[int]) -> None:
+        """Handle a closed pipe of results: replace the worker unless it had finished its episodes."""
         self.selector.unregister(worker.results)
         os.close(worker.results)
         if worker.commands >= 0:
@@ -147,20 +144,19 @@ class Supervisor:
             waiting.appendleft(worker.index)
         else:
             self.failed_starts += 1
+        where = f"in episode {worker.index}" if worker.index is not None else "before it was ready"
         if self.failed_starts >= MAX_TRIES or max(self.tries.values(), default=0) >= MAX_TRIES:
             tail = worker.log.read_text(errors="replace").strip().splitlines()[-12:]
-            where = f"over episode {worker.index}" if worker.index is not None else "before it could begin"
             raise RuntimeError(
                 f"a recording process died {MAX_TRIES} times {where} (exit {worker.process.returncode}). "
                 f"The end of {worker.log}:\n" + "\n".join(tail)
             )
-        doing = f"while it played episode {worker.index}" if worker.index is not None else "before it was ready"
         code = worker.process.returncode
-        print(f"\nrecording process {worker.slot} died (exit {code}) {doing}; it is started again.", file=sys.stderr)
+        print(f"\nrecording process {worker.slot} died (exit {code}) {where}; it is restarted.", file=sys.stderr)
         self._start(worker.slot)
 
     def _stop(self) -> None:
-        """End what still runs: first asked, then forced; engines are in the workers' process groups."""
+        """Stop the remaining workers, by SIGTERM, then by SIGKILL to their process groups."""
         for worker in self.workers.values():
             if worker.commands >= 0:
                 os.close(worker.commands)
@@ -173,10 +169,10 @@ class Supervisor:
             _kill_group(worker.process.pid)
             worker.process.wait()
             os.close(worker.results)
-        crashed = bool(self.workers)
+        interrupted = bool(self.workers)
         self.workers.clear()
         self.selector.close()
-        if crashed:
+        if interrupted:
             self.sweep()
 
 

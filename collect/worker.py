@@ -1,12 +1,11 @@
 """A recording process: `python -m worldmodel.collect.worker JOB SLOT COMMANDS RESULTS`.
 
-Reads episode numbers from the pipe COMMANDS, appends each played episode to the part file of its SLOT, and answers
-on RESULTS. It ends when the pipe closes, on SIGTERM, and when its supervisor is gone.
+Reads episode numbers from the pipe COMMANDS, appends each episode to the part file of its SLOT, and writes messages to
+the pipe RESULTS. It exits when COMMANDS is closed, on SIGTERM, and when its supervisor is gone.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import sys
@@ -14,75 +13,66 @@ from pathlib import Path
 from typing import Any
 
 
-def build_env(job: dict[str, Any]) -> Any:
-    """The world of a job: by name, or by a callable that makes any gymnasium environment."""
-    from worldmodel import envs
-
-    if callable(job["env"]):
-        from worldmodel.envs.make_env import as_pixels
-
-        return as_pixels(job["env"](), **job["env_kwargs"])
-    return envs.make(job["env"], **job["env_kwargs"])
-
-
 def main(job_path: str, slot: str, commands: str, results: str) -> None:
     """Record until the supervisor closes the pipe."""
     for fd in (int(commands), int(results)):
-        os.set_inheritable(fd, False)  # an engine must not hold the supervisor's pipes
+        os.set_inheritable(fd, False)  # child processes must not inherit the supervisor's pipes
     supervisor = os.getppid()
-    import cloudpickle
 
-    from worldmodel.collect.policy_specs import choose
+    from worldmodel.collect.disk_errors import disk_errors_as_sentence
+    from worldmodel.collect.recording_folder import RecordingFolder
+    from worldmodel.collect.worker_job import WorkerJob
+    from worldmodel.common.errors import UserError
+    from worldmodel.common.signals import exit_on_sigterm
+    from worldmodel.envs.process_manager import load_process_manager
+
+    job = WorkerJob.from_bytes(Path(job_path).read_bytes())
+    folder = RecordingFolder(job.folder)
+    exit_on_sigterm()
+    load_process_manager(job.process_manager).set_run(job.token, folder.process_records)
+    env = None
+    try:
+        with disk_errors_as_sentence(job.folder):
+            env = job.make_env()
+            _record(job, env, folder.part(int(slot)), int(commands), int(results), supervisor)
+    except UserError as error:
+        _send(int(results), {"error": str(error)})
+    finally:
+        if env is not None:
+            env.close()
+
+
+def _record(job: Any, env: Any, part_path: Path, commands: int, results: int, supervisor: int) -> None:
+    """Play the episodes whose numbers arrive on `commands`."""
+    from worldmodel.collect.policy_specs import choose_policy
     from worldmodel.collect.rollout import play
     from worldmodel.data.parts import PartWriter
-    from worldmodel.envs import doom_processes as engines
 
-    def watch() -> None:
+    policies = [spec.build(env.meta.action_space, env) for spec in job.policies]
+    shares, seed = [spec.share for spec in job.policies], job.header.seed
+
+    def check_supervisor() -> None:
         if os.getppid() != supervisor:
             raise SystemExit(0)
 
-    job = cloudpickle.loads(Path(job_path).read_bytes())
-    engines.close_on_sigterm()
-    engines.set_run(job["token"], Path(job["marks"]))
-    env = build_env(job)
-    policies = [spec.build(env.meta.action_space) for spec in job["policies"]]
-    shares = [spec.share for spec in job["policies"]]
+    with PartWriter(part_path, job.header) as part, os.fdopen(commands) as lines:
+        _send(results, {"ready": True})
+        for line in lines:
+            index = int(line)
+            if index in part.indices:  # written by a process that was killed before it sent the message
+                _send(results, {"done": index, "steps": 0})
+                continue
+            chosen = choose_policy(shares, seed, index)
+            name = job.policies[chosen].name
+            episode = play(
+                env, policies[chosen], index=index, seed=seed, policy_name=name, before_step=check_supervisor
+            )
+            part.append(episode)
+            _send(results, {"done": index, "steps": episode.length})
 
-    def answer(message: dict[str, Any]) -> None:
-        os.write(int(results), (json.dumps(message) + "\n").encode())
 
-    from worldmodel.common.errors import UserError
-
-    try:
-        with (
-            PartWriter(Path(job["parts"]) / f"part-{int(slot):03d}.bin", job["header"]) as part,
-            os.fdopen(int(commands)) as lines,
-        ):
-            answer({"ready": True})
-            for line in lines:
-                index = int(line)
-                if index in part.indices:  # written by a process that was killed before it could say so
-                    answer({"done": index, "steps": 0})
-                    continue
-                which = choose(shares, job["seed"], index)
-                episode = play(
-                    env,
-                    policies[which],
-                    index=index,
-                    seed=job["seed"],
-                    policy_name=job["policies"][which].name,
-                    watch=watch,
-                )
-                part.append(episode)
-                answer({"done": index, "steps": episode.length})
-    except UserError as error:
-        answer({"mistake": str(error)})
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES):
-            raise
-        answer({"mistake": f"{job['parts']}: {os.strerror(error.errno)}; what was finished is kept."})
-    finally:
-        env.close()
+def _send(results: int, message: dict[str, Any]) -> None:
+    os.write(results, (json.dumps(message) + "\n").encode())
 
 
 if __name__ == "__main__":

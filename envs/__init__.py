@@ -1,6 +1,6 @@
-"""The real worlds: a registry that is open to other packages, and what makes a world of pixels.
+"""Environments: a registry that other packages can extend, and wrappers that give uint8 RGB frames.
 
-Importing this loads neither gymnasium's environments nor ViZDoom; the classes are imported when named.
+Importing this package loads neither gymnasium's environments nor ViZDoom. The classes are imported on first use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The worlds that this package brings, as rows of the registry."""
+"""Registry rows of the environments in this package."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ARROWS = {
     "attack": " ",
 }
 
-_TOY_REWARD = "1 for each storm that is met inside the quarter that flashed before it, 0 otherwise."
+_TOY_REWARD = "1 for each storm spent inside the quarter that flashed before it, 0 otherwise."
 
 TOY_ROWS = (
     EnvRow(
@@ -49,7 +49,7 @@ TOY_ROWS = (
 )
 
 
-# scenario: buttons in the order of its file, the reward as ViZDoom counts it, cap in steps of 4 tics
+# scenario: buttons in the order of its config file, ViZDoom's own reward, max_steps in steps of 4 tics
 _SCENARIOS: dict[str, tuple[tuple[str, ...], str, int]] = {
     "take_cover": (("left", "right"), "1 for each tic (1/35 s) survived.", 525),
     "health_gathering_supreme": (
@@ -86,9 +86,9 @@ _SCENARIOS: dict[str, tuple[tuple[str, ...], str, int]] = {
     ),
 }
 
-_PINNED: dict[str, dict[str, Any]] = {"take_cover": {"skill": 4}}
+_SCENARIO_KWARGS: dict[str, dict[str, Any]] = {"take_cover": {"skill": 4}}
 
-# blind rivals: right and left in long runs; forward, and a turn now and then
+# open-loop baselines: right and left in long runs; forward with an occasional turn
 _DOOM_POLICY: dict[str, dict[str, dict[str, Any]]] = {
     "take_cover": {"periodic": {"actions": [1, 2], "period": 32}},
     "health_gathering_supreme": {"periodic": {"actions": [1, 1, 1, 2], "period": 4}},
@@ -97,31 +97,31 @@ _DOOM_POLICY: dict[str, dict[str, dict[str, Any]]] = {
 
 def _doom_row(scenario: str) -> EnvRow:
     buttons, reward, max_steps = _SCENARIOS[scenario]
-    # one button at a time: ViZDoom's wrapper counts them from the last of the file to the first
+    # one button at a time: ViZDoom's wrapper numbers the buttons from the last in the file to the first
     labels = ("noop", *reversed(buttons))
     return EnvRow(
         id="worldmodel/Doom" + "".join(word.capitalize() for word in scenario.split("_")) + "-v0",
         name="doom/" + scenario.replace("_", "-"),
         entry_point="worldmodel.envs.doom:DoomEnv",
-        kwargs={"scenario": scenario, "max_steps": max_steps, **_PINNED.get(scenario, {})},
+        kwargs={"scenario": scenario, "max_steps": max_steps, **_SCENARIO_KWARGS.get(scenario, {})},
         action_labels=labels,
-        keys={label: _ARROWS[label] for label in _keyed(labels)},
+        keys={label: _ARROWS[label] for label in _labels_with_keys(labels)},
         reward=reward,
         requires="vizdoom",
         policy=_DOOM_POLICY.get(scenario, {}),
     )
 
 
-def _keyed(labels: tuple[str, ...]) -> list[str]:
-    """Labels that get a key: where a scenario both turns and steps sideways, the arrows turn."""
-    turns = "turn_left" in labels
-    return [label for label in labels if label in _ARROWS and not (turns and label in ("left", "right"))]
+def _labels_with_keys(labels: tuple[str, ...]) -> list[str]:
+    """Labels that get a key: where a scenario both turns and moves sideways, the arrow keys turn."""
+    can_turn = "turn_left" in labels
+    return [label for label in labels if label in _ARROWS and not (can_turn and label in ("left", "right"))]
 
 
 DOOM_ROWS = tuple(_doom_row(scenario) for scenario in _SCENARIOS)
 
 
 def register_all() -> None:
-    """Add every row of this package; `import worldmodel` calls it once."""
+    """Register every row of this package. `import worldmodel` calls it once."""
     for row in (*TOY_ROWS, *DOOM_ROWS):
         register(row)

@@ -1,8 +1,10 @@
-"""ViZDoom's scenarios as worlds of pixels, with its traps closed.
+"""ViZDoom's scenarios as environments, with workarounds for known defects of ViZDoom.
 
-What is handled here: no picture after death (the last real frame is shown again, marked invalid), ViZDoom's
-own time-out (moved away, so that truncation is ours and has its frame), engines that die at start (a bounded
-number of retries), files written into the working directory, orphans of a killed process (`engines.py`).
+- ViZDoom renders no picture in the terminal state: the last valid frame is repeated with `frame_valid` False.
+- ViZDoom's own time-out ends an episode without a frame: it is disabled, and `max_steps` truncates instead.
+- An engine process sometimes dies at start: it is launched again, a bounded number of times.
+- ViZDoom writes files into the working directory, and engines outlive a killed Python process:
+  see `doom_processes.py`.
 """
 
 from __future__ import annotations
@@ -15,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from worldmodel.common import spaces
+from worldmodel.common.arguments import checked_integer, is_integer
 from worldmodel.common.errors import UserError, unknown_name
-from worldmodel.envs import doom_processes as engines
+from worldmodel.envs import doom_processes
 from worldmodel.envs.pixel_env import EnvStep, PixelEnv, pixel_spec
 
-ATTEMPTS = 4  # an engine dies at start about once in a hundred launches
+MAX_LAUNCH_ATTEMPTS = 4  # about one launch in a hundred fails
 
 
 def scenario_file(name: str) -> str:
@@ -41,14 +44,15 @@ def scenario_file(name: str) -> str:
 
 
 def screen_resolution(size: tuple[int, int], resolutions: list[str]) -> str:
-    """Choose what to render for a frame of this size: exact boxes where the engine allows them.
+    """Choose the resolution that ViZDoom renders for a frame of this size.
 
-    All choices are 4:3, since another shape would show another field of view. Of those that are whole
-    multiples of the frame, at least twice finer each way, the smallest from 256x192 on is taken; if there
-    is none, the smallest that is at least twice finer, whose boxes share the pixels on their edges.
+    All candidates have the aspect ratio 4:3, since another ratio has another field of view, and at least 256 x 192
+    pixels. Preferred is the smallest that is a whole multiple of the frame, by a factor of 2 or more in both
+    directions: each pixel of the frame is then the mean of an exact box. If there is none, the smallest that is at
+    least twice as fine, whose boxes overlap at the edges.
 
     Args:
-        size: (rows, columns) of the whole picture.
+        size: (rows, columns) of the whole frame before the crop.
         resolutions: ViZDoom's names, "RES_256X192" and so on.
 
     Returns:
@@ -65,25 +69,27 @@ def screen_resolution(size: tuple[int, int], resolutions: list[str]) -> str:
 class DoomEnv(PixelEnv):
     """One scenario of ViZDoom.
 
-    The reward is ViZDoom's own, summed over the skipped tics (35 tics are a second). Actions are single
-    buttons or none; with `max_buttons=0` they are a MultiBinary of all buttons. Variables are those that
-    the scenario names, and health.
+    The reward is ViZDoom's own, summed over the skipped tics (35 tics are a second). An action is no button or a
+    single button; with `max_buttons=0` it is a MultiBinary of all buttons. Variables are those of the
+    scenario's config file, and health.
 
     Args:
         scenario: a shipped scenario, "take_cover" or "take-cover".
-        size: rows and columns of the whole picture, or one number.
-        crop: (top, bottom, left, right) of it that is kept; frames need not be square.
+        size: (rows, columns) of the whole frame before the crop, or one number.
+        crop: (top, bottom, left, right) of the part that is kept; frames need not be square.
         hud: draw the status bar with health and ammunition.
         frame_skip: tics per step.
-        max_steps: our truncation, in steps; None plays on until the game ends.
-        skill: difficulty 1 to 5; None is the scenario's own.
-        max_buttons: buttons pressed at once; 0 is any number, as MultiBinary.
+        max_steps: truncate after this many steps; None plays until the game ends.
+        skill: difficulty, 1 to 5; None is the scenario's own.
+        max_buttons: maximum number of buttons pressed at once; 0 is any number, as MultiBinary.
         render_mode: None or "rgb_array".
 
     Raises:
-        UserError: an unknown scenario, one whose actions are of two kinds (deathmatch), several players.
+        UserError: an unknown scenario, one with a Dict action space (deathmatch) or several players.
         ImportError: vizdoom is not installed.
     """
+
+    process_manager = "worldmodel.envs.doom_processes"
 
     def __init__(
         self,
@@ -100,28 +106,25 @@ class DoomEnv(PixelEnv):
     ) -> None:
         self._game: Any = None
         stem = scenario_file(scenario)
-        if skill is not None and not 1 <= skill <= 5:
-            raise UserError(f"skill={skill}: wanted 1 (easiest) to 5, or None for the scenario's own.")
-        if max_buttons < 0:
-            raise UserError(f"max_buttons={max_buttons}: wanted 0 (any number, as MultiBinary) or more.")
+        frame_skip, skill, max_buttons = _checked_arguments(hud, frame_skip, skill, max_buttons)
         pixels = pixel_spec(size, crop)
-        self._build = _Builder(stem, pixels.size, hud, frame_skip, skill, max_buttons)
-        inner = self._build()
+        self._make_inner = _ScenarioFactory(stem, pixels.size, hud, frame_skip, skill, max_buttons)
+        inner = self._make_inner()
         kind = type(inner.action_space).__name__
         if kind == "Dict":
             raise UserError(
                 f"scenario {scenario!r} has an action space of kind Dict (buttons and analogue axes "
-                "at once), wanted Discrete, MultiDiscrete, MultiBinary or Box: choose one of a single kind."
+                "together); wanted Discrete, MultiDiscrete, MultiBinary or Box. Choose another scenario."
             )
         if inner.game.get_mode().name.startswith("ASYNC"):
-            raise UserError(f"scenario {scenario!r} is for several players in real time and cannot be stepped.")
-        buttons = [_label(b.name) for b in inner.game.get_available_buttons()]
-        chords = getattr(inner, "button_map", None)
-        labels = buttons if chords is None else [_chord(buttons, chord) for chord in chords]
-        self._names = tuple(v.name.lower() for v in inner.game.get_available_game_variables())
+            raise UserError(f"scenario {scenario!r} is a multiplayer scenario in real time and cannot be stepped.")
+        buttons = [_button_label(b.name) for b in inner.game.get_available_buttons()]
+        combinations = getattr(inner, "button_map", None)
+        labels = buttons if combinations is None else [_combination_label(buttons, c) for c in combinations]
+        self._variable_names = tuple(v.name.lower() for v in inner.game.get_available_game_variables())
         row_id = "worldmodel/Doom" + "".join(w.capitalize() for w in stem.split("_")) + "-v0"
         super().__init__(
-            id=row_id if row_id in _row_ids() else "doom/" + stem.replace("_", "-"),
+            id=row_id if row_id in _registered_ids() else "doom/" + stem.replace("_", "-"),
             kwargs={
                 "scenario": stem,
                 "size": list(pixels.size),
@@ -137,83 +140,93 @@ class DoomEnv(PixelEnv):
             action_labels=tuple(labels),
             frame_skip=frame_skip,
             max_steps=max_steps,
-            variables=self._names,
+            variables=self._variable_names,
             render_mode=render_mode,
         )
         self.metadata = {**self.metadata, "render_fps": 35 / frame_skip}
         self._inner: Any = None
 
-    def _begin(self) -> EnvStep:
+    def _reset(self) -> EnvStep:
         seed = int(self.np_random.integers(2**31))
         if self._inner is not None and self._inner.game.is_running():
             observation, _ = self._inner.reset(seed=seed)
         else:
-            observation = self._start(seed)
-        return self._moment(observation, 0.0, False)
+            observation = self._launch(seed)
+        return self._env_step(observation, 0.0, False)
 
-    def _start(self, seed: int) -> dict[str, np.ndarray]:
-        """Launch an engine, again if it dies; the seed is drawn already, so the episode stays the same."""
+    def _launch(self, seed: int) -> dict[str, np.ndarray]:
+        """Launch an engine, again if it dies at start. Retries use the same seed, so the episode is the same."""
         self._stop()
         failure: Exception | None = None
-        for attempt in range(ATTEMPTS):
+        for attempt in range(MAX_LAUNCH_ATTEMPTS):
             time.sleep(0.2 * attempt)
-            inner = self._build()
-            first: list[dict[str, np.ndarray]] = []
+            inner = self._make_inner()
+            observations: list[dict[str, np.ndarray]] = []
 
-            def start(scratch: Path, inner: Any = inner, first: list[Any] = first) -> None:
+            def start(scratch: Path, inner: Any = inner, observations: list[Any] = observations) -> None:
                 inner.game.set_doom_config_path(str(scratch / "_vizdoom.ini"))
                 inner.reset(seed=seed)
-                # a fresh engine draws its status bar unlike a used one (face, first ammunition count); from
-                # the second episode on, all are alike
-                first.append(inner.reset(seed=seed)[0])
+                # the first episode of an engine draws another status bar (face, ammunition count) than all
+                # later ones, so it is never used
+                observations.append(inner.reset(seed=seed)[0])
 
             try:
-                engines.launch(inner.game, start)
-            except Exception as error:  # ViZDoom's own kinds differ from version to version
+                doom_processes.launch(inner.game, start)
+            except Exception as error:  # ViZDoom's exception types differ between versions
                 failure = error
                 inner.game.close()
                 continue
             self._inner = inner
-            return first[0]
+            return observations[0]
         raise UserError(
-            f"the ViZDoom engine of {self.meta.id} died at start {ATTEMPTS} times; the last time it said: "
+            f"the ViZDoom engine of {self.meta.id} died at start {MAX_LAUNCH_ATTEMPTS} times; last error: "
             f"{type(failure).__name__}: {failure}. Check that /dev/shm has 20 MB free for each engine."
         ) from failure
 
-    def _advance(self, action: np.ndarray) -> EnvStep:
-        chosen: Any = int(action) if action.ndim == 0 else action
+    def _step(self, action: np.ndarray) -> EnvStep:
+        inner_action: Any = int(action) if action.ndim == 0 else action
         try:
-            observation, reward, terminated, _, _ = self._inner.step(chosen)
+            observation, reward, terminated, _, _ = self._inner.step(inner_action)
         except Exception as error:
             self._running = False
             self._stop()
             raise RuntimeError(
-                f"the ViZDoom engine of {self.meta.id} ended in mid-episode "
-                f"({type(error).__name__}: {error}); reset() starts another."
+                f"the ViZDoom engine of {self.meta.id} ended during an episode "
+                f"({type(error).__name__}: {error}); reset() starts a new one."
             ) from error
-        return self._moment(observation, float(reward), bool(terminated))
+        return self._env_step(observation, float(reward), bool(terminated))
 
-    def _moment(self, observation: dict[str, np.ndarray], reward: float, terminated: bool) -> EnvStep:
-        # after the end ViZDoom has no state, and its wrapper hands out zeros in its place
+    def _env_step(self, observation: dict[str, np.ndarray], reward: float, terminated: bool) -> EnvStep:
+        # after termination ViZDoom has no state, and its wrapper returns zeros
         if self._inner.state is None:
             return EnvStep(None, reward, terminated)
-        numbers = observation["gamevariables"]
-        variables = {name: float(x) for name, x in zip(self._names, numbers, strict=True)}
+        values = observation["gamevariables"]
+        variables = {name: float(x) for name, x in zip(self._variable_names, values, strict=True)}
         return EnvStep(observation["screen"], reward, terminated, variables=variables)
 
     def _stop(self) -> None:
         inner, self._inner = getattr(self, "_inner", None), None
         if inner is not None:
-            engines.close(inner.game)
+            doom_processes.close(inner.game)
 
     def close(self) -> None:
-        """End the engine; a later reset starts another."""
+        """Stop the engine; a later reset starts a new one."""
         self._running = False
         self._stop()
 
 
-class _Builder:
-    """Makes ViZDoom's own environment, not started, with our settings."""
+def _checked_arguments(hud: bool, frame_skip: int, skill: int | None, max_buttons: int) -> tuple[int, int | None, int]:
+    """(frame_skip, skill, max_buttons) as Python integers; raises `UserError` for values out of range."""
+    if not isinstance(hud, bool | np.bool_):
+        raise UserError(f"hud={hud!r}: wanted True or False.")
+    if skill is not None and not (is_integer(skill) and 1 <= skill <= 5):
+        raise UserError(f"skill={skill!r}: wanted 1 (easiest) to 5, or None for the scenario's own.")
+    skill = None if skill is None else int(skill)
+    return checked_integer("frame_skip", frame_skip), skill, checked_integer("max_buttons", max_buttons, 0)
+
+
+class _ScenarioFactory:
+    """Makes ViZDoom's own environment of a scenario; its engine is not started."""
 
     def __init__(
         self,
@@ -256,15 +269,15 @@ class _Builder:
         return inner
 
 
-def _label(button: str) -> str:
+def _button_label(button: str) -> str:
     return button.lower().removeprefix("move_")
 
 
-def _chord(buttons: list[str], pressed: np.ndarray) -> str:
+def _combination_label(buttons: list[str], pressed: np.ndarray) -> str:
     return "+".join(b for b, down in zip(buttons, pressed, strict=True) if down) or "noop"
 
 
-def _row_ids() -> set[str]:
+def _registered_ids() -> set[str]:
     from worldmodel.envs.env_registry import rows
 
     return {row.id for row in rows()}

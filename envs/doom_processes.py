@@ -1,22 +1,23 @@
-"""Game engines as processes: started in private, marked by their run, cleaned up if their owner was killed.
+"""ViZDoom engine processes: launch in a scratch folder, attribution to a run, clean-up after a killed owner.
 
-A ViZDoom engine outlives a Python process that dies by SIGKILL, and so do its three files under /dev/shm
-(about 10 MB). What belongs to whom is told by two marks:
+A ViZDoom engine outlives a Python process that is killed by SIGKILL, and so do its three files under /dev/shm
+(about 10 MB). Two sources attribute an engine to its run and its owner, the Python process that launched it:
 
-- the engine's process environment carries the run's token and its owner (pid and start time), and its
-  command line carries the instance id that ends the names of its three files;
-- with a folder for marks, the owner appends a line before and after each launch, so that files are found
-  even if the engine is gone too.
+- The engine's process environment has the run's token and the owner (pid and start time), and its command line
+  has the instance id, which is the suffix of the names of its three files.
+- With a records folder, the owner appends a launch record before and after each launch. With it the files are
+  found even if the engine is gone too.
 
-`sweep` touches only what one run marked and whose owner is dead; other runs on the machine are safe.
-It works on Linux, through /proc; elsewhere it finds nothing.
+`sweep` removes only what belongs to one run and has a dead owner. Other runs on the machine are not affected.
+It reads /proc and therefore works on Linux only; elsewhere it finds nothing.
+
+`set_run` and `sweep` are the interface of `process_manager.ProcessManager`.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -27,214 +28,152 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
+
+from worldmodel.envs.doom_launch_records import append_record, read_records
+from worldmodel.envs.process_identity import is_alive, process_identity, process_ids, wait_until_gone
 
 RUN, OWNER = "WORLDMODEL_RUN", "WORLDMODEL_OWNER"
 SCRATCH = "worldmodel-engine-"
 _SHM = Path("/dev/shm")
 _SHM_NAME = re.compile(r"ViZDoom(?:SM|MQCtr|MQDoom)([A-Za-z0-9]+)")
-_WINDOW = 20.0  # seconds after a launch began in which its files may appear
-_SETTLED = 1.0  # seconds after which a file that nobody maps is not one that is just being opened
+_WINDOW = 20.0  # seconds after the start of a launch in which its files may appear
+_SETTLED = 1.0  # seconds after which a file that no process maps is not just being opened
 
 
 @dataclass
 class _Run:
     token: str
-    marks: Path | None
+    records_dir: Path | None
 
 
 _run = _Run(uuid.uuid4().hex, None)
 _lock = threading.RLock()
-_live: weakref.WeakKeyDictionary[Any, tuple[int, Path]] = weakref.WeakKeyDictionary()
+_running_games: weakref.WeakKeyDictionary[Any, tuple[int, Path]] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
-class Removed:
-    """What `sweep` removed: engine pids, names of files in /dev/shm, scratch folders."""
+class SweepResult:
+    """What `sweep` removed: pids of engines, names of files in /dev/shm, scratch folders."""
 
     engines: tuple[int, ...] = ()
     shared: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
 
 
-def set_run(token: str, marks_dir: str | Path | None = None) -> None:
-    """Say which run the engines of this process belong to. Call it before the first launch.
+def set_run(token: str, records_dir: str | Path | None = None) -> None:
+    """Set the run that the engines of this process belong to. Call it before the first launch.
 
     Args:
-        token: any text without spaces that is the run's own; processes of one run share it.
-        marks_dir: an existing folder of the run in which this process writes its marks; None writes none,
-            and then only files of engines that still live can be cleaned up.
+        token: a text without spaces, unique to the run; all processes of one run share it.
+        records_dir: an existing folder of the run, where this process writes its launch records. None writes
+            none; then `sweep` finds files of engines that still run only.
     """
     global _run
-    _run = _Run(token, None if marks_dir is None else Path(marks_dir))
+    _run = _Run(token, None if records_dir is None else Path(records_dir))
+
+
+def _record(event: str, scratch: Path, **entries: Any) -> None:
+    if _run.records_dir is not None:
+        append_record(_run.records_dir, _run.token, {"event": event, **entries, "scratch": str(scratch)})
 
 
 def run_token() -> str:
-    """The token of this process; random unless set."""
+    """The run token of this process; random unless set."""
     return _run.token
 
 
 def launch(game: Any, start: Callable[[Path], None]) -> None:
-    """Start an engine in a scratch folder of its own, marked as this run's.
+    """Start an engine in its own scratch folder, attributed to this process's run.
 
     The engine writes a folder and its settings into the working directory, and its library reads overrides
-    from there; so the process changes into the scratch folder while `start` runs (a lock keeps launches of
-    several threads apart).
+    from there. Therefore the process changes into the scratch folder while `start` runs; a lock serializes the
+    launches of several threads.
 
     Args:
-        game: a `vizdoom.DoomGame`, not running yet.
-        start: starts it; gets the scratch folder. What it raises is passed on, all traces removed.
+        game: a `vizdoom.DoomGame` that is not running yet.
+        start: starts the game; its argument is the scratch folder. Its exceptions are re-raised after clean-up.
     """
     with _lock:
         scratch = Path(tempfile.mkdtemp(prefix=SCRATCH))
-        _mark({"event": "launch", "time": time.time(), "scratch": str(scratch)})
+        _record("launch", scratch, time=time.time())
         try:
-            with _inside(scratch), _environment({RUN: _run.token, OWNER: _identity(os.getpid())}):
+            with _inside(scratch), _environment({RUN: _run.token, OWNER: process_identity(os.getpid())}):
                 start(scratch)
-            _mark({"event": "running", "instance": game.get_instance_id(), "scratch": str(scratch)})
-        except BaseException:  # SystemExit of a SIGTERM too: the engine may run already
+            _record("running", scratch, instance=game.get_instance_id())
+        except BaseException:  # SystemExit after SIGTERM too: the engine may be running already
             with contextlib.suppress(Exception):
                 game.close()
             shutil.rmtree(scratch, ignore_errors=True)
-            _mark({"event": "failed", "scratch": str(scratch)})
+            _record("failed", scratch)
             raise
-        _live[game] = (os.getpid(), scratch)
-        finalizer = weakref.finalize(game, _forget, os.getpid(), scratch)
-        finalizer.atexit = False  # at exit the engine goes first, then its folder: `_close_all`
+        _running_games[game] = (os.getpid(), scratch)
+        finalizer = weakref.finalize(game, _remove_after_close, os.getpid(), scratch)
+        finalizer.atexit = False  # at exit the engine is closed before its folder is removed: `_close_all`
 
 
-def _forget(pid: int, scratch: Path) -> None:
-    """A game was collected or closed, and its engine with it."""
+def _remove_after_close(pid: int, scratch: Path) -> None:
+    """Remove the scratch folder of a game that was closed or garbage-collected."""
     if pid == os.getpid() and scratch.is_dir():
         shutil.rmtree(scratch, ignore_errors=True)
-        _mark({"event": "closed", "scratch": str(scratch)})
+        _record("closed", scratch)
 
 
 def close(game: Any) -> None:
-    """Close a game of ours and remove its scratch folder; a game that is closed already is left alone."""
-    pid, scratch = _live.pop(game, (0, Path()))
-    if pid != os.getpid():  # never launched, or inherited through a fork: the parent's
+    """Close a game that `launch` started and remove its scratch folder. No effect on a closed game."""
+    pid, scratch = _running_games.pop(game, (0, Path()))
+    if pid != os.getpid():  # never launched, or inherited through a fork: it belongs to the parent
         return
     game.close()
-    _forget(pid, scratch)
+    _remove_after_close(pid, scratch)
 
 
 @atexit.register
 def _close_all() -> None:
-    for game in list(_live):
-        with contextlib.suppress(Exception):  # the process ends: close the others too
+    for game in list(_running_games):
+        with contextlib.suppress(Exception):  # at exit: close the remaining games too
             close(game)
 
 
-def close_on_sigterm() -> None:
-    """Let SIGTERM end this process by SystemExit(143), so that its engines are closed. Main thread only."""
-
-    def stop(signum: int, frame: Any) -> NoReturn:
-        raise SystemExit(128 + signum)
-
-    signal.signal(signal.SIGTERM, stop)
-
-
-def sweep(token: str, marks_dir: str | Path | None = None) -> Removed:
-    """End the engines of a run whose owning Python is dead, and remove what they left behind.
+def sweep(token: str, records_dir: str | Path | None = None) -> SweepResult:
+    """Kill the engines of a run whose owner is dead, and remove their files.
 
     Args:
-        token: the run's.
-        marks_dir: the folder that was given to `set_run`.
+        token: the run's token.
+        records_dir: the folder that was given to `set_run`.
 
     Returns:
-        What was removed. Engines of living owners, other runs and files that any process still maps stay.
+        What was removed. Engines of living owners, other runs, and files that a process maps are kept.
     """
     killed, instances, folders = [], set(), set()
     for pid, instance, scratch in _orphans(token):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        _wait_gone(pid)
+        wait_until_gone(pid)
         killed.append(pid)
         instances.add(instance)
         folders.add(scratch)
-    marks = [] if marks_dir is None else [m for m in _read_marks(Path(marks_dir), token) if not m.alive]
+    dead = [] if records_dir is None else [r for r in read_records(Path(records_dir), token) if not r.alive]
     windows: list[float] = []
-    for mark in marks:
-        instances |= mark.instances
-        folders |= mark.scratch
-        windows += mark.windows
+    for records in dead:
+        instances |= records.instances
+        folders |= records.scratch
+        windows += records.windows
     shared = _remove_shared(instances, windows)
     removed = tuple(sorted(f for f in folders if _remove_scratch(f)))
-    for mark in marks:
-        mark.path.unlink(missing_ok=True)
-    return Removed(tuple(killed), shared, removed)
+    for records in dead:
+        records.path.unlink(missing_ok=True)
+    return SweepResult(tuple(killed), shared, removed)
 
 
-# --- marks -------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Marks:
-    """What one process of a run left open: a launch without an end, an engine without a close."""
-
-    path: Path
-    alive: bool
-    instances: set[str] = field(default_factory=set)
-    scratch: set[str] = field(default_factory=set)
-    windows: list[float] = field(default_factory=list)
-
-
-def _mark(record: dict[str, Any]) -> None:
-    """Append one line to this process's file; a single write, whole even if we are killed after it."""
-    if _run.marks is None:
-        return
-    path = _run.marks / f"engines-{_run.token}-{_identity(os.getpid())}.jsonl"
-    with open(path, "ab", buffering=0) as file:
-        file.write(json.dumps(record).encode() + b"\n")
-
-
-def _read_marks(folder: Path, token: str) -> Iterator[_Marks]:
-    for path in sorted(folder.glob(f"engines-{token}-*.jsonl")):
-        marks = _Marks(path, _alive(path.stem.removeprefix(f"engines-{token}-")))
-        begun: dict[str, float] = {}
-        running: dict[str, str] = {}
-        for line in path.read_text(errors="replace").splitlines():
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:  # the last line of a process that was killed while it wrote
-                continue
-            scratch = record["scratch"]
-            if record["event"] == "launch":
-                begun[scratch] = record["time"]
-            elif record["event"] == "running":
-                running[scratch] = record["instance"]
-                begun.pop(scratch, None)
-            else:
-                begun.pop(scratch, None)
-                running.pop(scratch, None)
-        marks.instances, marks.scratch = set(running.values()), {*begun, *running}
-        marks.windows = list(begun.values())
-        yield marks
-
-
-# --- processes and files -----------------------------------------------------------------------------------
-
-
-def _identity(pid: int) -> str:
-    """pid and start time, which no later process with the same pid shares; "" if there is none such."""
-    try:
-        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (OSError, ValueError):
-        return f"{pid}.0" if pid == os.getpid() else ""
-    return "" if state in "ZX" else f"{pid}.{rest[18]}"
-
-
-def _alive(identity: str) -> bool:
-    pid = identity.partition(".")[0]
-    return pid.isdigit() and _identity(int(pid)) == identity
+# --- processes and files ------------------------------------------------------------------------------------
 
 
 def _orphans(token: str) -> Iterator[tuple[int, str, str]]:
-    """Engines of a run without a living owner: (pid, instance id, scratch folder)."""
-    for pid in _pids():
+    """Engines of a run whose owner is dead: (pid, instance id, scratch folder)."""
+    for pid in process_ids():
         try:
             command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
             environment = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
@@ -243,27 +182,16 @@ def _orphans(token: str) -> Iterator[tuple[int, str, str]]:
         if f"{RUN}={token}" not in environment or "+viz_instance_id" not in command:
             continue
         owner = next((e.partition("=")[2] for e in environment if e.startswith(f"{OWNER}=")), "")
-        if owner and not _alive(owner):
+        if owner and not is_alive(owner):
             instance = command[command.index("+viz_instance_id") + 1]
             config = command[command.index("-config") + 1] if "-config" in command else ""
             yield pid, instance, os.path.dirname(config)
 
 
-def _pids() -> list[int]:
-    proc = Path("/proc")
-    return [int(p.name) for p in proc.iterdir() if p.name.isdigit()] if proc.is_dir() else []
-
-
-def _wait_gone(pid: int, seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while _identity(pid) and time.monotonic() < deadline:
-        time.sleep(0.01)
-
-
 def _mapped() -> set[str]:
-    """Names in /dev/shm that some process maps."""
+    """Names of ViZDoom's files in /dev/shm that a process maps."""
     names: set[str] = set()
-    for pid in _pids():
+    for pid in process_ids():
         with contextlib.suppress(OSError):
             maps = Path(f"/proc/{pid}/maps").read_text(errors="replace")
             names |= {os.path.basename(m) for m in re.findall(r"/dev/shm/ViZDoom\w+", maps)}
@@ -271,28 +199,27 @@ def _mapped() -> set[str]:
 
 
 def _remove_shared(instances: set[str], windows: list[float]) -> tuple[str, ...]:
-    """Remove files of these instances, or created in one of these launch windows, that nobody maps."""
+    """Remove unmapped files of these instances, or created in one of these launch windows."""
     candidates: dict[str, float] = {}
     if (instances or windows) and _SHM.is_dir():
         for path in _SHM.iterdir():
             match = _SHM_NAME.fullmatch(path.name)
             with contextlib.suppress(OSError):
                 stat = path.stat()
-                ours = stat.st_uid == os.getuid() and match is not None
-                opened = any(begun - 0.1 <= stat.st_mtime <= begun + _WINDOW for begun in windows)
-                if ours and match is not None and (match[1] in instances or opened):
+                in_window = any(start - 0.1 <= stat.st_mtime <= start + _WINDOW for start in windows)
+                if stat.st_uid == os.getuid() and match is not None and (match[1] in instances or in_window):
                     candidates[path.name] = stat.st_mtime if match[1] not in instances else 0.0
     if not candidates:
         return ()
-    # another collector's file is mapped a moment after it is made: let that moment pass
+    # another process maps its file shortly after it creates it: wait until then
     time.sleep(min(_SETTLED, max(0.0, max(candidates.values()) + _SETTLED - time.time())))
     mapped = _mapped()
-    gone = []
+    removed = []
     for name in sorted(set(candidates) - mapped):
         with contextlib.suppress(OSError):
             (_SHM / name).unlink()
-            gone.append(name)
-    return tuple(gone)
+            removed.append(name)
+    return tuple(removed)
 
 
 def _remove_scratch(folder: str) -> bool:
@@ -305,7 +232,7 @@ def _remove_scratch(folder: str) -> bool:
 
 @contextlib.contextmanager
 def _inside(folder: Path) -> Iterator[None]:
-    """Work in another directory for a while; comes back even if the old one was removed or renamed."""
+    """Change the working directory temporarily; works even if the old one is removed or renamed meanwhile."""
     before = os.open(".", os.O_RDONLY)
     os.chdir(folder)
     try:
@@ -317,7 +244,7 @@ def _inside(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Set environment variables for a while: a process started meanwhile inherits them."""
+    """Set environment variables temporarily, for processes that are started meanwhile."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

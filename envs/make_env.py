@@ -1,4 +1,4 @@
-"""Environments by name, and any gymnasium environment as a `PixelEnv`.
+"""Make environments by name, and turn any gymnasium environment into a `PixelEnv`.
 
 Cheap to import: classes are imported when an environment is made.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from worldmodel.common.errors import UserError, unknown_name
@@ -17,25 +18,24 @@ if TYPE_CHECKING:
 
     from worldmodel.envs.pixel_env import PixelEnv
 
-# Namespaces whose packages do not register themselves: namespace -> (module, what to pip install).
+# Namespaces that are registered only once their module is imported: namespace -> (module, pip package).
 _NAMESPACES = {"ALE": ("ale_py", "ale-py"), "minigrid": ("minigrid", "minigrid")}
 
 
 def make(name: str, **kwargs: Any) -> PixelEnv:
-    """Build a world.
+    """Make an environment.
 
     Args:
         name: a short name (`toy`, `doom/take-cover`), the id of a row, `doom/<scenario>` for any scenario
             that ViZDoom ships, or any other gymnasium id (`CartPole-v1`, `ALE/Breakout-v5`,
             `package:Env-v0`), which is wrapped by `WrappedEnv`.
-        kwargs: override the row's. Every world knows `size`, `crop`, `max_steps` and `render_mode`.
+        kwargs: override the row's. Every environment has `size`, `crop`, `max_steps` and `render_mode`.
 
     Returns:
-        The world itself, without gymnasium's wrappers.
+        The environment, without gymnasium's wrappers.
 
     Raises:
-        UserError: an unknown name, an argument that the world does not know, a missing package, or an
-            action space outside the four kinds.
+        UserError: an unknown name or argument, a missing package, or an action space that is not supported.
     """
     for row in rows():
         if name in (row.name, row.id):
@@ -47,7 +47,7 @@ def make(name: str, **kwargs: Any) -> PixelEnv:
     if name.split(":")[-1].startswith("Vizdoom"):
         raise UserError(
             f"environment {name!r}: ViZDoom's own ids show a black picture at the end of an episode; use "
-            "'doom/<scenario>' (see 'worldmodel envs'), which repeats the last real one and says so."
+            "'doom/<scenario>' (see 'worldmodel envs'), which repeats the last valid frame with frame_valid=False."
         )
     from worldmodel.envs.wrapped_env import WrappedEnv
 
@@ -60,35 +60,38 @@ def _from_row(row: EnvRow, kwargs: dict[str, Any]) -> PixelEnv:
     from worldmodel.envs.pixel_env import PixelEnv
     from worldmodel.envs.wrapped_env import WrappedEnv
 
-    module, _, attribute = row.entry_point.partition(":")
-    try:
-        entry = getattr(importlib.import_module(module), attribute)
-    except ImportError as error:
-        raise _missing(row.name, error.name or str(error), row.requires or error.name or module) from error
+    entry: Any = row.entry_point
+    if isinstance(entry, str):
+        module, _, attribute = entry.partition(":")
+        try:
+            entry = getattr(importlib.import_module(module), attribute)
+        except ImportError as error:
+            package = row.requires or error.name or module
+            raise _missing_package(row.name, error.name or str(error), package) from error
     if isinstance(entry, type) and issubclass(entry, PixelEnv):
         return _call(row.name, entry, {**row.kwargs, **kwargs})
     return _call(row.name, WrappedEnv, {"env": row.id, **kwargs})
 
 
 def _call(name: str, entry: Any, kwargs: dict[str, Any]) -> PixelEnv:
-    """Call a constructor, turning what a missing package or a wrong argument raises into a sentence."""
+    """Call a constructor; a missing package or an unknown argument becomes a `UserError`."""
     try:
         return entry(**kwargs)
-    except ImportError as error:  # gymnasium's DependencyNotInstalled is not one: see foreign.py
+    except ImportError as error:  # gymnasium's DependencyNotInstalled is handled in wrapped_env
         row = next((r for r in rows() if r.name == name), None)
-        raise _missing(name, error.name or str(error), (row and row.requires) or error.name or "") from error
+        raise _missing_package(name, error.name or str(error), (row and row.requires) or error.name or "") from error
     except TypeError as error:
         if "unexpected keyword argument" in str(error):
             raise UserError(f"environment {name!r}: {error}.") from error
         raise
 
 
-def _missing(name: str, module: str, package: str) -> UserError:
+def _missing_package(name: str, module: str, package: str) -> UserError:
     return UserError(f"environment {name!r} needs {module}, which is not installed: pip install {package}")
 
 
 def _import_namespace(name: str) -> None:
-    """Import the package behind a namespace, since gymnasium loads no plugins by itself."""
+    """Import the package of a namespace: gymnasium loads no plugins by itself."""
     namespace = name.split("/")[0] if "/" in name and ":" not in name else ""
     if namespace not in _NAMESPACES:
         return
@@ -96,11 +99,11 @@ def _import_namespace(name: str) -> None:
     try:
         importlib.import_module(module)
     except ImportError as error:
-        raise _missing(name, module, package) from error
+        raise _missing_package(name, module, package) from error
 
 
 def _check_known(name: str) -> None:
-    """Refuse an id that neither we nor gymnasium know, with the closest name of both."""
+    """Refuse an id that is registered neither here nor in gymnasium, with the closest name of both."""
     import gymnasium
 
     if ":" in name or name in gymnasium.registry:
@@ -114,32 +117,57 @@ def _check_known(name: str) -> None:
         raise unknown_name("environment", name, [*choices, *close, "any gymnasium id"]) from None
 
 
+def is_factory(env: Any) -> bool:
+    """Whether an object makes environments: a class, a function, `functools.partial` and the like."""
+    return isinstance(env, type) or (callable(env) and not hasattr(env, "reset"))
+
+
 def as_pixels(
-    env: gymnasium.Env[Any, Any] | str,
-    size: int | tuple[int, int] = (64, 64),
+    env: gymnasium.Env[Any, Any] | Callable[[], Any] | str,
+    size: int | tuple[int, int] | None = None,
     crop: tuple[int, int, int, int] | None = None,
-    max_steps: int | None = None,
     **kwargs: Any,
 ) -> PixelEnv:
     """Any environment as a `PixelEnv`.
 
     Args:
-        env: a `PixelEnv` (with or without gymnasium's wrappers around it: the bare world is returned, and
-            the other arguments do not apply), another gymnasium environment, or a name that `make` knows.
-        size: rows and columns of the whole picture, or one number.
-        crop: (top, bottom, left, right) of it that is kept.
-        max_steps: our truncation, in steps.
-        kwargs: for `make`, if `env` is a name; `frame_skip`, `render_mode` otherwise.
+        env: a gymnasium environment, a class or function that makes one, or a name for `make`. Wrappers around a
+            `PixelEnv` take effect; the other arguments then do not apply.
+        size: (rows, columns) of the whole frame before the crop, or one number; 64 x 64 if not given.
+        crop: (top, bottom, left, right) of the part that is kept.
+        kwargs: for `make` if `env` is a name, for the class if it is a subclass of `PixelEnv`; else `max_steps`,
+            `frame_skip` and `render_mode`.
 
     Returns:
-        The world.
+        The environment.
+
+    Raises:
+        UserError: not an environment, or arguments that do not apply to it.
     """
+    frame = {name: value for name, value in (("size", size), ("crop", crop)) if value is not None}
+    options: dict[str, Any] = {**frame, **kwargs}
     if isinstance(env, str):
-        options: dict[str, Any] = {"size": size, "crop": crop, **kwargs}
-        return make(env, **options) if max_steps is None else make(env, max_steps=max_steps, **options)
+        return make(env, **options)
+    import gymnasium
+
     from worldmodel.envs.pixel_env import PixelEnv
     from worldmodel.envs.wrapped_env import WrappedEnv
+    from worldmodel.envs.wrapped_pixel_env import WrappedPixelEnv, wrappers_of
 
-    if isinstance(env.unwrapped, PixelEnv):
-        return env.unwrapped
-    return WrappedEnv(env, size=size, crop=crop, max_steps=max_steps, **kwargs)
+    if isinstance(env, type) and issubclass(env, PixelEnv):
+        return _call(env.__name__, env, options)
+    made: Any = env() if is_factory(env) else env  # type: ignore[operator]
+    if not isinstance(made, gymnasium.Env):
+        raise UserError(
+            f"{made!r} is not a gymnasium environment: wanted a single environment (no vector of them), a class or "
+            "function that makes one, or a name."
+        )
+    if not isinstance(made.unwrapped, PixelEnv):
+        return WrappedEnv(made, **options)
+    refused = [name for name, value in options.items() if value is not None]
+    if refused:
+        raise UserError(
+            f"{', '.join(refused)}: the environment {made.unwrapped.meta.id} is made already, with frames of "
+            f"{made.unwrapped.meta.pixels.frame_shape}. Give its arguments where it is made, or pass its name."
+        )
+    return WrappedPixelEnv(made) if wrappers_of(made) else made.unwrapped

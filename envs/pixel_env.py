@@ -1,8 +1,7 @@
-"""A world seen as pixels: the base class of every environment of ours.
+"""The base class of all environments of this package: gymnasium environments that are observed as frames.
 
-Shapes: H, W rows and columns of a frame; A numbers of an action. A subclass tells what happens (`_begin`,
-`_advance`); this class turns screens into frames, counts steps, refuses mistakes and keeps the contract of
-`docs/architecture.md`.
+Shapes: H, W rows and columns of a frame; A components of an action. A subclass implements two hooks, `_reset` and
+`_step`. This class resizes screens to frames, counts steps, truncates, and validates actions and arguments.
 """
 
 from __future__ import annotations
@@ -14,22 +13,23 @@ import gymnasium
 import numpy as np
 
 from worldmodel.common import spaces
+from worldmodel.common.arguments import checked_integer, is_integer
 from worldmodel.common.errors import UserError
 from worldmodel.common.pixels import PixelSpec, to_frame
 
 
 @dataclass(frozen=True)
 class EnvMeta:
-    """What a dataset stores of its environment. `make(meta.id, **meta.kwargs)` builds the same world again.
+    """What a dataset stores of its environment. `make(meta.id, **meta.kwargs)` makes the same environment again.
 
     Attributes:
-        id: the name that `worldmodel.envs.make` takes.
+        id: the name for `worldmodel.envs.make`.
         kwargs: its keyword arguments, JSON values only.
-        pixels: how a screen becomes a frame.
+        pixels: size and crop of a frame.
         action_space: one of the four kinds of `worldmodel.common.spaces`.
-        action_labels: a name for each choice of a Discrete space, for each of the A numbers otherwise.
-        frame_skip: the environment's own ticks that one step takes.
-        max_steps: steps after which we truncate; None never does.
+        action_labels: one label per choice of a Discrete space, else one per component of an action.
+        frame_skip: ticks of the game per step.
+        max_steps: truncate after this many steps; None never truncates.
         variables: names of the hidden variables in `info["variables"]`.
     """
 
@@ -72,15 +72,15 @@ class EnvMeta:
 
 @dataclass(frozen=True)
 class EnvStep:
-    """What a subclass reports of one moment.
+    """The result of one `_reset` or `_step` of a subclass.
 
     Attributes:
-        screen: (rows, columns, 3) uint8, or None where the environment gives no picture of this moment.
-        reward: earned by the step that led here.
-        terminated: the environment itself ended here.
-        truncated: an inner environment's own truncation; worlds of ours leave it False.
+        screen: rendered picture, (rows, columns, 3) uint8; None where the environment renders none.
+        reward: reward of the step.
+        terminated: the task ended.
+        truncated: truncation by a wrapped environment. `max_steps` is counted by `PixelEnv`, not here.
         variables: hidden variables by name.
-        info: anything else for the info dictionary.
+        info: further entries of the info dictionary.
     """
 
     screen: np.ndarray | None
@@ -94,41 +94,54 @@ class EnvStep:
 def pixel_spec(
     size: int | tuple[int, int] | list[int], crop: tuple[int, int, int, int] | list[int] | None
 ) -> PixelSpec:
-    """A `PixelSpec` from arguments as users and JSON files give them.
+    """A `PixelSpec` from user arguments or JSON values.
 
     Args:
-        size: rows and columns, or one number for a square.
-        crop: top, bottom, left, right within that size, or None.
+        size: (rows, columns), or one number for a square.
+        crop: (top, bottom, left, right) within that size, or None.
 
     Raises:
         UserError: not whole numbers, or a crop that does not fit.
     """
-    pair = tuple(size) if isinstance(size, tuple | list) else (size, size)
-    numbers = [*pair, *(crop or ())]
-    if len(pair) != 2 or len(numbers) not in (2, 6) or not all(isinstance(n, int) for n in numbers):
+    pair: Any = (size, size) if is_integer(size) else tuple(size) if np.iterable(size) else (size,)
+    numbers = [*pair, *(() if crop is None else crop)]
+    if len(pair) != 2 or len(numbers) not in (2, 6) or not all(map(is_integer, numbers)):
         raise UserError(
             f"size={size}, crop={crop}: wanted size as one or two whole numbers (rows, columns) and crop as "
             "four (top, bottom, left, right) or None."
         )
-    box = None if crop is None else (crop[0], crop[1], crop[2], crop[3])
-    return PixelSpec((pair[0], pair[1]), box)
+    rows, columns, *box = map(int, numbers)
+    return PixelSpec((rows, columns), (box[0], box[1], box[2], box[3]) if box else None)
+
+
+def json_values(value: Any) -> Any:
+    """Numpy numbers and arrays as Python numbers and lists, tuples as lists; other values unchanged."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {name: json_values(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_values(item) for item in value]
+    return value
 
 
 class PixelEnv(gymnasium.Env[np.ndarray, Any]):
     """A gymnasium environment whose observations are frames, (H, W, 3) uint8.
 
-    `info` carries `frame_valid` (bool: the frame is the environment's true picture of this moment; where it
-    gives none, the last real frame is shown again, together with its variables) and `variables`
-    (dict name -> float). Each frame is a fresh array.
+    `info` has two entries of this class. `variables` (dict name -> float) are the hidden variables.
+    `frame_valid` (bool) is False where the environment rendered no picture for this time step; then the last
+    valid frame and its variables are repeated. Each frame is a new array.
+
+    `inner_observation_space` is the observation space of a wrapped environment, that of this environment otherwise.
 
     Args:
-        id: the name that `worldmodel.envs.make` takes.
-        kwargs: JSON values with which `make` builds this world again.
-        pixels: how a screen becomes a frame.
-        action_space: one of the four kinds.
-        action_labels: a name for each choice or each number.
-        frame_skip: the environment's own ticks that one step takes, >= 1.
-        max_steps: truncate after so many steps, >= 1; None never does.
+        id: the name for `worldmodel.envs.make`.
+        kwargs: JSON values with which `make` makes this environment again.
+        pixels: size and crop of a frame.
+        action_space: one of the four kinds of `worldmodel.common.spaces`.
+        action_labels: one label per choice of a Discrete space, else one per component of an action.
+        frame_skip: ticks of the game per step, >= 1.
+        max_steps: truncate after this many steps, >= 1; None never truncates.
         variables: names of the hidden variables.
         render_mode: None or "rgb_array".
 
@@ -136,7 +149,8 @@ class PixelEnv(gymnasium.Env[np.ndarray, Any]):
         UserError: an unknown render mode, or a max_steps or frame_skip below 1.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012 (gymnasium's own spelling)
+    process_manager: str = ""  # module with the functions of `ProcessManager`, if this class starts processes
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012 (declared so by gymnasium)
 
     def __init__(
         self,
@@ -153,24 +167,32 @@ class PixelEnv(gymnasium.Env[np.ndarray, Any]):
     ) -> None:
         if render_mode not in (None, "rgb_array"):
             raise UserError(f"render_mode={render_mode!r}: wanted None or 'rgb_array'.")
-        for name, value in (("max_steps", max_steps), ("frame_skip", frame_skip)):
-            if value is not None and value < 1:
-                raise UserError(f"{name}={value}: wanted at least 1.")
+        frame_skip = checked_integer("frame_skip", frame_skip)
+        max_steps = None if max_steps is None else checked_integer("max_steps", max_steps)
+        kwargs = json_values(kwargs)
         self.meta = EnvMeta(id, kwargs, pixels, action_space, action_labels, frame_skip, max_steps, variables)
         self.render_mode = render_mode
         self.observation_space = gymnasium.spaces.Box(0, 255, pixels.frame_shape, np.uint8)
         self.action_space = spaces.to_gymnasium(action_space)
+        self.inner_observation_space: gymnasium.Space[Any] = self.observation_space
+        self._inner_observation: Any = None
         self._frame: np.ndarray | None = None
+        self._frame_valid = True
         self._variables: dict[str, float] = {}
         self._steps = 0
         self._running = False
 
-    def _begin(self) -> EnvStep:
-        """Start an episode, drawing all randomness from `self.np_random`; its screen is never None."""
+    @property
+    def inner_observation(self) -> Any:
+        """The last observation of a wrapped environment; the frame if this environment wraps none."""
+        return self._frame if self._inner_observation is None else self._inner_observation
+
+    def _reset(self) -> EnvStep:
+        """Start an episode. All randomness comes from `self.np_random`. The screen must not be None."""
         raise NotImplementedError
 
-    def _advance(self, action: np.ndarray) -> EnvStep:
-        """Take one step with a checked action, () or (A,), int64 or float32."""
+    def _step(self, action: np.ndarray) -> EnvStep:
+        """Take one step with a validated action, () or (A,), int64 or float32."""
         raise NotImplementedError
 
     def reset(
@@ -179,8 +201,8 @@ class PixelEnv(gymnasium.Env[np.ndarray, Any]):
         """Start an episode. The same seed and the same actions give the same episode.
 
         Args:
-            seed: seeds this environment's generator; None goes on with the generator it has.
-            options: none are known; only None or {} is accepted.
+            seed: seeds this environment's generator; None continues with the current generator.
+            options: only None or {} is accepted.
 
         Returns:
             The first frame (H, W, 3) uint8 and the info.
@@ -192,11 +214,11 @@ class PixelEnv(gymnasium.Env[np.ndarray, Any]):
             raise UserError(f"reset(options={options!r}): {self.meta.id} takes no options.")
         super().reset(seed=seed)
         self._running = False
-        moment = self._begin()
-        assert moment.screen is not None, "the first moment of an episode has a picture"
+        step = self._reset()
+        assert step.screen is not None, "the first frame of an episode must be valid"
         self._steps = 0
         self._running = True
-        return self._show(moment)
+        return self._observe(step)
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Take one step.
@@ -205,11 +227,11 @@ class PixelEnv(gymnasium.Env[np.ndarray, Any]):
             action: one element of the action space.
 
         Returns:
-            frame (H, W, 3) uint8, reward, terminated (the environment ended), truncated (max_steps reached
-            without an end; never both, unless a wrapped foreign environment sets both itself), info.
+            frame (H, W, 3) uint8, reward, terminated (the task ended), truncated (max_steps reached without
+            termination; both are True only where a wrapped environment sets both), info.
 
         Raises:
-            UserError: the action is not in the space, or no episode is going on.
+            UserError: the action is outside the action space, or no episode is running.
         """
         if not self._running:
             raise UserError(f"step() of {self.meta.id} without an episode: call reset() first.")
@@ -217,27 +239,31 @@ class PixelEnv(gymnasium.Env[np.ndarray, Any]):
         checked = spaces.check_actions(space, action, "action")
         if checked.shape != space.shape:
             raise UserError(f"action: got shape {checked.shape}, wanted one action of shape {space.shape}.")
-        moment = self._advance(checked)
+        step = self._step(checked)
         self._steps += 1
-        frame, info = self._show(moment)
-        truncated = moment.truncated
-        if self.meta.max_steps is not None and self._steps >= self.meta.max_steps and not moment.terminated:
+        frame, info = self._observe(step)
+        truncated = step.truncated
+        if self.meta.max_steps is not None and self._steps >= self.meta.max_steps and not step.terminated:
             truncated = True
-        self._running = not (moment.terminated or truncated)
-        return frame, float(moment.reward), moment.terminated, truncated, info
+        self._running = not (step.terminated or truncated)
+        return frame, float(step.reward), step.terminated, truncated, info
 
-    def _show(self, moment: EnvStep) -> tuple[np.ndarray, dict[str, Any]]:
-        """The moment as a fresh frame and its info; without a picture, the last real one again."""
-        valid = moment.screen is not None
-        if moment.screen is not None:
-            self._frame = to_frame(moment.screen, self.meta.pixels)
-            self._variables = moment.variables
+    def _observe(self, step: EnvStep) -> tuple[np.ndarray, dict[str, Any]]:
+        """A new frame and its info; without a screen, the last valid frame again."""
+        self._frame_valid = step.screen is not None
+        if step.screen is not None:
+            self._frame = self._to_frame(step.screen)
+            self._variables = step.variables
         assert self._frame is not None
-        info = {**moment.info, "frame_valid": valid, "variables": dict(self._variables)}
+        info = {**step.info, "frame_valid": self._frame_valid, "variables": dict(self._variables)}
         return self._frame.copy(), info
 
+    def _to_frame(self, screen: np.ndarray) -> np.ndarray:
+        """A new array: the screen as a frame."""
+        return to_frame(screen, self.meta.pixels)
+
     def render(self) -> np.ndarray | None:
-        """The current frame, (H, W, 3) uint8, if `render_mode` is "rgb_array" and an episode has begun."""
+        """The current frame, (H, W, 3) uint8, if `render_mode` is "rgb_array" and an episode has started."""
         if self.render_mode is None or self._frame is None:
             return None
         return self._frame.copy()

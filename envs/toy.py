@@ -1,22 +1,21 @@
-"""A small world without a game engine: shelter from storms that are announced once.
+"""A small environment without a game engine: take shelter from storms that are announced once.
 
-Four by four places. Every fourth step a storm strikes everywhere but in one quarter of the world. The
-quarter lights up for a single frame, four steps ahead, together with the last storm; then it is dark. Who
-stands in it when the storm comes earns 1, who does not loses one of three lives, and the third loss ends the
-episode. Lives, the time to the storm and the storms to come are not on the screen:
+The agent moves on a grid of 4 x 4 places. Every fourth step a storm strikes the whole grid except one
+quarter, the shelter. The shelter lights up for a single frame, four steps ahead, in the frame that shows the
+previous storm. An agent inside the shelter at the storm earns 1. An agent outside loses one of three lives,
+and the third loss terminates the episode. Lives, the time to the storm and the coming storms are not visible:
 
-- where to go is shown for one frame and needed for three more (a stack of four frames shows all of it);
-- when the storm comes is told by the steps since the flash;
-- the end depends on storms met long ago;
-- the next quarter follows from the last three (a de Bruijn cycle of length 64, entered at random): who
-  remembers twelve steps can foresee it, who does not sees one of four, equally likely.
+- the shelter is visible for one frame and needed for three more (a stack of four frames contains it);
+- the time to the storm follows from the number of steps since the flash;
+- termination depends on storms many steps back;
+- the next shelter follows from the last three (a de Bruijn cycle of length 64, entered at a random index):
+  with a memory of twelve steps it is predictable, without one all four quarters are equally likely.
 
-The world is deterministic given its state: place (16), storm (64), time to it (4), lives (3), which makes
-12,288 states. Starts: any place, any storm, three lives, the first flash on the screen.
+The environment is deterministic given its state: place (16), storm (64), clock (4), lives (3), which makes
+12,288 states. Start states: any place, any storm, three lives, the first flash visible.
 
-What is to be had in 40 steps, all computed exactly in `toy_optimum.py`: the best policy returns 10.00 from
-every start, uniform random actions 1.01, the best fixed sequence of actions 1.34. A mean return of 9 counts
-as learned.
+Returns over 40 steps, computed exactly in `toy_optimum.py`: optimal policy 10.00 from every start, uniform
+random actions 1.01, best fixed sequence of actions 1.34. A mean return of 9 counts as learned.
 """
 
 from __future__ import annotations
@@ -41,11 +40,11 @@ CALM, SAFE, HIT = (244, 200, 64), (84, 208, 120), (232, 72, 60)
 
 def _cycle(order: int, symbols: int) -> tuple[int, ...]:
     """A de Bruijn cycle: every word of `order` symbols occurs exactly once (greedy, largest symbol first)."""
-    word, seen, cycle = (0,) * order, {(0,) * order}, []
+    word, used, cycle = (0,) * order, {(0,) * order}, []
     for _ in range(symbols**order):
-        fresh = [s for s in range(symbols) if (*word[1:], s) not in seen]
-        word = (*word[1:], max(fresh, default=0))  # the last one closes the cycle
-        seen.add(word)
+        unused = [s for s in range(symbols) if (*word[1:], s) not in used]
+        word = (*word[1:], max(unused, default=0))  # the last word closes the cycle
+        used.add(word)
         cycle.append(word[-1])
     return tuple(cycle)
 
@@ -54,7 +53,7 @@ QUARTERS = _cycle(3, 4)  # quarter of storm i; quarter 2*r + c holds the places 
 
 
 class State(NamedTuple):
-    """All there is to know: place row * 4 + column, storm 0-63, steps since its flash 0-3, lives left 0-3."""
+    """The full state: place row * 4 + column, storm 0-63, steps since its flash 0-3, lives left 0-3."""
 
     place: int
     storm: int
@@ -63,13 +62,13 @@ class State(NamedTuple):
 
 
 def quarter(place: int) -> int:
-    """The quarter, 0 to 3, in which a place lies."""
+    """The quarter, 0 to 3, that contains a place."""
     row, column = divmod(place, SIDE)
     return 2 * (row // 2) + column // 2
 
 
 def transition(state: State, action: int) -> tuple[State, float, bool]:
-    """One step of the world: (next state, reward, terminated). Pure and deterministic."""
+    """One step: (next state, reward, terminated). Pure and deterministic."""
     row, column = divmod(state.place, SIDE)
     down, right = _MOVES[action]
     row, column = min(max(row + down, 0), SIDE - 1), min(max(column + right, 0), SIDE - 1)
@@ -78,32 +77,32 @@ def transition(state: State, action: int) -> tuple[State, float, bool]:
         return State(place, state.storm, clock, state.lives), 0.0, False
     sheltered = quarter(place) == QUARTERS[state.storm]
     lives = state.lives if sheltered else state.lives - 1
-    following = State(place, (state.storm + 1) % len(QUARTERS), 0, lives)
-    return following, float(sheltered), lives == 0
+    successor = State(place, (state.storm + 1) % len(QUARTERS), 0, lives)
+    return successor, float(sheltered), lives == 0
 
 
-def _paint(place: int, lit: int | None, colour: tuple[int, int, int], floor: tuple[int, int, int]) -> np.ndarray:
-    """(64, 64, 3) uint8: flat squares of 16 pixels."""
-    world = np.full((SIDE, SIDE, 3), floor, np.uint8)
+def _draw(place: int, lit: int | None, colour: tuple[int, int, int], floor: tuple[int, int, int]) -> np.ndarray:
+    """A screen, (64, 64, 3) uint8: places are squares of 16 x 16 pixels of one colour."""
+    grid = np.full((SIDE, SIDE, 3), floor, np.uint8)
     if lit is not None:
         row, column = divmod(lit, 2)
-        world[2 * row : 2 * row + 2, 2 * column : 2 * column + 2] = FLASH
-    world[divmod(place, SIDE)] = colour
-    return world.repeat(16, axis=0).repeat(16, axis=1)
+        grid[2 * row : 2 * row + 2, 2 * column : 2 * column + 2] = FLASH
+    grid[divmod(place, SIDE)] = colour
+    return grid.repeat(16, axis=0).repeat(16, axis=1)
 
 
 class ToyEnv(PixelEnv):
-    """The storms, seen from above: the walker is yellow, green after a storm in shelter, red after a hit.
+    """The grid from above: the agent is yellow, green after a storm in the shelter, red after a hit.
 
-    Variables: `lives` left, `clock` (steps since the flash), `storm` (which of the 64) and `quarter` (where
-    the shelter is).
+    Variables: `lives` left, `clock` (steps since the flash), `storm` (index in the cycle of 64) and `quarter`
+    (the shelter).
 
     Args:
-        continuous: actions are Box(2) in [-1, 1], x to the right and y down: the larger one moves by one
-            place, and nothing moves if both lie within a third of 0. Otherwise Discrete(5).
-        size: rows and columns of the whole picture, or one number.
-        crop: (top, bottom, left, right) of it that is kept.
-        max_steps: our truncation, in steps.
+        continuous: actions are Box(2) in [-1, 1], x to the right and y down. The larger component moves the
+            agent by one place; no move if both are within a third of 0. Otherwise Discrete(5).
+        size: (rows, columns) of the whole frame before the crop, or one number.
+        crop: (top, bottom, left, right) of the part that is kept.
+        max_steps: truncate after this many steps; None never truncates.
         render_mode: None or "rgb_array".
     """
 
@@ -136,29 +135,29 @@ class ToyEnv(PixelEnv):
         self._sprites: dict[tuple[int, int | None, tuple[int, int, int], bool], np.ndarray] = {}
         self.state = State(0, 0, 0, LIVES)
 
-    def _begin(self) -> EnvStep:
+    def _reset(self) -> EnvStep:
         place, storm = self.np_random.integers(SIDE * SIDE), self.np_random.integers(len(QUARTERS))
         self.state = State(int(place), int(storm), 0, LIVES)
-        return self._moment(0.0, False)
+        return self._env_step(0.0, False)
 
-    def _advance(self, action: np.ndarray) -> EnvStep:
-        choice = int(action) if action.ndim == 0 else discretise(action)
-        self.state, reward, terminated = transition(self.state, choice)
-        return self._moment(reward, terminated, struck=self.state.clock == 0)
+    def _step(self, action: np.ndarray) -> EnvStep:
+        move = int(action) if action.ndim == 0 else discretise(action)
+        self.state, reward, terminated = transition(self.state, move)
+        return self._env_step(reward, terminated, struck=self.state.clock == 0)
 
-    def _moment(self, reward: float, terminated: bool, struck: bool = False) -> EnvStep:
+    def _env_step(self, reward: float, terminated: bool, struck: bool = False) -> EnvStep:
         place, storm, clock, lives = self.state
         colour = CALM if not struck else SAFE if reward else HIT
         lit = QUARTERS[storm] if clock == 0 and not terminated else None
         key = (place, lit, colour, terminated)
         if key not in self._sprites:
-            self._sprites[key] = _paint(place, lit, colour, STORM if terminated else FLOOR)
+            self._sprites[key] = _draw(place, lit, colour, STORM if terminated else FLOOR)
         hidden = {"lives": lives, "clock": clock, "storm": storm, "quarter": QUARTERS[storm]}
         return EnvStep(self._sprites[key], reward, terminated, variables={k: float(v) for k, v in hidden.items()})
 
     @staticmethod
     def optimal_action(state: State) -> int:
-        """An action that loses nothing: towards the shelter of the coming storm, rows first."""
+        """An optimal action: towards the shelter of the coming storm, rows first."""
         row, column = divmod(state.place, SIDE)
         half_row, half_column = divmod(QUARTERS[state.storm], 2)
         if row // 2 != half_row:
@@ -169,7 +168,7 @@ class ToyEnv(PixelEnv):
 
 
 def discretise(action: np.ndarray) -> int:
-    """The discrete action that a continuous one stands for.
+    """The discrete action of a continuous one.
 
     Args:
         action: (2,) float, x to the right and y down, in [-1, 1].

@@ -1,6 +1,6 @@
-"""What can be had in the toy world, computed exactly over its hidden states.
+"""Exact optimal returns of the toy environment, by dynamic programming over its hidden states.
 
-Values are means over all 1,024 starts, undiscounted, within `max_steps`.
+Returns are undiscounted, over `max_steps` steps, and averaged over all 1,024 start states.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ PLACES, STORMS = SIDE * SIDE, len(QUARTERS)
 
 
 def all_states() -> list[State]:
-    """Every state that is not an end: 16 places x 64 storms x 4 clocks x 3 lives = 12,288."""
+    """Every non-terminal state: 16 places x 64 storms x 4 clocks x 3 lives = 12,288."""
     return [
         State(place, storm, clock, lives)
         for place in range(PLACES)
@@ -24,36 +24,36 @@ def all_states() -> list[State]:
 
 
 def starts() -> list[State]:
-    """The 1,024 states in which an episode may begin, all equally likely."""
+    """The 1,024 start states, all equally likely."""
     return [State(place, storm, 0, LIVES) for place in range(PLACES) for storm in range(STORMS)]
 
 
 def _tables() -> tuple[dict[State, int], np.ndarray, np.ndarray]:
-    """(index of each state, successors (N, 5) with N for an end, rewards (N, 5)), by asking `transition`."""
+    """(index of each state, successor indices (N, 5) where N is terminal, rewards (N, 5))."""
     states = all_states()
     index = {state: i for i, state in enumerate(states)}
     successors = np.empty((len(states), NUM_ACTIONS), np.int64)
     rewards = np.empty((len(states), NUM_ACTIONS))
     for i, state in enumerate(states):
         for action in range(NUM_ACTIONS):
-            following, reward, terminated = transition(state, action)
-            successors[i, action] = len(states) if terminated else index[following]
+            successor, reward, terminated = transition(state, action)
+            successors[i, action] = len(states) if terminated else index[successor]
             rewards[i, action] = reward
     return index, successors, rewards
 
 
 def _value(max_steps: int, best: bool) -> float:
-    """Backward induction over `max_steps` steps: the best action, or the mean over all of them."""
+    """Backward induction over `max_steps` steps, for the best action or for the mean over all actions."""
     index, successors, rewards = _tables()
-    values = np.zeros(len(index) + 1)  # the last is the end
+    values = np.zeros(len(index) + 1)  # the last entry is the terminal state
     for _ in range(max_steps):
-        of_actions = rewards + values[successors]  # (N, 5)
-        values[:-1] = of_actions.max(1) if best else of_actions.mean(1)
+        action_values = rewards + values[successors]  # (N, 5)
+        values[:-1] = action_values.max(1) if best else action_values.mean(1)
     return float(np.mean([values[index[state]] for state in starts()]))
 
 
 def optimal_return(max_steps: int = 40) -> float:
-    """Mean return of the best policy that knows the hidden state."""
+    """Mean return of the optimal policy, which observes the hidden state."""
     return _value(max_steps, best=True)
 
 
@@ -65,19 +65,19 @@ def random_return(max_steps: int = 40) -> float:
 def best_open_loop_return(max_steps: int = 40) -> float:
     """Mean return of the best fixed sequence of actions, exactly.
 
-    A sequence of actions takes each starting place through some sequence of quarters, so its mean return is
-    at most that of the best sequence of quarters. And every sequence of quarters can be walked blindly from
-    every place: two steps against one wall and two against another, four in all, reach any quarter. So the
-    best sequence of quarters is the answer; all of them are tried, on all 64 storms at once.
+    A sequence of actions leads each start through some sequence of quarters, so its mean return is at most
+    that of the best sequence of quarters. Conversely, every sequence of quarters can be followed open-loop
+    from every place: two steps against one wall and two against another reach any quarter (`walk_to`). The
+    maximum is therefore taken over all sequences of quarters, for all 64 storms at once.
     """
     quarters = np.asarray(QUARTERS)
-    returns = np.zeros((1, STORMS), np.int8)  # (sequences so far, storms to begin with)
+    returns = np.zeros((1, STORMS), np.int8)  # (sequences so far, first storm)
     lives = np.full((1, STORMS), LIVES, np.int8)
     num_storms = max_steps // PERIOD
-    tail = min(5, num_storms)  # the last levels go in chunks, which keeps memory small
+    tail = min(5, num_storms)  # the last levels are expanded one sequence at a time, which bounds memory
 
     def grow(returns: np.ndarray, lives: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        shelter = np.roll(quarters, -k) == np.arange(4)[:, None]  # (4, storms): right if it goes there
+        shelter = np.roll(quarters, -k) == np.arange(4)[:, None]  # (4, storms): is this quarter the shelter
         alive = lives[:, None] > 0
         returns = returns[:, None] + (shelter & alive)
         lives = lives[:, None] - (~shelter & alive)
@@ -87,14 +87,14 @@ def best_open_loop_return(max_steps: int = 40) -> float:
         returns, lives = grow(returns, lives, k)
     best = 0.0
     for i in range(len(returns)):
-        some, left = returns[i : i + 1], lives[i : i + 1]
+        tail_returns, tail_lives = returns[i : i + 1], lives[i : i + 1]
         for k in range(num_storms - tail, num_storms):
-            some, left = grow(some, left, k)
-        best = max(best, float(some.mean(1).max()))
+            tail_returns, tail_lives = grow(tail_returns, tail_lives, k)
+        best = max(best, float(tail_returns.mean(1).max()))
     return best
 
 
 def walk_to(target: int) -> tuple[int, ...]:
-    """Four actions that lead from every place into a quarter, blindly."""
+    """Four actions that lead from every place into the quarter `target`."""
     row, column = divmod(target, 2)
     return (2 if row else 1,) * 2 + (4 if column else 3,) * 2

@@ -1,4 +1,4 @@
-"""Any gymnasium environment as a world of pixels."""
+"""Any gymnasium environment as a `PixelEnv`."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from worldmodel.envs.pixel_env import EnvStep, PixelEnv, pixel_spec
 
 
 class WrappedEnv(PixelEnv):
-    """Wraps a gymnasium environment: its picture as frames, its rewards and ends as they come.
+    """Wraps a gymnasium environment. Its pictures become frames; rewards and flags stay unchanged.
 
-    The screen is the observation where that is uint8 RGB, (rows, columns, 3); else what `render()` returns
-    in the mode "rgb_array". Both ends are passed on as the environment sets them, even both at once; our own
-    cap is added only where neither is set. The frame after an end is taken to be true.
+    The screen is the observation where that is uint8 RGB, (rows, columns, 3); else the result of `render()` in
+    the mode "rgb_array". `terminated` and `truncated` are passed on unchanged, even if both are set. `max_steps`
+    truncates only where neither is set. The frame after the last step counts as valid, except for ViZDoom's own
+    environments, which have no picture in the terminal state.
 
     Args:
         env: an environment, or a gymnasium id, which is made here.
-        size: rows and columns of the whole picture, or one number.
-        crop: (top, bottom, left, right) of it that is kept.
-        max_steps: our truncation, in steps; None adds none to the environment's own.
-        frame_skip: how often each action is repeated; rewards are summed.
-        render_mode: None or "rgb_array", of this world.
+        size: (rows, columns) of the whole frame before the crop, or one number.
+        crop: (top, bottom, left, right) of the part that is kept.
+        max_steps: truncate after this many steps; None adds no truncation to the environment's own.
+        frame_skip: number of times each action is repeated; rewards are summed.
+        render_mode: None or "rgb_array", of this wrapper.
         kwargs: for `gymnasium.make`, if `env` is an id.
 
     Raises:
-        UserError: an id that cannot be made, an action space outside the four kinds, no picture to be had.
+        UserError: the id cannot be made, the action space is not supported, or there is no RGB picture.
     """
 
     def __init__(
@@ -46,16 +47,18 @@ class WrappedEnv(PixelEnv):
         if isinstance(env, str):
             name, inner = env, _make(env, kwargs)
         elif kwargs:
-            raise UserError(f"{', '.join(kwargs)}: only an id can be made with arguments, not a made environment.")
+            raise UserError(f"{', '.join(kwargs)}: an environment that is made already takes no further arguments.")
         else:
             name, inner = (env.spec.id if env.spec else type(env.unwrapped).__name__), env
         self.inner = inner
+        self.process_manager = getattr(inner.unwrapped, "process_manager", "")
         space = spaces.from_gymnasium(inner.action_space)
-        self._observed = _is_screen(inner.observation_space)
-        if not self._observed and inner.render_mode != "rgb_array":
+        self._observes_screen = is_rgb_picture(inner.observation_space)
+        self._is_vizdoom = any(base.__module__.startswith("vizdoom.") for base in type(inner.unwrapped).__mro__)
+        if not self._observes_screen and inner.render_mode != "rgb_array":
             raise UserError(
-                f"environment {name!r} observes {inner.observation_space}, which is no picture, and its "
-                f"render_mode is {inner.render_mode!r}: make it with render_mode='rgb_array'."
+                f"environment {name!r} observes {inner.observation_space}, which is not an RGB picture, and its "
+                f"render_mode is {inner.render_mode!r}. Make it with render_mode='rgb_array'."
             )
         pixels = pixel_spec(size, crop)
         super().__init__(
@@ -69,35 +72,36 @@ class WrappedEnv(PixelEnv):
             },
             pixels=pixels,
             action_space=space,
-            action_labels=_labels(inner, space),
+            action_labels=action_labels(inner, space),
             frame_skip=frame_skip,
             max_steps=max_steps,
             variables=(),
             render_mode=render_mode,
         )
         self.metadata = {**self.metadata, "render_fps": inner.metadata.get("render_fps", 15)}
+        self.inner_observation_space = inner.observation_space
 
-    def _begin(self) -> EnvStep:
-        # a seed of ours for each episode: it then depends on the seed alone, not on the episodes before
+    def _reset(self) -> EnvStep:
+        # reset with a seed in every episode: an episode then does not depend on the episodes before it
         observation, info = self.inner.reset(seed=int(self.np_random.integers(2**31)))
+        self._inner_observation = observation
         return EnvStep(self._screen(observation), info=info)
 
-    def _advance(self, action: np.ndarray) -> EnvStep:
-        chosen: Any = action
-        if action.ndim == 0:
-            chosen = int(action)
-        elif self.inner.action_space.dtype is not None:
-            chosen = action.astype(self.inner.action_space.dtype)
-        total = 0.0
+    def _step(self, action: np.ndarray) -> EnvStep:
+        inner_action, total = inner_action_of(action, self.inner.action_space), 0.0
         for _ in range(self.meta.frame_skip):
-            observation, reward, terminated, truncated, info = self.inner.step(chosen)
+            observation, reward, terminated, truncated, info = self.inner.step(inner_action)
             total += float(reward)
             if terminated or truncated:
                 break
+        self._inner_observation = observation
         return EnvStep(self._screen(observation), total, bool(terminated), bool(truncated), info=info)
 
-    def _screen(self, observation: Any) -> np.ndarray:
-        screen = np.asarray(observation if self._observed else self.inner.render())
+    def _screen(self, observation: Any) -> np.ndarray | None:
+        unwrapped: Any = self.inner.unwrapped
+        if self._is_vizdoom and unwrapped.state is None:
+            return None  # ViZDoom returns a black picture here
+        screen = np.asarray(observation if self._observes_screen else self.inner.render())
         if screen.ndim == 3 and screen.shape[2] == 4 and screen.dtype == np.uint8:
             screen = np.ascontiguousarray(screen[:, :, :3])
         return screen
@@ -108,7 +112,7 @@ class WrappedEnv(PixelEnv):
 
 
 def _make(name: str, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
-    """`gymnasium.make` with a picture, its complaints turned into sentences."""
+    """`gymnasium.make`, with render_mode="rgb_array" where it is accepted; its errors become `UserError`."""
     for mode in ({"render_mode": "rgb_array"}, {}):
         try:
             return gymnasium.make(name, disable_env_checker=True, **{**mode, **kwargs})
@@ -125,13 +129,33 @@ def _make(name: str, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
     raise UserError(f"environment {name!r} takes no render_mode.")
 
 
-def _is_screen(space: gymnasium.Space[Any]) -> bool:
+def is_rgb_picture(space: gymnasium.Space[Any]) -> bool:
+    """Whether observations of a space are (rows, columns, 3) uint8."""
     shape = space.shape or ()
     return isinstance(space, gymnasium.spaces.Box) and space.dtype == np.uint8 and len(shape) == 3 and shape[2] == 3
 
 
-def _labels(env: gymnasium.Env[Any, Any], space: spaces.Space) -> tuple[str, ...]:
-    """The environment's own names of its actions where it has them (Atari does), else their numbers."""
+def inner_action_of(action: np.ndarray, space: gymnasium.Space[Any]) -> Any:
+    """A validated action in the dtype of a wrapped environment: an int for Discrete, else an array.
+
+    Raises:
+        UserError: the wrapped environment's space does not contain this very action.
+    """
+    if action.ndim == 0:
+        return int(action)
+    inner_action: np.ndarray = action if space.dtype is None else action.astype(space.dtype)
+    if isinstance(space, gymnasium.spaces.Box) and space.dtype is not None and space.dtype.kind == "f":
+        # bounds that float32 cannot represent: the nearest float32 may be outside by a rounding error
+        inner_action = np.clip(inner_action, space.low, space.high)
+    elif not np.array_equal(inner_action, action):
+        raise UserError(f"action {action.tolist()}: the environment's action space {space} has integers only.")
+    if not space.contains(inner_action):
+        raise UserError(f"action {action.tolist()} is outside the environment's action space {space}.")
+    return inner_action
+
+
+def action_labels(env: gymnasium.Env[Any, Any], space: spaces.Space) -> tuple[str, ...]:
+    """The environment's own action labels where it has them (Atari does), else indices as text."""
     if isinstance(space, spaces.Discrete):
         meanings = getattr(env.unwrapped, "get_action_meanings", None)
         return tuple(m.lower() for m in meanings()) if meanings else tuple(map(str, range(space.n)))

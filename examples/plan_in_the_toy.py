@@ -16,7 +16,7 @@ import torch
 
 from worldmodel import WorldModel, envs
 from worldmodel.collect import record
-from worldmodel.collect.policy_evaluation import interval
+from worldmodel.collect.policy_evaluation import bootstrap_interval
 from worldmodel.dream import CrossEntropy, Simulator
 from worldmodel.prior.sampling import Sampling
 from worldmodel.train import train_world
@@ -92,7 +92,7 @@ def main() -> None:
     random = np.asarray([play_at_random(env, seed) for seed in seeds])
     for name, returns in (("planned", planned), ("random", random)):
         for measure, values in (("return", returns), ("success", (returns == STORMS).astype(float))):
-            low, high = interval(values)
+            low, high = bootstrap_interval(values)
             print(f"{name}: {measure} {values.mean():.2f} [{low:.2f}, {high:.2f}] of {len(values)} episodes")
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from worldmodel import WorldModel, envs
 from worldmodel.collect import record
-from worldmodel.collect.policy_evaluation import interval
+from worldmodel.collect.policy_evaluation import bootstrap_interval
 from worldmodel.dream import Simulator
 from worldmodel.train import train_world
 from worldmodel.train.presets import PRESETS
@@ -148,7 +148,7 @@ def main() -> None:
     print(f"in the dream: {speed:.0f} decisions per second, training included")
     env = envs.make("toy", size=16)
     returns = np.asarray([play(policy, env, 1_000_000 + i, world.device) for i in range(5 if quick else 100)])
-    low, high = interval(returns)
+    low, high = bootstrap_interval(returns)
     print(f"in the environment: return {returns.mean():.2f} [{low:.2f}, {high:.2f}]")
 
 

@@ -19,7 +19,8 @@ import pytest
 from worldmodel.cli import command_line as cli
 from worldmodel.cli import demo
 from worldmodel.collect import record
-from worldmodel.collect.collect_config import Collect, LearnerConfig, Screen, parse_mix, parse_shard
+from worldmodel.collect.collect_config import Collect, LearnerConfig, parse_mix, parse_shard
+from worldmodel.collect.env_options import EnvOptions, parse_env_args
 from worldmodel.common import run_info as runinfo
 from worldmodel.common.errors import UserError
 
@@ -141,9 +142,14 @@ def test_the_commands_of_the_readme_read_only_what_earlier_ones_make() -> None:
         (["collect", "--env", "toy", "--out", "x.txt"], ["ends in .h5"]),
         (["collect", "--env", "toy", "--out", "x.h5", "--episodes", "0"], ["at least 1"]),
         (["collect", "--env", "toy", "--out", "x.h5", "--mix", "random=2"], ["NAME=SHARE"]),
+        (["collect", "--env", "toy", "--out", "x.h5", "--env-args", "hud"], ["env_args 'hud'", "NAME=VALUE"]),
+        (["collect", "--env", "toy", "--out", "x.h5", "--env-args", "hud=true"], ["argument 'hud'"]),
+        (["collect", "--env", "toy", "--out", "x.h5", "--env-args", "size=3"], ["use --size"]),
+        (["eval", "policy", "random", "--env", "toy", "--env-args", "a=ture"], ["a=ture", "JSON or Python value"]),
+        (["train", "policy", "--env", "toy", "--out", "x", "--env-args", "a=1,a=2"], ["sets 'a' twice"]),
         (["collect", "--env", "toy", "--out", "x.h5", "--policy", "no.zip"], ["no policy file"]),
         (["collect", "--env", "toy", "--out", "x.h5", "--shard", "4/4"], ["0 <= i < n"]),
-        (["collect", "--env", "toy", "--out", "x.h5", "--policy", "ppo", "--shard", "0/2"], ["never trains"]),
+        (["collect", "--env", "toy", "--out", "x.h5", "--policy", "ppo", "--shard", "0/2"], ["does not train"]),
         (["data", "info", "missing.h5"], ["missing.h5"]),
         (["data", "verify", "missing.h5"], ["missing.h5"]),
         (["collect", "--config", "missing.json"], ["no saved config"]),
@@ -200,16 +206,16 @@ def test_errors_name_flags_of_their_own_verb(module: str) -> None:
 def test_flags_presets_and_environment_defaults_resolve() -> None:
     _, config = cli.parse(["collect", "--env", "doom/take-cover", "--out", "x.h5", "--size", "32", "48"])
     assert config.learner.hold == 4, "the measured settings of the environment"
-    assert config.screen.size == (32, 48)
+    assert config.env_options.size == (32, 48)
     _, config = cli.parse(["collect", "--env", "toy", "--out", "x.h5", "--learner.frame-stack", "7"])
     assert config.learner.frame_stack == 7
     _, config = cli.parse(["collect", "--preset", "paper-health-gathering-supreme", "--out", "x.h5", "--seed", "3"])
-    assert (config.episodes, config.screen.max_steps, config.seed) == (1000, 100, 3)
+    assert (config.episodes, config.env_options.max_steps, config.seed) == (1000, 100, 3)
 
 
 def test_a_saved_config_runs_again(tmp_path: Path) -> None:
     config = Collect(
-        Path("a.h5"), "toy", "random", episodes=3, screen=Screen(crop=(0, 32, 0, 64)), learner=LearnerConfig()
+        Path("a.h5"), "toy", "random", episodes=3, env_options=EnvOptions(crop=(0, 32, 0, 64)), learner=LearnerConfig()
     )
     saved = tmp_path / "a.run.json"
     runinfo.save_run_info(saved, "collect", config)
@@ -230,6 +236,42 @@ def test_a_saved_config_runs_again(tmp_path: Path) -> None:
     saved.write_text(json.dumps(info))
     with pytest.raises(UserError, match="episodes"):
         cli.parse(["collect", "--config", str(saved)])
+
+
+def test_saved_configs_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    """`screen` with `hud` became `env_options` with `env_args`."""
+    for hud, env_args in ((False, ""), (True, "hud=true")):
+        config = Collect(Path("a.h5"), "toy", env_options=EnvOptions(crop=(0, 32, 0, 64), env_args=env_args))
+        saved = tmp_path / "a.run.json"
+        runinfo.save_run_info(saved, "collect", config)
+        info = json.loads(saved.read_text())
+        options = info["config"].pop("env_options")
+        options.pop("env_args")
+        info["config"]["screen"] = {**options, "hud": hud}
+        saved.write_text(json.dumps(info))
+        assert cli.parse(["collect", "--config", str(saved)]) == ("collect", config)
+        runinfo.check_same_run(saved, tmp_path / "a.h5", config)
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ("", {}),
+        ("hud=true, skill=3,", {"hud": True, "skill": 3}),
+        ("hud=True,size_factor=0.5,name=None", {"hud": True, "size_factor": 0.5, "name": None}),
+        ("""name="a,b=c",box=[1, 2],crop=(0, 1),table={"x": 1, "y": [2]}""",
+         {"name": "a,b=c", "box": [1, 2], "crop": (0, 1), "table": {"x": 1, "y": [2]}}),
+        ("name='x'", {"name": "x"}),
+    ],
+)  # fmt: skip
+def test_env_args_are_json_or_python_values(text: str, arguments: dict[str, object]) -> None:
+    assert parse_env_args(text) == arguments
+
+
+@pytest.mark.parametrize("text", ["x", "=1", "1a=2", "a=", "a=b", "a=[1", "a=1,a=1", "a.b=1", 'a="x'])
+def test_malformed_env_args_are_refused(text: str) -> None:
+    with pytest.raises(UserError, match="env_args"):
+        parse_env_args(text)
 
 
 def test_the_home_directory_is_expanded_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from untrained import SIDE, SPACES, make_world
 
 import worldmodel
 from worldmodel.collect import record
-from worldmodel.collect.policy_evaluation import interval
+from worldmodel.collect.policy_evaluation import bootstrap_interval
 from worldmodel.dream import DreamEnv, DreamVecEnv, DreamVectorEnv
 from worldmodel.train import train_world
 from worldmodel.train.presets import PRESETS
@@ -192,7 +192,7 @@ def improvement(world: WorldModel, algorithm: Any, seed: int = 0) -> dict[str, t
         returns, _ = evaluate_policy(
             learner, dreams(10_000), 100, deterministic=algorithm in (DQN, SAC), return_episode_rewards=True
         )
-        found[name] = (float(np.mean(returns)), *interval(np.asarray(returns)))
+        found[name] = (float(np.mean(returns)), *bootstrap_interval(np.asarray(returns)))
         if name == "before":
             learner.learn(decisions)
     return found

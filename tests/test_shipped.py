@@ -11,9 +11,10 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import worldmodel
-from worldmodel.collect.collect_config import LearnerConfig, Screen, TrainPolicy
+from worldmodel.collect.collect_config import LearnerConfig, TrainPolicy
+from worldmodel.collect.env_options import EnvOptions
 from worldmodel.collect.policy_evaluation import evaluate
-from worldmodel.collect.policy_specs import file_spec
+from worldmodel.collect.policy_specs import describe_policy_file
 from worldmodel.collect.policy_training import TEST_SEED, train_policy
 from worldmodel.common.errors import UserError
 from worldmodel.dream import DreamVecEnv
@@ -51,9 +52,10 @@ def test_a_policy_trained_in_the_shipped_toy_beats_every_open_loop_policy(tmp_pa
         num_envs=32, decisions=12_000, learning_rate=3e-3, gamma=0.97, rollout_steps=16, batch_size=256,
         checkpoint_seconds=600,
     )  # fmt: skip
-    screen = Screen(size=(16, 16))
+    env_options = EnvOptions(size=(16, 16))
     policy = train_policy(
-        TrainPolicy(tmp_path / "policy", "toy", 0, screen, learner, world=Path("toy"), test_episodes=0)
+        TrainPolicy(tmp_path / "policy", "toy", 0, env_options, learner, world=Path("toy"), test_episodes=0)
     )
-    returns = evaluate({"dreamer": file_spec(policy)}, "toy", screen.kwargs(), 40, TEST_SEED, 1)[0]["returns"]
+    policies = {"dreamer": describe_policy_file(policy)}
+    returns = evaluate(policies, "toy", env_options.kwargs(), 40, TEST_SEED, 1)[0]["returns"]
     assert np.mean(returns) >= 3 * toy_optimum.best_open_loop_return()

@@ -1,4 +1,4 @@
-"""The toy world: what may be had in it, what must be remembered."""
+"""The toy environment: its optimal returns, and the memory that it requires."""
 
 import time
 
@@ -9,11 +9,11 @@ from worldmodel.envs import toy, toy_optimum
 from worldmodel.envs.toy import QUARTERS, State, ToyEnv, discretise, quarter, transition
 
 
-def play(world: ToyEnv, actions: list[int]) -> list[tuple]:
-    return [(frame.tobytes(), *rest) for frame, *rest in (world.step(a) for a in actions)]
+def play(env: ToyEnv, actions: list[int]) -> list[tuple]:
+    return [(frame.tobytes(), *rest) for frame, *rest in (env.step(a) for a in actions)]
 
 
-def test_has_more_than_a_thousand_states_and_never_leaves_them() -> None:
+def test_transitions_stay_inside_the_12288_states() -> None:
     states = set(toy_optimum.all_states())
     assert len(states) == 12_288
     reached = set(toy_optimum.starts())
@@ -31,15 +31,15 @@ def test_quarters_are_a_de_bruijn_cycle() -> None:
     assert len(QUARTERS) == len(words) == 64
 
 
-def test_the_optimum_is_at_least_three_times_the_best_blind_sequence() -> None:
-    best, blind = toy_optimum.optimal_return(), toy_optimum.best_open_loop_return()
+def test_optimal_return_is_at_least_three_times_the_best_open_loop_return() -> None:
+    best, open_loop = toy_optimum.optimal_return(), toy_optimum.best_open_loop_return()
     assert best == 10.0
-    assert blind == pytest.approx(1.34375)
+    assert open_loop == pytest.approx(1.34375)
     assert toy_optimum.random_return() == pytest.approx(1.0105, abs=1e-3)
-    assert best >= 3 * blind
+    assert best >= 3 * open_loop
 
 
-def test_the_blind_optimum_is_reached_by_a_sequence_and_passed_by_none() -> None:
+def test_best_open_loop_return_is_reached_and_never_exceeded() -> None:
     def value(sequence: list[int]) -> float:
         total = 0.0
         for state in toy_optimum.starts():
@@ -50,7 +50,7 @@ def test_the_blind_optimum_is_reached_by_a_sequence_and_passed_by_none() -> None
                     break
         return total / 1024
 
-    # every sequence of quarters can be walked blindly from every place, so trying quarters is enough
+    # every sequence of quarters can be followed open-loop from every place, so testing quarters is enough
     for target in range(4):
         for place in range(16):
             state = State(place, 0, 0, 3)
@@ -65,50 +65,50 @@ def test_the_blind_optimum_is_reached_by_a_sequence_and_passed_by_none() -> None
     assert max(value(rng.integers(5, size=8).tolist()) for _ in range(30)) <= bound
 
 
-def test_the_optimal_policy_earns_the_optimum_from_every_start() -> None:
+def test_optimal_actions_return_the_optimum_from_every_start() -> None:
     for start in toy_optimum.starts():
-        state, earned = start, 0.0
+        state, total = start, 0.0
         for _ in range(40):
             state, reward, terminated = transition(state, ToyEnv.optimal_action(state))
-            earned += reward
+            total += reward
             assert not terminated
-        assert earned == 10.0
+        assert total == 10.0
 
 
-def test_the_last_frame_tells_neither_reward_nor_end() -> None:
-    """Two histories that end in the same frame; the same action then earns differently, or ends."""
+def test_the_last_frame_determines_neither_reward_nor_termination() -> None:
+    """Two histories with the same last frame: the same action has another reward, or terminates."""
     storms = [QUARTERS.index(q) for q in (0, 3)]
-    world = ToyEnv()
+    env = ToyEnv()
     for lives, ends in ((3, {False}), (1, {True, False})):
-        seen = []
+        outcomes = []
         for storm in storms:
-            world.reset(seed=0)
-            world.state = State(0, storm, 0, lives)
-            *_, last = play(world, [0, 0, 0])
-            after = play(world, [0])[0]
-            seen.append((last[0], after[1], after[2]))
-        assert seen[0][0] == seen[1][0]  # the same pixels
-        assert {s[1] for s in seen} == {0.0, 1.0}  # another reward
-        assert {s[2] for s in seen} == ends
+            env.reset(seed=0)
+            env.state = State(0, storm, 0, lives)
+            *_, last = play(env, [0, 0, 0])
+            after = play(env, [0])[0]
+            outcomes.append((last[0], after[1], after[2]))
+        assert outcomes[0][0] == outcomes[1][0]  # the same pixels
+        assert {s[1] for s in outcomes} == {0.0, 1.0}  # another reward
+        assert {s[2] for s in outcomes} == ends
 
 
-def test_one_flash_tells_the_shelter_and_is_gone_after_one_frame() -> None:
-    world = ToyEnv()
-    frame, info = world.reset(seed=4)
+def test_the_shelter_is_lit_for_one_frame() -> None:
+    env = ToyEnv()
+    frame, info = env.reset(seed=4)
     lit = (frame == toy.FLASH).all(-1)
     assert lit.sum() >= 32 * 32 - 16 * 16
     assert quarter(4 * (np.argwhere(lit)[0][0] // 16) + np.argwhere(lit)[0][1] // 16) == info["variables"]["quarter"]
-    frame, *_ = world.step(0)
+    frame, *_ = env.step(0)
     assert not (frame == toy.FLASH).all(-1).any()
 
 
-def test_a_handful_of_flat_cells_make_every_frame() -> None:
-    world, frames = ToyEnv(max_steps=None), []
+def test_every_frame_consists_of_cells_of_six_colours() -> None:
+    env, frames = ToyEnv(max_steps=None), []
     for seed in range(30):
-        frames.append(world.reset(seed=seed)[0])
+        frames.append(env.reset(seed=seed)[0])
         done = False
         while not done:
-            frame, _, done, _, _ = world.step(int(world.np_random.integers(5)))
+            frame, _, done, _, _ = env.step(int(env.np_random.integers(5)))
             frames.append(frame)
     # (frames, 8, 8, 8, 8, 3): rows of cells, rows in a cell, columns of cells, columns in a cell
     cells = np.stack(frames).reshape(-1, 8, 8, 8, 8, 3).swapaxes(2, 3).reshape(-1, 64, 3)
@@ -117,7 +117,7 @@ def test_a_handful_of_flat_cells_make_every_frame() -> None:
     assert colours == {toy.FLOOR, toy.FLASH, toy.STORM, toy.CALM, toy.SAFE, toy.HIT}
 
 
-def test_continuous_is_the_same_world() -> None:
+def test_continuous_actions_move_like_discrete_ones() -> None:
     arrows = {0: (0.1, -0.3), 1: (0.2, -0.9), 2: (-0.5, 0.6), 3: (-1.0, 0.0), 4: (0.8, 0.7)}
     assert {discretise(np.asarray(v, np.float32)): k for k, v in arrows.items()} == {i: i for i in range(5)}
     one, two = ToyEnv(), ToyEnv(continuous=True)
@@ -131,29 +131,29 @@ def test_continuous_is_the_same_world() -> None:
             break
 
 
-def test_random_play_lasts_long_enough_for_clips() -> None:
-    world, lengths = ToyEnv(), []
+def test_random_episodes_are_long_enough_for_clips() -> None:
+    env, lengths = ToyEnv(), []
     for seed in range(60):
-        world.reset(seed=seed)
-        world.action_space.seed(seed)
+        env.reset(seed=seed)
+        env.action_space.seed(seed)
         done = False
         while not done:
-            _, _, terminated, truncated, _ = world.step(world.action_space.sample())
+            _, _, terminated, truncated, _ = env.step(env.action_space.sample())
             done = terminated or truncated
-            lengths.append(0) if not done else lengths.append(world._steps)
+            lengths.append(0) if not done else lengths.append(env._steps)
     lengths = [n for n in lengths if n]
     assert min(lengths) >= 12
     assert 14 <= np.mean(lengths) <= 30
 
 
-def test_is_fast() -> None:
-    world = ToyEnv(max_steps=None)
-    world.reset(seed=0)
-    begun, best = time.perf_counter(), 0.0
-    while time.perf_counter() - begun < 1.0:  # the best of several short runs: others use the machine too
-        then = time.perf_counter()
+def test_makes_5000_steps_per_second() -> None:
+    env = ToyEnv(max_steps=None)
+    env.reset(seed=0)
+    start, best = time.perf_counter(), 0.0
+    while time.perf_counter() - start < 1.0:  # the best of several short runs: other processes use the machine too
+        run_start = time.perf_counter()
         for _ in range(200):
-            if world.step(0)[2]:
-                world.reset()
-        best = max(best, 200 / (time.perf_counter() - then))
+            if env.step(0)[2]:
+                env.reset()
+        best = max(best, 200 / (time.perf_counter() - run_start))
     assert best >= 5_000, f"{best:.0f} steps/s"

@@ -1,25 +1,35 @@
-"""Training policies: a file plays as it was trained, a stopped training goes on, the toy is learned."""
+"""Training policies: a file plays as in training, a stopped training continues, the toy is learned."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from stable_baselines3 import PPO
 
 from worldmodel import envs
-from worldmodel.collect.collect_config import LEARNER_PRESETS, LearnerConfig, Screen, TrainPolicy
-from worldmodel.collect.policy_evaluation import evaluate, interval
-from worldmodel.collect.policy_specs import check_fits, file_spec, spec_of
+from worldmodel.collect.collect_config import LEARNER_PRESETS, LearnerConfig, TrainPolicy
+from worldmodel.collect.env_options import EnvOptions
+from worldmodel.collect.learner_envs import LearnerEnvFactory, close_processes
+from worldmodel.collect.policy_evaluation import bootstrap_interval, evaluate
+from worldmodel.collect.policy_specs import check_policy_fits, describe_policy_file, parse_policy
 from worldmodel.collect.policy_training import train_policy
 from worldmodel.common.errors import UserError
-from worldmodel.common.spaces import Box, Discrete
+from worldmodel.common.spaces import Discrete
+from worldmodel.common.subprocesses import start_forkserver
+from worldmodel.envs.registrations import pickle_registrations
 
 SHORT = LearnerConfig(
     decisions=512, num_envs=2, rollout_steps=64, batch_size=64, epochs=1, frame_stack=2, hold=2, width=4
@@ -32,7 +42,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_policy(TrainPolicy(out, "toy", 0, learner=SHORT))
 
 
-def test_what_training_leaves(trained: Path) -> None:
+def test_training_writes_its_files(trained: Path) -> None:
     names = {p.name for p in trained.parent.iterdir()}
     assert {"policy.zip", "policy.json", "run.json", "curve.jsonl", "tensorboard"} <= names
     assert not any("checkpoint" in name or "tmp" in name for name in names)
@@ -41,56 +51,53 @@ def test_what_training_leaves(trained: Path) -> None:
     assert rows[-1]["decisions"] >= 512
 
 
-def test_a_file_plays_as_it_was_trained(trained: Path) -> None:
-    """LearnedPolicy in the plain world == the model in the learner's own view of it."""
-    from stable_baselines3 import PPO
-
+def test_a_policy_file_acts_as_in_training(trained: Path) -> None:
+    """LearnedPolicy on frames of the environment == the model on observations of LearnerView."""
     from worldmodel.collect.learner_view import LearnerView
 
     model = PPO.load(trained)
-    spec = file_spec(trained)
+    spec = describe_policy_file(trained)
     learner = replace(SHORT)
     spec.params["learner"]["deterministic"] = True
-    policy = spec.build(Discrete(5))
-    world = envs.make("toy")
+    env = envs.make("toy")
+    policy = spec.build(Discrete(5), env)
     view = LearnerView(envs.make("toy"), learner)
     for seed in range(3):
-        seen, _ = view.reset(seed=seed)
+        observation, _ = view.reset(seed=seed)
         expected, ended = [], False
         while not ended:
-            action, _ = model.predict(seen, deterministic=True)
-            seen, _, terminated, truncated, _ = view.step(int(action))
+            action, _ = model.predict(observation, deterministic=True)
+            observation, _, terminated, truncated, _ = view.step(int(action))
             expected.append(int(action))
             ended = terminated or truncated
-        frame, _ = world.reset(seed=seed)
+        frame, _ = env.reset(seed=seed)
         policy.begin(np.random.default_rng(0))
         got, ended = [], False
         while not ended:
             got.append(int(policy.act(frame)))
-            frame, _, terminated, truncated, _ = world.step(got[-1])
+            frame, _, terminated, truncated, _ = env.step(got[-1])
             ended = terminated or truncated
         assert got[:: learner.hold] == expected
-    world.close()
+    env.close()
     view.close()
 
 
-def test_a_policy_for_another_space_or_frame_is_refused(trained: Path, tmp_path: Path) -> None:
-    spec = file_spec(trained)
+def test_a_policy_for_another_action_space_or_frame_shape_is_refused(trained: Path, tmp_path: Path) -> None:
+    spec = describe_policy_file(trained)
     with pytest.raises(UserError, match="acts in Discrete"):
-        check_fits(spec, Box((-1.0,), (1.0,)), (64, 64, 3))
-    n = envs.make("toy").action_space.n
-    check_fits(spec, Discrete(n), (64, 64, 3))
-    with pytest.raises(UserError, match="sees"):
-        check_fits(spec, Discrete(n), (32, 64, 3))
+        check_policy_fits(spec, envs.make("toy/continuous"))
+    check_policy_fits(spec, envs.make("toy"))
+    with pytest.raises(UserError, match="observes"):
+        check_policy_fits(spec, envs.make("toy", size=(32, 64)))
     (tmp_path / "foreign.zip").write_bytes(b"not a zip")
     with pytest.raises(UserError, match="not a Stable-Baselines3 file"):
-        spec_of(str(tmp_path / "foreign.zip"), Discrete(3), {})
+        parse_policy(str(tmp_path / "foreign.zip"), Discrete(3), {})
     (tmp_path / "policy.zip").write_bytes(trained.read_bytes() + b" ")
     with pytest.raises(UserError, match="changed since"):
-        replace(spec, path=str(tmp_path / "policy.zip")).build(Discrete(n))
+        replace(spec, path=str(tmp_path / "policy.zip")).build(Discrete(5), envs.make("toy"))
 
 
-def test_sac_wants_a_box_and_another_run_is_refused(trained: Path, tmp_path: Path) -> None:
+def test_sac_needs_a_box_and_another_run_is_refused(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="sac needs a Box"):
         train_policy(TrainPolicy(tmp_path / "x", "toy", 0, learner=replace(SHORT, algo="sac")))
     with pytest.raises(UserError, match="seed is 1, was 0"):
@@ -98,8 +105,8 @@ def test_sac_wants_a_box_and_another_run_is_refused(trained: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
-def test_a_stopped_training_goes_on(how: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_training_continues(signum: int, tmp_path: Path) -> None:
     out = tmp_path / "policy"
     command = [
         sys.executable, "-m", "worldmodel", "train", "policy", "--env", "toy", "--out", str(out),
@@ -107,16 +114,16 @@ def test_a_stopped_training_goes_on(how: int, tmp_path: Path) -> None:
         "--learner.checkpoint-seconds", "2",
     ]  # fmt: skip
 
-    def hear_interrupts() -> None:  # a test run in the background has them ignored, and hands that down
+    def enable_interrupts() -> None:  # a test run in the background ignores SIGINT, and its children inherit that
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, preexec_fn=hear_interrupts)
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, preexec_fn=enable_interrupts)
     deadline = time.monotonic() + 90
-    waited_for = [out / "checkpoint.zip", out / "curve.jsonl"]
-    while not all(path.exists() for path in waited_for) and time.monotonic() < deadline:
+    expected_files = [out / "checkpoint.zip", out / "curve.jsonl"]
+    while not all(path.exists() for path in expected_files) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert all(path.exists() for path in waited_for)
-    process.send_signal(how)
+    assert all(path.exists() for path in expected_files)
+    process.send_signal(signum)
     assert process.wait(60) != 0
     rows = (out / "curve.jsonl").read_text().splitlines()
     subprocess.run(command, check=True, capture_output=True, timeout=300)
@@ -125,36 +132,148 @@ def test_a_stopped_training_goes_on(how: int, tmp_path: Path) -> None:
     assert (out / "policy.zip").exists()
 
 
-def test_interval_covers_the_mean() -> None:
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"learning_rate": 0.0}, "learning_rate=0.0"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan"),
+        ({"gamma": 1.5}, "gamma=1.5"),
+        ({"entropy": -0.1}, "entropy=-0.1"),
+        ({"reward_scale": 0.0}, "reward_scale=0.0"),
+        ({"reward_scale": float("inf")}, "reward_scale=inf"),
+        ({"checkpoint_seconds": -1.0}, "checkpoint_seconds=-1.0"),
+        ({"minutes": float("nan")}, "minutes=nan"),
+        ({"buffer_size": 0}, "buffer_size=0"),
+        ({"batch_size": 1}, "batches of at least 2"),
+        ({"num_envs": 1, "rollout_steps": 1}, "batches of at least 2"),
+        ({"view": (5, 5, 0, 9)}, "view="),
+    ],
+)
+def test_learner_settings_out_of_range_are_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=rf"learner\.\S*.*{words}|{words}"):
+        replace(SHORT, **changes)
+
+
+def test_settings_of_a_training_out_of_range_are_refused(tmp_path: Path) -> None:
+    for changes in ({"seed": 2**32}, {"seed": -1}, {"test_episodes": 1}, {"device": "tpu"}):
+        with pytest.raises(UserError, match=next(iter(changes))):
+            TrainPolicy(tmp_path / "x", "toy", **{"seed": 0, **changes})
+    odd = TrainPolicy(tmp_path / "x", "toy", 0, learner=replace(SHORT, view=(0, 33, 0, 64)))
+    with pytest.raises(UserError, match="33 x 64 pixels, but its encoder needs even"):
+        train_policy(odd)
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="no CUDA device"):
+            train_policy(TrainPolicy(tmp_path / "x", "toy", 0, learner=SHORT, device="cuda"))
+    assert not (tmp_path / "x").exists()
+
+
+def test_channels_are_first_where_a_view_has_fewer_rows_than_channels(tmp_path: Path) -> None:
+    """8 rows, 16 columns, 12 stacked channels; and 12 of each."""
+    for crop, view, shape in (((0, 8, 0, 16), None, (12, 8, 16)), (None, (0, 12, 0, 12), (12, 12, 12))):
+        learner = replace(SHORT, decisions=16, rollout_steps=8, batch_size=16, frame_stack=4, view=view)
+        options = EnvOptions(size=(16, 16), crop=crop)
+        path = train_policy(TrainPolicy(tmp_path / str(shape), "toy", 0, options, learner))
+        model = PPO.load(path)
+        assert model.observation_space.shape == shape
+        env = envs.make("toy", **options.kwargs())
+        policy = describe_policy_file(path).build(env.meta.action_space, env)
+        inputs = []
+        policy.model.predict = lambda observation, deterministic, seen=inputs: (seen.append(observation), (0, None))[1]
+        policy.begin(np.random.default_rng(0))
+        frame, _ = env.reset(seed=0)
+        policy.act(frame)
+        rows, columns = shape[1:]
+        np.testing.assert_array_equal(inputs[0], np.concatenate([np.moveaxis(frame[:rows, :columns], -1, 0)] * 4))
+
+
+def test_training_leaves_global_state_alone(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # type: ignore[index]  # noqa: NPY002
+        learner = replace(SHORT, decisions=16, rollout_steps=8, batch_size=16)
+        train_policy(TrainPolicy(tmp_path / "x", "toy", 0, EnvOptions(size=(16, 16)), learner))
+        assert torch.get_num_threads() == 2
+        assert torch.equal(torch.get_rng_state(), before[0])
+        assert np.random.get_state()[1].tolist() == before[1]  # type: ignore[index]  # noqa: NPY002
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def limited_files(num_bytes: int) -> Iterator[None]:
+    """Writes beyond a size of a file fail, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_stops_a_training_with_a_sentence_and_it_continues(tmp_path: Path) -> None:
+    """First run.json cannot be written, then the checkpoint."""
+    learner = replace(SHORT, decisions=64, rollout_steps=8, batch_size=16, checkpoint_seconds=0.0)
+    config = TrainPolicy(tmp_path / "policy", "toy", 0, EnvOptions(size=(16, 16)), learner)
+    for num_bytes in (100, 20_000):
+        with limited_files(num_bytes), pytest.raises(UserError, match=r"policy.*run the same command again"):
+            train_policy(config)
+        assert not (config.out / "policy.zip").exists()
+        assert not list(config.out.glob(".*.tmp*")), "no partial files"
+    assert train_policy(config) == config.out / "policy.zip"
+
+
+@pytest.mark.timeout(60)
+def test_processes_are_closed_after_an_interrupt_during_a_step(tmp_path: Path) -> None:
+    from stable_baselines3.common.vec_env import SubprocVecEnv
+
+    factory = LearnerEnvFactory("toy", {}, "", SHORT, "token", tmp_path, pickle_registrations())
+    start_forkserver(["worldmodel.collect.learner_view"])
+    for results_read in (0, 1):
+        venv = SubprocVecEnv([factory] * 2, start_method="forkserver")
+        venv.reset()
+        venv.step_async(np.zeros(2, int))
+        for remote in venv.remotes[:results_read]:
+            remote.recv()
+        close_processes(venv)
+        assert not any(process.is_alive() for process in venv.processes)
+    venv = SubprocVecEnv([factory] * 2, start_method="forkserver")
+    for process in venv.processes:
+        process.kill()
+        process.join()
+    close_processes(venv)
+
+
+def test_bootstrap_interval_covers_the_mean() -> None:
     rng = np.random.default_rng(0)
     hits = 0
     for _ in range(200):
-        low, high = interval(rng.normal(3, 1, 50), rounds=400)
+        low, high = bootstrap_interval(rng.normal(3, 1, 50), rounds=400)
         hits += low <= 3 <= high
     assert 175 <= hits <= 199
 
 
-def test_evaluation_is_paired_and_repeats() -> None:
+def test_evaluation_is_paired_and_reproducible() -> None:
     space = Discrete(envs.make("toy").action_space.n)
-    policies = {name: spec_of(name, space, {}) for name in ("random", "sticky")}
+    policies = {name: parse_policy(name, space, {}) for name in ("random", "sticky")}
     rows = evaluate(policies, "toy", {}, 6, 50, 2)
     again = evaluate(policies, "toy", {}, 6, 50, 1)
     assert [r["returns"] for r in rows] == [r["returns"] for r in again]
     difference = np.mean(rows[0]["returns"]) - np.mean(rows[1]["returns"])
     assert rows[1]["first_minus_this"]["mean"] == pytest.approx(difference)
-    assert LEARNER_PRESETS["toy"].frame_stack >= 2, "one frame does not show the toy's state"
+    assert LEARNER_PRESETS["toy"].frame_stack >= 2, "a single frame does not determine the toy's state"
 
 
 def toy_return(out: Path, decisions: int, env: str = "toy", algo: str = "ppo", side: int = 16) -> float:
-    """Train on pictures of side x side pixels and play 60 seeds that training never saw."""
+    """Mean return of 60 test episodes after training on frames of side x side pixels."""
     learner = replace(LEARNER_PRESETS["toy"], algo=algo, decisions=decisions)
-    screen = Screen(size=(side, side))
-    path = train_policy(TrainPolicy(out, env, 0, screen, learner))
-    rows = evaluate({"it": file_spec(path)}, env, screen.kwargs(), 60, 1_000_000, 2)
+    env_options = EnvOptions(size=(side, side))
+    path = train_policy(TrainPolicy(out, env, 0, env_options, learner))
+    rows = evaluate({"it": describe_policy_file(path)}, env, env_options.kwargs(), 60, 1_000_000, 2)
     return rows[0]["return_mean"]
 
 
-def test_ppo_begins_to_learn_the_toy(tmp_path: Path) -> None:
+def test_ppo_starts_to_learn_the_toy(tmp_path: Path) -> None:
     """Uniform random play returns 1.01, the best fixed sequence of actions 1.34 (exactly, see toy_optimum.py)."""
     assert toy_return(tmp_path / "policy", 9_000) > 1.6
 
@@ -168,5 +287,5 @@ def test_ppo_learns_the_toy(env: str, least: float, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_sac_trains_on_the_continuous_toy(tmp_path: Path) -> None:
-    """It runs, stops and plays; SAC is slow on two cores, no return is promised."""
+    """SAC trains, stops and plays. It is slow on two cores, so only a low return is required."""
     assert toy_return(tmp_path / "policy", 3_000, "toy/continuous", "sac") >= 0.5

@@ -37,18 +37,13 @@ class _Recording:
 
     def environment_alone(self) -> float:
         """Steps per second without a recorder."""
-        from worldmodel.collect.rollout import episode_seeds
+        from worldmodel.collect.rollout import episode_seeds, play_steps
 
         begin, steps = time.perf_counter(), 0
         for index in range(self.episodes):
             seed, rng = episode_seeds(0, index)
-            frame, _ = self.world.reset(seed=seed)
             self.policy.begin(rng)
-            ended = False
-            while not ended:
-                frame, _, terminated, truncated, _ = self.world.step(self.policy.act(frame))
-                ended = terminated or truncated
-                steps += 1
+            steps += sum(1 for _ in play_steps(self.world, self.policy.act, seed)) - 1  # the first is the reset
         return steps / (time.perf_counter() - begin)
 
     def this_process(self) -> float:
@@ -70,10 +65,11 @@ class _Recording:
 
         The start of the processes is not counted.
         """
-        from worldmodel.collect.recorder import Plan, record_plan
+        from worldmodel.collect.recorder import RecordingPlan, record_plan
 
         with tempfile.TemporaryDirectory() as folder:
-            plan = Plan(Path(folder) / f"{workers}.h5", self.header, (self.spec,), self.env, {})
+            out, manager = Path(folder) / f"{workers}.h5", self.world.process_manager
+            plan = RecordingPlan(out, self.header, (self.spec,), self.env, {}, manager)
             stamps: list[tuple[float, int]] = []
             record_plan(plan, workers, progress=False, on_episode=lambda _, n: stamps.append((time.perf_counter(), n)))
         return sum(n for _, n in stamps[workers:]) / (stamps[-1][0] - stamps[workers - 1][0])
@@ -92,13 +88,13 @@ def bench_collect(env: str, episodes: int, rounds: int) -> dict[str, Any]:
         environment alone. "recorded" ends when the last episode is on the disk.
     """
     from worldmodel import envs
-    from worldmodel.collect.policy_specs import spec_of
+    from worldmodel.collect.policy_specs import parse_policy
     from worldmodel.collect.recorder import make_header
 
     world = envs.make(env)
     try:
         meta = world.meta
-        spec = spec_of("random", meta.action_space, {})
+        spec = parse_policy("random", meta.action_space, {})
         header = make_header(meta, [spec], 0, episodes, (0, 1))
         recording = _Recording(env, world, spec.build(meta.action_space), spec, header, episodes)
         world.reset(seed=0)  # starts the engine before anything is timed

@@ -1,4 +1,4 @@
-"""Preprocessing of pixels: area averaging to a size, then a crop; and frame stacking.
+"""The one preprocessing of pixels: area averaging to a size, then a crop.
 
 Needs numpy and Pillow only. Shapes: H, W are rows and columns.
 """
@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from worldmodel.common.errors import UserError
+from worldmodel.common.policy_view import FrameStack as FrameStack  # moved there
 
 Crop = tuple[int, int, int, int]
 
@@ -149,30 +150,3 @@ def _box_weights(count: int, boxes: int) -> np.ndarray:
     pixels = np.arange(count)
     overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
     return (np.clip(overlap, 0, None) * boxes / count).astype(np.float32)
-
-
-class FrameStack:
-    """The last `depth` frames stacked along the channels, oldest first.
-
-    At the start of an episode its first frame is repeated. Training and evaluation of policies both use this class,
-    so that they observe the same.
-
-    Args:
-        depth: number of frames, >= 1.
-    """
-
-    def __init__(self, depth: int) -> None:
-        if depth < 1:
-            raise UserError(f"frame stack depth={depth}: wanted at least 1.")
-        self.depth = depth
-        self._frames: list[np.ndarray] = []
-
-    def reset(self, frame: np.ndarray) -> np.ndarray:
-        """Start an episode; (H, W, 3) uint8 -> (H, W, 3*depth) uint8."""
-        self._frames = [frame] * self.depth
-        return np.concatenate(self._frames, axis=2)
-
-    def push(self, frame: np.ndarray) -> np.ndarray:
-        """Add the next frame; (H, W, 3) uint8 -> (H, W, 3*depth) uint8."""
-        self._frames = [*self._frames[1:], frame]
-        return np.concatenate(self._frames, axis=2)

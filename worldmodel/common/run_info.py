@@ -17,6 +17,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_args
 
+from worldmodel.common.config_upgrades import upgrade_config
 from worldmodel.common.errors import UserError
 from worldmodel.common.files import expand_path, write_json_atomic
 from worldmodel.common.version import VERSION
@@ -190,7 +191,7 @@ def load_run_info(path: Path) -> dict[str, Any]:
         raise UserError(f"there is no saved config {path}; every output has one (*.run.json or run.json).") from None
     except ValueError as error:
         raise UserError(f"{path} is not a saved config: {error}.") from None
-    return info
+    return {**info, "config": upgrade_config(info["config"])}
 
 
 def run_difference(saved: dict[str, Any], config: Any) -> str | None:

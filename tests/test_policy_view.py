@@ -1,0 +1,70 @@
+"""What a policy observes: one implementation for single environments and for batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worldmodel.common.errors import UserError
+from worldmodel.common.pixels import FrameStack as ReexportedFrameStack
+from worldmodel.common.policy_view import FrameStack, PolicyView
+
+
+def frames_of(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.integers(0, 256, (*shape, 6, 5, 3), dtype=np.uint8)
+
+
+@settings(max_examples=40, deadline=None)
+@given(depth=st.integers(1, 4), rows=st.integers(1, 4), steps=st.integers(1, 8), seed=st.integers(0, 2**16))
+def test_rows_of_a_batch_equal_single_stacks(depth: int, rows: int, steps: int, seed: int) -> None:
+    """With rows that stay unchanged and rows that restart, in any order."""
+    rng = np.random.default_rng(seed)
+    batch, singles = FrameStack(depth), [FrameStack(depth) for _ in range(rows)]
+    first = frames_of(rng, rows)
+    expected = [single.reset(frame) for single, frame in zip(singles, first, strict=True)]
+    np.testing.assert_array_equal(batch.reset(first), np.stack(expected))
+    for _ in range(steps):
+        frames, active = frames_of(rng, rows), rng.random(rows) < 0.6
+        before = batch.push(frames, active)
+        kept = before.copy()
+        for i in np.flatnonzero(active):
+            expected[i] = singles[i].push(frames[i])
+        np.testing.assert_array_equal(before, np.stack(expected))
+        restarted = np.flatnonzero(rng.random(rows) < 0.3)
+        frames = frames_of(rng, len(restarted))
+        for i, frame in zip(restarted, frames, strict=True):
+            expected[i] = singles[i].reset(frame)
+        np.testing.assert_array_equal(batch.reset(frames, restarted), np.stack(expected))
+        np.testing.assert_array_equal(before, kept, err_msg="a returned array is not changed later")
+
+
+def test_a_view_is_a_part_of_the_frame() -> None:
+    frames = frames_of(np.random.default_rng(0), 2)
+    view = PolicyView((6, 5, 3), 4, (1, 4, 0, 5))
+    assert view.shape == (3, 5, 12)
+    np.testing.assert_array_equal(view.crop(frames), frames[:, 1:4])
+    np.testing.assert_array_equal(view.crop(frames[0]), frames[0, 1:4])
+    assert PolicyView((6, 5, 3)).shape == (6, 5, 3)
+    shifted = PolicyView((6, 5, 3), 2, (21, 24, 10, 12), origin=(20, 10))
+    assert shifted.slices == (slice(1, 4), slice(0, 2))
+    assert shifted.shape == (3, 2, 6)
+
+
+@pytest.mark.parametrize("view", [(0, 7, 0, 5), (-1, 3, 0, 5), (3, 3, 0, 5), (0, 6, 2, 6), (0, 6, 4, 2)])
+def test_a_view_outside_of_the_frame_is_refused(view: tuple[int, int, int, int]) -> None:
+    with pytest.raises(UserError, match=r"learner\.view=.*rows 0 to 6 and columns 0 to 5"):
+        PolicyView((6, 5, 3), 1, view, name="learner.view")
+    with pytest.raises(UserError, match="rows 20 to 26"):
+        PolicyView((6, 5, 3), 1, view, origin=(20, 0))
+
+
+def test_wrong_use_raises_a_sentence() -> None:
+    with pytest.raises(UserError, match="wanted at least 1"):
+        PolicyView((6, 5, 3), 0)
+    with pytest.raises(UserError, match="depth=0"):
+        FrameStack(0)
+    with pytest.raises(UserError, match="call reset"):
+        FrameStack(2).push(np.zeros((2, 2, 3), np.uint8))
+    assert ReexportedFrameStack is FrameStack

@@ -1,0 +1,22 @@
+"""Conversion of configs that earlier versions saved in run.json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def upgrade_config(config: dict[str, Any]) -> dict[str, Any]:
+    """A saved config with the fields of this version.
+
+    Until version 0.1 the options of an environment were the field `screen`, and the status bar of ViZDoom was its
+    field `hud`. They are `env_options` and `env_args` since.
+
+    Args:
+        config: of run.json; not changed.
+    """
+    if not isinstance(config, dict) or not isinstance(config.get("screen"), dict):
+        return config
+    upgraded = {key: value for key, value in config.items() if key != "screen"}
+    options = dict(config["screen"])
+    hud = options.pop("hud", False)
+    return {**upgraded, "env_options": {**options, "env_args": "hud=true" if hud is True else ""}}
