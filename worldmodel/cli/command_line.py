@@ -114,6 +114,11 @@ VERBS: dict[str, Verb] = {
     "sample": Verb(
         "worldmodel.cli.pictures:Sample", "worldmodel.cli.pictures:sample", "several futures of one sequence of actions"
     ),
+    "assets": Verb(
+        "worldmodel.cli.assets_command:Assets",
+        "worldmodel.cli.assets_command:assets",
+        "files from elsewhere (maps, weights): list and fetch",
+    ),
     "bench loader": Verb(
         "worldmodel.cli.bench_commands:BenchLoader",
         "worldmodel.cli.bench_commands:bench_loader",
