@@ -106,6 +106,11 @@ VERBS: dict[str, Verb] = {
         "worldmodel.cli.sample_command:sample",
         "several dreams of one sequence of actions",
     ),
+    "assets": Verb(
+        "worldmodel.cli.assets_command:Assets",
+        "worldmodel.cli.assets_command:assets",
+        "list and fetch files from elsewhere (maps, weights)",
+    ),
     "bench loader": Verb(
         "worldmodel.cli.bench_commands:BenchLoader",
         "worldmodel.cli.bench_commands:bench_loader",
