@@ -107,7 +107,9 @@ def test_the_prior_of_a_version_1_world_must_fit_its_tokenizer(tmp_path: Path) -
 
 def test_an_export_of_version_1_must_be_made_again(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"format": EXPORT.format, "version": 1, "files": {}}))
-    with pytest.raises(UserError, match=r"version 1, this code reads 2.*create it again with `worldmodel export"):
+    with pytest.raises(
+        UserError, match=r"version 1; this code reads version 2.*create it again with `worldmodel export"
+    ):
         read_directory(tmp_path, EXPORT)
 
 

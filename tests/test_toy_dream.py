@@ -57,7 +57,7 @@ LEARNER = LearnerConfig(
 
 def paint(place: int, lit: int | None, colour: tuple[int, int, int], ended: bool = False) -> np.ndarray:
     """A frame of the toy: (16, 16, 3) uint8."""
-    return toy._paint(place, lit, colour, toy.STORM if ended else toy.FLOOR)[::4, ::4]
+    return toy._draw(place, lit, colour, toy.STORM if ended else toy.FLOOR)[::4, ::4]
 
 
 def matches(frame: np.ndarray, pictures: list[np.ndarray]) -> int | None:

@@ -209,10 +209,11 @@ def test_an_action_that_the_inner_space_does_not_contain_is_refused() -> None:
         inner_action_of(np.array([7]), gym_spaces.MultiDiscrete([3]))
 
 
-def test_vizdooms_own_environments_repeat_the_last_valid_frame() -> None:
+def test_vizdooms_own_environments_repeat_the_last_valid_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("vizdoom")
     import vizdoom.gymnasium_wrapper  # noqa: F401
 
+    monkeypatch.chdir(tmp_path)  # the engine writes _vizdoom.ini into the working directory
     env = as_pixels(lambda: gym.make("VizdoomTakeCover-v1", render_mode="rgb_array", frame_skip=8), max_steps=500)
     frame, info = env.reset(seed=0)
     assert info["frame_valid"]
