@@ -30,7 +30,7 @@ def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
     result = run(["-c", "\n".join(found)], tmp_path)
     assert result.returncode == 0, result.stderr
     assert "(8, 6, 64, 64, 3)" in result.stdout
-    assert "torch.Size([4, 13, 32, 64, 3])" in result.stdout
+    assert "torch.Size([4, 13, 64, 64, 3])" in result.stdout
 
 
 def test_the_commands_of_the_readme_are_commands() -> None:
