@@ -11,6 +11,7 @@ from recordings import make_file, make_header
 from untrained import make_world
 
 from worldmodel.cli.action_text import parse_actions
+from worldmodel.collect.learner_envs import check_algorithm
 from worldmodel.common import spaces
 from worldmodel.common.errors import UserError
 from worldmodel.data import ClipSampler, Dataset, contact_sheet, format_summary, gif, merge, summarize
@@ -60,6 +61,8 @@ def test_a_world_without_actions_is_saved_loaded_and_stepped(tmp_path: Path, fla
     env = DreamEnv(world)
     env.reset(seed=0)
     assert env.step(env.action_space.sample())[0].shape == (16, 16, 3)
+    with pytest.raises(UserError, match="there is nothing to learn"):
+        check_algorithm("ppo", spaces.from_gymnasium(env.action_space))
     with pytest.raises(UserError, match="there is nothing to plan"):
         initial_distribution(SPACE, 3, torch.device("cpu"))
     with pytest.raises(UserError, match="videos without actions"):
