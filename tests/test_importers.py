@@ -161,6 +161,18 @@ def test_npz_files_must_all_have_actions_or_none(tmp_path: Path) -> None:
         convert("npz", tmp_path / "s", tmp_path / "a.h5", ImportOptions(frame_skip=2))
 
 
+def test_action_labels_give_the_number_of_actions(tmp_path: Path) -> None:
+    write_npz(tmp_path / "s" / "0.npz", 0, None, None, actions=np.array([0, 1, 0]))
+    labels = ("stay", "left", "right")
+    with Dataset(convert("npz", tmp_path / "s", tmp_path / "a.h5", ImportOptions(action_labels=labels))) as data:
+        assert (data.header.action_space, data.header.action_labels) == (spaces.Discrete(3), labels)
+    with pytest.raises(UserError, match=r"1 action_labels, but '.*s' has actions of Discrete\(n=2\)"):
+        convert("npz", tmp_path / "s", tmp_path / "b.h5", ImportOptions(action_labels=("stay",)))
+    write_videos(tmp_path / "v", [(None, None)])
+    with pytest.raises(UserError, match="videos have no actions"):
+        convert("video", tmp_path / "v", tmp_path / "b.h5", ImportOptions(action_labels=labels))
+
+
 def test_videos_of_other_sizes_lengths_and_depths(tmp_path: Path) -> None:
     source = tmp_path / "s"
     source.mkdir()

@@ -182,6 +182,8 @@ class DataConvert:
     """Name of the environment in the header; imported/FORMAT if not given. Merged datasets have the same."""
     seed: int = 0
     """Gives the splits of a source without official splits."""
+    action_labels: tuple[str, ...] = ()
+    """Names of the actions of npz files with one integer per step; their number is inferred if not given."""
     force: bool = False
     """Replace an existing --out."""
 
@@ -192,7 +194,7 @@ def data_convert(config: DataConvert) -> None:
     from worldmodel.data.importers import ImportOptions, convert
 
     refuse_existing(config.out, config.force)
-    options = ImportOptions(config.env, config.size, config.frame_skip, config.seed)
+    options = ImportOptions(config.env, config.size, config.frame_skip, config.seed, config.action_labels)
     path = convert(config.format, config.source, config.out, options, progress=True)
     with Dataset(path) as data:
         splits = ", ".join(f"{count} {name}" for name, count in data.split_counts.items())

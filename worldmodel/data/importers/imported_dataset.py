@@ -27,6 +27,8 @@ class ImportOptions:
         size: (H, W) of the frames, by area averaging; None keeps the size of the source.
         frame_skip: keep every n-th frame of a source without actions.
         seed: gives the splits of episodes without a given split.
+        action_labels: the name of each action of integer actions (T,), which gives their number; empty infers the
+            number from the data.
 
     Raises:
         UserError: a number out of its range.
@@ -36,6 +38,7 @@ class ImportOptions:
     size: tuple[int, int] | None = None
     frame_skip: int = 1
     seed: int = 0
+    action_labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.size is not None:
@@ -79,6 +82,7 @@ def imported_header(
         env=options.env or f"imported/{format}",
         pixels=PixelSpec(options.size or size),
         action_space=space,
+        action_labels=options.action_labels,
         frame_skip=options.frame_skip,
         seed=options.seed,
         num_episodes=len(splits),

@@ -172,6 +172,11 @@ def open_npz(source: Path, options: ImportOptions) -> ImportedDataset:
     with NpzFile(paths[0]) as first:
         rows, columns = first.frames().shape[1:3]
     space = _action_space(scans, paths)
+    if options.action_labels:
+        num_labels = len(options.action_labels)
+        if not isinstance(space, spaces.Discrete) or space.n > num_labels:
+            raise UserError(f"{num_labels} action_labels, but '{source}' has actions of {space}; wanted one for each.")
+        space = spaces.Discrete(num_labels)
     header = imported_header("npz", options, (rows, columns), space, names, splits)
 
     def episodes() -> Iterator[Episode]:

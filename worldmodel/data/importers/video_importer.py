@@ -39,6 +39,8 @@ def open_videos(source: Path, options: ImportOptions) -> ImportedDataset:
     Raises:
         UserError: no videos, folders that are nested too deep, or a video that cannot be read.
     """
+    if options.action_labels:
+        raise UserError(f"action_labels={options.action_labels}; videos have no actions, wanted none.")
     paths = source_files(source, SUFFIXES, "videos")
     folders = [list(path.relative_to(source).parts[:-1]) for path in paths]
     splits: list[str | None] = [None] * len(paths)
