@@ -72,6 +72,7 @@ def examples(verb: str) -> list[str]:
 MAKES = {
     "collect": "dataset",
     "data seal": "dataset",
+    "data convert": "dataset",
     "data merge": "dataset",
     "train policy": "policy",
     "train world": "world",

@@ -61,6 +61,11 @@ VERBS: dict[str, Verb] = {
         "worldmodel.cli.data_commands:data_merge",
         "join datasets in one file without copying",
     ),
+    "data convert": Verb(
+        "worldmodel.cli.data_commands:DataConvert",
+        "worldmodel.cli.data_commands:data_convert",
+        "make a dataset of npz files or videos",
+    ),
     "train policy": Verb(
         "worldmodel.collect.collect_config:TrainPolicy",
         "worldmodel.collect.policy_training:train_policy",
