@@ -51,7 +51,7 @@ HEALTH = StatusConfig("health", (26.5, 47.5, 68.5, 89.5))  # a hit takes 21 or m
 COVER_CROP = (20, 52, 0, 64)  # the rows of take-cover in which anything changes
 
 # Sampling all places at once kept the order of policies best after some minutes of training, and is the fastest
-# (docs/worlds.md, "What was compared").
+# (docs/benchmarks.md, "Worlds of take-cover").
 DOOM_TAKE_COVER_DEMO = WorldConfig(
     crop=COVER_CROP,
     prior=FactoredConfig(
