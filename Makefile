@@ -36,7 +36,7 @@ lint: .venv/.ok
 	@touch $@
 
 docs: .venv/.docs
-	$(BIN)/sphinx-build -W --keep-going --quiet docs docs/_build/html
+	$(BIN)/sphinx-build -E -W --keep-going --quiet docs docs/_build/html
 	@echo "The pages are in docs/_build/html/index.html."
 
 bench: .venv/.ok

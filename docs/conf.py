@@ -32,7 +32,7 @@ autoclass_content = "class"
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True}
 add_module_names = False
 python_maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
@@ -50,7 +50,8 @@ def escape_docstring(app, what, name, obj, options, lines):
         pieces = re.split(r"(`[^`]*`)", line)
         for j in range(0, len(pieces), 2):
             pieces[j] = re.sub(r"(?<!\\)([*|]|(?<=\w)_(?!\w))", r"\\\1", pieces[j])
-        lines[i] = "".join(pieces)
+        line = "".join(pieces)
+        lines[i] = re.sub(r"(^\s*|: )(\w)\.(?=$| )", r"\1\2\\.", line)  # "N.", not the first item of a list
 
 
 def setup(app):

@@ -74,12 +74,12 @@ VERBS: dict[str, Verb] = {
     "train tokenizer": Verb(
         "worldmodel.cli.train_commands:TrainTokenizer",
         "worldmodel.cli.train_commands:train_tokenizer",
-        "its first half: the tokenizer",
+        "the first half of 'train world': the tokenizer",
     ),
     "train prior": Verb(
         "worldmodel.cli.train_commands:TrainPrior",
         "worldmodel.cli.train_commands:train_prior",
-        "its second half: the prior on a tokenizer's codes",
+        "the second half of 'train world': the prior on a tokenizer's codes",
     ),
     "export": Verb(
         "worldmodel.cli.export_command:Export",
