@@ -19,9 +19,11 @@ from worldmodel.cli import command_line as cli
 ROOT = Path(__file__).parent.parent
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text()
-    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "results").rglob("*.md")))
     if "_build" not in path.parts
 }
+
+SHELL = "(?:bash|sh)"
 
 # Runs the blocks of each page in a folder of its own and prints, page by page, the output or the error.
 RUNNER = """
@@ -90,11 +92,12 @@ def test_slow_python_blocks_run(tmp_path: Path) -> None:
         assert not result["error"], f"{page}: {result['error']}"
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "bash")])
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, SHELL)])
 def test_commands_are_valid(page: str) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     extras = set(re.findall(r"^([a-z]+) = \[", (ROOT / "pyproject.toml").read_text(), re.M))
-    for line in (line for block in blocks(page, "bash") for line in block.splitlines() if line):
+    lines = [line for block in blocks(page, SHELL) for line in block.replace("\\\n", "").splitlines()]
+    for line in filter(None, lines):
         words = shlex.split(line, comments=True)
         if words[0] == "worldmodel":
             verb, _ = cli.parse(words[1:])
