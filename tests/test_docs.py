@@ -6,6 +6,7 @@ A Python block after the line "% slow" needs a minute and runs in a slow test.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -66,7 +67,8 @@ def run_pages(folder: Path, slow: bool = False) -> dict[str, dict[str, str]]:
     sources = {page: "\n".join(blocks(page, "python", slow)) for page in PAGES}
     (folder / "sources.json").write_text(json.dumps({page: source for page, source in sources.items() if source}))
     arguments = [sys.executable, "-c", RUNNER, "sources.json", str(folder)]
-    result = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=250)
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(arguments, cwd=folder, env=env, capture_output=True, text=True, timeout=250)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout.rpartition("RESULTS")[2])
 
