@@ -78,6 +78,7 @@ MAKES = {
     "train world": "world",
     "train tokenizer": "tokenizer",
     "train prior": "world",
+    "train border": "world",
 }
 READS = {"data": "dataset", "files": "dataset", "file": "dataset", "tokenizer": "tokenizer", "world": "world"}
 READS |= {"directory": "world", "folder": "part files", "policies": "policy"}

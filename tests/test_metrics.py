@@ -56,6 +56,7 @@ from worldmodel.train.presets import PRESETS
 from worldmodel.world.world_model import WorldModel
 
 SMALL = EvaluationSettings(clips=6, ahead=3, horizon=6, rows=5, seed=4)
+OPTIONAL = ("policy_order", "border_psnr", "reconstruction_border_psnr")  # not for every dataset and world
 
 # -- by hand -----------------------------------------------------------------------------------------------
 

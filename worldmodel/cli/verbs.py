@@ -81,6 +81,11 @@ VERBS: dict[str, Verb] = {
         "worldmodel.cli.train_commands:train_prior",
         "the second half of 'train world': the prior on a tokenizer's codes",
     ),
+    "train border": Verb(
+        "worldmodel.cli.border_command:TrainBorder",
+        "worldmodel.cli.border_command:train_border",
+        "give a world of cropped frames the whole frames of its environment",
+    ),
     "export": Verb(
         "worldmodel.cli.export_command:Export",
         "worldmodel.cli.export_command:export",
