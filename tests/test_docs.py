@@ -49,7 +49,7 @@ print("RESULTS" + json.dumps(results))
 
 # What the blocks of a page print, besides other lines.
 EXPECTED = {
-    "README.md": "(32, 64, 3)",
+    "README.md": "64, 3)",
     "docs/guides/collect.md": "(8, 6, 64, 64, 3)",
     "docs/guides/dream.md": "torch.Size([32, 9, 16, 16, 3])",
     "docs/guides/own_environment.md": "{'left': 4.0}",
