@@ -118,7 +118,7 @@ def test_a_policy_of_a_world_is_tested_in_the_environment_of_the_world(
         return []
 
     monkeypatch.setattr("worldmodel.collect.policy_evaluation.evaluate", evaluate)
-    (tmp_path / "policy.zip").write_bytes(b"not read here")
+    monkeypatch.setattr("worldmodel.collect.policy_specs.parse_policy", lambda text, *_: text)
     policy_training._test(TrainPolicy(tmp_path, world=SHIPPED_WORLDS / "toy"))
     arguments = {"size": (16, 16), "crop": None, "max_steps": 40}
     assert called == {"policies": ["dreamer", "random", "periodic"], "env": "toy", "env_kwargs": arguments}
