@@ -163,15 +163,15 @@ def _test(config: TrainPolicy) -> list[dict[str, Any]]:
     from worldmodel.collect.policy_evaluation import evaluate
     from worldmodel.collect.policy_specs import parse_policy
 
-    env_name, kwargs = config.choose_env()
-    env = envs.make(env_name, **kwargs)
+    name, kwargs = config.choose_env()
+    env = envs.make(name, **kwargs)
     space = env.meta.action_space
     env.close()
-    defaults = envs.policy_defaults(env_name)
+    defaults = envs.policy_defaults(name)
     specs = {"dreamer": parse_policy(str(config.out / "policy.zip"), space, defaults)}
-    for name in ("random", "periodic") if "periodic" in defaults else ("random",):
-        specs[name] = parse_policy(name, space, defaults)
-    return evaluate(specs, env_name, kwargs, config.test_episodes, TEST_SEED, workers=2)
+    for baseline in ("random", "periodic") if "periodic" in defaults else ("random",):
+        specs[baseline] = parse_policy(baseline, space, defaults)
+    return evaluate(specs, name, kwargs, config.test_episodes, TEST_SEED, workers=2)
 
 
 def _finish(model: Any, config: TrainPolicy, minutes: float) -> None:

@@ -79,12 +79,12 @@ VERBS: dict[str, Verb] = {
     "train tokenizer": Verb(
         "worldmodel.cli.train_commands:TrainTokenizer",
         "worldmodel.cli.train_commands:train_tokenizer",
-        "its first half: the tokenizer",
+        "the first half of 'train world': the tokenizer",
     ),
     "train prior": Verb(
         "worldmodel.cli.train_commands:TrainPrior",
         "worldmodel.cli.train_commands:train_prior",
-        "its second half: the prior on a tokenizer's codes",
+        "the second half of 'train world': the prior on a tokenizer's codes",
     ),
     "train border": Verb(
         "worldmodel.cli.border_command:TrainBorder",
