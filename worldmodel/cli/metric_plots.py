@@ -53,8 +53,8 @@ def prediction_curves(result: Mapping[str, Any]) -> bytes:
     for axis, (name, metric) in zip(axes, metrics.items(), strict=False):
         ahead = [int(row["label"].split()[0]) for row in metric["values"]]
         lines = {"dream": [row["value"] for row in metric["values"]]}
-        for rival in metric["values"][0]["baselines"]:
-            lines[rival] = [row["baselines"][rival] for row in metric["values"]]
+        for baseline in metric["values"][0]["baselines"]:
+            lines[baseline] = [row["baselines"][baseline] for row in metric["values"]]
         for label, values in lines.items():
             means = [np.nan if v["mean"] is None else v["mean"] for v in values]
             style = {"color": "black", "linewidth": 2} if label == "dream" else {"linewidth": 1}
