@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from worldmodel.prior.code_init import init_code_weights
 from worldmodel.prior.conditioning import ConditionalLayerNorm
-from worldmodel.prior.flat.flat_config import FlatConfig
 from worldmodel.prior.flat.flat_layers import FlatBlock, attention_mask
 from worldmodel.prior.flat.ring_cache import LayerKeyValues
 from worldmodel.prior.flat.rotary import RotaryEmbedding
+from worldmodel.prior.raster_sizes import RasterSizes
 
 
 class RasterTransformer(nn.Module):
@@ -33,7 +33,7 @@ class RasterTransformer(nn.Module):
     """
 
     def __init__(
-        self, config: FlatConfig, grid: tuple[int, int], num_codes: int, condition_dim: int, memory: int
+        self, config: RasterSizes, grid: tuple[int, int], num_codes: int, condition_dim: int, memory: int
     ) -> None:
         super().__init__()
         (h, w), width, is_learned = grid, config.width, config.positions == "paper"
