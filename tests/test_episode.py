@@ -22,8 +22,8 @@ def test_header_round_trip_and_strictness() -> None:
         assert Header.from_json(json.loads(header.text())) == header
         assert header.env_kwargs == {"a": [1, 2]}
     spec = make_header().to_json()
-    with pytest.raises(UserError, match="version 2; this code reads version 1"):
-        Header.from_json(spec | {"version": 2})
+    with pytest.raises(UserError, match="version 3; this code reads versions 1 and 2"):
+        Header.from_json(spec | {"version": 3})
     with pytest.raises(UserError, match=r"unknown fields \['colour'\]"):
         Header.from_json(spec | {"colour": 1})
     spec.pop("seed")

@@ -262,7 +262,7 @@ def _check(world: WorldModel, data: Dataset, settings: EvaluationSettings) -> No
         )
     for split in dict.fromkeys((settings.split, "train")):
         if not len(data.episodes_of(split)):
-            raise UserError(f"the {split} split of {data.name} is empty: {data.lacking_splits}")
+            raise UserError(f"the {split} split of {data.name} is empty: {data.missing_splits}")
     max_frames = world.prior.max_frames
     if max_frames is not None and world.prior.window + settings.ahead > max_frames:
         raise UserError(
