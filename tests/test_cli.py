@@ -77,9 +77,10 @@ MAKES = {
     "train world": "world",
     "train tokenizer": "tokenizer",
     "train prior": "world",
+    "train clip": "clip model",
 }
 READS = {"data": "dataset", "files": "dataset", "file": "dataset", "tokenizer": "tokenizer", "world": "world"}
-READS |= {"directory": "world", "folder": "part files", "policies": "policy"}
+READS |= {"model": "clip model", "directory": "world", "folder": "part files", "policies": "policy"}
 
 
 def paths_made(name: str, config: Any) -> set[tuple[str, str]]:

@@ -128,11 +128,11 @@ def test_the_true_class_is_likelier_than_the_others(model: ClipModel, data: Data
 def test_log_prob_is_that_of_a_full_forward(model: ClipModel, data: Dataset) -> None:
     clips, labels = held_out(data, 6)
     codes = model.tokenizer.encode(clips)  # (B, T, h, w)
-    assert codes.shape == (6, 2, 4, 4)
+    assert codes.shape == (6, 2, 2, 2)
     conditioning = Conditioning(class_index=labels)
     log_probs = model.prior.logits(codes, conditioning).double().log_softmax(-1)  # (B, T, K, V)
     wanted = torch.stack(
-        [sum(log_probs[b, t, k, codes.flatten(2)[b, t, k]] for t in range(2) for k in range(16)) for b in range(6)]
+        [sum(log_probs[b, t, k, codes.flatten(2)[b, t, k]] for t in range(2) for k in range(4)) for b in range(6)]
     )
     torch.testing.assert_close(model.log_prob(clips, conditioning).double(), wanted, rtol=1e-5, atol=1e-4)
 
@@ -249,10 +249,9 @@ def test_sizes_that_do_not_fit_are_refused(data: Dataset, tmp_path: Path) -> Non
             ClipModel(TINY_CLIP.tokenizer, config, spec())
     with pytest.raises(UserError, match="wanted the same number"):
         replace(TINY_CLIP, prior=replace(TINY_CLIP.prior, num_frames=8))
+    prior, loop = replace(TINY_CLIP.prior, num_frames=12), replace(TINY_CLIP.train_prior, clip_length=12)
     with pytest.raises(UserError, match="clip_length=12 needs 12 frames"):
-        config = replace(TINY_CLIP.prior, num_frames=12)
-        loop = replace(TINY_CLIP.train_prior, clip_length=12)
-        train_clip(data, tmp_path / "x", replace(TINY_CLIP, prior=config, train_prior=loop))
+        train_clip(data, tmp_path / "x", replace(TINY_CLIP, prior=prior, train_prior=loop))
 
 
 # -- the prior alone ---------------------------------------------------------------------------------------
@@ -301,7 +300,7 @@ def test_cached_sampling_equals_a_full_forward(changes: dict[str, Any], sampling
     logits = prior.logits(codes, conditioning)  # (B, T, K, V)
     assert torch.equal(sampling.sample(logits, uniforms), codes.flatten(2))
     torch.testing.assert_close(log_probs, prior.log_prob(codes, conditioning), rtol=1e-5, atol=1e-4)
-    assert len(codes.unique()) > 3
+    assert len(codes.unique()) > (3 if sampling.temperature else 1)
 
 
 @pytest.mark.parametrize("space", SPACES, ids=str)

@@ -81,6 +81,11 @@ VERBS: dict[str, Verb] = {
         "worldmodel.cli.train_commands:train_prior",
         "its second half: the prior on a tokenizer's codes",
     ),
+    "train clip": Verb(
+        "worldmodel.cli.clip_commands:TrainClip",
+        "worldmodel.cli.clip_commands:train_clip",
+        "train a model of whole clips, with a class or actions as condition",
+    ),
     "export": Verb(
         "worldmodel.cli.export_command:Export",
         "worldmodel.cli.export_command:export",
@@ -105,6 +110,11 @@ VERBS: dict[str, Verb] = {
         "worldmodel.cli.sample_command:Sample",
         "worldmodel.cli.sample_command:sample",
         "several dreams of one sequence of actions",
+    ),
+    "sample clips": Verb(
+        "worldmodel.cli.clip_commands:SampleClips",
+        "worldmodel.cli.clip_commands:sample_clips",
+        "clips of a clip model, given a class or actions",
     ),
     "assets": Verb(
         "worldmodel.cli.assets_command:Assets",

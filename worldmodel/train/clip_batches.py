@@ -45,14 +45,12 @@ def check_labels(data: Dataset, class_label: bool) -> tuple[str, ...]:
     """
     if not class_label:
         return ()
-    labels = data.labels
-    if (labels[data.episodes_of("train")] < 0).all():
+    if (data.labels[data.episodes_of("train")] < 0).all():
         raise UserError(
             f"prior.class-label: no training episode of {data.name} has a label. Record labels, or pass "
             "--prior.no-class-label."
         )
-    num_classes = max(len(data.class_names), int(labels.max()) + 1)
-    return (*data.class_names, *(str(i) for i in range(len(data.class_names), num_classes)))
+    return data.class_names
 
 
 class ClipBatches:
@@ -76,14 +74,13 @@ class ClipBatches:
         """
         model = self.model
         batch = self.reader.gather(episodes, starts).torch(model.device)
-        labels = None
-        if model.prior.config.class_label:
-            labels = torch.from_numpy(self.data.labels[episodes].astype(np.int64)).to(model.device)
+        config = model.prior.config
         return CodedClips(
             frames=batch.frames,
             codes=model.tokenizer.encode(batch.frames),
             conditioning=Conditioning(
-                actions=None if model.prior.config.actions == "none" else batch.actions, class_index=labels
+                actions=None if config.actions == "none" else batch.actions,
+                class_index=batch.labels if config.class_label else None,
             ),
             has_loss=batch.frame_valid.all(1),
         )
