@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from worldmodel.cli import command_line as cli
 from worldmodel.common import spaces
 from worldmodel.common.errors import UserError
 from worldmodel.common.pixels import PixelSpec
+from worldmodel.common.run_info import load_run_info
 from worldmodel.data import ClipSampler, Dataset, Episode, Header, PartWriter, PolicyRecord, seal
 from worldmodel.dream import DreamEnv
 from worldmodel.envs import toy
@@ -358,3 +361,33 @@ def test_a_frame_tokenizer_with_actions_of_each_step(data: Dataset, tmp_path: Pa
     with pytest.raises(UserError, match="outside"):
         model.sample(2, actions=torch.tensor([1, 5]))
     assert "nats_per_code_shuffled" in model.report
+
+
+# -- the commands ------------------------------------------------------------------------------------------
+
+
+def test_the_commands_train_and_sample(data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loops = [f"--train-{stage}.{flag}" for stage in ("tokenizer", "prior") for flag in ("num-steps=2", "validations=0")]
+    out = tmp_path / "model"
+    command = ["train", "clip", "--preset", "tiny-clip", "--data", str(data.paths[0]), "--out", str(out), "--json"]
+    run([*command, *loops, "--prior.actions", "clip"])
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["clip model"] == str(out)
+    assert figures["split"] == "validation"
+    assert load_run_info(out / "run.json")["verb"] == "train clip"
+    picture = tmp_path / "clips.png"
+    run(["sample", "clips", str(out), "--out", str(picture), "--num", "3", "--label", "top right", "--actions", "2*3"])
+    assert Image.open(picture).size[0] > 4 * SIZE
+    for arguments, message in (
+        (["--label", "top"], "unknown class 'top'"),
+        (["--actions", "2*2"], "wanted"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run(["sample", "clips", str(out), "--out", str(tmp_path / "x.png"), *arguments])
+    with pytest.raises(UserError, match="contradict each other"):
+        run([*command, *loops, "--minutes", "1"])
+
+
+def run(arguments: list[str]) -> None:
+    name, config = cli.parse(arguments)
+    cli.load_entry(cli.VERBS[name].function)(config)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 import tyro
 
+from worldmodel.cli.train_commands import check_budget, finish_training
 from worldmodel.common.errors import UserError, unknown_name
 from worldmodel.train.clip_presets import CLIP_PRESETS
 from worldmodel.train.clip_training_config import ClipTraining
@@ -84,9 +84,8 @@ class SampleClips:
 
 def train_clip(config: TrainClip) -> None:
     """Train with a progress bar, and print the report."""
+    check_budget(config)
     from worldmodel.cli.progress import progress_bar
-    from worldmodel.common.processes import process
-    from worldmodel.common.run_info import save_run_info
     from worldmodel.train.clip_trainer import train_clip as train
 
     with progress_bar() as progress:
@@ -100,12 +99,7 @@ def train_clip(config: TrainClip) -> None:
             progress=progress,
             force=config.force,
         )
-    if process()[0]:
-        return
-    save_run_info(config.out / "run.json", "train clip", config)
-    figures = {"clip model": str(config.out), **trained.report}
-    text = "\n".join(f"{key}: {value}" for key, value in figures.items())
-    print(json.dumps(figures) if config.json else text)
+    finish_training("train clip", "clip model", config, trained.report)
 
 
 def sample_clips(config: SampleClips) -> None:
