@@ -80,7 +80,13 @@ MAKES = {
     "train clip": "clip model",
 }
 READS = {"data": "dataset", "files": "dataset", "file": "dataset", "tokenizer": "tokenizer", "world": "world"}
-READS |= {"model": "clip model", "directory": "world", "folder": "part files", "policies": "policy"}
+READS |= {
+    "model": "clip model",
+    "generated": "clip model",
+    "directory": "world",
+    "folder": "part files",
+    "policies": "policy",
+}
 
 
 def paths_made(name: str, config: Any) -> set[tuple[str, str]]:

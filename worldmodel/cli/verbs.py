@@ -101,6 +101,11 @@ VERBS: dict[str, Verb] = {
         "worldmodel.cli.eval_world:eval_world",
         "evaluate a world: free runs, likelihood, prediction",
     ),
+    "eval clips": Verb(
+        "worldmodel.cli.eval_clips:EvalClips",
+        "worldmodel.cli.eval_clips:eval_clips",
+        "compare generated clips with recorded ones",
+    ),
     "predict": Verb(
         "worldmodel.cli.predict_command:Predict",
         "worldmodel.cli.predict_command:predict",

@@ -18,6 +18,7 @@ from worldmodel.prior.clip.clip_conditioning import Conditioning
 from worldmodel.world.clip_model import ClipModel
 
 COUNTED_CLIPS = 512  # clips of the training split whose codes are counted
+COUNTED_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,9 @@ class ClipBatches:
         counts = torch.zeros(h * w * num_codes, dtype=torch.int64, device=self.model.device)
         offsets = torch.arange(h * w, device=counts.device) * num_codes
         rows = process_rows(num_clips)
-        for step in range(rows.start, rows.stop):
-            codes = self.gather(*sampler.locate(step)).codes.flatten(2)  # (1, T, K)
+        for begin in range(rows.start, rows.stop, COUNTED_AT_ONCE):
+            located = [sampler.locate(step) for step in range(begin, min(rows.stop, begin + COUNTED_AT_ONCE))]
+            episodes, starts = (np.concatenate(column) for column in zip(*located, strict=True))
+            codes = self.gather(episodes, starts).codes.flatten(2)  # (B, T, K)
             counts += torch.bincount((codes + offsets).flatten(), minlength=len(counts))
         return sum_over_processes(counts).view(h, w, num_codes)
