@@ -122,9 +122,9 @@ def real_envs(config: TrainPolicy) -> Iterator[Any]:
     from worldmodel.collect.learner_view import LearnerView
 
     out, learner = config.out, config.learner
-    kwargs = config.env_options.kwargs()
+    env, kwargs = config.choose_env()
     # wrong names and options are refused here, not in every process
-    probe = envs.make(config.env, **kwargs)
+    probe = envs.make(env, **kwargs)
     check_algorithm(learner.algo, probe.meta.action_space)
     view = LearnerView(probe, learner).view
     check_encoder_input(view.shape)
@@ -144,19 +144,19 @@ def real_envs(config: TrainPolicy) -> Iterator[Any]:
     # the fork server imports torch and SB3 once; the environment processes are forks of it
     start_forkserver(["worldmodel.collect.learner_view", __name__])
     factory = LearnerEnvFactory(
-        env=config.env,
+        env=env,
         env_kwargs=kwargs,
         process_manager=probe.process_manager,
         learner=learner,
         token=token,
         records_dir=records,
-        registrations=pickle_registrations(config.env),
+        registrations=pickle_registrations(env),
     )
     try:
         venv = SubprocVecEnv([factory] * learner.num_envs, start_method="forkserver")
     except (EOFError, ConnectionError) as error:
         raise UserError(
-            f"an environment process of {config.env!r} died at start; its error is above. A script must call "
+            f"an environment process of {env!r} died at start; its error is above. A script must call "
             "train_policy under `if __name__ == '__main__':`."
         ) from error
     try:
@@ -199,15 +199,16 @@ def dream_envs(config: TrainPolicy) -> Iterator[Any]:
     channels, height, width = venv.observation_space.shape
     check_encoder_input((height, width, channels))
     if config.test_episodes:
-        env = envs.make(config.env, **config.env_options.kwargs())
+        name, kwargs = config.choose_env()
+        env = envs.make(name, **kwargs)
         meta = env.meta
         try:
             if meta.action_space != space:
-                raise UserError(f"{config.env} has actions {meta.action_space}, the world {config.world} has {space}.")
+                raise UserError(f"{name} has actions {meta.action_space}, the world {config.world} has {space}.")
             shape, dream_shape = LearnerView(env, learner).view.shape, (height, width, channels)
             if shape != dream_shape:
                 raise UserError(
-                    f"the policy would observe {shape} in {config.env} and {dream_shape} in the dream; give --size, "
+                    f"the policy would observe {shape} in {name} and {dream_shape} in the dream; give --size, "
                     "--crop or --learner.view such that both are the same."
                 )
         finally:

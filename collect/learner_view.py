@@ -28,8 +28,8 @@ class LearnerView(gym.Wrapper):
         super().__init__(env)
         self.learner = learner
         self.stack = FrameStack(learner.frame_stack)
-        frame_shape: tuple[int, int, int] = env.observation_space.shape  # type: ignore[assignment]
-        self.view = PolicyView(frame_shape, learner.frame_stack, learner.view, name="learner.view")
+        pixels = env.unwrapped.meta.pixels  # type: ignore[attr-defined]
+        self.view = PolicyView(pixels.frame_shape, learner.frame_stack, learner.view, pixels.origin, "learner.view")
         if learner.reward == "health" and "health" not in env.unwrapped.meta.variables:  # type: ignore[attr-defined]
             raise UserError(
                 f"learner.reward='health' needs an environment with the variable 'health'; this one has "

@@ -160,3 +160,18 @@ def test_the_reader_of_imports_sees_them(tmp_path: Path) -> None:
     assert imports(path) == {"worldmodel.envs", "worldmodel.envs.make", "torch.nn"}
     assert "worldmodel.data.sealing" in sources()
     assert "worldmodel.collect.recorder" in sources()
+
+
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 350, 60
+
+
+@pytest.mark.parametrize("module", sources())
+def test_files_and_functions_are_short(module: str) -> None:
+    text = sources()[module].read_text()
+    lines = text.count("\n")
+    assert lines <= MAX_FILE_LINES, f"{module} has {lines} lines: split it by noun"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            length = node.end_lineno - node.lineno + 1
+            assert length <= MAX_FUNCTION_LINES, f"{module}.{node.name} has {length} lines"

@@ -78,6 +78,7 @@ MAKES = {
     "train tokenizer": "tokenizer",
     "train prior": "world",
     "train clip": "clip model",
+    "train border": "world",
 }
 READS = {"data": "dataset", "files": "dataset", "file": "dataset", "tokenizer": "tokenizer", "world": "world"}
 READS |= {

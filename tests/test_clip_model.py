@@ -27,6 +27,7 @@ from worldmodel.prior.clip.clip_conditioning import Conditioning
 from worldmodel.prior.clip.clip_config import ClipConfig
 from worldmodel.prior.clip.clip_prior import ClipPrior
 from worldmodel.tokenizer import TokenizerConfig
+from worldmodel.train import train_tokenizer
 from worldmodel.train.clip_presets import TINY_CLIP
 from worldmodel.train.clip_trainer import train_clip
 from worldmodel.world.clip_model import ClipModel
@@ -357,7 +358,14 @@ def test_a_frame_tokenizer_with_actions_of_each_step(data: Dataset, tmp_path: Pa
         train_tokenizer=replace(TINY_CLIP.train_tokenizer, **loop),
         train_prior=replace(TINY_CLIP.train_prior, **loop),
     )
-    model = train_clip(data, tmp_path / "a", config)
+    tokenizer = train_tokenizer(data, tmp_path / "tokenizer", config).tokenizer
+    stages: list[str] = []
+    model = train_clip(
+        data, tmp_path / "a", config, tokenizer=tmp_path / "tokenizer", progress=lambda *args: stages.append(args[0])
+    )
+    assert set(stages) == {"prior"}
+    for name, tensor in tokenizer.state_dict().items():
+        assert torch.equal(tensor, model.tokenizer.state_dict()[name])
     assert model.sample(2, actions=torch.tensor([1, 4])).shape == (2, 3, SIZE, SIZE, 3)
     assert model.sample(2, actions=torch.tensor([[1, 4], [0, 0]])).shape == (2, 3, SIZE, SIZE, 3)
     with pytest.raises(UserError, match="outside"):

@@ -86,6 +86,11 @@ VERBS: dict[str, Verb] = {
         "worldmodel.cli.clip_commands:train_clip",
         "train a model of whole clips, with a class or actions as condition",
     ),
+    "train border": Verb(
+        "worldmodel.cli.border_command:TrainBorder",
+        "worldmodel.cli.border_command:train_border",
+        "give a world of cropped frames the whole frames of its environment",
+    ),
     "export": Verb(
         "worldmodel.cli.export_command:Export",
         "worldmodel.cli.export_command:export",

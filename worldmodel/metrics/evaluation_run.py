@@ -194,7 +194,8 @@ class EvaluationRun:
             frames, clip = self.code_clip(episodes, starts, length)
             total += frames.sum((0, 1), dtype=torch.float64)
             count += frames.shape[0] * frames.shape[1]
-            levels += np.bincount(brightness(frames).flatten().numpy(), minlength=256)
+            inside = brightness(self.world.tokenizer.encoded_part(frames))
+            levels += np.bincount(inside.flatten().numpy(), minlength=256)
             codes.append(clip.codes.cpu().numpy())
             valid.append(clip.frame_valid.cpu().numpy())
             self.progress("training split", min(i + CHUNK, len(order)), len(order), {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -68,23 +69,16 @@ def train_clip(
             config.
     """
     runtime = choose_runtime(device)
-    config = with_budget(config, minutes)
+    config = _with_budget(config, minutes, has_tokenizer=tokenizer is not None)
     source = None if tokenizer is None else TokenizerCheckpoint.from_pretrained(tokenizer, runtime.device)
-    if source is None or tokenizer is None:
-        data = open_dataset(data, config.crop)
-        check_data_fits(data, config)
-    else:
-        data = data if isinstance(data, Dataset) else Dataset.open_cropped(data, source.pixels)
-        check_pixels(source, tokenizer, data)
-    clip_sampler(data, config.train_prior, config.seed)  # refuses clips longer than all episodes
-    class_names = check_labels(data, config.prior.class_label)
+    data = _open_checked(data, config, tokenizer, source)
     identity = training_identity(config, data, None)
-    if source is not None:
-        identity["tokenizer"] = tokenizer_hash(source.tokenizer)
     torch.manual_seed(config.seed)
     sizes = config.tokenizer if source is None else source.tokenizer.config
+    class_names = check_labels(data, config.prior.class_label)
     model = ClipModel(sizes, config.prior, make_world_spec(data), class_names).to(runtime.device)
     if source is not None and tokenizer is not None:
+        identity["tokenizer"] = tokenizer_hash(source.tokenizer)
         copy_weights(source.tokenizer, model.tokenizer, tokenizer)
     workspace = Workspace(Path(out).expanduser(), CLIP_MODEL, force)
     with disk_errors(workspace.out):
@@ -95,6 +89,32 @@ def train_clip(
             _fit_prior(model.eval(), data, config, run)
             workspace.finish(model.save_pretrained, runtime)
     return ClipModel.from_pretrained(out, runtime.device)
+
+
+def _with_budget(config: ClipTraining, minutes: float | None, has_tokenizer: bool) -> ClipTraining:
+    """Divide a budget between the loops; the prior gets all of it where the tokenizer exists."""
+    budgeted = with_budget(config, minutes)
+    if minutes is None or not has_tokenizer:
+        return budgeted
+    return replace(budgeted, train_prior=replace(budgeted.train_prior, minutes=minutes))
+
+
+def _open_checked(
+    data: Data, config: ClipTraining, tokenizer: str | Path | None, source: TokenizerCheckpoint | None
+) -> Dataset:
+    """The dataset, with the frames of the given tokenizer if there is one.
+
+    Raises:
+        UserError: other frames than the tokenizer's, or no episode is long enough for the clips of a loop.
+    """
+    if source is not None and tokenizer is not None:
+        data = data if isinstance(data, Dataset) else Dataset.open_cropped(data, source.pixels)
+        check_pixels(source, tokenizer, data)
+    else:
+        data = open_dataset(data, config.crop)
+        check_data_fits(data, config)
+    clip_sampler(data, config.train_prior, config.seed)
+    return data
 
 
 def _fit_prior(model: ClipModel, data: Dataset, config: ClipTraining, run: TrainingRun) -> None:
