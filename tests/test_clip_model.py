@@ -271,11 +271,16 @@ def random_prior(space: spaces.Space = SPACES[0], time_stride: int = 1, **change
     """A prior of 3 x 2 codes a time step with random weights: every output depends on all that it may depend on."""
     torch.manual_seed(0)
     config = ClipConfig(**{"num_frames": 4, "width": 32, "num_heads": 4, "num_layers": 2, "action_dim": 4, **changes})
-    prior = ClipPrior(config, (3, 2), 8, time_stride, space, 3)
+    prior = ClipPrior(config, (3, 2), 8, time_stride, space, 3, (SIZE, SIZE, 3))
     with torch.no_grad():
         for parameter in prior.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
     return prior.eval()
+
+
+def random_frames(num: int, length: int) -> torch.Tensor:
+    shape = (num, length, SIZE, SIZE, 3)
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
 
 
 def random_conditioning(prior: ClipPrior, num: int) -> Conditioning:
@@ -284,6 +289,7 @@ def random_conditioning(prior: ClipPrior, num: int) -> Conditioning:
     return Conditioning(
         actions=None if config.actions == "none" else torch.from_numpy(actions),
         class_index=torch.arange(num) % 4 - 1 if config.class_label else None,
+        frames=random_frames(num, config.num_given_frames) if config.num_given_frames else None,
     )
 
 
@@ -295,6 +301,7 @@ def random_conditioning(prior: ClipPrior, num: int) -> Conditioning:
         {"actions": "clip", "previous_frame": True, "num_kv_heads": 2},
         {"actions": "step", "class_label": True, "previous_frame": True},
         {"actions": "clip", "num_frames": 4, "time_stride": 4},
+        {"num_given_frames": 2, "actions": "step", "class_label": True},
     ],
     ids=lambda changes: ",".join(f"{name}={value}" for name, value in changes.items()) or "unconditional",
 )
@@ -329,6 +336,25 @@ def test_actions_condition_the_codes_that_they_may(space: spaces.Space) -> None:
     assert prior.condition_encoder.condition_dim == 60
 
 
+def test_given_frames_condition_every_code() -> None:
+    codes = torch.randint(0, 8, (3, 4, 3, 2), generator=torch.Generator().manual_seed(1))
+    prior, frames = random_prior(num_given_frames=2), random_frames(3, 2)
+    before = prior.logits(codes, Conditioning(frames=frames))
+    for frame in (0, 1):
+        other = frames.clone()
+        other[1:, frame, 9, 5] = 255 - other[1:, frame, 9, 5]  # one pixel of two clips
+        after = prior.logits(codes, Conditioning(frames=other))
+        assert torch.equal(before[0], after[0])
+        assert ((before - after)[1:].abs().amax(-1) > 1e-7).float().mean() > 0.9
+    for wrong in (frames[:, :1], frames[:2], frames.float(), frames[:, :, :8]):
+        with pytest.raises(UserError, match="given frames"):
+            prior.logits(codes, Conditioning(frames=wrong))
+    with pytest.raises(UserError, match="needs frames"):
+        prior.logits(codes, Conditioning())
+    with pytest.raises(UserError, match="not conditioned on frames"):
+        random_prior().logits(codes, Conditioning(frames=frames))
+
+
 def test_every_code_depends_on_all_codes_before_it_and_on_no_other() -> None:
     prior, codes = random_prior(), torch.randint(0, 8, (1, 4, 3, 2), generator=torch.Generator().manual_seed(2))
     before = prior.logits(codes, Conditioning()).flatten(1, 2)[0]  # (T*K, V)
@@ -349,12 +375,12 @@ def test_clips_without_a_loss_have_no_influence() -> None:
     assert prior.loss(codes, Conditioning(), torch.zeros(3, dtype=torch.bool))["loss"] == 0
 
 
-def test_a_frame_tokenizer_with_actions_of_each_step(data: Dataset, tmp_path: Path) -> None:
+def test_a_frame_tokenizer_with_actions_of_each_step_and_a_given_frame(data: Dataset, tmp_path: Path) -> None:
     loop = {"num_steps": 2, "validations": 1, "clip_length": 3}
     config = replace(
         TINY_CLIP,
         tokenizer=TokenizerConfig(space_stride=8, width=8, code_width=8, num_codes=8, code_dim=4),
-        prior=replace(TINY_CLIP.prior, num_frames=3, actions="step", class_label=False),
+        prior=replace(TINY_CLIP.prior, num_frames=3, actions="step", num_given_frames=1, class_label=False),
         train_tokenizer=replace(TINY_CLIP.train_tokenizer, **loop),
         train_prior=replace(TINY_CLIP.train_prior, **loop),
     )
@@ -366,10 +392,18 @@ def test_a_frame_tokenizer_with_actions_of_each_step(data: Dataset, tmp_path: Pa
     assert set(stages) == {"prior"}
     for name, tensor in tokenizer.state_dict().items():
         assert torch.equal(tensor, model.tokenizer.state_dict()[name])
-    assert model.sample(2, actions=torch.tensor([1, 4])).shape == (2, 3, SIZE, SIZE, 3)
-    assert model.sample(2, actions=torch.tensor([[1, 4], [0, 0]])).shape == (2, 3, SIZE, SIZE, 3)
+    frames = torch.from_numpy(data.frames(0, 0, 1))
+    for actions in (torch.tensor([1, 4]), torch.tensor([[1, 4], [0, 0]])):
+        for given in (frames, torch.stack([frames, frames])):
+            assert model.sample(2, actions=actions, frames=given).shape == (2, 3, SIZE, SIZE, 3)
     with pytest.raises(UserError, match="outside"):
-        model.sample(2, actions=torch.tensor([1, 5]))
+        model.sample(2, actions=torch.tensor([1, 5]), frames=frames)
+    picture = tmp_path / "clips.png"
+    command = ["sample", "clips", str(tmp_path / "a"), "--out", str(picture), "--num", "3"]
+    with pytest.raises(UserError, match="--data FILE"):
+        run(command)
+    run([*command, "--data", str(data.paths[0])])
+    assert picture.exists()
     assert "nats_per_code_shuffled" in model.report
 
 

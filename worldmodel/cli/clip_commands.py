@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
@@ -12,6 +12,12 @@ from worldmodel.cli.train_commands import check_budget, finish_training
 from worldmodel.common.errors import UserError, unknown_name
 from worldmodel.train.clip_presets import CLIP_PRESETS
 from worldmodel.train.clip_training_config import ClipTraining
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from worldmodel.prior.sampling import Sampling
+    from worldmodel.world.clip_model import ClipModel
 
 _WithoutPrefix = tyro.conf.arg(name="")  # fields become flags without a prefix: --prior.width
 
@@ -72,8 +78,13 @@ class SampleClips:
     """Name or index of the class; all classes in turn if not given."""
     actions: str = ""
     """'turn_right*8,forward*7': labels or numbers, each repeated so many steps; random ones if not given."""
+    data: Path | None = None
+    """Dataset; clip i gets the class, the actions and the first frames of a recorded clip, as far as the model needs
+    them. Required by a model that is conditioned on frames."""
+    split: str = "test"
+    """Split of the recorded clips: test, validation or train."""
     seed: int = 0
-    """Clip i has the seed `seed + i`; also of random actions."""
+    """Clip i has the seed `seed + i`; also of random actions and of the choice of recorded clips."""
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
@@ -104,41 +115,69 @@ def train_clip(config: TrainClip) -> None:
 
 def sample_clips(config: SampleClips) -> None:
     """Sample, and write the image or video."""
-    import numpy as np
-    import torch
-
-    from worldmodel.cli.action_text import parse_actions
     from worldmodel.cli.outputs import check_picture_path, write_clips
     from worldmodel.common.runtime import choose_runtime
     from worldmodel.prior.sampling import Sampling
     from worldmodel.world.clip_model import ClipModel
 
     check_picture_path(config.out, config.force)
+    if config.num < 1 or config.seed < 0:
+        raise UserError(f"--num {config.num} --seed {config.seed}: wanted at least 1 and 0.")
     model = ClipModel.from_pretrained(config.model, choose_runtime(config.device).device)
+    sampling = Sampling(config.temperature, config.top_k, config.top_p)
+    sample = _sample_given if config.data is None else _sample_like
+    clips = sample(config, model, sampling)
+    write_clips(config.out, clips)
+    print(f"{config.out}: {len(clips)} clips of {model.prior.config.num_frames} frames.")
+
+
+def _sample_given(config: SampleClips, model: ClipModel, sampling: Sampling) -> list[tuple[str, np.ndarray]]:
+    """Clips of the class and actions that the flags give, with titles."""
+    import numpy as np
+    import torch
+
+    from worldmodel.cli.action_text import parse_actions
+
     spec, prior = model.spec, model.prior.config
+    for flag, value, is_used in (
+        ("--label", config.label, prior.class_label),
+        ("--actions", config.actions, prior.actions != "none"),
+    ):
+        if value and not is_used:
+            raise UserError(f"{flag} {value}: this clip model is not conditioned on it; leave it out.")
+    if prior.num_given_frames:
+        raise UserError("this clip model is conditioned on first frames: take them from a dataset with --data FILE.")
     titles, classes, actions = ["clip"] * config.num, None, None
     if prior.class_label:
         indices = range(len(model.class_names)) if not config.label else [class_of(config.label, model.class_names)]
         classes = torch.tensor([indices[i % len(indices)] for i in range(config.num)])
         titles = [model.class_names[i] for i in classes.tolist()]
-    elif config.label:
-        raise UserError(f"--label {config.label}: this clip model is not conditioned on a class; leave it out.")
     if prior.actions != "none":
         rng, length = np.random.default_rng(config.seed), prior.num_frames - 1
-        actions = np.stack([spec.action_space.sample(rng) for _ in range(length)])
+        chosen = np.stack([spec.action_space.sample(rng) for _ in range(length)])
         if config.actions:
-            actions = parse_actions(config.actions, spec.action_space, spec.action_labels)
-    elif config.actions:
-        raise UserError("--actions: this clip model is not conditioned on actions; leave them out.")
-    sampling = Sampling(config.temperature, config.top_k, config.top_p)
-    clips = model.sample(
-        config.num, classes, None if actions is None else torch.from_numpy(actions), config.seed, sampling
-    )
-    videos = clips.cpu().numpy()
-    write_clips(
-        config.out, [(f"{title} {i + 1}", video) for i, (title, video) in enumerate(zip(titles, videos, strict=True))]
-    )
-    print(f"{config.out}: {config.num} clips of {prior.num_frames} frames.")
+            chosen = parse_actions(config.actions, spec.action_space, spec.action_labels)
+        actions = torch.from_numpy(chosen)
+    videos = model.sample(config.num, classes, actions, config.seed, sampling).cpu().numpy()
+    return [(f"{title} {i + 1}", video) for i, (title, video) in enumerate(zip(titles, videos, strict=True))]
+
+
+def _sample_like(config: SampleClips, model: ClipModel, sampling: Sampling) -> list[tuple[str, np.ndarray]]:
+    """Each recorded clip, followed by a clip that is sampled with its conditions, with titles."""
+    from worldmodel.data import Dataset
+    from worldmodel.metrics.clip_sources import check_source, generated_clips, recorded_clips
+
+    assert config.data is not None
+    if config.label or config.actions:
+        raise UserError("--data gives the class and the actions of each clip; leave --label and --actions out.")
+    length = model.prior.config.num_frames
+    with Dataset.open_cropped(config.data, model.spec.pixels) as data:
+        check_source(model, data, length)
+        batches = list(recorded_clips(data, length, config.num, config.split, config.seed))
+    real = [clip for batch in batches for clip in batch.frames.numpy()]
+    sampled = [clip for batch in generated_clips(model, batches, config.seed, sampling) for clip in batch.numpy()]
+    pairs = enumerate(zip(real, sampled, strict=True))
+    return [(f"{title} {i + 1}", clip) for i, pair in pairs for title, clip in zip(("real", "clip"), pair, strict=True)]
 
 
 def class_of(label: str, class_names: tuple[str, ...]) -> int:

@@ -64,8 +64,8 @@ def generated_clips(
     """Clips of a model, clip i from the conditions of recorded clip i.
 
     Args:
-        model: a clip model, which gets the classes and actions that it is conditioned on; or a world, which dreams on
-            from the first frame of each clip with its actions.
+        model: a clip model, which gets the classes, actions and frames that it is conditioned on; or a world, which
+            dreams on from the first frame of each clip with its actions.
         batches: of recorded clips.
         seed: clip i is a function of seed + i.
         sampling: how codes are sampled.
@@ -76,10 +76,9 @@ def generated_clips(
     for batch in batches:
         rows = len(batch.frames)
         if isinstance(model, ClipModel):
-            config = model.prior.config
-            classes = batch.labels if config.class_label else None
-            actions = None if config.actions == "none" else batch.actions
-            yield model.sample(rows, classes, actions, seed, sampling, batch_size=rows).cpu()
+            given = model.conditioning_of(batch)
+            clips = model.sample(rows, given.class_index, given.actions, seed, sampling, given.frames, rows)
+            yield clips.cpu()
         else:
             simulator = Simulator(model, rows, seed=seed, sampling=sampling, backend=BACKEND)
             context = model.context(batch.frames[:, :1], batch.actions[:, :0])

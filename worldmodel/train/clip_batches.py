@@ -75,14 +75,10 @@ class ClipBatches:
         """
         model = self.model
         batch = self.reader.gather(episodes, starts).torch(model.device)
-        config = model.prior.config
         return CodedClips(
             frames=batch.frames,
             codes=model.tokenizer.encode(batch.frames),
-            conditioning=Conditioning(
-                actions=None if config.actions == "none" else batch.actions,
-                class_index=batch.labels if config.class_label else None,
-            ),
+            conditioning=model.conditioning_of(batch),
             has_loss=batch.frame_valid.all(1),
         )
 

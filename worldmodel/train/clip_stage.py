@@ -13,7 +13,6 @@ import torch
 
 from worldmodel.common.processes import process_rows
 from worldmodel.data import ClipSampler
-from worldmodel.prior.clip.clip_conditioning import Conditioning
 from worldmodel.train.clip_batches import ClipBatches
 from worldmodel.train.clip_training_config import ClipTraining
 from worldmodel.train.loop import Loop, Validate
@@ -71,8 +70,8 @@ def clip_validation(model: ClipModel, batches: ClipBatches, config: ClipTraining
         metrics = {name: float(value) for name, value in losses.items()}
         if not run.runtime.is_main:
             return metrics, None
-        conditioning = clips.conditioning.select(slice(SAMPLED_CLIPS))
-        sampled = model.sample(SAMPLED_CLIPS, conditioning.class_index, conditioning.actions, config.seed)
+        shown = clips.conditioning.select(slice(SAMPLED_CLIPS))
+        sampled = model.sample(SAMPLED_CLIPS, shown.class_index, shown.actions, config.seed, frames=shown.frames)
         pairs = zip(clips.frames, sampled, strict=False)
         return metrics, tile_frames([frames.cpu().numpy() for pair in pairs for frames in pair])
 
@@ -106,6 +105,6 @@ def evaluate_clip_model(model: ClipModel, batches: ClipBatches, seed: int) -> di
     num_codes = model.prior.num_steps * h * w  # of a clip
     per_code = float(torch.cat(nats).mean()) / num_codes
     figures = {"psnr": float(torch.cat(psnrs).mean()), "nats_per_code": per_code, "bits_per_code": per_code / LN2}
-    if conditioning != Conditioning():
+    if not conditioning.is_empty:
         figures["nats_per_code_shuffled"] = float(torch.cat(shuffled).mean()) / num_codes
     return {"split": split, "clips": sum(map(len, nats)), **{name: round(x, 4) for name, x in figures.items()}}

@@ -16,6 +16,7 @@ from worldmodel.common.directories import load_matching_weights
 from worldmodel.common.errors import UserError
 from worldmodel.common.spaces import check_actions
 from worldmodel.common.threads import limit_threads
+from worldmodel.data.clips import Batch
 from worldmodel.prior.clip.clip_conditioning import Conditioning
 from worldmodel.prior.clip.clip_config import ClipConfig
 from worldmodel.prior.clip.clip_prior import ClipPrior
@@ -79,6 +80,7 @@ class ClipModel(nn.Module):
             self.tokenizer.time_stride,
             spec.action_space,
             len(class_names),
+            self.tokenizer.frame_shape,
         )
         self.report: dict[str, Any] = {}
         self.directory: Path | None = None
@@ -101,6 +103,7 @@ class ClipModel(nn.Module):
         actions: Tensor | None = None,
         seed: int = 0,
         sampling: Sampling = DEFAULT_SAMPLING,
+        frames: Tensor | None = None,
         batch_size: int = 32,
     ) -> Tensor:
         """Sample clips.
@@ -112,6 +115,8 @@ class ClipModel(nn.Module):
                 conditioned on actions.
             seed: clip i is a function of seed + i and its conditions, up to rounding, whatever the batch size.
             sampling: how codes are sampled.
+            frames: (n, H, W, 3) uint8, the given first frames of all clips, or one more leading axis of `num`; required
+                if the model is conditioned on frames. The clips begin with frames like them, not with copies.
             batch_size: clips sampled at once, to bound memory.
 
         Returns:
@@ -125,6 +130,7 @@ class ClipModel(nn.Module):
         conditioning = Conditioning(
             actions=None if actions is None else self._repeat_actions(torch.as_tensor(actions), num),
             class_index=None if class_index is None else torch.as_tensor(class_index).expand(num),
+            frames=None if frames is None else frames.expand(num, *frames.shape[-4:]),
         )
         self._check_actions(conditioning)
         conditioning, clips = conditioning.to(self.device), []
@@ -154,6 +160,15 @@ class ClipModel(nn.Module):
             raise UserError(f"log_prob: got clips {tuple(clips.shape)} {clips.dtype}, wanted (B, {wanted}) uint8.")
         self._check_actions(conditioning)
         return self.prior.log_prob(self.tokenizer.encode(clips.to(self.device)), conditioning.to(self.device))
+
+    def conditioning_of(self, batch: Batch[Tensor]) -> Conditioning:
+        """The parts of recorded clips that this model is conditioned on."""
+        config = self.prior.config
+        return Conditioning(
+            actions=None if config.actions == "none" else batch.actions,
+            class_index=batch.labels if config.class_label else None,
+            frames=batch.frames[:, : config.num_given_frames] if config.num_given_frames else None,
+        )
 
     def save_pretrained(self, directory: str | Path, extras: Path | None = None) -> None:
         """Write the model as a directory, atomically.

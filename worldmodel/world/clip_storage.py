@@ -116,6 +116,7 @@ def _card(model: ClipModel) -> str:
     config = model.prior.config
     actions = {"none": "no actions", "step": "each frame's action", "clip": "the actions of the whole clip"}
     conditions = actions[config.actions] + (f" and {len(model.class_names)} classes" if config.class_label else "")
+    conditions += f" and {config.num_given_frames} given frames" if config.num_given_frames else ""
     figures = "".join(f"| {name} | {value} |\n" for name, value in model.report.items())
     return (
         "---\nlibrary_name: worldmodel\ntags: [video-generation]\n---\n\n"

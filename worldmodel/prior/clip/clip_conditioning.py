@@ -1,9 +1,6 @@
-"""What a clip is conditioned on, and its encoding as the condition vectors of the LayerNorms (paper section 3).
+"""What a clip is conditioned on, and the encoding of class and actions for the LayerNorms (paper section 3).
 
-Conditioning on given frames by cross-attention (the other conditioning of section 3) will be one more field of
-`Conditioning` and one more input of the blocks; it is not implemented.
-
-Shapes: B clips, L frames, T time steps of codes, A action size, C condition width.
+Shapes: B clips, L frames, n given frames, T time steps of codes, H W pixels, A action size, C condition width.
 """
 
 from __future__ import annotations
@@ -29,10 +26,17 @@ class Conditioning:
         actions: (B, L-1) or (B, L-1, A); `actions[:, t]` takes frame t to frame t+1. The model conditions each frame
             on its own action or all codes on all actions, as `ClipConfig.actions` says.
         class_index: (B,) int64; -1 for no label, which is learned only from episodes without one.
+        frames: (B, n, H, W, 3) uint8, the given first frames, to which the positions of all blocks attend.
     """
 
     actions: Tensor | None = None
     class_index: Tensor | None = None
+    frames: Tensor | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no condition."""
+        return all(value is None for value in vars(self).values())
 
     def to(self, device: torch.device | str) -> Conditioning:
         """The same on another device."""
@@ -44,7 +48,7 @@ class Conditioning:
 
 
 class ClipConditionEncoder(nn.Module):
-    """Class and actions as one condition vector for each time step.
+    """Class and actions as one condition vector for each time step; given frames are encoded by `FrameEncoder`.
 
     The vector is the concatenation of an embedding of the class and the actions: features of all of them, flattened, or
     an embedding of the action that leads to the frame.
@@ -119,10 +123,13 @@ class ClipConditionEncoder(nn.Module):
         for name, value, is_used in (
             ("actions", actions, self.config.actions != "none"),
             ("class_index", class_index, self.num_classes > 0),
+            ("frames", conditioning.frames, self.config.num_given_frames > 0),
         ):
             if (value is not None) != is_used:
                 problem = "needs" if is_used else "is not conditioned on"
                 raise UserError(f"this clip model {problem} {name}: {'give them' if is_used else 'leave them out'}.")
+        if conditioning.frames is not None and len(conditioning.frames) != num_clips:
+            raise UserError(f"given frames: got those of {len(conditioning.frames)} clips, wanted {num_clips}.")
         if class_index is not None:
             is_index = class_index.shape == (num_clips,) and not class_index.is_floating_point()
             if not is_index or bool(((class_index < NO_CLASS) | (class_index >= self.num_classes)).any()):

@@ -18,6 +18,8 @@ class ClipConfig:
         actions: "none": no actions; "step": each frame is conditioned on the action that leads to it, which needs a
             tokenizer that encodes each frame alone; "clip": every code is conditioned on the actions of the whole
             clip, flattened (paper section 3).
+        num_given_frames: number of first frames that are given: every block attends to their features (paper section
+            3); 0 for none. A clip's own first frames are given in training.
         class_label: whether the clips are conditioned on the class label of their episode.
         positions: "rotary": relative positions in time, row and column; "paper": learned embeddings of time, row and
             column.
@@ -38,6 +40,7 @@ class ClipConfig:
 
     num_frames: int = 16
     actions: Literal["none", "step", "clip"] = "none"
+    num_given_frames: int = 0
     class_label: bool = False
     positions: Literal["rotary", "paper"] = "rotary"
     previous_frame: bool = False
@@ -57,6 +60,7 @@ class ClipConfig:
         for name in ("width", "num_heads", "num_layers", "feedforward", "action_dim", "class_dim"):
             check_range(f"clip prior {name}", getattr(self, name), 1)
         check_range("clip prior num_frames", self.num_frames, 2)
+        check_range("clip prior num_given_frames", self.num_given_frames, 0, self.num_frames)
         check_range("clip prior dropout", self.dropout, 0, 1)
         check_range("clip prior num_kv_heads", self.num_kv_heads, 0)
         if self.width % self.num_heads:

@@ -1,8 +1,9 @@
 """The clip prior: the paper's GPT over the codes of a whole clip in raster order (t, h, w), with full attention.
 
 It shares its transformer with the flat prior. Each time step of codes has S = K+1 positions: a learned start token and
-its K codes. Every position attends to all positions before it in the clip. The conditions (actions, class) enter
-through the LayerNorms of all positions. The prior models codes alone: no termination, no reward, no status.
+its K codes. Every position attends to all positions before it in the clip. Actions and class enter through the
+LayerNorms of all positions; given frames enter through attention to their features in every block. The prior models
+codes alone: no termination, no reward, no status.
 
 Shapes: B clips, L frames, T time steps of codes, h w code grid, K = h*w codes per time step, S = K+1 positions per time
 step, G key/value heads, d numbers per head, V codes in the codebook (code V: no frame), C condition width.
@@ -21,6 +22,7 @@ from worldmodel.common.processes import process_weight, seed_by_rank
 from worldmodel.common.torch_state import default_torch_modes
 from worldmodel.prior.clip.clip_conditioning import ClipConditionEncoder, Conditioning
 from worldmodel.prior.clip.clip_config import ClipConfig
+from worldmodel.prior.clip.frame_encoder import FrameEncoder
 from worldmodel.prior.flat.frame_sampling import sample_frame
 from worldmodel.prior.flat.raster_transformer import RasterTransformer
 from worldmodel.prior.flat.ring_cache import KeyValueCache
@@ -38,6 +40,7 @@ class ClipPrior(nn.Module):
         time_stride: frames per time step of codes; divides config.num_frames.
         action_space: the action space.
         num_classes: number of classes, 0 for none.
+        frame_shape: (H, W, 3) of given frames.
 
     Attributes:
         num_steps: T.
@@ -55,6 +58,7 @@ class ClipPrior(nn.Module):
         time_stride: int,
         action_space: spaces.Space,
         num_classes: int,
+        frame_shape: tuple[int, int, int],
     ) -> None:
         super().__init__()
         if config.num_frames % time_stride:
@@ -71,7 +75,10 @@ class ClipPrior(nn.Module):
             num_codes,
             self.condition_encoder.condition_dim,
             memory=max(1, self.num_steps - 1),
+            attends_to_features=config.num_given_frames > 0,
         )
+        num_given = config.num_given_frames
+        self.frame_encoder = FrameEncoder(num_given, frame_shape, config.width) if num_given else None
 
     def init_from_codes(self, embeddings: Tensor, counts: Tensor) -> None:
         """Initialise code embeddings and logits from the codebook and the code frequencies of each place.
@@ -92,7 +99,7 @@ class ClipPrior(nn.Module):
         condition = self.condition_encoder(conditioning, len(codes), codes.device)
         valid = torch.ones(codes.shape[:2], dtype=torch.bool, device=codes.device)
         times = torch.arange(self.num_steps, device=codes.device).expand(len(codes), -1)
-        return self.transformer(codes, valid, condition, times)[0]
+        return self.transformer(codes, valid, condition, times, self._features(conditioning))[0]
 
     def loss(self, codes: Tensor, conditioning: Conditioning, has_loss: Tensor) -> dict[str, Tensor]:
         """Mean negative log-likelihood of the codes; in training mode each process has its own dropout.
@@ -139,6 +146,7 @@ class ClipPrior(nn.Module):
         """
         transformer, rows, size = self.transformer, len(uniforms), self.transformer.num_positions
         condition = self.condition_encoder(conditioning, rows, uniforms.device)
+        features = self._features(conditioning)
         keys, values = self._empty_cache(rows, condition.device)
         codes, log_probs = [], torch.zeros(rows, device=condition.device)
         previous = torch.full((rows, *self.grid), self.num_codes, device=condition.device)
@@ -148,11 +156,17 @@ class ClipPrior(nn.Module):
             cache = KeyValueCache(keys[..., :end], values[:, :, :, :end], visible)
             times = torch.full((rows,), t, device=condition.device)
             previous, step_log_probs, _ = sample_frame(
-                transformer, cache, previous, times, condition[:, t], uniforms[:, t], sampling
+                transformer, cache, previous, times, condition[:, t], uniforms[:, t], sampling, features
             )
             codes.append(previous)
             log_probs += step_log_probs
         return torch.stack(codes, 1), log_probs
+
+    def _features(self, conditioning: Conditioning) -> Tensor | None:
+        """Features of the given frames, (B, M, D); None without them."""
+        if self.frame_encoder is None or conditioning.frames is None:
+            return None
+        return self.frame_encoder(conditioning.frames)
 
     def _empty_cache(self, rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Keys (B, G, layers, d, T*S) and values (B, G, layers, T*S, d) float32, in the layout of `KeyValueCache`."""
