@@ -132,7 +132,7 @@ class ClipModel(nn.Module):
             class_index=None if class_index is None else torch.as_tensor(class_index).expand(num),
             frames=None if frames is None else frames.expand(num, *frames.shape[-4:]),
         )
-        self._check_actions(conditioning)
+        self._check_values(conditioning, num)
         conditioning, clips = conditioning.to(self.device), []
         for begin in range(0, num, batch_size):
             rows = slice(begin, min(num, begin + batch_size))
@@ -158,7 +158,7 @@ class ClipModel(nn.Module):
         if clips.dtype != torch.uint8 or clips.ndim != 5 or tuple(clips.shape[1:]) != self.clip_shape:
             wanted = ", ".join(map(str, self.clip_shape))
             raise UserError(f"log_prob: got clips {tuple(clips.shape)} {clips.dtype}, wanted (B, {wanted}) uint8.")
-        self._check_actions(conditioning)
+        self._check_values(conditioning, len(clips))
         return self.prior.log_prob(self.tokenizer.encode(clips.to(self.device)), conditioning.to(self.device))
 
     def conditioning_of(self, batch: Batch[Tensor]) -> Conditioning:
@@ -217,8 +217,9 @@ class ClipModel(nn.Module):
         one_clip = 1 + len(self.spec.action_space.shape)  # axes of the actions of one clip
         return actions.expand(num, *actions.shape) if actions.ndim == one_clip else actions
 
-    def _check_actions(self, conditioning: Conditioning) -> None:
-        """Refuse actions outside the action space; shapes are checked by the prior."""
+    def _check_values(self, conditioning: Conditioning, num: int) -> None:
+        """Refuse conditions that do not fit `num` clips, before they are moved to the device."""
+        self.prior.condition_encoder.check(conditioning, num)
         actions = conditioning.actions
         if actions is not None and actions.device.type == "cpu":
             check_actions(self.spec.action_space, actions.numpy(), "actions")

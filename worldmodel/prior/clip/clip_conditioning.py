@@ -101,7 +101,7 @@ class ClipConditionEncoder(nn.Module):
         Raises:
             UserError: a part is missing, not used, or of another shape or range.
         """
-        self._check(conditioning, num_clips)
+        self.check(conditioning, num_clips)
         actions, class_index = conditioning.actions, conditioning.class_index
         if actions is None and class_index is None:
             return torch.zeros(num_clips, self.num_steps, self.condition_dim, dtype=torch.float32, device=device)
@@ -117,8 +117,11 @@ class ClipConditionEncoder(nn.Module):
             parts.append(features[:, None].expand(-1, self.num_steps, -1))
         return torch.cat(parts, -1)
 
-    def _check(self, conditioning: Conditioning, num_clips: int) -> None:
-        """Refuse conditions that are missing, not used, or of another shape or range."""
+    def check(self, conditioning: Conditioning, num_clips: int) -> None:
+        """Refuse conditions that are missing, not used, or of another shape, or, on a CPU, out of range.
+
+        On a GPU the values are not checked, since that would wait for the device.
+        """
         actions, class_index = conditioning.actions, conditioning.class_index
         for name, value, is_used in (
             ("actions", actions, self.config.actions != "none"),
@@ -132,7 +135,9 @@ class ClipConditionEncoder(nn.Module):
             raise UserError(f"given frames: got those of {len(conditioning.frames)} clips, wanted {num_clips}.")
         if class_index is not None:
             is_index = class_index.shape == (num_clips,) and not class_index.is_floating_point()
-            if not is_index or bool(((class_index < NO_CLASS) | (class_index >= self.num_classes)).any()):
+            if is_index and class_index.device.type == "cpu":
+                is_index = bool(((class_index >= NO_CLASS) & (class_index < self.num_classes)).all())
+            if not is_index:
                 raise UserError(
                     f"class_index: got {class_index.tolist()}; wanted one integer from 0 to {self.num_classes - 1} "
                     f"for each of {num_clips} clips, or {NO_CLASS} for no label."
