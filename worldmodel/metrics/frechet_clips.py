@@ -87,7 +87,7 @@ class FrechetAccumulator(ClipAccumulator):
 
 
 CLIP_ROWS = tuple(
-    ClipMetric(name, description, "squared", "lower", False, partial(FrechetAccumulator, features))
+    ClipMetric(name, description, "squared shares of the range", "lower", False, partial(FrechetAccumulator, features))
     for name, description, features in (
         (
             "frechet_pixels",

@@ -113,17 +113,25 @@ def _card(model: ClipModel) -> str:
     """README.md of the directory."""
     height, width, _ = model.spec.pixels.frame_shape
     h, w = model.tokenizer.grid
-    config = model.prior.config
-    actions = {"none": "no actions", "step": "each frame's action", "clip": "the actions of the whole clip"}
-    conditions = actions[config.actions] + (f" and {len(model.class_names)} classes" if config.class_label else "")
-    conditions += f" and {config.num_given_frames} given frames" if config.num_given_frames else ""
     figures = "".join(f"| {name} | {value} |\n" for name, value in model.report.items())
     return (
         "---\nlibrary_name: worldmodel\ntags: [video-generation]\n---\n\n"
         f"# Clips of {model.spec.env}\n\n"
-        f"Clips of {config.num_frames} frames of {height} x {width} pixels as {model.prior.num_steps} x {h} x {w} "
-        f"codes, conditioned on {conditions}. The model samples whole clips and cannot be stepped.\n\n"
+        f"Clips of {model.prior.config.num_frames} frames of {height} x {width} pixels as {model.prior.num_steps} x "
+        f"{h} x {w} codes, {_conditions(model)}. The model samples whole clips and cannot be stepped.\n\n"
         "```python\nfrom worldmodel.world.clip_model import ClipModel\n"
-        'clips = ClipModel.from_pretrained("DIR").sample(4)\n```\n\n'
+        'model = ClipModel.from_pretrained("DIR")\n```\n\n'
         f"| measured on the validation split | |\n|---|---|\n{figures}"
     )
+
+
+def _conditions(model: ClipModel) -> str:
+    """What the model is conditioned on, for the card."""
+    config, parts = model.prior.config, []
+    if config.class_label:
+        parts.append(f"a class of {len(model.class_names)}")
+    if config.actions != "none":
+        parts.append({"step": "the action of each frame", "clip": "the actions of the whole clip"}[config.actions])
+    if config.num_given_frames:
+        parts.append(f"the first {config.num_given_frames} frame(s)")
+    return f"conditioned on {' and '.join(parts)}" if parts else "without conditions"
