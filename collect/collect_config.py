@@ -83,7 +83,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
 }
 
 
-# Measured settings per environment (docs/policies.md).
+# Measured settings per environment (docs/benchmarks.md).
 LEARNER_PRESETS: dict[str, LearnerConfig] = {
     "doom/take-cover": LearnerConfig(view=(20, 52, 0, 64), hold=4, reward="health", gamma=0.95),
     "toy": LearnerConfig(learning_rate=1e-3, rollout_steps=64, batch_size=128, gamma=0.97),

@@ -14,7 +14,7 @@ from typing import Any
 from worldmodel.collect.collect_config import LearnerConfig, TrainPolicy
 from worldmodel.common.errors import UserError
 from worldmodel.common.run_info import save_run_info
-from worldmodel.common.spaces import Box, Discrete, Space, from_gymnasium
+from worldmodel.common.spaces import Box, Discrete, NoAction, Space, from_gymnasium
 from worldmodel.common.subprocesses import start_forkserver
 from worldmodel.envs.process_manager import load_process_manager
 from worldmodel.envs.registrations import pickle_registrations, restore_registrations
@@ -59,8 +59,10 @@ def check_algorithm(algo: str, space: Space) -> None:
     """Refuse an algorithm that does not support an action space.
 
     Raises:
-        UserError: sac without Box, dqn without Discrete.
+        UserError: sac without Box, dqn without Discrete, or a space without actions.
     """
+    if isinstance(space, NoAction):
+        raise UserError("this world was learned from videos without actions: there is nothing to learn.")
     wanted = {"sac": Box, "dqn": Discrete}.get(algo)
     if wanted is not None and not isinstance(space, wanted):
         raise UserError(f"{algo} needs a {wanted.__name__} action space, not {space}; ppo and a2c take it.")

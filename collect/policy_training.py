@@ -169,8 +169,8 @@ def _test(config: TrainPolicy) -> list[dict[str, Any]]:
     env.close()
     defaults = envs.policy_defaults(name)
     specs = {"dreamer": parse_policy(str(config.out / "policy.zip"), space, defaults)}
-    for name in ("random", "periodic") if "periodic" in defaults else ("random",):
-        specs[name] = parse_policy(name, space, defaults)
+    for baseline in ("random", "periodic") if "periodic" in defaults else ("random",):
+        specs[baseline] = parse_policy(baseline, space, defaults)
     return evaluate(specs, name, kwargs, config.test_episodes, TEST_SEED, workers=2)
 
 

@@ -1,4 +1,4 @@
-"""Which module may import which (docs/architecture.md), read from the sources."""
+"""Which module may import which (docs/design.md), read from the sources."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ DOCS = Path(__file__).parent.parent / "docs" / "file_format.md"
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    space=st.sampled_from(SPACES),
+    space=st.sampled_from([*SPACES, spaces.NoAction()]),
     size=st.tuples(st.integers(1, 6), st.integers(1, 6)),
     lengths=st.lists(st.integers(1, 6), min_size=1, max_size=5),
     variables=st.sampled_from([(), ("health",), ("b", "a", "ü")]),

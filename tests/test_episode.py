@@ -68,6 +68,7 @@ def changed_field(name: str, at: Any, value: Any) -> Any:
         ({"actions": np.zeros(3, np.int32)}, "int32; wanted int64"),
         ({"actions": [0, 0, 0]}, "actions is a list; wanted a numpy array"),
         ({"actions": np.zeros((2, 2), np.float32)}, r"wanted \(3, any\)"),
+        ({"actions": np.zeros((3, 0), np.float32)}, "at least one number per action, or int64"),
         ({"rewards": np.zeros(3)}, "float64; wanted float32"),
         ({"rewards": changed_field("rewards", 1, np.nan)}, "rewards at 1 is nan"),
         (

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from worldmodel.common.errors import UserError
 from worldmodel.data import Dataset, Episode, PartWriter, merge, read_part, read_part_header, seal
 from worldmodel.data.verification import verify
 
@@ -67,3 +68,12 @@ def test_files_of_both_versions_are_read_as_one_dataset(tmp_path: Path) -> None:
     with Dataset(merge([FILES / "recording.h5", new], tmp_path / "m.h5")) as data:
         assert [digest(e) for e in data.episodes_iter()] == [row["sha256"] for row in EXPECTED["episodes"]]
     verify(tmp_path / "m.h5")
+
+
+def test_verify_finds_flipped_bytes(tmp_path: Path) -> None:
+    path = Path(shutil.copy(FILES / "recording.h5", tmp_path))
+    data = path.read_bytes()
+    for at in [*range(0, 512, 53), *range(512, len(data), 401)]:
+        path.write_bytes(data[:at] + bytes([data[at] ^ 0x04]) + data[at + 1 :])
+        with pytest.raises(UserError):
+            verify(path)

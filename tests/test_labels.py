@@ -26,6 +26,7 @@ from worldmodel.data import (
     split_of,
     summarize,
 )
+from worldmodel.data.preview import _label
 from worldmodel.data.verification import verify
 
 CLASSES = ("cat", "dog", "owl")
@@ -100,6 +101,8 @@ def test_summary_counts_labels(tmp_path: Path) -> None:
         summary = summarize(data)
         assert summary["labels"] == {"cat": 1, "dog": 0, "owl": 2}
         assert "labels       cat 1, dog 0, owl 2; 1 without a label" in format_summary(summary)
+        assert _label(data, 1).startswith("#1 ppo, owl: ")
+        assert _label(data, 2).startswith("#2 random: ")
 
 
 def test_labels_and_splits_that_disagree_with_the_header_are_refused(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from worldmodel import envs
-from worldmodel.collect import record
+from worldmodel.collect import policy_training, record
 from worldmodel.collect.collect_config import TrainPolicy
 from worldmodel.collect.env_options import EnvOptions, choose_env
 from worldmodel.collect.learner_view import SmallEncoder
@@ -106,3 +106,19 @@ def test_commands_with_a_world_use_its_environment(dataset: Path) -> None:
         TrainPolicy.defaults(["--world", str(world)]).learner
         == TrainPolicy.defaults(["--world", str(world), "--env", "toy"]).learner
     )
+
+
+def test_a_policy_of_a_world_is_tested_in_the_environment_of_the_world(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: dict[str, Any] = {}
+
+    def evaluate(policies: Any, env: str, env_kwargs: dict[str, Any], *_: Any, **__: Any) -> list[dict[str, Any]]:
+        called.update(policies=list(policies), env=env, env_kwargs=env_kwargs)
+        return []
+
+    monkeypatch.setattr("worldmodel.collect.policy_evaluation.evaluate", evaluate)
+    monkeypatch.setattr("worldmodel.collect.policy_specs.parse_policy", lambda text, *_: text)
+    policy_training._test(TrainPolicy(tmp_path, world=SHIPPED_WORLDS / "toy"))
+    arguments = {"size": (16, 16), "crop": None, "max_steps": 40}
+    assert called == {"policies": ["dreamer", "random", "periodic"], "env": "toy", "env_kwargs": arguments}

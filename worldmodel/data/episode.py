@@ -28,7 +28,7 @@ class Episode:
         frames: (T+1, H, W, 3) uint8, T >= 1.
         frame_valid: (T+1,) bool. False where the environment returned no frame for that time step: the previous
             frame and variables are repeated there. The first is True.
-        actions: (T,) int64, (T, A) int64 or (T, A) float32.
+        actions: (T,) int64, (T, A) int64 or (T, A) float32; (T, 0) int64 for no actions.
         rewards: (T,) float32, finite.
         terminations: (T,) bool: the task ended here. Only the last may be True.
         truncations: (T,) bool: the episode was cut off here. Only the last may be True.
@@ -106,8 +106,8 @@ class Episode:
         flat = isinstance(self.actions, np.ndarray) and self.actions.ndim == 1
         shape, dtypes = ((steps,), "int64") if flat else ((steps, None), "int64 or float32")
         actions = self._array("actions", self.actions, shape, dtypes)
-        if 0 in actions.shape:
-            raise self._fail(f"actions has shape {actions.shape}; wanted at least one number per action.")
+        if 0 in actions.shape and actions.dtype.kind == "f":
+            raise self._fail(f"actions has shape {actions.shape}; wanted at least one number per action, or int64.")
         object.__setattr__(self, "actions", actions)
         variables = {}
         for name, values in self.variables.items():

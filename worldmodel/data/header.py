@@ -142,17 +142,27 @@ class Header:
             raise fail(f"shard={self.shard}; wanted (i, n) with 0 <= i < n.")
         if len(set(self.variables)) != len(self.variables):
             raise fail(f"variables={self.variables}; wanted each name once.")
-        if any(not isinstance(key, str) for key in self.action_keys):
-            raise fail(f"action_keys={self.action_keys}; wanted the name of a key for each action, '' for none.")
-        if any(not isinstance(name, str) or not name for name in self.class_names):
-            raise fail(f"class_names={self.class_names}; wanted a name for each class.")
-        if len(set(self.class_names)) != len(self.class_names):
-            raise fail(f"class_names={self.class_names}; wanted each name once.")
         if self.split_rule not in SPLIT_RULES:
             raise unknown_name("split_rule", self.split_rule, SPLIT_RULES)
         names = [policy.name for policy in self.policies]
         if not names or len(set(names)) != len(names):
             raise fail(f"policies={names}; wanted at least one, each name once.")
+        problem = self._names_problem()
+        if problem:
+            raise fail(problem)
+
+    def _names_problem(self) -> str | None:
+        """What is wrong with the names of keys and classes; None if nothing is."""
+        keys, labels, classes = self.action_keys, self.action_labels, self.class_names
+        if any(not isinstance(key, str) for key in keys):
+            return f"action_keys={keys}; wanted the name of a key for each action, '' for none."
+        if len(keys) not in (0, len(labels)):
+            return f"{len(keys)} action_keys for {len(labels)} action_labels; wanted the same number."
+        if any(not isinstance(name, str) or not name for name in classes):
+            return f"class_names={classes}; wanted a name for each class."
+        if len(set(classes)) != len(classes):
+            return f"class_names={classes}; wanted each name once."
+        return None
 
     @property
     def indices(self) -> range:

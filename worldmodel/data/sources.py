@@ -24,6 +24,7 @@ from worldmodel.data.layout import (
     DATASET,
     MERGED,
     TABLE,
+    USER_BLOCK_BYTES,
     Table,
     array_layout,
     open_file,
@@ -146,7 +147,7 @@ def open_source(path: Path, cache: str = "memmap") -> Source:
             for name, dtype, entry, per_frame in array_layout(header):
                 dataset = file[name]
                 shape = (frames if per_frame else steps, *entry)
-                offset = dataset.id.get_offset()
+                offset = dataset.id.get_offset() if dataset.size else USER_BLOCK_BYTES  # an empty array has no place
                 if dataset.shape != shape or dataset.dtype != dtype or offset is None:
                     raise UserError(
                         f"'{path}': array {name!r} is {dataset.shape} {dataset.dtype}; "

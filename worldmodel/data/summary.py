@@ -26,9 +26,9 @@ def summarize(dataset: Dataset) -> dict[str, Any]:
         dataset: an open dataset.
 
     Returns:
-        {"files", "env", "env_kwargs", "action_space", "action_labels", "frame_shape", "frame_skip",
-        "max_steps", "variables", "num_episodes", "num_frames", "num_steps", "bytes_on_disk", "frame_bytes",
-        "fingerprint", "splits", "split_rule", "missing_splits", "labels" (episodes of each class),
+        {"files", "env", "env_kwargs", "action_space", "action_labels", "action_keys", "frame_shape",
+        "frame_skip", "max_steps", "variables", "num_episodes", "num_frames", "num_steps", "bytes_on_disk",
+        "frame_bytes", "fingerprint", "splits", "split_rule", "missing_splits", "labels" (episodes of each class),
         "terminated", "truncated", "ended_by_neither", "invalid_last_frames" (shares of episodes),
         "dead_time": {"share", "episodes_read"},
         "return", "length" (of all episodes) and "policies": one {"name", "hash", "planned_share", "episodes",
@@ -46,6 +46,7 @@ def summarize(dataset: Dataset) -> dict[str, Any]:
         "env_kwargs": header.env_kwargs,
         "action_space": header.action_space.to_json(),
         "action_labels": header.to_json()["action_labels"],
+        "action_keys": list(header.action_keys),
         "frame_shape": list(header.pixels.frame_shape),
         "frame_skip": header.frame_skip,
         "max_steps": header.max_steps,
@@ -127,6 +128,8 @@ def _describe(values: np.ndarray, edges: np.ndarray) -> dict[str, Any]:
 
 def _actions(actions: np.ndarray, space: spaces.Space) -> list[dict[str, Any]]:
     """A histogram of each dimension of the actions, (S,) or (S, A)."""
+    if isinstance(space, spaces.NoAction):
+        return []
     columns = actions.reshape(len(actions), -1).T  # (A, S)
     if isinstance(space, spaces.Box):
         histograms = []
@@ -205,7 +208,8 @@ def format_summary(summary: dict[str, Any]) -> str:
                 f"  {name:{column}}  {episodes:8,}  {d['mean']:8.4g}  {d['min']:8.4g}  {d['max']:8.4g}  "
                 f"|{bars(d['histogram']['counts'])}|"
             )
-    lines += ["", "  actions"]
+    if any(policy["actions"] for policy in policies):
+        lines += ["", "  actions"]
     for policy in policies:
         lines += _action_lines(policy, s["action_labels"], column)
     return "\n".join(lines) + "\n"

@@ -46,7 +46,7 @@ class DreamVecEnv(BatchVecEnv):
         self.dreams = DreamVectorEnv(num_envs, world=world, autoreset_mode=AutoresetMode.SAME_STEP, **options)
         spaces = self.dreams.single_observation_space, self.dreams.single_action_space
         super().__init__(self.dreams, self.dreams.num_envs, *spaces, self.dreams.render_mode)
-        rows, columns, _ = spaces[0].shape
+        rows, columns, _ = self.dreams.world.tokenizer.frame_shape
         if min(rows, columns) < MIN_CNN_SIZE:
             warnings.warn(
                 f"the frames of this world have {rows} x {columns} pixels, but the default network of CnnPolicy needs "

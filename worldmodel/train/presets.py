@@ -51,7 +51,7 @@ HEALTH = StatusConfig("health", (26.5, 47.5, 68.5, 89.5))  # a hit takes 21 or m
 COVER_PART = (20, 52, 0, 64)  # the rows of take-cover in which fireballs and monsters move; the rest follows from them
 
 # Sampling all places at once kept the order of policies best after some minutes of training, and is the fastest
-# (docs/worlds.md, "What was compared").
+# (docs/benchmarks.md, "Worlds of take-cover").
 DOOM_TAKE_COVER_DEMO = WorldConfig(
     prior=FactoredConfig(
         order="frame",
