@@ -253,6 +253,9 @@ def test_sizes_that_do_not_fit_are_refused(data: Dataset, tmp_path: Path) -> Non
         config = replace(TINY_CLIP.prior, **{"class_label": False, **changes})
         with pytest.raises(UserError, match=message):
             ClipModel(TINY_CLIP.tokenizer, config, spec())
+    for actions in ("step", "clip"):
+        with pytest.raises(UserError, match="the episodes have no actions"):
+            random_prior(spaces.NoAction(), actions=actions)
     with pytest.raises(UserError, match="wanted the same number"):
         replace(TINY_CLIP, prior=replace(TINY_CLIP.prior, num_frames=8))
     prior, loop = replace(TINY_CLIP.prior, num_frames=12), replace(TINY_CLIP.train_prior, clip_length=12)
@@ -302,6 +305,7 @@ def random_conditioning(prior: ClipPrior, num: int) -> Conditioning:
         {"actions": "step", "class_label": True, "previous_frame": True},
         {"actions": "clip", "num_frames": 4, "time_stride": 4},
         {"num_given_frames": 2, "actions": "step", "class_label": True},
+        {"space": spaces.NoAction()},
     ],
     ids=lambda changes: ",".join(f"{name}={value}" for name, value in changes.items()) or "unconditional",
 )

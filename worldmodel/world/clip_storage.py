@@ -119,8 +119,7 @@ def _card(model: ClipModel) -> str:
         f"# Clips of {model.spec.env}\n\n"
         f"Clips of {model.prior.config.num_frames} frames of {height} x {width} pixels as {model.prior.num_steps} x "
         f"{h} x {w} codes, {_conditions(model)}. The model samples whole clips and cannot be stepped.\n\n"
-        "```python\nfrom worldmodel.world.clip_model import ClipModel\n"
-        'model = ClipModel.from_pretrained("DIR")\n```\n\n'
+        '```python\nimport worldmodel\nmodel = worldmodel.ClipModel.from_pretrained("DIR")\n```\n\n'
         f"| measured on the validation split | |\n|---|---|\n{figures}"
     )
 

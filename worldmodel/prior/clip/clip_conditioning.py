@@ -75,6 +75,11 @@ class ClipConditionEncoder(nn.Module):
                 f"clip prior actions='step': the tokenizer encodes {config.num_frames} frames as {num_steps} time "
                 "steps, so that a step has several actions. Use actions='clip', or a tokenizer with time='frame'."
             )
+        if config.actions != "none" and isinstance(action_space, spaces.NoAction):
+            raise UserError(
+                f"clip prior actions={config.actions!r}: the episodes have no actions (they are plain videos). Use "
+                "actions='none'."
+            )
         self.config, self.num_steps, self.action_space = config, num_steps, action_space
         self.num_classes = num_classes if config.class_label else 0
         self.action_encoder = ActionEncoder(action_space, config.action_dim) if config.actions == "step" else None
