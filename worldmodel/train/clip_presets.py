@@ -21,8 +21,12 @@ TINY_CLIP = ClipTraining(
         code_dim=8,
     ),
     prior=ClipConfig(num_frames=4, class_label=True, width=32, num_heads=2, num_layers=2),
-    train_tokenizer=LoopConfig(num_steps=180, batch_size=8, clip_length=4, learning_rate=4e-3, warmup_steps=10),
-    train_prior=LoopConfig(num_steps=160, batch_size=12, clip_length=4, learning_rate=8e-3, warmup_steps=10),
+    train_tokenizer=LoopConfig(
+        num_steps=180, batch_size=8, clip_length=4, learning_rate=4e-3, warmup_steps=10, validations=1
+    ),
+    train_prior=LoopConfig(
+        num_steps=160, batch_size=12, clip_length=4, learning_rate=8e-3, warmup_steps=10, validations=1
+    ),
 )
 
 CLIP_PRESETS: dict[str, ClipTraining] = {"tiny-clip": TINY_CLIP}
