@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 SLOWEST = (
     *("test_collect", "test_faces", "test_train_policy", "test_shipped", "test_toy_dream", "test_train_world"),
     *("test_onnx", "test_world_flat", "test_world_prior", "test_docs", "test_world_model", "test_doom", "test_bench"),
-    *("test_examples", "test_write_failures", "test_metrics", "test_pictures"),
+    *("test_clip_model", "test_examples", "test_write_failures", "test_metrics", "test_pictures"),
 )
 
 

@@ -79,10 +79,17 @@ MAKES = {
     "train world": "world",
     "train tokenizer": "tokenizer",
     "train prior": "world",
+    "train clip": "clip model",
     "train border": "world",
 }
 READS = {"data": "dataset", "files": "dataset", "file": "dataset", "tokenizer": "tokenizer", "world": "world"}
-READS |= {"directory": "world", "folder": "part files", "policies": "policy"}
+READS |= {
+    "model": "clip model",
+    "generated": "clip model",
+    "directory": "world",
+    "folder": "part files",
+    "policies": "policy",
+}
 
 
 def paths_made(name: str, config: Any) -> set[tuple[str, str]]:

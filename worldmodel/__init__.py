@@ -1,7 +1,7 @@
 """Learned worlds: record, train, step, evaluate.
 
-Importing this package registers the gymnasium ids and loads no torch; the first use of `WorldModel` or `DreamEnv`
-loads it.
+Importing this package registers the gymnasium ids and loads no torch; the first use of `WorldModel`, `ClipModel` or
+`DreamEnv` loads it.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,10 @@ from worldmodel.dream import DREAM_ID as DREAM_ID
 
 if TYPE_CHECKING:
     from worldmodel.dream.dream_env import DreamEnv
+    from worldmodel.world.clip_model import ClipModel
     from worldmodel.world.world_model import WorldModel
 
-__all__ = ["DREAM_ID", "DreamEnv", "WorldModel", "envs"]
+__all__ = ["DREAM_ID", "ClipModel", "DreamEnv", "WorldModel", "envs"]
 __version__ = VERSION
 
 _dream.register()
@@ -26,6 +27,10 @@ def __getattr__(name: str) -> Any:
         from worldmodel.world.world_model import WorldModel
 
         return WorldModel
+    if name == "ClipModel":
+        from worldmodel.world.clip_model import ClipModel
+
+        return ClipModel
     if name == "DreamEnv":
         from worldmodel.dream.dream_env import DreamEnv
 

@@ -124,7 +124,7 @@ for _name, _world in WORLD_PRESETS.items():
 
 def train_world(config: TrainWorld) -> None:
     """Train with a progress bar, and print the report."""
-    _check_budget(config)
+    check_budget(config)
     from worldmodel.cli.progress import progress_bar
     from worldmodel.dream.dream_clips import render_comparisons
     from worldmodel.train.trainers import train_world as train
@@ -137,23 +137,23 @@ def train_world(config: TrainWorld) -> None:
             **_training_options(config, progress),
             draw_dreams=render_comparisons,
         )
-    _finish("world", config, trained.report)
+    finish_training("train world", "world", config, trained.report)
 
 
 def train_tokenizer(config: TrainTokenizer) -> None:
     """Train with a progress bar, and print the report."""
-    _check_budget(config)
+    check_budget(config)
     from worldmodel.cli.progress import progress_bar
     from worldmodel.train.trainers import train_tokenizer as train
 
     with progress_bar() as progress:
         trained = train(list(config.data), config.out, config.training, **_training_options(config, progress))
-    _finish("tokenizer", config, trained.report)
+    finish_training("train tokenizer", "tokenizer", config, trained.report)
 
 
 def train_prior(config: TrainPrior) -> None:
     """Train with a progress bar, and print the report."""
-    _check_budget(config)
+    check_budget(config)
     from worldmodel.cli.progress import progress_bar
     from worldmodel.dream.dream_clips import render_comparisons
     from worldmodel.train.trainers import train_prior as train
@@ -167,7 +167,7 @@ def train_prior(config: TrainPrior) -> None:
             **_training_options(config, progress),
             draw_dreams=render_comparisons,
         )
-    _finish("prior", config, trained.report)
+    finish_training("train prior", "world", config, trained.report)
 
 
 def _training_options(config: TrainWorld | TrainTokenizer | TrainPrior, progress: Progress) -> dict[str, Any]:
@@ -176,8 +176,11 @@ def _training_options(config: TrainWorld | TrainTokenizer | TrainPrior, progress
     return {"progress": progress, **{name: getattr(config, name) for name in names}}
 
 
-def _check_budget(config: TrainWorld | TrainTokenizer | TrainPrior) -> None:
+def check_budget(config: Any) -> None:
     """Refuse --minutes together with a number of steps; the number of a preset gives way to --minutes.
+
+    Args:
+        config: of a verb that trains.
 
     Raises:
         UserError: both are given.
@@ -200,14 +203,21 @@ def _check_budget(config: TrainWorld | TrainTokenizer | TrainPrior) -> None:
             )
 
 
-def _finish(verb: str, config: TrainWorld | TrainTokenizer | TrainPrior, report: dict[str, Any]) -> None:
-    """Save run.json in the output directory and print the figures, in the main process alone."""
+def finish_training(verb: str, kind: str, config: Any, report: dict[str, Any]) -> None:
+    """Save run.json in the output directory and print the figures, in the main process alone.
+
+    Args:
+        verb: the verb, e.g. "train world".
+        kind: what it has made, e.g. "world".
+        config: of the verb.
+        report: the figures.
+    """
     from worldmodel.common.processes import process
     from worldmodel.common.run_info import save_run_info
 
     if process()[0]:
         return
-    save_run_info(config.out / "run.json", f"train {verb}", config)
-    figures = {"tokenizer" if verb == "tokenizer" else "world": str(config.out), **report}
+    save_run_info(config.out / "run.json", verb, config)
+    figures = {kind: str(config.out), **report}
     text = "\n".join(f"{key}: {value}" for key, value in figures.items())
     print(json.dumps(figures) if config.json else text)

@@ -86,6 +86,11 @@ VERBS: dict[str, Verb] = {
         "worldmodel.cli.train_commands:train_prior",
         "the second half of 'train world': the prior on a tokenizer's codes",
     ),
+    "train clip": Verb(
+        "worldmodel.cli.clip_commands:TrainClip",
+        "worldmodel.cli.clip_commands:train_clip",
+        "train a model of whole clips, with a class or actions as condition",
+    ),
     "train border": Verb(
         "worldmodel.cli.border_command:TrainBorder",
         "worldmodel.cli.border_command:train_border",
@@ -106,6 +111,11 @@ VERBS: dict[str, Verb] = {
         "worldmodel.cli.eval_world:eval_world",
         "evaluate a world: free runs, likelihood, prediction",
     ),
+    "eval clips": Verb(
+        "worldmodel.cli.eval_clips:EvalClips",
+        "worldmodel.cli.eval_clips:eval_clips",
+        "compare generated clips with recorded ones",
+    ),
     "predict": Verb(
         "worldmodel.cli.predict_command:Predict",
         "worldmodel.cli.predict_command:predict",
@@ -115,6 +125,11 @@ VERBS: dict[str, Verb] = {
         "worldmodel.cli.sample_command:Sample",
         "worldmodel.cli.sample_command:sample",
         "several dreams of one sequence of actions",
+    ),
+    "sample clips": Verb(
+        "worldmodel.cli.clip_commands:SampleClips",
+        "worldmodel.cli.clip_commands:sample_clips",
+        "clips of a clip model, given a class or actions",
     ),
     "assets": Verb(
         "worldmodel.cli.assets_command:Assets",

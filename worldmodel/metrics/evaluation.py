@@ -106,14 +106,19 @@ def _free_run_notes(run: EvaluationRun, metrics: Mapping[str, Any]) -> list[str]
 def table(result: Mapping[str, Any]) -> str:
     """The result of `evaluate` as text: one line per value, with its baselines, intervals in brackets."""
     lines = [f"{result['environment']}, {result['split']} split; 95 % intervals over episodes and dreams"]
-    lines += result["notes"]
+    return "\n".join([*lines, *result["notes"], *section_lines(result["sections"])])
+
+
+def section_lines(sections: Mapping[str, Any]) -> list[str]:
+    """Sections of a result as lines of text: one line per value, with its baselines, intervals in brackets."""
+    lines: list[str] = []
     directions = {"higher": "higher is better", "lower": "lower is better", "real": "nearer to real is better"}
-    for section, metrics in result["sections"].items():
+    for section, metrics in sections.items():
         lines += ["", section.upper()]
         for name, metric in metrics.items():
             lines.append(f"{name} ({metric['unit']}; {directions[metric['better']]}): {metric['description']}")
             lines += _rows(metric["values"]) or ["    there is no data to measure it"]
-    return "\n".join(lines)
+    return lines
 
 
 def _rows(values: list[Mapping[str, Any]]) -> list[str]:

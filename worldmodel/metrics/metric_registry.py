@@ -1,42 +1,89 @@
-"""The registry of metrics. A new metric is a function and a row."""
+"""The registries of metrics: of worlds, and of sets of clips.
+
+A new metric of worlds is a function and a row; a new metric of clips is an accumulator and a row.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from worldmodel.common.errors import UserError, unknown_name
-from worldmodel.metrics import free_run, likelihood, outcomes, policy_order, prediction, reconstruction
+from worldmodel.metrics import (
+    frechet_clips,
+    free_run,
+    likelihood,
+    outcomes,
+    paired_clips,
+    policy_order,
+    prediction,
+    reconstruction,
+)
+from worldmodel.metrics.clip_metric import ClipMetric
 from worldmodel.metrics.metric import Metric
+
+Row = TypeVar("Row", Metric, ClipMetric)
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for module in (policy_order, free_run, likelihood, prediction, outcomes, reconstruction)
     for metric in module.ROWS
 }
+CLIP_METRICS: dict[str, ClipMetric] = {
+    metric.name: metric for module in (frechet_clips, paired_clips) for metric in module.CLIP_ROWS
+}
 FORMER_NAMES = {"life": "steps_survived", "orders": "policy_order"}  # still accepted
 
 
 def register(metric: Metric) -> None:
-    """Add a metric; it is evaluated and reported like the others.
+    """Add a metric of worlds; it is evaluated and reported like the others.
 
     Raises:
         UserError: the name is taken, or `better` is none of higher, lower, real.
     """
-    if metric.name in METRICS:
-        raise UserError(f"there is a metric {metric.name!r} already; give yours another name.")
-    if metric.better not in ("higher", "lower", "real"):
-        raise unknown_name("direction", metric.better, ("higher", "lower", "real"))
+    _check_row(metric, METRICS, ("higher", "lower", "real"))
     METRICS[metric.name] = metric
 
 
+def register_clip_metric(metric: ClipMetric) -> None:
+    """Add a metric of clips; it is evaluated and reported like the others.
+
+    Raises:
+        UserError: the name is taken, or `better` is none of higher, lower.
+    """
+    _check_row(metric, CLIP_METRICS, ("higher", "lower"))
+    CLIP_METRICS[metric.name] = metric
+
+
 def select_metrics(names: Sequence[str]) -> list[Metric]:
-    """The metrics of these names, in the registry's order; all of them if no name is given.
+    """The metrics of worlds of these names, in the registry's order; all of them if no name is given.
 
     Raises:
         UserError: an unknown name.
     """
-    wanted = {name if name in METRICS else FORMER_NAMES.get(name, name) for name in names}
-    for name in sorted(wanted):
-        if name not in METRICS:
-            raise unknown_name("metric", name, METRICS)
-    return [metric for metric in METRICS.values() if not wanted or metric.name in wanted]
+    return _select([FORMER_NAMES.get(name, name) if name not in METRICS else name for name in names], METRICS)
+
+
+def select_clip_metrics(names: Sequence[str]) -> list[ClipMetric]:
+    """The metrics of clips of these names, in the registry's order; all of them if no name is given.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    return _select(names, CLIP_METRICS)
+
+
+def _check_row(
+    metric: Metric | ClipMetric, registry: Mapping[str, Metric | ClipMetric], directions: Sequence[str]
+) -> None:
+    if metric.name in registry:
+        raise UserError(f"there is a metric {metric.name!r} already; give yours another name.")
+    if metric.better not in directions:
+        raise unknown_name("direction", metric.better, directions)
+
+
+def _select(names: Sequence[str], registry: Mapping[str, Row]) -> list[Row]:
+    for name in sorted(set(names)):
+        if name not in registry:
+            raise unknown_name("metric", name, registry)
+    return [metric for metric in registry.values() if not names or metric.name in names]

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
-from torch import nn
 
-from worldmodel.common.directories import load_matching_weights
 from worldmodel.common.errors import UserError
-from worldmodel.common.pixels import Crop
 from worldmodel.common.runtime import choose_runtime
 from worldmodel.common.torch_state import isolated_torch_state
 from worldmodel.data import Dataset
@@ -23,6 +15,16 @@ from worldmodel.train.calibration import calibrate_hazards
 from worldmodel.train.code_cache import CodeCache, encode_dataset
 from worldmodel.train.quick_evaluation import evaluate_world
 from worldmodel.train.training_config import PriorTraining, TokenizerTraining, WorldConfig, stage_config
+from worldmodel.train.training_inputs import (
+    Data,
+    check_pixels,
+    copy_weights,
+    open_dataset,
+    overfit_note,
+    skipped_episodes,
+    training_identity,
+    with_budget,
+)
 from worldmodel.train.training_loops import check_data_fits, train_prior_stage, train_tokenizer_stage
 from worldmodel.train.training_run import DrawDreams, Progress, TrainingRun
 from worldmodel.train.validation import tokenizer_validation, validation_split
@@ -31,9 +33,6 @@ from worldmodel.train.world_facts import gather_starts, make_world_spec
 from worldmodel.world.tokenizer_storage import TOKENIZER, TokenizerCheckpoint
 from worldmodel.world.world_model import WorldModel
 from worldmodel.world.world_storage import WORLD, is_world, tokenizer_hash
-
-Data = Dataset | str | Path | Sequence[str | Path]
-Config = TypeVar("Config", WorldConfig, TokenizerTraining, PriorTraining)
 
 
 @isolated_torch_state()
@@ -71,19 +70,19 @@ def train_world(
         UserError: `out` belongs to another training, or the data does not fit the config.
     """
     runtime = choose_runtime(device)
-    data = _open_dataset(data, config.crop)
-    config = _with_budget(config, minutes)
+    data = open_dataset(data, config.crop)
+    config = with_budget(config, minutes)
     _check_time(config.tokenizer.time)
     check_data_fits(data, config)
-    identity = _identity(config, data, init_from)
+    identity = training_identity(config, data, init_from)
     torch.manual_seed(config.seed)
     world = WorldModel(config.tokenizer, config.prior, make_world_spec(data)).to(runtime.device)
     init_is_world = init_from is not None and is_world(Path(init_from).expanduser())
     if init_from is not None:
         source = TokenizerCheckpoint.from_pretrained(init_from, runtime.device)
-        _copy_weights(source.tokenizer, world.tokenizer, init_from)
+        copy_weights(source.tokenizer, world.tokenizer, init_from)
         if init_is_world:
-            _copy_weights(WorldModel.from_pretrained(init_from, runtime.device).prior, world.prior, init_from)
+            copy_weights(WorldModel.from_pretrained(init_from, runtime.device).prior, world.prior, init_from)
     workspace = Workspace(Path(out).expanduser(), WORLD, force)
     with disk_errors(workspace.out):
         if workspace.begin(identity, runtime):
@@ -123,16 +122,16 @@ def train_tokenizer(
         UserError: `out` belongs to another training, or the data does not fit the config.
     """
     runtime = choose_runtime(device)
-    data = _open_dataset(data, config.crop)
-    config = _with_budget(stage_config(config, TokenizerTraining), minutes)
+    data = open_dataset(data, config.crop)
+    config = with_budget(stage_config(config, TokenizerTraining), minutes)
     check_data_fits(data, config)
-    identity = _identity(config, data, init_from)
+    identity = training_identity(config, data, init_from)
     torch.manual_seed(config.seed)
     header, length = data.header, config.train_tokenizer.clip_length
     tokenizer = make_tokenizer(config.tokenizer, header.pixels.frame_shape).to(runtime.device)
     if init_from is not None:
         source = TokenizerCheckpoint.from_pretrained(init_from, runtime.device)
-        _copy_weights(source.tokenizer, tokenizer, init_from)
+        copy_weights(source.tokenizer, tokenizer, init_from)
     workspace = Workspace(Path(out).expanduser(), TOKENIZER, force)
     with disk_errors(workspace.out):
         if workspace.begin(identity, runtime):
@@ -140,7 +139,7 @@ def train_tokenizer(
             train_tokenizer_stage(tokenizer, data, config, run, keep_statistics=init_from is not None)
             metrics, _ = tokenizer_validation(tokenizer, data, length, config.seed, run)()
             report = {"split": validation_split(data, length), **{name: round(x, 4) for name, x in metrics.items()}}
-            report |= _skipped_episodes(data, length) | _overfit_note(config)
+            report |= skipped_episodes(data, length) | overfit_note(config)
             checkpoint = TokenizerCheckpoint(tokenizer, header.env, header.pixels, data.fingerprint, report)
             workspace.finish(checkpoint.save_pretrained, runtime)
     return TokenizerCheckpoint.from_pretrained(out, runtime.device)
@@ -176,17 +175,17 @@ def train_prior(
             config.
     """
     runtime = choose_runtime(device)
-    config = _with_budget(stage_config(config, PriorTraining), minutes)
+    config = with_budget(stage_config(config, PriorTraining), minutes)
     source = TokenizerCheckpoint.from_pretrained(tokenizer, runtime.device)
     data = data if isinstance(data, Dataset) else Dataset.open_cropped(data, source.pixels)
     _check_time(source.tokenizer.config.time)
-    _check_pixels(source, tokenizer, data)
+    check_pixels(source, tokenizer, data)
     check_data_fits(data, config)
     codes_hash = tokenizer_hash(source.tokenizer)
-    identity = {**_identity(config, data, init_from), "tokenizer": codes_hash}
+    identity = {**training_identity(config, data, init_from), "tokenizer": codes_hash}
     torch.manual_seed(config.seed)
     world = WorldModel(source.tokenizer.config, config.prior, make_world_spec(data)).to(runtime.device)
-    _copy_weights(source.tokenizer, world.tokenizer, tokenizer)
+    copy_weights(source.tokenizer, world.tokenizer, tokenizer)
     if init_from is not None:
         other = WorldModel.from_pretrained(init_from, runtime.device)
         if tokenizer_hash(other.tokenizer) != codes_hash:
@@ -194,7 +193,7 @@ def train_prior(
                 f"init_from={init_from}: its prior was trained on the codes of another tokenizer than {tokenizer}; "
                 "leave it out, or give its own tokenizer."
             )
-        _copy_weights(other.prior, world.prior, init_from)
+        copy_weights(other.prior, world.prior, init_from)
     workspace = Workspace(Path(out).expanduser(), WORLD, force)
     with disk_errors(workspace.out):
         if workspace.begin(identity, runtime):
@@ -217,38 +216,8 @@ def _fit_prior(
     if run.runtime.is_main:
         calibrate_hazards(world, cache)
         metrics = evaluate_world(world, data, cache, config.seed)
-        skipped = _skipped_episodes(data, config.train_prior.clip_length)
-        world.report = {**metrics, **skipped, **_overfit_note(config)}
-
-
-def _open_dataset(data: Data, crop: Crop | None) -> Dataset:
-    """The dataset, cropped; an open dataset is cropped too, unless it is already."""
-    if not isinstance(data, Dataset):
-        return Dataset(data, crop=crop)
-    return data if crop is None or data.crop is not None else Dataset(data.paths, data.cache, crop)
-
-
-def _identity(config: Any, data: Dataset, init_from: str | Path | None) -> dict[str, Any]:
-    """Everything that determines the result of a training, as JSON."""
-    identity = json.loads(json.dumps({"config": asdict(config), "dataset": data.fingerprint}))
-    if init_from is not None:
-        config_path = Path(init_from).expanduser() / "config.json"  # holds the sha256 of the weights
-        if not config_path.is_file():
-            raise UserError(f"init_from={init_from}: wanted the directory of a world or of a tokenizer.")
-        identity["init_from"] = hashlib.sha256(config_path.read_bytes()).hexdigest()
-    return identity
-
-
-def _overfit_note(config: TokenizerTraining | PriorTraining) -> dict[str, str]:
-    """An entry of the report about training on one batch only, if so."""
-    return {"trained on": "one batch, again and again"} if config.overfit_one_batch else {}
-
-
-def _skipped_episodes(data: Dataset, clip_length: int) -> dict[str, str]:
-    """An entry of the report about training episodes that are shorter than a clip, if there are any."""
-    lengths = data.lengths[data.episodes_of("train")] + 1  # frames
-    short = int((lengths < clip_length).sum())
-    return {"not learned": f"{short} of {len(lengths)} episodes, shorter than a clip of {clip_length}"} if short else {}
+        skipped = skipped_episodes(data, config.train_prior.clip_length)
+        world.report = {**metrics, **skipped, **overfit_note(config)}
 
 
 def _check_time(time: str) -> None:
@@ -258,33 +227,3 @@ def _check_time(time: str) -> None:
             f"a world is stepped frame by frame, so its tokenizer must have time='frame', not {time!r}; that kind is "
             "trained alone, with `worldmodel train tokenizer`."
         )
-
-
-def _check_pixels(source: TokenizerCheckpoint, directory: str | Path, data: Dataset) -> None:
-    """Refuse a dataset whose frames were made in another way than those of the tokenizer."""
-    if source.pixels != data.header.pixels:
-        raise UserError(
-            f"the tokenizer of {directory} was trained on frames of {source.pixels.to_json()}, {data.name} holds "
-            f"frames of {data.header.pixels.to_json()}; record like frames, or train a tokenizer on these."
-        )
-
-
-def _copy_weights(source: nn.Module, target: nn.Module, directory: str | Path) -> None:
-    """Copy all weights and buffers."""
-    remedy = "Give the sizes in its config.json, or leave it out."
-    load_matching_weights(target, source.state_dict(), f"the weights of {directory}", remedy)
-
-
-def _with_budget(config: Config, minutes: float | None) -> Config:
-    """Divide a budget between the loops in proportion to their own minutes; it replaces a number of steps."""
-    if minutes is None:
-        return config
-    if minutes <= 0:
-        raise UserError(f"minutes={minutes}: wanted a positive number.")
-    names = [name for name in ("train_tokenizer", "train_prior") if hasattr(config, name)]
-    loops = {name: getattr(config, name) for name in names}
-    total = sum(loop.minutes for loop in loops.values())
-    budgets: dict[str, Any] = {
-        name: replace(loop, minutes=minutes * loop.minutes / total, num_steps=0) for name, loop in loops.items()
-    }
-    return replace(config, **budgets)

@@ -180,6 +180,8 @@ class WorldModel(nn.Module):
         Raises:
             UserError: not a world, another version, damaged, or a prior that was trained on another tokenizer.
         """
+        if isinstance(directory, nn.Module):  # a ClipModel, given to an interface that steps worlds
+            raise UserError(f"a {type(directory).__name__} cannot be stepped: give a WorldModel or its directory.")
         path = find_world(directory)
         stored = read_world(path)
         with stored_model(path, stored.weights, stored.has_checksum):

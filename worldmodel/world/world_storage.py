@@ -16,6 +16,7 @@ from worldmodel.common.directories import DirectoryKind, read_directory, write_d
 from worldmodel.common.errors import UserError
 from worldmodel.prior import PriorConfig
 from worldmodel.tokenizer import Tokenizer, TokenizerConfig
+from worldmodel.world.clip_directory import refuse_clip_model
 from worldmodel.world.config_checksum import KEY, check_checksum, with_checksum
 from worldmodel.world.config_values import check_object, check_text, read_model_config
 from worldmodel.world.legacy_keys import rename_world_weights
@@ -103,6 +104,7 @@ def read_world(path: Path) -> StoredWorld:
     Raises:
         UserError: not a world, another version, damaged, or a config with a wrong or changed value.
     """
+    refuse_clip_model(path)
     config = read_directory(path, WORLD)
     try:
         check_entries(config, ENTRIES)

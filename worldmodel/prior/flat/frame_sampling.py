@@ -8,12 +8,14 @@ cache, L layers, G key/value heads, D width, C condition width, V codes in the c
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from worldmodel.prior.cross_attention import CrossAttention
 from worldmodel.prior.flat.cached_block import CachedBlock, FrameLayerNorm, addmm_weights, complex_rotations
 from worldmodel.prior.flat.flat_layers import FlatBlock
 from worldmodel.prior.flat.raster_transformer import RasterTransformer
@@ -31,6 +33,7 @@ def sample_frame(
     condition: Tensor,
     uniforms: Tensor,
     sampling: Sampling,
+    features: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sample the next frame of each row; its keys and values are written into the cache's last S positions.
 
@@ -42,6 +45,7 @@ def sample_frame(
         condition: (B, C), of the new frame.
         uniforms: (B, K) float32 in [0, 1), one uniform number per code.
         sampling: how the codes are sampled.
+        features: (B, n, D) of given frames, if the blocks attend to them.
 
     Returns:
         Codes (B, h, w) int64; their log-probability (B,) at temperature 1; z (B, D).
@@ -52,6 +56,7 @@ def sample_frame(
     code_uniforms = uniforms.unbind(1)
     rotations = _rotations(transformer, times)
     blocks = _cached_blocks(transformer, cache, condition, dtype)
+    cross_updates = _cross_updates(transformer, condition, features)
     norm = FrameLayerNorm(transformer.norm, condition, dtype)
     bias, weight = addmm_weights(transformer.code_head, rows, dtype)
     biases = bias + transformer.place_bias.to(dtype)  # (K, V)
@@ -67,8 +72,10 @@ def sample_frame(
             for block in blocks:
                 block.set_cache_length(length)
         own_mask[position].zero_()
-        for block in blocks:
+        for i, block in enumerate(blocks):
             block(x, position, attended_mask, rotations[position])
+            if cross_updates:
+                x.add_(cross_updates[i](x))
         z = norm(x)
         if position < size - 1:
             torch.addmm(biases[position], z, weight, out=logits[position])
@@ -102,6 +109,16 @@ def _cached_blocks(
         )
         for i, block in enumerate(transformer.blocks)
     ]
+
+
+def _cross_updates(
+    transformer: RasterTransformer, condition: Tensor, features: Tensor | None
+) -> list[Callable[[Tensor], Tensor]]:
+    """What attention to given frames adds after each block; empty without given frames."""
+    if features is None:
+        return []
+    layers = (cast(CrossAttention, layer) for layer in transformer.cross_attention)
+    return [layer.position_update(condition, features) for layer in layers]
 
 
 def _initial_mask(cache: KeyValueCache, num_positions: int) -> Tensor:

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from worldmodel.prior.code_init import init_code_weights
 from worldmodel.prior.conditioning import ConditionalLayerNorm
-from worldmodel.prior.flat.flat_config import FlatConfig
+from worldmodel.prior.cross_attention import CrossAttention
 from worldmodel.prior.flat.flat_layers import FlatBlock, attention_mask
 from worldmodel.prior.flat.ring_cache import LayerKeyValues
 from worldmodel.prior.flat.rotary import RotaryEmbedding
+from worldmodel.prior.raster_sizes import RasterSizes
 
 
 class RasterTransformer(nn.Module):
@@ -27,13 +28,20 @@ class RasterTransformer(nn.Module):
         num_codes: V.
         condition_dim: C.
         memory: M, frames before its own that a position attends to.
+        attends_to_features: whether every block ends with attention to the features of given frames.
 
     Attributes:
         num_positions: S.
     """
 
     def __init__(
-        self, config: FlatConfig, grid: tuple[int, int], num_codes: int, condition_dim: int, memory: int
+        self,
+        config: RasterSizes,
+        grid: tuple[int, int],
+        num_codes: int,
+        condition_dim: int,
+        memory: int,
+        attends_to_features: bool = False,
     ) -> None:
         super().__init__()
         (h, w), width, is_learned = grid, config.width, config.positions == "paper"
@@ -57,6 +65,10 @@ class RasterTransformer(nn.Module):
                 num_layers=config.num_layers,
             )
             for _ in range(config.num_layers)
+        )
+        self.cross_attention = nn.ModuleList(
+            CrossAttention(width, config.num_heads, condition_dim, config.dropout, config.num_layers)
+            for _ in range(config.num_layers * attends_to_features)
         )
         self.norm = ConditionalLayerNorm(width, condition_dim)
         self.code_head = nn.Linear(width, num_codes)
@@ -96,7 +108,7 @@ class RasterTransformer(nn.Module):
         return inputs
 
     def forward(
-        self, codes: Tensor, valid: Tensor, condition: Tensor, times: Tensor
+        self, codes: Tensor, valid: Tensor, condition: Tensor, times: Tensor, features: Tensor | None = None
     ) -> tuple[Tensor, Tensor, LayerKeyValues]:
         """Whole clips in one pass.
 
@@ -105,6 +117,7 @@ class RasterTransformer(nn.Module):
             valid: (B, T) bool.
             condition: (B, T, C).
             times: (B, T) int64, frames since the beginning; below 0 only where no frame is valid yet.
+            features: (B, n, D) of given frames, if the blocks attend to them.
 
         Returns:
             Logits (B, T, K, V); z (B, T, D), the output of each frame's last position; keys and values of each
@@ -117,8 +130,10 @@ class RasterTransformer(nn.Module):
         cos_sin = None if self.rotary is None else self.rotary.cos_sin(times)
         mask = attention_mask(valid, self.num_positions, self.memory)
         key_values = []
-        for block in self.blocks:
+        for i, block in enumerate(self.blocks):
             x, layer_key_values = block(x, condition, mask, cos_sin, self.memory)
+            if features is not None:
+                x = self.cross_attention[i](x, condition, features)
             key_values.append(layer_key_values)
         x = self.norm(x.flatten(0, 1), condition.flatten(0, 1)).unflatten(0, valid.shape)
         logits = self.code_head(x[:, :, :-1]) + self.place_bias  # (B, T, K, V)

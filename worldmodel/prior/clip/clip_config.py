@@ -1,0 +1,72 @@
+"""Sizes of a clip prior, and what it is conditioned on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from worldmodel.common.errors import UserError, unknown_name
+from worldmodel.common.ranges import check_range
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """Sizes of a clip prior, and what it is conditioned on.
+
+    Attributes:
+        num_frames: L, frames of every clip.
+        actions: "none": no actions; "step": each frame is conditioned on the action that leads to it, which needs a
+            tokenizer that encodes each frame alone; "clip": every code is conditioned on the actions of the whole
+            clip, flattened (paper section 3).
+        num_given_frames: number of first frames that are given: every block attends to their features (paper section
+            3); 0 for none. A clip's own first frames are given in training.
+        class_label: whether the clips are conditioned on the class label of their episode.
+        positions: "rotary": relative positions in time, row and column; "paper": learned embeddings of time, row and
+            column.
+        previous_frame: whether a position gets the code of the previous time step at the place that it predicts as
+            an input.
+        width: D.
+        num_heads: H; divides the width.
+        num_kv_heads: key/value heads, a divisor of num_heads; 0 for as many as num_heads.
+        num_layers: number of blocks.
+        feedforward: width of the feed-forward layers, as a multiple of D.
+        dropout: dropout probability after attention and feed-forward layers.
+        action_dim: width of an action's embedding, with actions "step".
+        class_dim: width of a class' embedding.
+
+    Raises:
+        UserError: values that are out of range or contradict each other.
+    """
+
+    num_frames: int = 16
+    actions: Literal["none", "step", "clip"] = "none"
+    num_given_frames: int = 0
+    class_label: bool = False
+    positions: Literal["rotary", "paper"] = "rotary"
+    previous_frame: bool = False
+    width: int = 128
+    num_heads: int = 4
+    num_kv_heads: int = 0
+    num_layers: int = 4
+    feedforward: int = 4
+    dropout: float = 0.0
+    action_dim: int = 16
+    class_dim: int = 16
+
+    def __post_init__(self) -> None:
+        for name, known in {"actions": ("none", "step", "clip"), "positions": ("rotary", "paper")}.items():
+            if getattr(self, name) not in known:
+                raise unknown_name(f"clip prior {name}", str(getattr(self, name)), known)
+        for name in ("width", "num_heads", "num_layers", "feedforward", "action_dim", "class_dim"):
+            check_range(f"clip prior {name}", getattr(self, name), 1)
+        check_range("clip prior num_frames", self.num_frames, 2)
+        check_range("clip prior num_given_frames", self.num_given_frames, 0, self.num_frames)
+        check_range("clip prior dropout", self.dropout, 0, 1)
+        check_range("clip prior num_kv_heads", self.num_kv_heads, 0)
+        if self.width % self.num_heads:
+            raise UserError(f"clip prior width={self.width}: wanted a multiple of num_heads={self.num_heads}.")
+        if self.num_heads % (self.num_kv_heads or self.num_heads):
+            raise UserError(
+                f"clip prior num_kv_heads={self.num_kv_heads}: wanted a divisor of num_heads={self.num_heads}, or 0 "
+                "for as many."
+            )
