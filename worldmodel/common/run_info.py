@@ -32,7 +32,8 @@ def structure_unions_by_kind(converter: Any) -> Any:
     """Let a cattrs converter read unions of config dataclasses, by the field `kind` of each.
 
     Args:
-        converter: changed in place. Every member of a union has a field `kind` with a distinct default.
+        converter: changed in place. Every member of a union has a field `kind` with a distinct default. If it has a
+            classmethod `upgrade_saved`, that turns the fields of earlier versions into present ones.
 
     Returns:
         The same converter.
@@ -49,7 +50,9 @@ def structure_unions_by_kind(converter: Any) -> Any:
             kind = value.get("kind") if isinstance(value, dict) else None
             if kind not in members:
                 raise ValueError(f"kind {kind!r}, wanted {' or '.join(map(repr, members))}")
-            return converter.structure(value, members[kind])
+            member = members[kind]
+            upgrade = getattr(member, "upgrade_saved", None)
+            return converter.structure(value if upgrade is None else upgrade(value), member)
 
         return hook
 

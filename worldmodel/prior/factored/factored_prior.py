@@ -12,6 +12,7 @@ in sampling order.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -31,10 +32,24 @@ from worldmodel.prior.factored.factored_layers import FactoredBlock, GainsAndBia
 from worldmodel.prior.factored.group_order import GroupOrder, make_groups
 from worldmodel.prior.factored.mixture import Mixture, mixture_log_likelihood, nats_by_place
 from worldmodel.prior.heads import OutcomeHeads
-from worldmodel.prior.interface import OutcomePredictions, Prior, PriorStep
+from worldmodel.prior.interface import OutcomePredictions, Prior
 from worldmodel.prior.losses import Predictions, code_nats, prior_losses
 from worldmodel.prior.sampling import Sampling
+from worldmodel.prior.step_template import SampledFrame, StepOutcome, StepPredictions
 from worldmodel.prior.targets import Targets, make_targets
+
+
+@dataclass(frozen=True)
+class FactoredPredictions(StepPredictions[Tensor]):
+    """What a factored prior predicts of a step, with the output of the trunk.
+
+    Attributes:
+        features: (B, P, D).
+        context: the context that ends with the step's action and lacks its frame.
+    """
+
+    features: Tensor
+    context: Context
 
 
 class FactoredPrior(Prior[Context]):
@@ -265,38 +280,39 @@ class FactoredPrior(Prior[Context]):
         """As `Prior.init_state`; the context is the whole state."""
         return context
 
-    @torch.no_grad()
-    def step(self, state: Context, actions: Tensor, uniforms: Tensor, sampling: Sampling) -> PriorStep[Context]:
-        """As `Prior.step`."""
-        context = Context(
-            state.codes,
-            torch.cat([state.actions[:, 1:], actions[:, None]], 1),
-            torch.cat([state.has_action[:, 1:], torch.ones_like(state.has_action[:, :1])], 1),
-            state.status,
-        )
+    def predict_step(self, state: Context, actions: Tensor) -> FactoredPredictions:
+        """As `Prior.predict_step`: run the trunk."""
+        context = state.append_action(actions)
         features, summary, condition = self.encode_context(context)
-        outcome = self.heads.sample_outcome(summary, state.status, uniforms)
-        terminations, status = outcome.terminations, outcome.status
-        has_frame = torch.ones_like(terminations) if self.end_has_frame else ~terminations
-        condition = condition + self.heads.embed_outcome(terminations, status)
-        component_log_probs = self.mixture.log_probs(summary, condition)
-        codes, log_probs = self._sample_frame(features, condition, component_log_probs, uniforms[:, 2:], sampling)
-        masked_codes = torch.where(has_frame[:, None, None], codes, self.num_codes)
-        rewards = self.heads.predict_rewards(summary, terminations, masked_codes)
-        next_codes = torch.cat([state.codes[:, 1:], masked_codes[:, None]], 1)
-        return PriorStep(
-            state=Context(next_codes, context.actions, context.has_action, status),
-            codes=codes,
-            has_frame=has_frame,
-            terminations=terminations,
-            hazards=outcome.hazards,
-            rewards=self.heads.unstandardise_rewards(rewards.float()),
-            status=status,
-            status_probs=outcome.status_probs,
-            log_probs=log_probs * has_frame,
-        )
+        hazards, status_logits = self.heads.predict_outcome(summary)
+        return FactoredPredictions(summary, condition, hazards, status_logits, features, context)
 
-    def _sample_frame(
+    def sample_frame(
+        self,
+        state: Context,
+        predictions: FactoredPredictions,
+        outcome: StepOutcome[Tensor],
+        uniforms: Tensor,
+        sampling: Sampling,
+    ) -> SampledFrame[Tensor]:
+        """As `Prior.sample_frame`: run the decoder."""
+        condition = predictions.condition + self.heads.embed_outcome(outcome.terminations, outcome.status)
+        component_log_probs = self.mixture.log_probs(predictions.summary, condition)
+        codes, log_probs = self._sample_groups(predictions.features, condition, component_log_probs, uniforms, sampling)
+        return SampledFrame(codes, log_probs)
+
+    def next_state(
+        self,
+        state: Context,
+        predictions: FactoredPredictions,
+        outcome: StepOutcome[Tensor],
+        frame: SampledFrame[Tensor],
+        codes: Tensor,
+    ) -> Context:
+        """As `Prior.next_state`."""
+        return predictions.context.append_frame(codes, outcome.status)
+
+    def _sample_groups(
         self, features: Tensor, condition: Tensor, component_log_probs: Tensor, uniforms: Tensor, sampling: Sampling
     ) -> tuple[Tensor, Tensor]:
         """Sample a frame: first the component of a mixture, then group by group.
