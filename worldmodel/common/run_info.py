@@ -99,11 +99,16 @@ def config_from_json(data: dict[str, Any], cls: type[T], where: str) -> T:
         UserError: an unknown key or a wrong type; the message names it.
     """
     import cattrs
+    from cattrs.v import format_exception
+
+    def phrase(error: BaseException, kind: type | None) -> str:
+        return str(error).rstrip(".") if isinstance(error, UserError) else format_exception(error, kind)
 
     try:
         return _converter().structure(data, cls)
     except (cattrs.BaseValidationError, UserError) as error:
-        problems = "; ".join(cattrs.transform_error(error)) if not isinstance(error, UserError) else str(error)
+        nested = not isinstance(error, UserError)
+        problems = "; ".join(cattrs.transform_error(error, format_exception=phrase)) if nested else str(error)
         raise UserError(f"{where} is not a {cls.__name__}: {problems}") from None
 
 

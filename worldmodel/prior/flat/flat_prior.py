@@ -73,14 +73,11 @@ class FlatFrame(SampledFrame[Tensor]):
 
     Attributes:
         summary: (B, D), its z.
-        keys, values: the ring of `FlatState`, which holds the frame.
-        slots: (B,) int64, its slot of the ring.
+        ring: `keys`, `values` and `visible` of `FlatState`, with the frame.
     """
 
     summary: Tensor
-    keys: Tensor
-    values: Tensor
-    slots: Tensor
+    ring: KeyValueCache
 
 
 class FlatPrior(Prior[FlatState]):
@@ -239,11 +236,9 @@ class FlatPrior(Prior[FlatState]):
             0, (rows, count)
         )
         _, z, key_values = self.transformer(codes, valid, condition, times)
-        keys, values = init_ring(key_values, self.transformer.rotary is not None, times, self.memory)
+        ring = init_ring(key_values, self.transformer.rotary is not None, times, valid, self.memory)
         return FlatState(
-            keys=keys,
-            values=values,
-            visible=valid.new_zeros(rows, self.memory).scatter(1, times % self.memory, valid),
+            **ring._asdict(),
             codes=codes[:, -1],
             summary=self._last_valid(z, valid)[:, -1],
             status=context.status,
@@ -276,12 +271,12 @@ class FlatPrior(Prior[FlatState]):
         """As `Prior.sample_frame`; the frame's keys and values are written into the ring."""
         condition = predictions.condition + self.heads.embed_outcome(outcome.terminations, outcome.status)
         state = state.writable()
-        cache, slots = KeyValueCache(state.keys, state.values, state.visible), state.times % self.memory
+        ring = KeyValueCache(state.keys, state.values, state.visible)
         codes, log_probs, z = sample_frame(
-            self.transformer, cache, state.codes, state.times, condition, uniforms, sampling
+            self.transformer, ring, state.codes, state.times, condition, uniforms, sampling
         )
-        store_frame(cache.keys, cache.values, slots, self.transformer.num_positions)
-        return FlatFrame(codes, log_probs, z, cache.keys, cache.values, slots)
+        ring = store_frame(ring, state.times, outcome.has_frame, self.transformer.num_positions)
+        return FlatFrame(codes, log_probs, z, ring)
 
     def next_state(
         self,
@@ -294,9 +289,7 @@ class FlatPrior(Prior[FlatState]):
         """As `Prior.next_state`."""
         has_frame = outcome.has_frame[:, None]
         return FlatState(
-            keys=frame.keys,
-            values=frame.values,
-            visible=state.visible.scatter(1, frame.slots[:, None], has_frame),
+            **frame.ring._asdict(),
             codes=codes,
             summary=torch.where(has_frame, frame.summary, state.summary),
             status=outcome.status,
