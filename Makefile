@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= runs/demo
 
-.PHONY: setup demo test test-all lint bench clean
+.PHONY: setup demo test test-all lint docs bench clean
 
 setup: .venv/.ok
 
@@ -30,6 +30,15 @@ lint: .venv/.ok
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The pages in docs/, without warnings; the first run installs Sphinx into .venv.
+.venv/.docs: .venv/.ok
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
+docs: .venv/.docs
+	$(BIN)/sphinx-build -E -W --keep-going --quiet docs docs/_build/html
+	@echo "The pages are in docs/_build/html/index.html."
+
 bench: .venv/.ok
 	$(BIN)/worldmodel bench loader --out results/bench-loader.json
 	$(BIN)/worldmodel bench collect --out results/bench-collect.json
@@ -38,4 +47,4 @@ bench: .venv/.ok
 	$(BIN)/worldmodel bench dream --out results/bench-dream.json
 
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build dist docs/_build .pytest_cache .mypy_cache .ruff_cache

@@ -71,7 +71,7 @@ def train_row(name: str, config: WorldConfig, seed: int, args: argparse.Namespac
     if args.steps:
         loops = {key: replace(loop, num_steps=args.steps) for key, loop in loops.items()}
     config = replace(config, seed=seed, **loops)
-    frames = "whole" if config.crop is None else "crop"
+    frames = "whole" if config.tokenizer.encoded is None else "part"
     codes = args.work / f"tokenizer-{frames}-{config.tokenizer.rare_weight:g}-{seed}"
     train_tokenizer(args.data, codes, stage_config(config, TokenizerTraining), device="cpu")
     out = args.work / f"{slug(name)}-{seed}"

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from worldmodel.collect.env_options import EnvOptions
+from worldmodel.collect.env_options import DEFAULT_ENV, EnvOptions, choose_env, env_name
 from worldmodel.common.errors import UserError
 
 
@@ -29,7 +29,8 @@ class LearnerConfig:
     frame_stack: int = 4
     """Number of frames in the policy's observation."""
     view: tuple[int, int, int, int] | None = None
-    """Top, bottom, left, right of the part of the frame that the policy observes; the whole frame if not given."""
+    """Top, bottom, left, right of the part of the frame that the policy observes, in pixels of the frame before
+    --crop; the whole frame if not given."""
     hold: int = 1
     """Environment steps per action."""
     reward: Literal["env", "health"] = "env"
@@ -82,7 +83,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
 }
 
 
-# Measured settings per environment (docs/policies.md).
+# Measured settings per environment (docs/benchmarks.md).
 LEARNER_PRESETS: dict[str, LearnerConfig] = {
     "doom/take-cover": LearnerConfig(view=(20, 52, 0, 64), hold=4, reward="health", gamma=0.95),
     "toy": LearnerConfig(learning_rate=1e-3, rollout_steps=64, batch_size=128, gamma=0.97),
@@ -90,12 +91,13 @@ LEARNER_PRESETS: dict[str, LearnerConfig] = {
 }
 
 
-def _env_of(arguments: list[str], default: str) -> str:
+def _value_of(flag: str, arguments: list[str], default: str = "") -> str:
+    """The value of a flag on the command line."""
     for i, word in enumerate(arguments):
-        if word == "--env" and i + 1 < len(arguments):
+        if word == flag and i + 1 < len(arguments):
             return arguments[i + 1]
-        if word.startswith("--env="):
-            return word[6:]
+        if word.startswith(f"{flag}="):
+            return word[len(flag) + 1 :]
     return default
 
 
@@ -153,7 +155,7 @@ class Collect:
     @classmethod
     def defaults(cls, arguments: list[str]) -> Collect:
         """Defaults for the environment in the arguments."""
-        return cls(out=tyro.MISSING, learner=learner_config(_env_of(arguments, "doom/take-cover")))
+        return cls(out=tyro.MISSING, learner=learner_config(_value_of("--env", arguments, DEFAULT_ENV)))
 
 
 Collect.PRESETS.update(
@@ -198,8 +200,9 @@ class TrainPolicy:
 
     out: Path
     """The directory to write."""
-    env: str = "doom/take-cover"
-    """Short name (see `worldmodel envs`) or any gymnasium id; with --world, the environment for the test."""
+    env: str = ""
+    """Short name (see `worldmodel envs`) or any gymnasium id; doom/take-cover if not given. With --world, the
+    environment for the test; the one that the world was learned from, with the same arguments, if not given."""
     seed: int = 0
     env_options: Annotated[EnvOptions, tyro.conf.arg(name="")] = field(default_factory=EnvOptions)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
@@ -227,9 +230,23 @@ class TrainPolicy:
     @classmethod
     def defaults(cls, arguments: list[str]) -> TrainPolicy:
         """Defaults for the environment in the arguments, with or without --world."""
-        env = _env_of(arguments, "doom/take-cover")
-        in_world = any(word.split("=")[0] == "--world" for word in arguments)
-        return cls(out=tyro.MISSING, learner=dream_learner_config(env) if in_world else learner_config(env))
+        world = _value_of("--world", arguments)
+        if not world:
+            return cls(out=tyro.MISSING, learner=learner_config(_value_of("--env", arguments, DEFAULT_ENV)))
+        try:
+            env = env_name(_value_of("--env", arguments), Path(world))
+        except UserError:  # not a world: the command says so
+            env = DEFAULT_ENV
+        return cls(out=tyro.MISSING, learner=dream_learner_config(env))
+
+    @property
+    def env_name(self) -> str:
+        """Short name or id of the environment to train in or, with `world`, to test in."""
+        return env_name(self.env, self.world)
+
+    def choose_env(self) -> tuple[str, dict[str, Any]]:
+        """Name and keyword arguments of the environment to train in or, with `world`, to test in."""
+        return choose_env(self.env, self.world, self.env_options)
 
 
 @dataclass(frozen=True)
@@ -242,7 +259,10 @@ class EvalPolicy:
 
     policies: tyro.conf.Positional[tuple[str, ...]]
     """random, sticky, periodic, periodic:32 (its period in steps), FILE.zip or a directory of `train policy`."""
-    env: str = "doom/take-cover"
+    env: str = ""
+    """Short name (see `worldmodel envs`) or any gymnasium id; doom/take-cover if not given."""
+    world: Path | None = None
+    """Play the environment that this world was learned from, with the same arguments, in place of --env."""
     episodes: int = 100
     first_seed: int = 1_000_000
     """Test seeds are first_seed, first_seed + 1, ...; `collect` never uses them."""

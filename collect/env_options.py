@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from worldmodel.common.errors import UserError
 
+DEFAULT_ENV = "doom/take-cover"
 _BRACKETS = {"(": ")", "[": "]", "{": "}"}
 
 
@@ -43,6 +45,51 @@ class EnvOptions:
                 raise UserError(f"env_args sets {name!r}: use --{name.replace('_', '-')}.")
             arguments[name] = value
         return arguments
+
+
+def env_name(env: str, world: Path | None) -> str:
+    """The environment of a command that takes --env and --world: short name or id.
+
+    Args:
+        env: what --env gives; "" takes the environment of the world, or `DEFAULT_ENV` without one.
+        world: a world directory or name, or None.
+
+    Raises:
+        UserError: not a world.
+    """
+    if env or world is None:
+        return env or DEFAULT_ENV
+    from worldmodel.envs import rows
+    from worldmodel.envs.make_like import recorded_env
+
+    env_id, _, _ = recorded_env(world)
+    return next((row.name for row in rows() if row.id == env_id), env_id)
+
+
+def choose_env(env: str, world: Path | None, options: EnvOptions) -> tuple[str, dict[str, Any]]:
+    """The environment of a command that takes --env and --world, with its arguments.
+
+    Args:
+        env, world: as for `env_name`.
+        options: replace arguments of the world's recording.
+
+    Returns:
+        Short name or id, and keyword arguments for `worldmodel.envs.make`: those of the recording and `options`. If
+        `env` names another environment than the world's, or that was recorded inside wrappers, only `options` apply.
+
+    Raises:
+        UserError: not a world, or `env` is "" and the world was recorded inside wrappers.
+    """
+    name = env_name(env, world)
+    if world is None:
+        return name, options.kwargs()
+    from worldmodel.envs.make_like import env_arguments, recorded_env
+
+    env_id, recorded, _ = recorded_env(world)
+    if env and (name not in (env_id, env_name("", world)) or "wrappers" in recorded):
+        return name, options.kwargs()
+    _, arguments = env_arguments(world)
+    return name, {**arguments, **options.kwargs()}
 
 
 def parse_env_args(text: str) -> dict[str, Any]:

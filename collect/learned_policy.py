@@ -10,6 +10,7 @@ from worldmodel.collect.collect_config import LearnerConfig
 from worldmodel.collect.global_state import EpisodeGenerator
 from worldmodel.collect.policies import Policy
 from worldmodel.common.errors import UserError
+from worldmodel.common.pixels import PixelSpec
 from worldmodel.common.policy_view import FrameStack, PolicyView
 from worldmodel.common.spaces import Box, Space, from_gymnasium
 
@@ -114,7 +115,7 @@ def model_policy(
         UserError: the model has another action space, or observes something else.
     """
     check_action_space(model, env.meta.action_space, name)
-    view = _frame_view(model.observation_space, env.meta.pixels.frame_shape, learner)
+    view = _frame_view(model.observation_space, env.meta.pixels, learner)
     if view is not None:
         rows, columns, channels = view.shape
         # three equal axes: `train policy` puts the channels first, Stable-Baselines3 alone does not
@@ -145,22 +146,24 @@ def check_action_space(model: Any, space: Space, name: str) -> None:
 
 
 def _learner_view(env: Any, learner: LearnerConfig) -> PolicyView:
-    return PolicyView(env.meta.pixels.frame_shape, learner.frame_stack, learner.view, name="learner.view")
+    pixels = env.meta.pixels
+    return PolicyView(pixels.frame_shape, learner.frame_stack, learner.view, pixels.origin, "learner.view")
 
 
-def _frame_view(space: Any, frame_shape: tuple[int, int, int], learner: LearnerConfig | None) -> PolicyView | None:
+def _frame_view(space: Any, pixels: PixelSpec, learner: LearnerConfig | None) -> PolicyView | None:
     """The view of frames that gives observations of this space, channels first or last; None if there is none."""
     shape: tuple[int, ...] = space.shape or ()
     if len(shape) != 3 or space.dtype != np.uint8:
         return None
-    _, _, channels = frame_shape
+    _, _, channels = pixels.frame_shape
     if learner is not None:
         stacks = [learner.frame_stack]
     else:
         stacks = [size // channels for size in (shape[-1], shape[0]) if size and size % channels == 0]
     for frame_stack in stacks:
         try:
-            view = PolicyView(frame_shape, frame_stack, None if learner is None else learner.view)
+            rectangle = None if learner is None else learner.view
+            view = PolicyView(pixels.frame_shape, frame_stack, rectangle, pixels.origin)
         except UserError:  # a part that this frame does not have
             return None
         rows, columns, stacked = view.shape

@@ -14,7 +14,7 @@ from typing import Any
 from worldmodel.collect.collect_config import LearnerConfig, TrainPolicy
 from worldmodel.common.errors import UserError
 from worldmodel.common.run_info import save_run_info
-from worldmodel.common.spaces import Box, Discrete, Space, from_gymnasium
+from worldmodel.common.spaces import Box, Discrete, NoAction, Space, from_gymnasium
 from worldmodel.common.subprocesses import start_forkserver
 from worldmodel.envs.process_manager import load_process_manager
 from worldmodel.envs.registrations import pickle_registrations, restore_registrations
@@ -59,8 +59,10 @@ def check_algorithm(algo: str, space: Space) -> None:
     """Refuse an algorithm that does not support an action space.
 
     Raises:
-        UserError: sac without Box, dqn without Discrete.
+        UserError: sac without Box, dqn without Discrete, or a space without actions.
     """
+    if isinstance(space, NoAction):
+        raise UserError("this world was learned from videos without actions: there is nothing to learn.")
     wanted = {"sac": Box, "dqn": Discrete}.get(algo)
     if wanted is not None and not isinstance(space, wanted):
         raise UserError(f"{algo} needs a {wanted.__name__} action space, not {space}; ppo and a2c take it.")
@@ -122,9 +124,9 @@ def real_envs(config: TrainPolicy) -> Iterator[Any]:
     from worldmodel.collect.learner_view import LearnerView
 
     out, learner = config.out, config.learner
-    kwargs = config.env_options.kwargs()
+    env, kwargs = config.choose_env()
     # wrong names and options are refused here, not in every process
-    probe = envs.make(config.env, **kwargs)
+    probe = envs.make(env, **kwargs)
     check_algorithm(learner.algo, probe.meta.action_space)
     view = LearnerView(probe, learner).view
     check_encoder_input(view.shape)
@@ -144,19 +146,19 @@ def real_envs(config: TrainPolicy) -> Iterator[Any]:
     # the fork server imports torch and SB3 once; the environment processes are forks of it
     start_forkserver(["worldmodel.collect.learner_view", __name__])
     factory = LearnerEnvFactory(
-        env=config.env,
+        env=env,
         env_kwargs=kwargs,
         process_manager=probe.process_manager,
         learner=learner,
         token=token,
         records_dir=records,
-        registrations=pickle_registrations(config.env),
+        registrations=pickle_registrations(env),
     )
     try:
         venv = SubprocVecEnv([factory] * learner.num_envs, start_method="forkserver")
     except (EOFError, ConnectionError) as error:
         raise UserError(
-            f"an environment process of {config.env!r} died at start; its error is above. A script must call "
+            f"an environment process of {env!r} died at start; its error is above. A script must call "
             "train_policy under `if __name__ == '__main__':`."
         ) from error
     try:
@@ -199,15 +201,16 @@ def dream_envs(config: TrainPolicy) -> Iterator[Any]:
     channels, height, width = venv.observation_space.shape
     check_encoder_input((height, width, channels))
     if config.test_episodes:
-        env = envs.make(config.env, **config.env_options.kwargs())
+        name, kwargs = config.choose_env()
+        env = envs.make(name, **kwargs)
         meta = env.meta
         try:
             if meta.action_space != space:
-                raise UserError(f"{config.env} has actions {meta.action_space}, the world {config.world} has {space}.")
+                raise UserError(f"{name} has actions {meta.action_space}, the world {config.world} has {space}.")
             shape, dream_shape = LearnerView(env, learner).view.shape, (height, width, channels)
             if shape != dream_shape:
                 raise UserError(
-                    f"the policy would observe {shape} in {config.env} and {dream_shape} in the dream; give --size, "
+                    f"the policy would observe {shape} in {name} and {dream_shape} in the dream; give --size, "
                     "--crop or --learner.view such that both are the same."
                 )
         finally:

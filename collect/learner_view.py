@@ -20,7 +20,7 @@ class LearnerView(gym.Wrapper):
     """Frames (H, W, 3) -> observations (h, w, 3 * frame_stack) uint8. One step is `hold` steps of `env`.
 
     Args:
-        env: a `PixelEnv`.
+        env: a `PixelEnv` or a `DreamEnv`.
         learner: frame_stack, view, hold, reward, reward_scale.
     """
 
@@ -28,8 +28,9 @@ class LearnerView(gym.Wrapper):
         super().__init__(env)
         self.learner = learner
         self.stack = FrameStack(learner.frame_stack)
-        frame_shape: tuple[int, int, int] = env.observation_space.shape  # type: ignore[assignment]
-        self.view = PolicyView(frame_shape, learner.frame_stack, learner.view, name="learner.view")
+        unwrapped: Any = env.unwrapped
+        pixels = (unwrapped.meta if hasattr(unwrapped, "meta") else unwrapped.world.spec).pixels
+        self.view = PolicyView(pixels.frame_shape, learner.frame_stack, learner.view, pixels.origin, "learner.view")
         if learner.reward == "health" and "health" not in env.unwrapped.meta.variables:  # type: ignore[attr-defined]
             raise UserError(
                 f"learner.reward='health' needs an environment with the variable 'health'; this one has "

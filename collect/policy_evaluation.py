@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.collect.collect_config import EvalPolicy
+from worldmodel.collect.env_options import choose_env
 from worldmodel.collect.policy_specs import PolicySpec, check_policy_fits, parse_policy
 from worldmodel.common.errors import UserError
 from worldmodel.common.files import write_json_atomic
@@ -155,15 +156,15 @@ def eval_policy(config: EvalPolicy) -> list[dict[str, Any]]:
             f"got --episodes {config.episodes} --workers {config.workers} --first-seed {config.first_seed}; wanted at "
             "least 2, 1 and 0."
         )
-    kwargs = config.env_options.kwargs()
-    env = envs.make(config.env, **kwargs)
+    name, kwargs = choose_env(config.env, config.world, config.env_options)
+    env = envs.make(name, **kwargs)
     env.close()
     policies: dict[str, PolicySpec] = {}
     for text in config.policies:
-        spec = parse_policy(text, env.meta.action_space, envs.policy_defaults(config.env))
+        spec = parse_policy(text, env.meta.action_space, envs.policy_defaults(name))
         check_policy_fits(spec, env)
         policies[text] = spec
-    rows = evaluate(policies, config.env, kwargs, config.episodes, config.first_seed, config.workers)
+    rows = evaluate(policies, name, kwargs, config.episodes, config.first_seed, config.workers)
     if config.out is not None:
         write_json_atomic(config.out, {**run_info("eval policy", config), "rows": rows})
     print(json.dumps(rows) if config.json else format_table(rows))

@@ -23,7 +23,7 @@ from worldmodel.collect.policies import (
 from worldmodel.common.errors import UserError, unknown_name
 from worldmodel.common.files import expand_path
 from worldmodel.common.memory import keep_freed_memory
-from worldmodel.common.spaces import Discrete, MultiBinary, MultiDiscrete, Space, check_actions
+from worldmodel.common.spaces import Discrete, MultiBinary, MultiDiscrete, NoAction, Space, check_actions
 
 SCRIPTED = ("random", "sticky", "periodic")
 
@@ -84,6 +84,8 @@ def default_cycle(space: Space) -> list[Any]:
         return [[min(k, n - 1) for n in space.nvec] for k in range(max(space.nvec))]
     if isinstance(space, MultiBinary):
         return [[int(i == k) for i in range(space.n)] for k in range(space.n)]
+    if isinstance(space, NoAction):
+        return [[]]
     return [list(corner) for corner in zip(*map(_finite_interval, space.low, space.high), strict=True)]
 
 

@@ -54,7 +54,7 @@ def train_policy(config: TrainPolicy) -> Path:
             _train(config)
     result = {"policy": str(policy), **json.loads((out / "policy.json").read_text())["result"]}
     if config.world is not None and config.test_episodes and not test.exists():
-        write_json_atomic(test, {"env": config.env, "rows": _test(config)})
+        write_json_atomic(test, {"env": config.env_name, "rows": _test(config)})
     if test.exists():
         result["test"] = json.loads(test.read_text())["rows"]
     if config.json:
@@ -65,7 +65,7 @@ def train_policy(config: TrainPolicy) -> Path:
         f"{result['return_mean']:.1f} over {result['episodes']} episodes."
     )
     if "test" in result:
-        print(f"Test in the environment {config.env}:\n{format_table(result['test'])}")
+        print(f"Test in the environment {config.env_name}:\n{format_table(result['test'])}")
     return policy
 
 
@@ -163,15 +163,15 @@ def _test(config: TrainPolicy) -> list[dict[str, Any]]:
     from worldmodel.collect.policy_evaluation import evaluate
     from worldmodel.collect.policy_specs import parse_policy
 
-    kwargs = config.env_options.kwargs()
-    env = envs.make(config.env, **kwargs)
+    name, kwargs = config.choose_env()
+    env = envs.make(name, **kwargs)
     space = env.meta.action_space
     env.close()
-    defaults = envs.policy_defaults(config.env)
+    defaults = envs.policy_defaults(name)
     specs = {"dreamer": parse_policy(str(config.out / "policy.zip"), space, defaults)}
-    for name in ("random", "periodic") if "periodic" in defaults else ("random",):
-        specs[name] = parse_policy(name, space, defaults)
-    return evaluate(specs, config.env, kwargs, config.test_episodes, TEST_SEED, workers=2)
+    for baseline in ("random", "periodic") if "periodic" in defaults else ("random",):
+        specs[baseline] = parse_policy(baseline, space, defaults)
+    return evaluate(specs, name, kwargs, config.test_episodes, TEST_SEED, workers=2)
 
 
 def _finish(model: Any, config: TrainPolicy, minutes: float) -> None:
@@ -184,7 +184,9 @@ def _finish(model: Any, config: TrainPolicy, minutes: float) -> None:
         "episodes": len(finished),
         "return_mean": float(np.mean([episode["r"] for episode in finished])) if finished else float("nan"),
     }
-    write_json_atomic(out / "policy.json", {"env": config.env, "learner": asdict(config.learner), "result": result})
+    write_json_atomic(
+        out / "policy.json", {"env": config.env_name, "learner": asdict(config.learner), "result": result}
+    )
     with atomic_path(out / "policy.zip") as temporary:
         model.save(temporary, exclude=["tensorboard_log"])
     for leftover in ("checkpoint.zip", "checkpoint.json"):

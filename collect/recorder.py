@@ -75,6 +75,7 @@ def make_header(meta: Any, policies: Sequence[PolicySpec], seed: int, episodes: 
         pixels=meta.pixels,
         action_space=meta.action_space,
         action_labels=tuple(meta.action_labels),
+        action_keys=meta.action_keys,
         frame_skip=meta.frame_skip,
         max_steps=meta.max_steps,
         variables=tuple(meta.variables),

@@ -14,7 +14,7 @@ from worldmodel.common.locks import acquire_lock
 from worldmodel.data.header import Header
 from worldmodel.data.parts import PartWriter
 
-IGNORED_FIELDS = ("code_version",)  # header fields that may differ when a recording is continued
+IGNORED_FIELDS = ("action_keys", "code_version")  # header fields that may differ when a recording is continued
 
 
 def same_recording(a: Header, b: Header) -> bool:

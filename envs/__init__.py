@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from worldmodel.envs.builtin_envs import register_all
 from worldmodel.envs.env_registry import EnvRow, lookup, policy_defaults, register, rows
 from worldmodel.envs.make_env import as_pixels, make
+from worldmodel.envs.make_like import make_like
 
 if TYPE_CHECKING:
     from worldmodel.envs.pixel_env import EnvMeta, EnvStep, PixelEnv
@@ -32,6 +33,7 @@ __all__ = [
     "as_pixels",
     "lookup",
     "make",
+    "make_like",
     "policy_defaults",
     "register",
     "rows",

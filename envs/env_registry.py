@@ -93,6 +93,17 @@ def lookup(name: str) -> EnvRow:
     raise unknown_name("environment", name, [n for row in rows() for n in (row.name, row.id)])
 
 
+def action_keys(name: str, labels: tuple[str, ...]) -> tuple[str, ...]:
+    """The key of each action label, "" for none; () for an environment without keys.
+
+    Args:
+        name: a short name or id.
+        labels: the action labels.
+    """
+    keys = next((row.keys for row in _ROWS.values() if name in (row.name, row.id)), {})
+    return tuple(keys.get(label, "") for label in labels) if keys.keys() & set(labels) else ()
+
+
 def policy_defaults(name: str) -> dict[str, dict[str, Any]]:
     """Default parameters by kind of policy, for a short name or id; {} for an environment without a row."""
     for row in _ROWS.values():

@@ -16,6 +16,7 @@ from worldmodel.common import spaces
 from worldmodel.common.arguments import checked_integer, is_integer
 from worldmodel.common.errors import UserError
 from worldmodel.common.pixels import PixelSpec, to_frame
+from worldmodel.envs.env_registry import action_keys
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class EnvMeta:
         id: the name for `worldmodel.envs.make`.
         kwargs: its keyword arguments, JSON values only.
         pixels: size and crop of a frame.
-        action_space: one of the four kinds of `worldmodel.common.spaces`.
+        action_space: one of the kinds of `worldmodel.common.spaces`.
         action_labels: one label per choice of a Discrete space, else one per component of an action.
         frame_skip: ticks of the game per step.
         max_steps: truncate after this many steps; None never truncates.
@@ -41,6 +42,11 @@ class EnvMeta:
     frame_skip: int
     max_steps: int | None
     variables: tuple[str, ...]
+
+    @property
+    def action_keys(self) -> tuple[str, ...]:
+        """The key of each action label by the registry, "" for none; () for an environment without keys."""
+        return action_keys(self.id, self.action_labels)
 
     def to_json(self) -> dict[str, Any]:
         """All attributes as JSON values."""
@@ -138,7 +144,7 @@ class PixelEnv(gymnasium.Env[np.ndarray, Any]):
         id: the name for `worldmodel.envs.make`.
         kwargs: JSON values with which `make` makes this environment again.
         pixels: size and crop of a frame.
-        action_space: one of the four kinds of `worldmodel.common.spaces`.
+        action_space: one of the kinds of `worldmodel.common.spaces`.
         action_labels: one label per choice of a Discrete space, else one per component of an action.
         frame_skip: ticks of the game per step, >= 1.
         max_steps: truncate after this many steps, >= 1; None never truncates.

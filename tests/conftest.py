@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Seconds on one core: 36, 30, 22, 19, 18, 15, 12, then 8 and less.
 SLOWEST = (
     *("test_collect", "test_faces", "test_train_policy", "test_shipped", "test_toy_dream", "test_train_world"),
-    *("test_onnx", "test_world_flat", "test_world_prior", "test_readme", "test_world_model", "test_doom", "test_bench"),
+    *("test_onnx", "test_world_flat", "test_world_prior", "test_docs", "test_world_model", "test_doom", "test_bench"),
     *("test_examples", "test_write_failures", "test_metrics", "test_pictures"),
 )
 

@@ -1,4 +1,4 @@
-"""Which module may import which (docs/architecture.md), read from the sources."""
+"""Which module may import which (docs/design.md), read from the sources."""
 
 from __future__ import annotations
 
@@ -216,3 +216,18 @@ def test_the_reader_of_class_checks_sees_them(tmp_path: Path) -> None:
         "match x:\n    case FlatPrior(): pass\n"
     )
     assert class_checks(path, frozenset({"FlatPrior"})) == [(line, "FlatPrior") for line in (1, 2, 5)]
+
+
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 350, 60
+
+
+@pytest.mark.parametrize("module", sources())
+def test_files_and_functions_are_short(module: str) -> None:
+    text = sources()[module].read_text()
+    lines = text.count("\n")
+    assert lines <= MAX_FILE_LINES, f"{module} has {lines} lines: split it by noun"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            length = node.end_lineno - node.lineno + 1
+            assert length <= MAX_FUNCTION_LINES, f"{module}.{node.name} has {length} lines"

@@ -20,12 +20,12 @@ from worldmodel.data import Dataset, PartWriter, read_part, seal
 from worldmodel.data.splits import SPLITS
 from worldmodel.data.verification import verify
 
-DOCS = Path(__file__).parent.parent / "docs" / "dataset.md"
+DOCS = Path(__file__).parent.parent / "docs" / "file_format.md"
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    space=st.sampled_from(SPACES),
+    space=st.sampled_from([*SPACES, spaces.NoAction()]),
     size=st.tuples(st.integers(1, 6), st.integers(1, 6)),
     lengths=st.lists(st.integers(1, 6), min_size=1, max_size=5),
     variables=st.sampled_from([(), ("health",), ("b", "a", "ü")]),
@@ -172,7 +172,7 @@ def test_files_of_other_formats_and_damaged_files_are_refused(tmp_path: Path) ->
         "short": (data[:60], "user block .* is damaged or incomplete"),
         "cut": (data[:-1], "it was written with"),
         "longer": (data + b"\0", "it was written with"),
-        "newer": (data.replace(b"dataset 1\n", b"dataset 2\n", 1), "version 2; this code reads version 1"),
+        "newer": (data.replace(b"dataset 2\n", b"dataset 3\n", 1), "version 3; this code reads versions 1 to 2"),
     }
     for name, (content, sentence) in cases.items():
         (tmp_path / name).write_bytes(content)

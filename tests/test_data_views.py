@@ -71,8 +71,8 @@ def test_dead_time_is_the_share_of_repeated_frames(tmp_path: Path) -> None:
     path = seal([write_part(tmp_path / "p", header, [episode])], tmp_path / "a.h5")
     summary = summarize(Dataset(path))
     assert summary["dead_time"] == {"share": 0.5, "episodes_read": 1}
-    assert "there is no" in summary["lacking_splits"]
-    assert summary["lacking_splits"] in format_summary(summary)
+    assert "there is no" in summary["missing_splits"]
+    assert summary["missing_splits"] in format_summary(summary)
 
 
 def test_bars() -> None:

@@ -22,8 +22,8 @@ def test_header_round_trip_and_strictness() -> None:
         assert Header.from_json(json.loads(header.text())) == header
         assert header.env_kwargs == {"a": [1, 2]}
     spec = make_header().to_json()
-    with pytest.raises(UserError, match="version 2; this code reads version 1"):
-        Header.from_json(spec | {"version": 2})
+    with pytest.raises(UserError, match="version 3; this code reads versions 1 and 2"):
+        Header.from_json(spec | {"version": 3})
     with pytest.raises(UserError, match=r"unknown fields \['colour'\]"):
         Header.from_json(spec | {"colour": 1})
     spec.pop("seed")
@@ -68,6 +68,7 @@ def changed_field(name: str, at: Any, value: Any) -> Any:
         ({"actions": np.zeros(3, np.int32)}, "int32; wanted int64"),
         ({"actions": [0, 0, 0]}, "actions is a list; wanted a numpy array"),
         ({"actions": np.zeros((2, 2), np.float32)}, r"wanted \(3, any\)"),
+        ({"actions": np.zeros((3, 0), np.float32)}, "at least one number per action, or int64"),
         ({"rewards": np.zeros(3)}, "float64; wanted float32"),
         ({"rewards": changed_field("rewards", 1, np.nan)}, "rewards at 1 is nan"),
         (

@@ -59,16 +59,6 @@ def test_planning_runs(quick: tuple[Path, str]) -> None:
         assert 0 <= figures(output, f"{policy}: success")[0] <= 1
 
 
-def test_the_planning_loop_of_the_documentation_runs(quick: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "worlds.md").read_text(), re.S)
-    (source,) = [block for block in blocks if "CrossEntropy" in block]
-    monkeypatch.chdir(quick[0])
-    output = io.StringIO()
-    with contextlib.redirect_stdout(output):
-        exec(source.replace("toyworld", "world"), {})
-    assert "torch.Size([32, 9, 16, 16, 3])" in output.getvalue()
-
-
 def test_surprise_runs(tmp_path: Path) -> None:
     output = run("surprise.py", tmp_path, "--quick")
     assert figures(output, "own:")[0] < 0

@@ -25,6 +25,7 @@ from worldmodel.common.files import atomic_directory, atomic_path, write_json_at
 from worldmodel.common.pixels import PixelSpec
 from worldmodel.common.run_info import load_run_info, save_run_info
 from worldmodel.data import Dataset, PartWriter, contact_sheet, gif, merge, read_part, seal
+from worldmodel.data.importers import convert
 from worldmodel.data.verification import verify
 
 KIND = DirectoryKind("model", "test.model", 1, ("model.safetensors", "raw.bin"), "test")
@@ -52,6 +53,10 @@ def merged(inputs: Path, out: Path) -> None:
     verify(merge([inputs / "a.h5", inputs / "b.h5"], out / "m.h5"))
 
 
+def converted(inputs: Path, out: Path) -> None:
+    verify(convert("npz", inputs / "npz", out / "c.h5"))
+
+
 def sheet(inputs: Path, out: Path) -> None:
     contact_sheet(Dataset(inputs / "a.h5"), out / "sheet.png", num_episodes=2, num_columns=2, num_last=1)
 
@@ -77,7 +82,7 @@ def run_json(inputs: Path, out: Path) -> None:
 
 WRITERS: dict[str, Callable[[Path, Path], None]] = {
     function.__name__: function
-    for function in (new_part, appended_part, sealed, merged, sheet, animation, model, run_json)
+    for function in (new_part, appended_part, sealed, merged, converted, sheet, animation, model, run_json)
 }
 
 
@@ -124,6 +129,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_part(folder / "p", header, [make_episode(header, i, 5) for i in range(6)])
     make_file(folder, name="a.h5", pixels=PIXELS)
     make_file(folder, name="b.h5", pixels=PIXELS, seed=8)
+    (folder / "npz").mkdir()
+    for i in range(3):
+        np.savez(folder / "npz" / f"{i}.npz", frames=np.full((6, 32, 32, 3), i, np.uint8))
     (folder / "log").mkdir()
     (folder / "log" / "events").write_bytes(bytes(2000))
     return folder

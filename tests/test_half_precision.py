@@ -1,4 +1,4 @@
-"""How much a dream in bfloat16 may differ from float32: the tolerance that docs/worlds.md states, in trained worlds.
+"""How much a dream in bfloat16 may differ from float32: the tolerance in docs/guides/dream.md, in trained worlds.
 
 Shapes: B rows, T frames.
 """

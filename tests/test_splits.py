@@ -10,9 +10,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worldmodel.data.splits import lacking_splits, split_numbers
+from worldmodel.data.splits import missing_splits, split_numbers
 
-DOCS = Path(__file__).parent.parent / "docs" / "dataset.md"
+DOCS = Path(__file__).parent.parent / "docs" / "file_format.md"
 
 
 @given(seed=st.integers(0, 2**63 - 1), block=st.integers(0, 2**50))
@@ -34,5 +34,5 @@ def test_splits_are_uniform_and_follow_the_documented_rule() -> None:
 
 
 def test_missing_splits_are_named() -> None:
-    assert lacking_splits(split_numbers(0, range(10))) is None
-    assert "there is no validation and no test episode (3 train" in str(lacking_splits(np.zeros(3)))
+    assert missing_splits(split_numbers(0, range(10))) is None
+    assert "there is no validation and no test episode (3 train" in str(missing_splits(np.zeros(3)))

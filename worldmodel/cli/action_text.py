@@ -24,6 +24,8 @@ def parse_actions(text: str, space: spaces.Space, labels: Any = ()) -> np.ndarra
     Raises:
         UserError: not of that form, or not in the space.
     """
+    if isinstance(space, spaces.NoAction):
+        raise UserError(f"actions {text!r}: the world was learned from videos without actions; leave --actions out.")
     rows: list[Any] = []
     for part in filter(None, (p.strip() for p in text.replace("\n", ",").split(","))):
         name, star, times = part.partition("*")

@@ -154,3 +154,48 @@ def data_merge(config: DataMerge) -> None:
     merge(_require_files(config.files), config.out)
     with Dataset(config.out) as data:
         print(f"{config.out}: {data.num_episodes} episodes, {data.num_steps} steps from {len(config.files)} files.")
+
+
+@dataclass(frozen=True)
+class DataConvert:
+    """Make a dataset of episodes in another format: npz (a folder of .npz files) or video (a folder of videos).
+
+    npz: one file per episode with the keys frames (T+1, H, W, 3) uint8 and optional actions, rewards, terminations,
+    truncations (one for each step), label and split. video: SOURCE/[SPLIT/][CLASS/]NAME.mp4 (or gif, avi, mov, mkv,
+    webm), one episode without actions per file.
+
+    Example:
+        worldmodel data convert clips --format video --size 64 64 --out clips.h5
+    """
+
+    source: tyro.conf.Positional[Path]
+    """The folder to read."""
+    format: str
+    """npz or video."""
+    out: Path
+    """The dataset to make."""
+    size: tuple[int, int] | None = None
+    """Rows and columns of the frames, by area averaging; those of the source if not given."""
+    frame_skip: int = 1
+    """Keep every n-th frame of a video."""
+    env: str = ""
+    """Name of the environment in the header; imported/FORMAT if not given. Merged datasets have the same."""
+    seed: int = 0
+    """Gives the splits of a source without official splits."""
+    action_labels: tuple[str, ...] = ()
+    """Names of the actions of npz files with one integer per step; their number is inferred if not given."""
+    force: bool = False
+    """Replace an existing --out."""
+
+
+def data_convert(config: DataConvert) -> None:
+    """Convert the source and print the counts."""
+    from worldmodel.data.dataset import Dataset
+    from worldmodel.data.importers import ImportOptions, convert
+
+    refuse_existing(config.out, config.force)
+    options = ImportOptions(config.env, config.size, config.frame_skip, config.seed, config.action_labels)
+    path = convert(config.format, config.source, config.out, options, progress=True)
+    with Dataset(path) as data:
+        splits = ", ".join(f"{count} {name}" for name, count in data.split_counts.items())
+        print(f"{config.out}: {data.num_episodes} episodes ({splits}), {data.num_frames} frames.")

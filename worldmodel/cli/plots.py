@@ -60,6 +60,9 @@ def dataset_histograms(data: Dataset) -> bytes:
 def _plot_action_shares(axis: Any, actions: dict[str, np.ndarray], labels: Any) -> None:
     """By policy: bars of each action's share for Discrete actions (N,), else a histogram of all numbers of (N, A)."""
     first = next(iter(actions.values()))
+    if first.size == 0:  # plain videos
+        axis.set_xlabel("no actions")
+        return
     if first.ndim == 1:
         count = len(labels) or int(first.max()) + 1
         for i, taken in enumerate(actions.values()):

@@ -27,6 +27,7 @@ class TrainWorld:
 
     Example:
         worldmodel train world --preset doom-take-cover-demo --data cover.h5 --out runs/cover --minutes 20
+        worldmodel train world --crop 20 52 0 64 --data cover.h5 --out runs/crop
     """
 
     data: tuple[Path, ...]

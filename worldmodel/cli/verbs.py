@@ -61,6 +61,11 @@ VERBS: dict[str, Verb] = {
         "worldmodel.cli.data_commands:data_merge",
         "join datasets in one file without copying",
     ),
+    "data convert": Verb(
+        "worldmodel.cli.data_commands:DataConvert",
+        "worldmodel.cli.data_commands:data_convert",
+        "make a dataset of npz files or videos",
+    ),
     "train policy": Verb(
         "worldmodel.collect.collect_config:TrainPolicy",
         "worldmodel.collect.policy_training:train_policy",
@@ -74,12 +79,17 @@ VERBS: dict[str, Verb] = {
     "train tokenizer": Verb(
         "worldmodel.cli.train_commands:TrainTokenizer",
         "worldmodel.cli.train_commands:train_tokenizer",
-        "its first half: the tokenizer",
+        "the first half of 'train world': the tokenizer",
     ),
     "train prior": Verb(
         "worldmodel.cli.train_commands:TrainPrior",
         "worldmodel.cli.train_commands:train_prior",
-        "its second half: the prior on a tokenizer's codes",
+        "the second half of 'train world': the prior on a tokenizer's codes",
+    ),
+    "train border": Verb(
+        "worldmodel.cli.border_command:TrainBorder",
+        "worldmodel.cli.border_command:train_border",
+        "give a world of cropped frames the whole frames of its environment",
     ),
     "export": Verb(
         "worldmodel.cli.export_command:Export",

@@ -2,7 +2,7 @@
 
 Training allocates and frees arrays of several megabytes thousands of times. By default glibc returns each of them to
 the system and requests new pages, which the kernel must fault in and zero. Page faults are expensive on virtual
-machines: they took two thirds of the time of a PPO update (9.3 s with, 3.4 s without; docs/speed.md).
+machines: they took two thirds of the time of a PPO update (9.3 s with, 3.4 s without; docs/benchmarks.md).
 """
 
 from __future__ import annotations

@@ -52,6 +52,11 @@ class PixelSpec:
         top, bottom, left, right = self.crop
         return (bottom - top, right - left, 3)
 
+    @property
+    def origin(self) -> tuple[int, int]:
+        """Row and column of the frame's first pixel in the whole screen of `size`."""
+        return (0, 0) if self.crop is None else (self.crop[0], self.crop[2])
+
     def cropped(self, crop: Crop) -> PixelSpec:
         """The spec after one more crop of the frames.
 
@@ -63,7 +68,7 @@ class PixelSpec:
         """
         height, width, _ = self.frame_shape
         PixelSpec((height, width), crop)  # checks the crop
-        top, left = (0, 0) if self.crop is None else (self.crop[0], self.crop[2])
+        top, left = self.origin
         return PixelSpec(self.size, (top + crop[0], top + crop[1], left + crop[2], left + crop[3]))
 
     def crop_to(self, wanted: PixelSpec) -> Crop | None:
@@ -76,7 +81,7 @@ class PixelSpec:
         if wanted.crop is None or wanted == self or wanted.size != self.size:
             return None
         height, width, _ = self.frame_shape
-        row, column = (0, 0) if self.crop is None else (self.crop[0], self.crop[2])
+        row, column = self.origin
         top, bottom, left, right = wanted.crop
         crop = (top - row, bottom - row, left - column, right - column)
         if 0 <= crop[0] < crop[1] <= height and 0 <= crop[2] < crop[3] <= width:

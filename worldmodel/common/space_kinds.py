@@ -1,4 +1,4 @@
-"""The four kinds of action spaces: Discrete, MultiDiscrete, MultiBinary and Box.
+"""The kinds of action spaces: Discrete, MultiDiscrete, MultiBinary, Box and NoAction.
 
 Shapes: A numbers per action.
 """
@@ -209,6 +209,33 @@ class Box:
     def to_json(self) -> dict[str, Any]:
         """{"kind": "box", "low": [...], "high": [...]}; null is no bound."""
         return {"kind": "box", "low": list(self.low), "high": list(self.high)}
+
+
+@dataclass(frozen=True)
+class NoAction:
+    """No action: the frames of a plain video follow each other without one. An action has A = 0 numbers."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one action: (0,)."""
+        return (0,)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """int64."""
+        return np.dtype(np.int64)
+
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Empty bounds, (0,) int64 each."""
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+
+    def sample(self, rng: np.random.Generator) -> np.ndarray:
+        """The empty action, (0,) int64."""
+        return np.zeros(0, np.int64)
+
+    def to_json(self) -> dict[str, Any]:
+        """{"kind": "none"}."""
+        return {"kind": "none"}
 
 
 def _values(values: Any) -> Iterable[Any]:

@@ -1,7 +1,7 @@
 """Action spaces as plain data: JSON, gymnasium, and checks of actions. Reading them needs no gymnasium.
 
 Shapes: T steps, A numbers per action. The actions of T steps are (T,) int64 for Discrete, (T, A) int64 for
-MultiDiscrete and MultiBinary, (T, A) float32 for Box.
+MultiDiscrete and MultiBinary, (T, A) float32 for Box, (T, 0) int64 for NoAction.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from worldmodel.common.errors import UserError
-from worldmodel.common.space_kinds import Box, Discrete, MultiBinary, MultiDiscrete
+from worldmodel.common.space_kinds import Box, Discrete, MultiBinary, MultiDiscrete, NoAction
 
 if TYPE_CHECKING:
     import gymnasium
@@ -21,6 +21,7 @@ __all__ = [
     "Discrete",
     "MultiBinary",
     "MultiDiscrete",
+    "NoAction",
     "Space",
     "check_actions",
     "from_gymnasium",
@@ -30,7 +31,7 @@ __all__ = [
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
-Space = Discrete | MultiDiscrete | MultiBinary | Box
+Space = Discrete | MultiDiscrete | MultiBinary | Box | NoAction
 
 
 def from_json(spec: dict[str, Any]) -> Space:
@@ -49,9 +50,11 @@ def from_json(spec: dict[str, Any]) -> Space:
             return MultiBinary(spec["n"])
         if kind == "box":
             return Box(spec["low"], spec["high"])
+        if kind == "none":
+            return NoAction()
     except KeyError as error:
         raise UserError(f"action space {spec} has no {error}.") from None
-    raise UserError(f"unknown action space kind {kind!r}; known: discrete, multi_discrete, multi_binary, box.")
+    raise UserError(f"unknown action space kind {kind!r}; known: discrete, multi_discrete, multi_binary, box, none.")
 
 
 def from_gymnasium(space: gymnasium.Space) -> Space:
@@ -59,7 +62,7 @@ def from_gymnasium(space: gymnasium.Space) -> Space:
 
     Args:
         space: Discrete or MultiDiscrete counted from 0, MultiBinary, or Box of float32 or float64, each of at most
-            one dimension; also subclasses that keep `contains`.
+            one dimension; also subclasses that keep `contains`. An empty MultiDiscrete is `NoAction`.
 
     Raises:
         UserError: any other space; the message names the supported ones.
@@ -70,7 +73,7 @@ def from_gymnasium(space: gymnasium.Space) -> Space:
     if kind == "Discrete" and original.start == 0:
         return Discrete(int(original.n))
     if kind == "MultiDiscrete" and one_dimensional and not np.any(original.start):
-        return MultiDiscrete(tuple(original.nvec.tolist()))
+        return MultiDiscrete(tuple(original.nvec.tolist())) if len(original.nvec) else NoAction()
     if kind == "MultiBinary" and one_dimensional:
         return MultiBinary(original.shape[0])
     if kind == "Box" and one_dimensional:
@@ -112,7 +115,10 @@ def _from_gymnasium_box(space: Any) -> Box:
 
 
 def to_gymnasium(space: Space) -> gymnasium.Space:
-    """The gymnasium space of the same kind (imports gymnasium). A Box is float32 and inside the exact bounds."""
+    """The gymnasium space of the same kind (imports gymnasium).
+
+    A Box is float32 and inside the exact bounds; `NoAction` is an empty MultiDiscrete.
+    """
     import gymnasium.spaces as gs
 
     if isinstance(space, Discrete):
@@ -121,6 +127,8 @@ def to_gymnasium(space: Space) -> gymnasium.Space:
         return gs.MultiDiscrete(list(space.nvec))
     if isinstance(space, MultiBinary):
         return gs.MultiBinary(space.n)
+    if isinstance(space, NoAction):
+        return gs.MultiDiscrete(np.zeros(0, np.int64))
     low, high = space.bounds()
     return gs.Box(low.copy(), high.copy(), dtype=np.float32)
 

@@ -1,6 +1,6 @@
 """How many torch threads a step uses.
 
-Few rows give small matrices, for which the synchronisation of threads costs more than it gains (docs/speed.md).
+Few rows give small matrices, for which the synchronisation of threads costs more than it gains (docs/benchmarks.md).
 """
 
 from __future__ import annotations

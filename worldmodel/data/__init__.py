@@ -1,4 +1,4 @@
-"""Episodes, dataset files and clips for training. docs/dataset.md specifies the file format."""
+"""Episodes, dataset files and clips for training. docs/file_format.md specifies the file format."""
 
 from worldmodel.common.files import atomic_path, check_free_space
 from worldmodel.data.clips import Batch, ClipSampler

@@ -37,6 +37,7 @@ class Batch(Generic[Array]):
         variables: name -> (B, L) float32.
         episode: (B,) int64, the number of the episode in the dataset.
         start: (B,) int64, the first frame of the clip within its episode.
+        labels: (B,) int64, the class of the episode, an index of `Dataset.class_names`; -1 for no label.
     """
 
     frames: Array
@@ -48,6 +49,7 @@ class Batch(Generic[Array]):
     variables: Mapping[str, Array]
     episode: Array
     start: Array
+    labels: Array
 
     def torch(self, device: str | torch.device = "cpu") -> Batch[torch.Tensor]:
         """The same batch as tensors; on the CPU they share the memory of the arrays.
@@ -118,7 +120,7 @@ class ClipSampler:
         self.seed, self.rank, self.world_size = seed, rank, world_size
         episodes = dataset.episodes_of(split)
         if not episodes.size:
-            raise UserError(f"the {split} split of {dataset.name} is empty: {dataset.lacking_splits}")
+            raise UserError(f"the {split} split of {dataset.name} is empty: {dataset.missing_splits}")
         starts = dataset.lengths[episodes] + 2 - length  # valid starts of each episode
         if starts.max() < 1:
             longest = int(dataset.lengths[episodes].max()) + 1
@@ -212,6 +214,7 @@ class ClipSampler:
             variables={n: data.unchecked_array(f"variables/{n}")[frame_rows] for n in data.header.variables},
             episode=episode.astype(np.int64),
             start=start.astype(np.int64),
+            labels=data.labels[episode],
         )
 
     def _frames(self, episode: np.ndarray, start: np.ndarray) -> np.ndarray:

@@ -18,10 +18,11 @@ from worldmodel.common.errors import UserError, unknown_name
 from worldmodel.common.files import expand_path
 from worldmodel.common.pixels import Crop, PixelSpec
 from worldmodel.data.episode import Episode
-from worldmodel.data.header import Header, combine
-from worldmodel.data.layout import array_layout
+from worldmodel.data.episode_table import EpisodeTable
+from worldmodel.data.header_union import combine
+from worldmodel.data.layout import NO_LABEL, array_layout
 from worldmodel.data.sources import Source, check_no_duplicates, open_sources
-from worldmodel.data.splits import SPLITS, lacking_splits, split_counts
+from worldmodel.data.splits import GIVEN
 
 if TYPE_CHECKING:
     from worldmodel.data.clips import Batch
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 CACHES = ("memmap", "ram")
 
 
-class Dataset:
+class Dataset(EpisodeTable):
     """Recorded episodes, read from one or several sealed or merged files.
 
     Opening reads only the metadata. Episodes are numbered 0 .. N-1 in the order of the files. The first time that
@@ -44,16 +45,10 @@ class Dataset:
             keeps all. The header has this crop, as if the frames had been recorded with it.
 
     Attributes:
+        lengths, labels, splits, policies ...: the columns of `EpisodeTable`, one value for each episode.
         paths: paths of the sealed files; a merged file is replaced by its sources.
         header: the common header; it has the policies of all files and the seed of the first.
         headers: the header of each file.
-        lengths: (N,) int64, T of each episode.
-        frame_offsets, step_offsets: (N,) int64, the first of an episode's frames and steps among all F and S.
-        indices, seeds: (N,) int64, index in the recording and environment seed of each episode.
-        crcs: (N,) uint32, CRC-32 of each episode.
-        splits: (N,) str, "train", "validation" or "test".
-        policies: (N,) str, the policy name of each episode.
-        source_numbers: (N,) int64, the number of each episode's file in `paths`.
         fingerprint: hexadecimal hash of all headers and tables of episodes, which have the CRC of each episode.
 
     Raises:
@@ -75,22 +70,12 @@ class Dataset:
         self._sources = [source for p in paths for source in open_sources(expand_path(p), cache)]
         self.paths = [source.path for source in self._sources]
         self.headers = [source.header for source in self._sources]
-        self.header: Header
-        self.header, maps = combine(self.headers, [str(p) for p in self.paths])
+        header, policy_maps = combine(self.headers, [str(p) for p in self.paths])
         check_no_duplicates(self._sources)
         self.crop = crop
         if crop is not None:
-            self.header = replace(self.header, pixels=self.header.pixels.cropped(crop))
-        self.lengths = self._column("length")
-        self.frame_offsets = np.cumsum(self.lengths + 1) - (self.lengths + 1)
-        self.step_offsets = np.cumsum(self.lengths) - self.lengths
-        self.indices, self.seeds, self.crcs = (self._column(n) for n in ("index", "seed", "crc"))
-        self.split_numbers = self._column("split")
-        self.policy_numbers = np.concatenate([m[s.table["policy"]] for m, s in zip(maps, self._sources, strict=True)])
-        self.splits = np.asarray(SPLITS)[self.split_numbers]
-        self.policies = np.asarray(self.header.policy_names)[self.policy_numbers]
-        counts = [len(source.table["length"]) for source in self._sources]
-        self.source_numbers = np.repeat(np.arange(len(counts)), counts)
+            header = replace(header, pixels=header.pixels.cropped(crop))
+        super().__init__(header, self._sources, policy_maps)
         self._checked = np.zeros(self.num_episodes, bool)
         self._arrays: dict[str, np.ndarray] = {}
         self._actions_checked = False
@@ -110,9 +95,6 @@ class Dataset:
         crop = data.header.pixels.crop_to(pixels)
         return data if crop is None else cls(path, crop=crop)
 
-    def _column(self, name: str) -> np.ndarray:
-        return np.concatenate([source.table[name] for source in self._sources])
-
     def _fingerprint(self) -> str:
         hashes = [source.fingerprint for source in self._sources]
         if self.crop is not None:
@@ -125,52 +107,11 @@ class Dataset:
             f"{len(self.paths)} file(s))"
         )
 
-    def __len__(self) -> int:
-        """Number of episodes."""
-        return self.num_episodes
-
-    @property
-    def num_episodes(self) -> int:
-        """N."""
-        return len(self.lengths)
-
-    @property
-    def num_frames(self) -> int:
-        """F, the number of frames of all episodes."""
-        return int((self.lengths + 1).sum())
-
-    @property
-    def num_steps(self) -> int:
-        """S, the number of steps of all episodes."""
-        return int(self.lengths.sum())
-
     @property
     def name(self) -> str:
         """The name in messages: the path, or the first path and the number of others."""
         more = f"' and {len(self.paths) - 1} more" if len(self.paths) > 1 else "'"
         return f"'{self.paths[0]}{more}"
-
-    @property
-    def split_counts(self) -> dict[str, int]:
-        """The number of episodes of each split."""
-        return split_counts(self.split_numbers)
-
-    @property
-    def lacking_splits(self) -> str | None:
-        """A sentence that names the splits without episodes; None if there are none."""
-        return lacking_splits(self.split_numbers)
-
-    def episodes_of(self, split: str | None) -> np.ndarray:
-        """Numbers of the episodes of a split (None: of all), ascending, int64.
-
-        Raises:
-            UserError: an unknown split.
-        """
-        if split is None:
-            return np.arange(self.num_episodes)
-        if split not in SPLITS:
-            raise unknown_name("split", split, SPLITS)
-        return np.flatnonzero(self.split_numbers == SPLITS.index(split))
 
     def frames_of_source(self, number: int) -> np.ndarray:
         """All frames of one file, (F_i, H, W, 3) uint8, read-only, without a check of the CRCs."""
@@ -264,7 +205,7 @@ class Dataset:
         """
         number = self._check_number(number)
         self.check_episodes([number])
-        length = int(self.lengths[number])
+        length, label = int(self.lengths[number]), int(self.labels[number])
         arrays: dict[str, Any] = {}
         variables: dict[str, np.ndarray] = {}
         for name, _, _, per_frame in array_layout(self.header):
@@ -284,6 +225,8 @@ class Dataset:
             index=int(self.indices[number]),
             seed=int(self.seeds[number]),
             policy=str(self.policies[number]),
+            label=None if label == NO_LABEL else label,
+            split=str(self.splits[number]) if self.header.split_rule == GIVEN else None,
         )
 
     def episodes_iter(self, split: str | None = None) -> Iterator[Episode]:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.common.errors import UserError
+from worldmodel.common.errors import UserError, unknown_name
+from worldmodel.data.splits import SPLITS
 
 MAX_SEED = 2**63 - 1
 
@@ -27,7 +28,7 @@ class Episode:
         frames: (T+1, H, W, 3) uint8, T >= 1.
         frame_valid: (T+1,) bool. False where the environment returned no frame for that time step: the previous
             frame and variables are repeated there. The first is True.
-        actions: (T,) int64, (T, A) int64 or (T, A) float32.
+        actions: (T,) int64, (T, A) int64 or (T, A) float32; (T, 0) int64 for no actions.
         rewards: (T,) float32, finite.
         terminations: (T,) bool: the task ended here. Only the last may be True.
         truncations: (T,) bool: the episode was cut off here. Only the last may be True.
@@ -35,6 +36,8 @@ class Episode:
         index: the number of the episode in its recording, >= 0.
         seed: the seed of the environment's reset, 0 .. 2**63 - 1.
         policy: the name of the policy that chose the actions.
+        label: the class of the episode, an index of `Header.class_names`; None for no label.
+        split: "train", "validation" or "test" if the split is given (`Header.split_rule`), else None.
 
     Raises:
         UserError: a field violates this; the message names it.
@@ -50,10 +53,14 @@ class Episode:
     index: int
     seed: int
     policy: str
+    label: int | None = None
+    split: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("index", "seed"):
+        for name in ("index", "seed", "label"):
             number = getattr(self, name)
+            if number is None and name == "label":
+                continue
             if isinstance(number, bool) or not isinstance(number, int | np.integer):
                 raise UserError(f"episode: {name} is {number!r}; wanted an integer.")
             if not 0 <= number <= MAX_SEED:
@@ -61,6 +68,8 @@ class Episode:
             object.__setattr__(self, name, int(number))
         if not isinstance(self.policy, str) or not self.policy:
             raise UserError(f"episode {self.index}: policy is {self.policy!r}; wanted its name.")
+        if self.split is not None and self.split not in SPLITS:
+            raise unknown_name("split", str(self.split), SPLITS)
         self._check_shapes()
         self._check_values()
 
@@ -97,8 +106,8 @@ class Episode:
         flat = isinstance(self.actions, np.ndarray) and self.actions.ndim == 1
         shape, dtypes = ((steps,), "int64") if flat else ((steps, None), "int64 or float32")
         actions = self._array("actions", self.actions, shape, dtypes)
-        if 0 in actions.shape:
-            raise self._fail(f"actions has shape {actions.shape}; wanted at least one number per action.")
+        if 0 in actions.shape and actions.dtype.kind == "f":
+            raise self._fail(f"actions has shape {actions.shape}; wanted at least one number per action, or int64.")
         object.__setattr__(self, "actions", actions)
         variables = {}
         for name, values in self.variables.items():
@@ -173,10 +182,10 @@ class Episode:
         return sum(array.nbytes for _, array in self.arrays())
 
     def __eq__(self, other: object) -> bool:
-        """Same index, seed and policy, and bit-identical arrays."""
+        """Same index, seed, policy, label and split, and bit-identical arrays."""
         if not isinstance(other, Episode):
             return NotImplemented
-        if (self.index, self.seed, self.policy) != (other.index, other.seed, other.policy):
+        if any(getattr(self, name) != getattr(other, name) for name in ("index", "seed", "policy", "label", "split")):
             return False
         arrays, other_arrays = dict(self.arrays()), dict(other.arrays())
         return arrays.keys() == other_arrays.keys() and all(

@@ -50,7 +50,7 @@ class ArrayWriter:
 
     Args:
         file: the unbuffered file.
-        offsets: array name -> the byte where it begins.
+        offsets: array name -> the byte where it begins; empty arrays are absent.
         table: the table of episodes.
     """
 
@@ -65,6 +65,8 @@ class ArrayWriter:
         """
         arrays = dict(episode.arrays())
         for name, dtype, entry, per_frame in array_layout(header):
+            if name not in self.offsets:  # an empty array: the actions of a file without actions
+                continue
             first = int(self.table["frame_offset" if per_frame else "step_offset"][number])
             self.file.seek(self.offsets[name] + first * dtype.itemsize * int(np.prod(entry)))
             content = byte_view(arrays[name])
@@ -100,6 +102,6 @@ def create_dataset_file(path: Path, header: Header, table: Table) -> Iterator[Ar
         }
         for array in arrays.values():
             array[:1] = 0  # reserves the space of the whole array
-        offsets = {name: array.id.get_offset() for name, array in arrays.items()}
+        offsets = {name: array.id.get_offset() for name, array in arrays.items() if array.size}
     with open(path, "r+b", buffering=0) as raw:
         yield ArrayWriter(raw, offsets, table)

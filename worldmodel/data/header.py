@@ -7,14 +7,14 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from worldmodel.common import spaces
-from worldmodel.common.errors import UserError
+from worldmodel.common.errors import UserError, unknown_name
 from worldmodel.common.pixels import PixelSpec
 from worldmodel.data.episode import MAX_SEED, Episode
+from worldmodel.data.splits import GIVEN, HASH, SPLIT_RULES
 
-HEADER_VERSION = 1
+HEADER_VERSION = 2
+ADDED_IN_VERSION_2 = ("action_keys", "class_names", "split_rule")  # absent from headers of version 1
 
 # Files with equal values of these fields can be read as one dataset; the other fields describe the recording.
 ENV_FIELDS = (
@@ -26,6 +26,8 @@ ENV_FIELDS = (
     "frame_skip",
     "max_steps",
     "variables",
+    "class_names",
+    "split_rule",
 )
 
 # Labels: one name per choice, or one tuple of names per dimension.
@@ -83,8 +85,12 @@ class Header:
         env: gymnasium id of the environment.
         env_kwargs: arguments that it was made with, JSON.
         pixels: how its screen became frames.
-        action_space: one of the four kinds of `worldmodel.common.spaces`.
+        action_space: one of the kinds of `worldmodel.common.spaces`.
         action_labels: a name for each action, or a tuple of names for each dimension; may be empty.
+        action_keys: a keyboard key for each action label, by the names of `KeyboardEvent.key` in browsers; "" for
+            none. Empty if the environment has no keys.
+        class_names: the name of each class; `Episode.label` is an index of this tuple. Empty if there are no labels.
+        split_rule: "hash", the splits follow from seed and index; or "given", each episode has its split.
         frame_skip: environment ticks per step, >= 1.
         max_steps: steps after which an episode is truncated; None for no limit.
         variables: names of the variables of the episodes.
@@ -111,13 +117,16 @@ class Header:
     variables: tuple[str, ...] = ()
     shard: tuple[int, int] = (0, 1)
     code_version: str = ""
+    action_keys: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
+    split_rule: str = HASH
 
     def __post_init__(self) -> None:
         def fail(problem: str) -> UserError:
             return UserError(f"header of {self.env!r}: {problem}")
 
         object.__setattr__(self, "env_kwargs", json.loads(canonical_json(self.env_kwargs)))
-        for name in ("action_labels", "variables", "policies", "shard"):
+        for name in ("action_labels", "action_keys", "class_names", "variables", "policies", "shard"):
             object.__setattr__(self, name, _tuples(getattr(self, name)))
         if not self.env or not isinstance(self.env, str):
             raise fail("env is empty; wanted the id of the environment.")
@@ -133,9 +142,27 @@ class Header:
             raise fail(f"shard={self.shard}; wanted (i, n) with 0 <= i < n.")
         if len(set(self.variables)) != len(self.variables):
             raise fail(f"variables={self.variables}; wanted each name once.")
+        if self.split_rule not in SPLIT_RULES:
+            raise unknown_name("split_rule", self.split_rule, SPLIT_RULES)
         names = [policy.name for policy in self.policies]
         if not names or len(set(names)) != len(names):
             raise fail(f"policies={names}; wanted at least one, each name once.")
+        problem = self._names_problem()
+        if problem:
+            raise fail(problem)
+
+    def _names_problem(self) -> str | None:
+        """What is wrong with the names of keys and classes; None if nothing is."""
+        keys, labels, classes = self.action_keys, self.action_labels, self.class_names
+        if any(not isinstance(key, str) for key in keys):
+            return f"action_keys={keys}; wanted the name of a key for each action, '' for none."
+        if len(keys) not in (0, len(labels)):
+            return f"{len(keys)} action_keys for {len(labels)} action_labels; wanted the same number."
+        if any(not isinstance(name, str) or not name for name in classes):
+            return f"class_names={classes}; wanted a name for each class."
+        if len(set(classes)) != len(classes):
+            return f"class_names={classes}; wanted each name once."
+        return None
 
     @property
     def indices(self) -> range:
@@ -148,7 +175,7 @@ class Header:
         return tuple(policy.name for policy in self.policies)
 
     def to_json(self) -> dict[str, Any]:
-        """Every field as JSON, and {"version": 1}."""
+        """Every field as JSON, and {"version": 2}."""
         return {
             "version": HEADER_VERSION,
             "env": self.env,
@@ -164,6 +191,9 @@ class Header:
             "shard": list(self.shard),
             "num_episodes": self.num_episodes,
             "code_version": self.code_version,
+            "action_keys": list(self.action_keys),
+            "class_names": list(self.class_names),
+            "split_rule": self.split_rule,
         }
 
     def text(self) -> str:
@@ -172,18 +202,18 @@ class Header:
 
     @staticmethod
     def from_json(spec: dict[str, Any]) -> Header:
-        """The inverse of `to_json`.
+        """The inverse of `to_json`; headers of version 1 are read too.
 
         Raises:
             UserError: another version, or a missing, unknown or invalid field.
         """
         version = spec.get("version")
-        if version != HEADER_VERSION:
+        if version not in (1, HEADER_VERSION):
             raise UserError(
-                f"the header has version {version!r}; this code reads version {HEADER_VERSION}. "
+                f"the header has version {version!r}; this code reads versions 1 and {HEADER_VERSION}. "
                 "Update worldmodel, or read the file with the version that wrote it."
             )
-        known = {f.name for f in dataclasses.fields(Header)}
+        known = {f.name for f in dataclasses.fields(Header)} - set(ADDED_IN_VERSION_2 if version == 1 else ())
         got = set(spec) - {"version"}
         if got != known:
             raise UserError(
@@ -215,7 +245,7 @@ class Header:
         """Check an episode against this header.
 
         Raises:
-            UserError: its frames, actions, variables, policy or length disagree with the header.
+            UserError: its frames, actions, variables, policy, label, split or length disagree with the header.
         """
 
         def fail(problem: str) -> UserError:
@@ -234,54 +264,13 @@ class Header:
             raise fail(f"variables are {sorted(episode.variables)}; the header has {sorted(self.variables)}.")
         if episode.policy not in self.policy_names:
             raise fail(f"policy {episode.policy!r} is not one of the header: {list(self.policy_names)}.")
+        if episode.label is not None and not episode.label < len(self.class_names):
+            raise fail(f"label is {episode.label}; the header has {len(self.class_names)} class names.")
+        if (episode.split is not None) != (self.split_rule == GIVEN):
+            wanted = "a split of its own" if self.split_rule == GIVEN else "None"
+            raise fail(f"split is {episode.split!r}; wanted {wanted}, because the split rule is {self.split_rule!r}.")
         if self.max_steps is not None and episode.length > self.max_steps:
             raise fail(f"it has {episode.length} steps; the header allows at most {self.max_steps}.")
-
-
-def combine(headers: list[Header], names: list[str]) -> tuple[Header, list[np.ndarray]]:
-    """The common header of several files of the same environment.
-
-    The result has the policies of all files. Policies with the same name and hash are the same policy; if one name
-    has several hashes, each gets the name "name@hash" (8 characters of the hash). Shares are means over files; seed
-    and code version are those of the first file.
-
-    Args:
-        headers: the header of each file, at least one.
-        names: the names of the files in error messages.
-
-    Returns:
-        The header, and for each file an array that maps its policy numbers to those of the new header.
-
-    Raises:
-        UserError: two files are of different environments; the message names the field.
-    """
-    if len(headers) == 1:
-        return headers[0], [np.arange(len(headers[0].policies))]
-    for header, name in zip(headers[1:], names[1:], strict=True):
-        difference = headers[0].difference(header, ENV_FIELDS)
-        if difference:
-            raise UserError(
-                f"'{names[0]}' and '{name}' cannot be read as one dataset: {difference}. "
-                "Read them separately, or record both with the same settings."
-            )
-    records = [policy for header in headers for policy in header.policies]
-    hashes: dict[str, set[str]] = {}
-    for record in records:
-        hashes.setdefault(record.name, set()).add(record.hash)
-    combined: dict[tuple[str, str], PolicyRecord] = {}
-    for record in records:
-        key = (record.name, record.hash)
-        label = record.name if len(hashes[record.name]) == 1 else f"{record.name}@{record.hash[:8] or 'none'}"
-        share = sum(r.share for r in records if (r.name, r.hash) == key) / len(headers)
-        combined.setdefault(key, PolicyRecord(label, record.hash, record.params, min(share, 1.0)))
-    numbers = {key: number for number, key in enumerate(combined)}
-    maps = [np.asarray([numbers[p.name, p.hash] for p in header.policies]) for header in headers]
-    same_run = len({header.num_episodes for header in headers}) == 1 and headers[0].shard[1] > 1
-    total = headers[0].num_episodes if same_run else sum(len(header.indices) for header in headers)
-    return (
-        dataclasses.replace(headers[0], policies=tuple(combined.values()), shard=(0, 1), num_episodes=total),
-        maps,
-    )
 
 
 def _tuples(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The layout of sealed files: user block, metadata (header and table of episodes), arrays. See docs/dataset.md.
+"""The layout of sealed files: user block, metadata (header and table of episodes), arrays. See docs/file_format.md.
 
 Shapes: N episodes, F frames and S steps of all episodes.
 """
@@ -12,6 +12,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,7 +23,7 @@ from worldmodel.common.errors import UserError
 from worldmodel.data.episode import byte_view
 from worldmodel.data.header import Header
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DATASET, MERGED = "dataset", "merged"
 USER_BLOCK_BYTES = 512
 _USER_BLOCK = re.compile(rb"worldmodel (dataset|merged) (\d+)\nbytes (\d{20})\ncrc32 ([0-9a-f]{8})\n")
@@ -37,8 +38,11 @@ TABLE: dict[str, np.dtype] = {
     "frame_offset": np.dtype("<i8"),
     "step_offset": np.dtype("<i8"),
     "crc": np.dtype("<u4"),
+    "label": np.dtype("<i8"),
 }
+ADDED_TO_TABLE = {2: ("label",)}  # arrays by the format version that added them
 Table = dict[str, np.ndarray]
+NO_LABEL = -1  # in the table, for an episode without a label
 
 # HDF5 metadata with checksums; arrays of a megabyte or more are aligned to 512 bytes.
 HDF5_OPTIONS = {
@@ -63,12 +67,13 @@ def array_layout(header: Header) -> Iterator[tuple[str, np.dtype, tuple[int, ...
     yield "truncations", np.dtype("?"), (), False
 
 
-def encode_user_block(kind: str, num_bytes: int, crc: int) -> bytes:
+def encode_user_block(kind: str, num_bytes: int, crc: int, version: int = FORMAT_VERSION) -> bytes:
     """The 512 bytes of text before the HDF5 content: kind, format version, size and CRC of the file."""
+    where = "told in docs/dataset.md" if version == 1 else "specified in docs/file_format.md"
     text = (
-        f"worldmodel {kind} {FORMAT_VERSION}\nbytes {num_bytes:020d}\ncrc32 {crc:08x}\n"
+        f"worldmodel {kind} {version}\nbytes {num_bytes:020d}\ncrc32 {crc:08x}\n"
         f"An HDF5 file begins at byte {USER_BLOCK_BYTES}. The size is that of the whole file; the CRC-32 "
-        "is that of all bytes after this block.\nThe layout is told in docs/dataset.md of worldmodel.\n"
+        f"is that of all bytes after this block.\nThe layout is {where} of worldmodel.\n"
     )
     return text.encode("ascii").ljust(USER_BLOCK_BYTES - 1) + b"\n"
 
@@ -127,13 +132,13 @@ def read_user_block(file: BinaryIO, path: Path) -> tuple[str, int]:
         other = " but an HDF5 file of another program" if block.startswith(b"\x89HDF\r\n") else ""
         raise UserError(f"'{path}' is not a worldmodel dataset{other}: it does not begin with 'worldmodel dataset'.")
     kind, version, num_bytes, crc = match[1].decode(), int(match[2]), int(match[3]), int(match[4], 16)
-    if version != FORMAT_VERSION:
+    if not 1 <= version <= FORMAT_VERSION:
         raise UserError(
-            f"'{path}' has format version {version}; this code reads version {FORMAT_VERSION}. Update worldmodel."
+            f"'{path}' has format version {version}; this code reads versions 1 to {FORMAT_VERSION}. Update worldmodel."
         )
     if num_bytes != size:
         raise UserError(f"'{path}' has {size} bytes; it was written with {num_bytes}. {_DAMAGED}")
-    if block != encode_user_block(kind, num_bytes, crc):
+    if block != encode_user_block(kind, num_bytes, crc, version):
         raise UserError(f"'{path}': its user block (the first 512 bytes) is damaged. {_DAMAGED}")
     return kind, crc
 
@@ -150,38 +155,55 @@ def write_metadata(file: h5py.File, kind: str, header: Header, table: Table) -> 
         file.create_dataset(f"episodes/{name}", data=table[name].astype(dtype), track_times=False)
 
 
-def table_crc(table: Table) -> int:
+def table_columns(version: int) -> dict[str, np.dtype]:
+    """The arrays of the table of episodes in a format version, in the order of its CRC."""
+    added = {name for since, names in ADDED_TO_TABLE.items() if since > version for name in names}
+    return {name: dtype for name, dtype in TABLE.items() if name not in added}
+
+
+def table_crc(table: Table, version: int = FORMAT_VERSION) -> int:
     """CRC-32 over the arrays of the table, in the order of `TABLE`."""
     crc = 0
-    for name, dtype in TABLE.items():
+    for name, dtype in table_columns(version).items():
         crc = zlib.crc32(byte_view(table[name].astype(dtype)), crc)
     return crc
 
 
-def read_metadata(file: h5py.File, path: Path, kind: str) -> tuple[Header, Table]:
+@dataclass(frozen=True)
+class Metadata:
+    """The header and the table of episodes of a file.
+
+    Attributes:
+        header: the header.
+        table: the table of episodes; `label` is -1 in files of version 1.
+        fingerprint: SHA-256, hexadecimal, of both as they are stored; the table has the CRC of each episode.
+    """
+
+    header: Header
+    table: Table
+    fingerprint: str
+
+
+def read_metadata(file: h5py.File, path: Path, kind: str) -> Metadata:
     """Read what `write_metadata` wrote and check its CRCs.
 
     Raises:
         UserError: a CRC is wrong, or another kind or version.
     """
-    wanted = f"worldmodel {kind}".encode()
-    if bytes(file.attrs["format"]) != wanted or int(file.attrs["version"]) != FORMAT_VERSION:
+    wanted, version = f"worldmodel {kind}".encode(), int(file.attrs["version"])
+    if bytes(file.attrs["format"]) != wanted or not 1 <= version <= FORMAT_VERSION:
         raise UserError(f"'{path}': its attribute 'format' is not {wanted.decode()!r}. {_DAMAGED}")
     text = bytes(file.attrs["header"])
     if zlib.crc32(text) != int(file.attrs["header_crc"]):
         raise UserError(f"'{path}': the CRC of its header is wrong. {_DAMAGED}")
-    table = {name: np.asarray(file[f"episodes/{name}"][:]) for name in TABLE}
-    if table_crc(table) != int(file.attrs["table_crc"]):
+    table = {name: np.asarray(file[f"episodes/{name}"][:]) for name in table_columns(version)}
+    if table_crc(table, version) != int(file.attrs["table_crc"]):
         raise UserError(f"'{path}': the CRC of its table of episodes is wrong. {_DAMAGED}")
-    return Header.from_json(json.loads(text)), table
-
-
-def fingerprint(header: Header, table: Table) -> str:
-    """SHA-256, hexadecimal, of the header and the table of episodes, which has the CRC of each episode."""
-    digest = hashlib.sha256(header.text().encode("ascii"))
-    for name, dtype in TABLE.items():
+    digest = hashlib.sha256(text)
+    for name, dtype in table_columns(version).items():
         digest.update(byte_view(table[name].astype(dtype)))
-    return digest.hexdigest()
+    table.setdefault("label", np.full(len(table["length"]), NO_LABEL))
+    return Metadata(Header.from_json(json.loads(text)), table, digest.hexdigest())
 
 
 @contextlib.contextmanager

@@ -76,6 +76,9 @@ def merge(paths: Sequence[str | Path], out: str | Path) -> Path:
 def _write_virtual_datasets(file: h5py.File, header: Header, sources: list[Source], names: list[str]) -> None:
     """Write each array as a virtual dataset over the sources, whose paths in the file are `names`."""
     for name, dtype, entry, _ in array_layout(header):
+        if 0 in entry:  # no bytes to link to
+            file.create_dataset(name, (int(sum(source.locations[name][2][0] for source in sources)), *entry), dtype)
+            continue
         counts = [source.locations[name][2][0] for source in sources]
         layout = h5py.VirtualLayout((sum(counts), *entry), dtype)
         begin = 0

@@ -21,6 +21,7 @@ from worldmodel.data.records import (
     IncompleteRecord,
     encode_header,
     episode_meta,
+    header_end,
     read_part,
     read_part_header,
     scan_part,
@@ -93,7 +94,7 @@ class PartWriter:
                 f"'{self.path}' belongs to another run: {difference} (first: the part, second: this run). "
                 "Record to another path, or delete the part."
             )
-        end = len(start)
+        end = header_end(self.path)  # a part of version 1 has a shorter header
         for record in scan_part(self.path):
             if isinstance(record, IncompleteRecord):
                 os.ftruncate(self._file.fileno(), record.offset)

@@ -36,14 +36,16 @@ def choose_episodes(dataset: Dataset, num: int) -> list[int]:
 
 
 def _label(dataset: Dataset, number: int) -> str:
-    """Number, policy, return, length and end of an episode."""
+    """Number, policy, class, return, length and end of an episode."""
     begin, length = int(dataset.step_offsets[number]), int(dataset.lengths[number])
     steps = slice(begin, begin + length)
     ends = [n for n in ("terminations", "truncations") if dataset.flat(n)[steps].any()]
     end = {"terminations": ", terminated", "truncations": ", truncated"}
     total = float(dataset.flat("rewards")[steps].sum(dtype=np.float64))
     ending = "".join(end[name] for name in ends)
-    return f"#{number} {dataset.policies[number]}: {total:.4g} in {length} steps{ending}"
+    label = int(dataset.labels[number])
+    name = f", {dataset.class_names[label]}" if label >= 0 else ""
+    return f"#{number} {dataset.policies[number]}{name}: {total:.4g} in {length} steps{ending}"
 
 
 def _scale(dataset: Dataset, scale: int | None, smallest: int) -> int:

@@ -1,4 +1,4 @@
-"""Reading part files: a header, then one record per episode. See docs/dataset.md.
+"""Reading part files: a header, then one record per episode. See docs/file_format.md.
 
 Readers accept only complete records with correct CRCs, so that no part of an episode is ever read as a whole one.
 """
@@ -22,7 +22,7 @@ from worldmodel.data.episode import Episode
 from worldmodel.data.header import Header
 
 PART_MAGIC = b"\x89WMPART\n"
-PART_VERSION = 1
+PART_VERSION = 2
 FILE_PREFIX = struct.Struct("<8sII")  # magic, version, size of the header in bytes
 RECORD_MAGIC = b"\x89WMEPIS\n"
 RECORD_PREFIX = struct.Struct("<8sIQII")  # magic, bytes of meta, bytes of arrays, CRC of meta, CRC of arrays
@@ -38,7 +38,7 @@ class Record:
         number: the number of the record in the file, from 0.
         offset: the byte where the record begins.
         meta: {"index", "seed", "policy", "length", "frame_shape", "action_dtype", "action_shape",
-            "variables"}.
+            "variables"}, "label" and "split" if the episode has them.
         array_offset: the byte where the arrays begin.
         array_bytes: the size of the arrays in bytes.
         crc: CRC-32 of the arrays, which is the CRC of the episode.
@@ -77,6 +77,12 @@ def encode_header(header: Header) -> bytes:
     text = header.text().encode("ascii")
     content = FILE_PREFIX.pack(PART_MAGIC, PART_VERSION, len(text)) + text
     return content + CRC.pack(zlib.crc32(content))
+
+
+def header_end(path: Path) -> int:
+    """The byte after the header of a part file, where its first record begins."""
+    with _open(path) as file:
+        return _read_header(file, path)[1]
 
 
 def read_part_header(path: str | Path) -> Header:
@@ -164,7 +170,15 @@ def build_episode(arrays: dict[str, np.ndarray], meta: dict[str, Any], where: st
     variables = {n.removeprefix("variables/"): a for n, a in arrays.items() if n.startswith("variables/")}
     flat = {n: a for n, a in arrays.items() if not n.startswith("variables/")}
     try:
-        return Episode(**flat, variables=variables, index=meta["index"], seed=meta["seed"], policy=meta["policy"])
+        return Episode(
+            **flat,
+            variables=variables,
+            index=meta["index"],
+            seed=meta["seed"],
+            policy=meta["policy"],
+            label=meta.get("label"),
+            split=meta.get("split"),
+        )
     except UserError as error:
         raise UserError(f"{where} is not a valid episode: {error}") from error
 
@@ -184,6 +198,7 @@ def record_arrays(meta: dict[str, Any]) -> Iterator[tuple[str, np.dtype, tuple[i
 
 def episode_meta(episode: Episode) -> dict[str, Any]:
     """The `meta` of the record of an episode."""
+    optional = {"label": episode.label, "split": episode.split}
     return {
         "index": episode.index,
         "seed": episode.seed,
@@ -193,6 +208,7 @@ def episode_meta(episode: Episode) -> dict[str, Any]:
         "action_dtype": "<i8" if episode.actions.dtype.kind == "i" else "<f4",
         "action_shape": list(episode.actions.shape[1:]),
         "variables": sorted(episode.variables),
+        **{name: value for name, value in optional.items() if value is not None},
     }
 
 
@@ -213,9 +229,9 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[Header, int]:
     if len(prefix) < FILE_PREFIX.size:
         raise UserError(f"'{path}' ends inside its header ({len(prefix)} bytes). Delete it and record again.")
     _, version, num_bytes = FILE_PREFIX.unpack(prefix)
-    if version != PART_VERSION:
+    if version not in (1, PART_VERSION):
         raise UserError(
-            f"'{path}' is a part file of version {version}; this code reads version {PART_VERSION}. "
+            f"'{path}' is a part file of version {version}; this code reads versions 1 and {PART_VERSION}. "
             "Update worldmodel, or seal it with the version that wrote it."
         )
     size = os.fstat(file.fileno()).st_size

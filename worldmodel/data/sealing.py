@@ -14,13 +14,14 @@ from worldmodel.data.hdf5_writing import create_dataset_file, metadata_size
 from worldmodel.data.header import Header
 from worldmodel.data.layout import (
     DATASET,
+    NO_LABEL,
     TABLE,
     Table,
     write_user_block,
 )
 from worldmodel.data.parts import lock_path
 from worldmodel.data.records import IncompleteRecord, Record, read_part_header, read_record, scan_part
-from worldmodel.data.splits import split_numbers
+from worldmodel.data.splits import GIVEN, SPLITS, split_numbers
 
 Entry = tuple[Path, Record]
 
@@ -160,14 +161,22 @@ def _table(header: Header, ordered: list[Entry]) -> Table:
         "index": index,
         "seed": np.asarray([meta["seed"] for meta in metas], np.int64),
         "policy": np.asarray([numbers[meta["policy"]] for meta in metas], np.int32),
-        "split": split_numbers(header.seed, index),
+        "split": _split_column(header, index, [meta.get("split") for meta in metas]),
         "length": length,
         "frame_offset": np.cumsum(length + 1) - (length + 1),
         "step_offset": np.cumsum(length) - length,
         "crc": np.asarray([record.crc for _, record in ordered], np.uint32),
+        "label": np.asarray([meta.get("label", NO_LABEL) for meta in metas], np.int64),
     }
     assert list(table) == list(TABLE)
     return table
+
+
+def _split_column(header: Header, index: np.ndarray, given: list[str | None]) -> np.ndarray:
+    """Splits as numbers, (N,) uint8; splits that are missing or superfluous are refused when an episode is written."""
+    if header.split_rule != GIVEN:
+        return split_numbers(header.seed, index)
+    return np.asarray([SPLITS.index(split or SPLITS[0]) for split in given], np.uint8)
 
 
 def _write(path: Path, header: Header, table: Table, ordered: list[Entry]) -> None:

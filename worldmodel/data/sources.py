@@ -18,14 +18,15 @@ import numpy as np
 from worldmodel.common.errors import UserError
 from worldmodel.common.spaces import check_actions
 from worldmodel.data.episode import byte_view
-from worldmodel.data.header import Header, combine
+from worldmodel.data.header import Header
+from worldmodel.data.header_union import combine
 from worldmodel.data.layout import (
     DATASET,
     MERGED,
     TABLE,
+    USER_BLOCK_BYTES,
     Table,
     array_layout,
-    fingerprint,
     open_file,
     open_hdf5,
     read_metadata,
@@ -140,12 +141,13 @@ def open_source(path: Path, cache: str = "memmap") -> Source:
         assert kind == DATASET, kind
         locations: dict[str, Any] = {}
         with open_hdf5(handle, path) as file:
-            header, table = read_metadata(file, path, DATASET)
+            metadata = read_metadata(file, path, DATASET)
+            header, table = metadata.header, metadata.table
             frames, steps = int((table["length"] + 1).sum()), int(table["length"].sum())
             for name, dtype, entry, per_frame in array_layout(header):
                 dataset = file[name]
                 shape = (frames if per_frame else steps, *entry)
-                offset = dataset.id.get_offset()
+                offset = dataset.id.get_offset() if dataset.size else USER_BLOCK_BYTES  # an empty array has no place
                 if dataset.shape != shape or dataset.dtype != dtype or offset is None:
                     raise UserError(
                         f"'{path}': array {name!r} is {dataset.shape} {dataset.dtype}; "
@@ -154,7 +156,7 @@ def open_source(path: Path, cache: str = "memmap") -> Source:
                 locations[name] = (offset, dtype, shape)
         # The mapping outlives the handle; np.ndarray indexes faster than np.memmap.
         mapped = np.memmap(handle, np.uint8, "r").view(np.ndarray)
-    return Source(path, header, table, locations, fingerprint(header, table), crc, mapped, cache)
+    return Source(path, header, table, locations, metadata.fingerprint, crc, mapped, cache)
 
 
 def join_metadata(sources: Sequence[Source]) -> tuple[Header, Table]:
@@ -176,12 +178,12 @@ def read_merged(path: Path) -> tuple[Header, Table, list[tuple[Path, str]]]:
         UserError: the merged file itself is damaged.
     """
     with open_file(path) as handle, open_hdf5(handle, path) as file:
-        header, table = read_metadata(file, path, MERGED)
+        metadata = read_metadata(file, path, MERGED)
         text = bytes(file.attrs["sources"])
         if zlib.crc32(text) != int(file.attrs["sources_crc"]):
             raise UserError(f"'{path}': the CRC of its list of sources is wrong. Merge the files again.")
     entries = json.loads(text)
-    return header, table, [(path.parent / entry["file"], entry["fingerprint"]) for entry in entries]
+    return metadata.header, metadata.table, [(path.parent / entry["file"], entry["fingerprint"]) for entry in entries]
 
 
 def open_sources(path: Path, cache: str = "memmap") -> list[Source]:

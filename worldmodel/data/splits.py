@@ -1,6 +1,7 @@
-"""The split of an episode: a function of (seed, index), exactly 8 : 1 : 1 in every block of ten indices.
+"""The split of an episode: by the rule "hash" or "given".
 
-docs/dataset.md specifies the rule, which uses 64-bit integers only.
+"hash": a function of (seed, index), exactly 8 : 1 : 1 in every block of ten indices. docs/file_format.md specifies the
+rule, which uses 64-bit integers only. "given": each episode has its official split.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 
 SPLITS = ("train", "validation", "test")
+HASH, GIVEN = SPLIT_RULES = ("hash", "given")
 BLOCK = 10
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -52,14 +54,17 @@ def split_counts(numbers: np.ndarray) -> dict[str, int]:
     return {name: int((numbers == i).sum()) for i, name in enumerate(SPLITS)}
 
 
-def lacking_splits(numbers: np.ndarray) -> str | None:
+def missing_splits(numbers: np.ndarray, rule: str = HASH) -> str | None:
     """A sentence that names the splits without episodes; None if there are none."""
     counts = split_counts(numbers)
     empty = [name for name, count in counts.items() if not count]
     if not empty:
         return None
     present = ", ".join(f"{count} {name}" for name, count in counts.items())
+    problem = f"there is no {' and no '.join(empty)} episode ({present})"
+    if rule == GIVEN:
+        return f"{problem}: the splits of this dataset are given, and it has no episodes of that name."
     return (
-        f"there is no {' and no '.join(empty)} episode ({present}): splits are exact in every block of "
-        f"{BLOCK} indices. Record {BLOCK} episodes or more to have all three."
+        f"{problem}: splits are exact in every block of {BLOCK} indices. Record {BLOCK} episodes or more to have all "
+        "three."
     )

@@ -9,6 +9,7 @@ import numpy as np
 from worldmodel.common import spaces
 from worldmodel.common.text import human_bytes
 from worldmodel.data.dataset import Dataset
+from worldmodel.data.splits import GIVEN
 
 BINS = 20
 DEAD_TIME_EPISODES = 64
@@ -25,10 +26,11 @@ def summarize(dataset: Dataset) -> dict[str, Any]:
         dataset: an open dataset.
 
     Returns:
-        {"files", "env", "env_kwargs", "action_space", "action_labels", "frame_shape", "frame_skip",
-        "max_steps", "variables", "num_episodes", "num_frames", "num_steps", "bytes_on_disk", "frame_bytes",
-        "fingerprint", "splits", "lacking_splits", "terminated", "truncated", "ended_by_neither",
-        "invalid_last_frames" (shares of episodes), "dead_time": {"share", "episodes_read"},
+        {"files", "env", "env_kwargs", "action_space", "action_labels", "action_keys", "frame_shape",
+        "frame_skip", "max_steps", "variables", "num_episodes", "num_frames", "num_steps", "bytes_on_disk",
+        "frame_bytes", "fingerprint", "splits", "split_rule", "missing_splits", "labels" (episodes of each class),
+        "terminated", "truncated", "ended_by_neither", "invalid_last_frames" (shares of episodes),
+        "dead_time": {"share", "episodes_read"},
         "return", "length" (of all episodes) and "policies": one {"name", "hash", "planned_share", "episodes",
         "share", "return", "length", "actions"} each}. A return or length is {"mean", "min", "max",
         "histogram": {"edges", "counts"}}, in reward and in steps, and has the same edges for every policy.
@@ -44,6 +46,7 @@ def summarize(dataset: Dataset) -> dict[str, Any]:
         "env_kwargs": header.env_kwargs,
         "action_space": header.action_space.to_json(),
         "action_labels": header.to_json()["action_labels"],
+        "action_keys": list(header.action_keys),
         "frame_shape": list(header.pixels.frame_shape),
         "frame_skip": header.frame_skip,
         "max_steps": header.max_steps,
@@ -55,7 +58,9 @@ def summarize(dataset: Dataset) -> dict[str, Any]:
         "frame_bytes": dataset.num_frames * int(np.prod(header.pixels.frame_shape)),
         "fingerprint": dataset.fingerprint,
         "splits": dataset.split_counts,
-        "lacking_splits": dataset.lacking_splits,
+        "split_rule": header.split_rule,
+        "missing_splits": dataset.missing_splits,
+        "labels": dataset.label_counts,
         **_ends(dataset),
         "dead_time": _dead_time(dataset),
         "return": _describe(returns, edges["return"]),
@@ -123,6 +128,8 @@ def _describe(values: np.ndarray, edges: np.ndarray) -> dict[str, Any]:
 
 def _actions(actions: np.ndarray, space: spaces.Space) -> list[dict[str, Any]]:
     """A histogram of each dimension of the actions, (S,) or (S, A)."""
+    if isinstance(space, spaces.NoAction):
+        return []
     columns = actions.reshape(len(actions), -1).T  # (A, S)
     if isinstance(space, spaces.Box):
         histograms = []
@@ -173,16 +180,20 @@ def format_summary(summary: dict[str, Any]) -> str:
         f"  frames       {height} x {width}, {s['num_frames']:,} in {s['num_episodes']:,} episodes; "
         f"{s['num_steps']:,} steps",
         f"  on disk      {human_bytes(s['bytes_on_disk'])}, {human_bytes(s['frame_bytes'])} of it frames",
-        f"  splits       {splits}",
+        f"  splits       {splits}{' (given)' if s['split_rule'] == GIVEN else ''}",
         f"  ends         {s['terminated']:.1%} terminated, {s['truncated']:.1%} truncated, "
         f"{s['ended_by_neither']:.1%} neither; {s['invalid_last_frames']:.1%} without a valid last frame",
         f"  dead time    {s['dead_time']['share']:.1%} of frames equal the previous frame "
         f"({s['dead_time']['episodes_read']} episodes read)",
     ]
+    if s["labels"]:
+        counts = ", ".join(f"{name} {count:,}" for name, count in s["labels"].items())
+        without = s["num_episodes"] - sum(s["labels"].values())
+        lines.append(f"  labels       {counts}{f'; {without:,} without a label' if without else ''}")
     if s["variables"]:
         lines.append(f"  variables    {', '.join(s['variables'])}")
-    if s["lacking_splits"]:
-        lines.append(f"  note         {s['lacking_splits']}")
+    if s["missing_splits"]:
+        lines.append(f"  note         {s['missing_splits']}")
     policies = s["policies"]
     rows = [("all", s["num_episodes"], s)] if len(policies) > 1 else []
     rows += [(policy["name"], policy["episodes"], policy) for policy in policies]
@@ -197,7 +208,8 @@ def format_summary(summary: dict[str, Any]) -> str:
                 f"  {name:{column}}  {episodes:8,}  {d['mean']:8.4g}  {d['min']:8.4g}  {d['max']:8.4g}  "
                 f"|{bars(d['histogram']['counts'])}|"
             )
-    lines += ["", "  actions"]
+    if any(policy["actions"] for policy in policies):
+        lines += ["", "  actions"]
     for policy in policies:
         lines += _action_lines(policy, s["action_labels"], column)
     return "\n".join(lines) + "\n"

@@ -16,6 +16,7 @@ from worldmodel.data.dataset import Dataset
 from worldmodel.data.header import Header
 from worldmodel.data.layout import (
     MERGED,
+    NO_LABEL,
     USER_BLOCK_BYTES,
     body_crc,
     open_file,
@@ -23,7 +24,7 @@ from worldmodel.data.layout import (
 )
 from worldmodel.data.records import PART_MAGIC, IncompleteRecord, read_part_header, read_record, scan_part
 from worldmodel.data.sources import Source, join_metadata, open_source, open_sources, read_merged
-from worldmodel.data.splits import SPLITS, split_counts, split_numbers
+from worldmodel.data.splits import GIVEN, SPLITS, split_counts, split_numbers
 
 
 @dataclass(frozen=True)
@@ -137,18 +138,21 @@ def _table_problems(source: Source) -> Iterator[str]:
     ]
     for name, sizes in offsets.items():
         rows.append((f"has a wrong {name}", table[name] != np.cumsum(sizes) - sizes))
-    splits = split_numbers(header.seed, index)
+    splits = table["split"] if header.split_rule == GIVEN else split_numbers(header.seed, index)
     rows.append(("is in the wrong split", table["split"] != splits))
+    rows.append(("has an unknown split", table["split"] >= len(SPLITS)))
+    rows.append(("has a label that is not in the header", table["label"] >= len(header.class_names)))
+    rows.append(("has a negative label", table["label"] < NO_LABEL))
     for problem, bad in rows:
         if bad.any():
             number = int(np.flatnonzero(bad)[0])
-            wanted = f" (wanted {SPLITS[splits[number]]})" if "split" in problem else ""
+            wanted = f" (wanted {SPLITS[splits[number]]})" if "wrong split" in problem else ""
             yield f"episode {number} (index {index[number]}) {problem}{wanted}."
 
 
 def _verify_part(path: Path) -> VerifyReport:
     header = read_part_header(path)
-    lengths, indices = [], []
+    lengths, indices, given = [], [], []
     for record in scan_part(path):
         if isinstance(record, IncompleteRecord):
             raise UserError(
@@ -162,7 +166,9 @@ def _verify_part(path: Path) -> VerifyReport:
             raise UserError(f"record {record.number} of '{path}': episode {episode.index} is already in the file.")
         lengths.append(episode.length)
         indices.append(episode.index)
-    steps, splits = sum(lengths), split_counts(split_numbers(header.seed, indices))
+        given.append(SPLITS.index(episode.split or SPLITS[0]))
+    numbers = np.asarray(given) if header.split_rule == GIVEN else split_numbers(header.seed, indices)
+    steps, splits = sum(lengths), split_counts(numbers)
     missing = _missing([(header, np.asarray(indices, np.int64))])
     return VerifyReport(
         str(path), "part", len(lengths), steps + len(lengths), steps, path.stat().st_size, splits, missing

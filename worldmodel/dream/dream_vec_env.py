@@ -5,6 +5,7 @@ Shapes: N rows, H W pixels, A action size. Observations are frames, uint8 (N, H,
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Unpack
@@ -19,6 +20,8 @@ from worldmodel.dream.dream_options import DreamKeywords
 from worldmodel.dream.dream_vector_env import DreamVectorEnv
 from worldmodel.world.world_model import WorldModel
 
+MIN_CNN_SIZE = 36  # rows and columns of the smallest frame that SB3's NatureCNN takes
+
 
 class DreamVecEnv(BatchVecEnv):
     """The same as Stable-Baselines3's `DummyVecEnv` over N `DreamEnv`s, stepped as one batch.
@@ -26,8 +29,9 @@ class DreamVecEnv(BatchVecEnv):
     A row that ends is reset in the same step. Its last frame is infos[i]["terminal_observation"], and
     infos[i]["TimeLimit.truncated"] is True if the horizon ended it.
 
-    SB3's `CnnPolicy` needs frames of at least 36 x 36 pixels. For smaller ones, such as the toy's 16 x 16, use
-    `MlpPolicy`, or `CnnPolicy` with policy_kwargs={"features_extractor_class": collect.learner_view.SmallEncoder}.
+    The default network of SB3's `CnnPolicy` needs frames of at least 36 x 36 pixels. For smaller ones, such as the
+    toy's 16 x 16, a warning says so; use `MlpPolicy`, or `CnnPolicy` with
+    policy_kwargs={"features_extractor_class": worldmodel.collect.learner_view.SmallEncoder}.
 
     Args:
         world: a world directory, the name of a shipped world, or a loaded `WorldModel`.
@@ -42,6 +46,14 @@ class DreamVecEnv(BatchVecEnv):
         self.dreams = DreamVectorEnv(num_envs, world=world, autoreset_mode=AutoresetMode.SAME_STEP, **options)
         spaces = self.dreams.single_observation_space, self.dreams.single_action_space
         super().__init__(self.dreams, self.dreams.num_envs, *spaces, self.dreams.render_mode)
+        rows, columns, _ = self.dreams.world.tokenizer.frame_shape
+        if min(rows, columns) < MIN_CNN_SIZE:
+            warnings.warn(
+                f"the frames of this world have {rows} x {columns} pixels, but the default network of CnnPolicy needs "
+                f"{MIN_CNN_SIZE} x {MIN_CNN_SIZE}: use MlpPolicy, or CnnPolicy with policy_kwargs="
+                "{'features_extractor_class': worldmodel.collect.learner_view.SmallEncoder}.",
+                stacklevel=2,
+            )
 
     def reset(self) -> np.ndarray:
         """Begin a dream in every row, with the seeds given to `seed` and the starts given to `set_options`.

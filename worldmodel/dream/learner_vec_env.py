@@ -248,5 +248,5 @@ def policy_view(world: WorldModel, frame_stack: int, view: Rectangle | None) -> 
     Raises:
         UserError: the view is not inside the world's frame.
     """
-    first_row, _, first_column, _ = world.spec.pixels.crop or (0, 0, 0, 0)
-    return PolicyView(world.spec.pixels.frame_shape, frame_stack, view, (first_row, first_column))
+    pixels = world.spec.pixels
+    return PolicyView(pixels.frame_shape, frame_stack, view, pixels.origin)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldmodel.common import spaces
+from worldmodel.common.errors import UserError
 from worldmodel.prior.sampling import inverse_cdf
 
 
@@ -99,7 +100,12 @@ def initial_distribution(space: spaces.Space, length: int, device: torch.device)
 
     All choices have the same probability. A real number has the middle of its bounds as its mean, 0 where one is
     missing, and half of the distance between them as its standard deviation, 1 where one is missing.
+
+    Raises:
+        UserError: the space has no actions.
     """
+    if isinstance(space, spaces.NoAction):
+        raise UserError("this world was learned from videos without actions: there is nothing to plan.")
     if isinstance(space, spaces.Box):
         return _initial_gaussian(space, length, device)
     if isinstance(space, spaces.Discrete):

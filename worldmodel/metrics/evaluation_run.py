@@ -194,7 +194,8 @@ class EvaluationRun:
             frames, clip = self.code_clip(episodes, starts, length)
             total += frames.sum((0, 1), dtype=torch.float64)
             count += frames.shape[0] * frames.shape[1]
-            levels += np.bincount(brightness(frames).flatten().numpy(), minlength=256)
+            inside = brightness(self.world.tokenizer.encoded_part(frames))
+            levels += np.bincount(inside.flatten().numpy(), minlength=256)
             codes.append(clip.codes.cpu().numpy())
             valid.append(clip.frame_valid.cpu().numpy())
             self.progress("training split", min(i + CHUNK, len(order)), len(order), {})
@@ -262,7 +263,7 @@ def _check(world: WorldModel, data: Dataset, settings: EvaluationSettings) -> No
         )
     for split in dict.fromkeys((settings.split, "train")):
         if not len(data.episodes_of(split)):
-            raise UserError(f"the {split} split of {data.name} is empty: {data.lacking_splits}")
+            raise UserError(f"the {split} split of {data.name} is empty: {data.missing_splits}")
     max_frames = world.prior.max_frames
     if max_frames is not None and world.prior.window + settings.ahead > max_frames:
         raise UserError(

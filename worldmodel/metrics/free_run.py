@@ -35,7 +35,8 @@ class StepEvents:
         has_frame: bool, there is a frame after the step.
         hit: bool, there is, and the status fell to a lower bin.
         reward: float64, in units of the environment.
-        bright: float64, share of small bright pixels in the frame after the step; 0 in a frame that flashes.
+        bright: float64, share of small bright pixels in the frame after the step; 0 in a frame that flashes. This
+            and the next two concern the part of the frame that the tokenizer encodes.
         any_bright: bool, there is such a pixel.
         motion: float64, mean absolute change of the frame, in levels of 255.
     """
@@ -130,7 +131,7 @@ def recorded_events(run: EvaluationRun, episodes: np.ndarray) -> StepEvents:
         events.reward[row, :count] = data.flat("rewards")[step : step + count]
         events.has_frame[row, :count] = valid
         events.hit[row, :count] = valid & (status[1:] < status[:-1])
-        frames = torch.from_numpy(data.frames(int(number), 0, count + 1))
+        frames = run.world.tokenizer.encoded_part(torch.from_numpy(data.frames(int(number), 0, count + 1)))
         rows, at = np.full(count, row), np.arange(count)
         events.record_frames(rows, at, frames[:-1], frames[1:], run.train.bright_threshold, valid)
     return events
@@ -170,7 +171,8 @@ def dreamed_events(run: EvaluationRun, policy: PolicyFactory, number: int, name:
         events.has_frame[at, t] = has_frame[running].numpy()
         events.hit[at, t] = (has_frame & (new_status < status))[running].numpy()
         threshold, shown = run.train.bright_threshold, has_frame[running].numpy()
-        events.record_frames(at, np.full(len(at), t), before[running], after[running], threshold, shown)
+        old, new = (world.tokenizer.encoded_part(frames[running]) for frames in (before, after))
+        events.record_frames(at, np.full(len(at), t), old, new, threshold, shown)
         observations[rows] = after
         running, before, status = running & ~terminated, after, new_status
         run.progress(f"free run, {name}", t + 1, steps, {})

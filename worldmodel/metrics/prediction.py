@@ -17,6 +17,7 @@ from worldmodel.metrics.frame_scores import WINDOW, bright_precision_counts, bri
 from worldmodel.metrics.metric import Metric, MetricValue
 from worldmodel.metrics.statistics import Estimate, ratio
 from worldmodel.prior.code_clip import CodeClip
+from worldmodel.tokenizer import Tokenizer
 
 # candidate -> measure -> numerators and denominators, (B, n) each
 Scores = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
@@ -48,8 +49,8 @@ def scores(run: EvaluationRun) -> Scores:
             "mean frame": run.train.mean_frame.expand_as(real),
             "reconstruction": world.tokenizer.decode(clip.codes[:, window - 1 + ahead]).cpu(),
         }
-        threshold = run.train.bright_threshold
-        chunks.append({name: compare(real, frames, last, threshold) for name, frames in candidates.items()})
+        threshold, tokenizer = run.train.bright_threshold, world.tokenizer
+        chunks.append({name: compare(tokenizer, real, frames, last, threshold) for name, frames in candidates.items()})
 
     def joined(name: str, measure: str) -> tuple[np.ndarray, np.ndarray]:
         numerators, denominators = zip(*(chunk[name][measure] for chunk in chunks), strict=True)
@@ -58,21 +59,26 @@ def scores(run: EvaluationRun) -> Scores:
     return {name: {measure: joined(name, measure) for measure in chunks[0][name]} for name in chunks[0]}
 
 
-def compare(real: Tensor, candidate: Tensor, last: Tensor, threshold: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Compare frames with the real ones.
+def compare(
+    tokenizer: Tokenizer, real: Tensor, candidate: Tensor, last: Tensor, threshold: int
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Compare frames with the real ones: the part that the tokenizer encodes, and by "border_psnr" what is around it.
 
     Args:
+        tokenizer: the tokenizer of the world.
         real, candidate: (B, n, H, W, 3) uint8.
         last: (B, 1, H, W, 3) uint8, last frame of the context.
         threshold: a pixel whose largest colour is above this is bright.
 
     Returns:
-        measure -> numerators and denominators, (B, n) each; SSIM only of frames of 11 pixels and more.
+        measure -> numerators and denominators, (B, n) each; SSIM only of frames of 11 pixels and more, "border_psnr"
+        only where the tokenizer encodes a part of the frame.
     """
-    shape = real.shape[:2]
+    shape, one = real.shape[:2], torch.ones(real.shape[0] * real.shape[1])
+    border = border_psnr(tokenizer, real.flatten(0, 1), candidate.flatten(0, 1))
+    real, candidate, last = (tokenizer.encoded_part(frames) for frames in (real, candidate, last))
     x, y = real.flatten(0, 1), candidate.flatten(0, 1)
     moved = changed(last.expand_as(real).flatten(0, 1), x)
-    one = torch.ones(len(x))
     any_moved = moved.flatten(1).any(1)
     pairs = {
         "psnr": (psnr(x, y), one),
@@ -82,11 +88,22 @@ def compare(real: Tensor, candidate: Tensor, last: Tensor, threshold: int) -> di
     }
     if min(real.shape[2:4]) >= WINDOW:
         pairs["ssim"] = (ssim(x, y), one)
+    if border is not None:
+        pairs["border_psnr"] = (border, one)
 
     def numbers(values: Tensor) -> np.ndarray:
         return values.double().reshape(shape).numpy()
 
     return {name: (numbers(above), numbers(below)) for name, (above, below) in pairs.items()}
+
+
+def border_psnr(tokenizer: Tokenizer, real: Tensor, candidate: Tensor) -> Tensor | None:
+    """PSNR outside the encoded part: two (N, H, W, 3) uint8 -> (N,) float64; None where all of a frame is encoded."""
+    if tokenizer.border is None:
+        return None
+    outside = torch.ones(real.shape[:3], dtype=torch.bool)
+    outside[(slice(None), *tokenizer.encoded)] = False
+    return psnr(real, candidate, outside)
 
 
 def by_horizon(run: EvaluationRun, measure: str) -> list[MetricValue]:
@@ -127,6 +144,7 @@ ROWS = (
             ("psnr_changed", "PSNR over pixels that changed since the last frame of the context", "dB"),
             ("bright_recall", "small bright pixels with a dreamed bright pixel at most 2 pixels away", "share"),
             ("bright_precision", "dreamed bright pixels with a real one at most 2 pixels away", "share"),
+            ("border_psnr", "PSNR outside the part of the frame that the tokenizer encodes", "dB"),
         )
     ),
     Metric(

@@ -24,7 +24,7 @@ def scores(run: EvaluationRun) -> Scores:
         real = run.clips.frames[rows, ::FRAME_STRIDE]
         decoded = run.world.tokenizer.decode(clip.codes[:, ::FRAME_STRIDE]).cpu()
         for name, frames in (("world", decoded), ("mean frame", run.train.mean_frame.expand_as(real))):
-            chunks[name].append(compare(real, frames, real[:, :1], run.train.bright_threshold))
+            chunks[name].append(compare(run.world.tokenizer, real, frames, real[:, :1], run.train.bright_threshold))
     return {
         name: {
             measure: tuple(np.concatenate([chunk[measure][i] for chunk in found]) for i in (0, 1))  # type: ignore[misc]
@@ -73,6 +73,7 @@ ROWS = (
             ("psnr", "reconstructed frames compared with real ones, mean over frames", "dB"),
             ("ssim", "the same by structural similarity", "of 1"),
             ("bright_recall", "small bright pixels with a reconstructed bright pixel at most 2 pixels away", "share"),
+            ("border_psnr", "PSNR outside the part of the frame that the tokenizer encodes", "dB"),
         )
     ),
     Metric("perplexity", SECTION, "effective number of codes in the split's clips", "codes", "higher", perplexity),

@@ -43,7 +43,7 @@ class OnnxWorld:
         directory: where it was read from.
         prior: makes states and steps.
         world_hash: hash of the world's weights when it was exported, see `export.world_hash`.
-        action_space, pixels, env, action_labels: of the environment it was learned from.
+        action_space, pixels, env, action_labels, action_keys: of the environment it was learned from.
         max_steps: steps after which recording stopped an episode; None for no limit.
         grid: (h, w).
         num_codes: V.
@@ -89,6 +89,7 @@ class OnnxWorld:
         self.env, self.max_steps = str(spec["env"]), spec["max_steps"]
         self.pixels, self.action_space = PixelSpec.from_json(spec["pixels"]), spaces.from_json(spec["action_space"])
         self.action_labels, self.end_has_frame = spec["action_labels"], bool(spec["end_has_frame"])
+        self.action_keys = tuple(spec.get("action_keys", ()))  # absent in exports of older versions
         self.world_hash, self.status_values = str(config["world"]), tuple(config["status"]["values"])
         self.grid: tuple[int, int] = (prior["grid"][0], prior["grid"][1])
         self.num_codes, self.num_uniforms = int(prior["num_codes"]), int(prior["num_uniforms"])

@@ -50,13 +50,13 @@ def num_action_features(space: spaces.Space) -> int:
         return sum(space.nvec)
     if isinstance(space, spaces.MultiBinary):
         return space.n
-    return len(space.low)
+    return 1 if isinstance(space, spaces.NoAction) else len(space.low)
 
 
 def action_features(space: spaces.Space, actions: Tensor) -> Tensor:
     """Actions as real numbers: choices one-hot, buttons as -1 and 1, bounded numbers scaled to [-1, 1].
 
-    A number x without two finite bounds becomes sign(x) ln(1 + |x|).
+    A number x without two finite bounds becomes sign(x) ln(1 + |x|). Without actions there is one feature, 0.
 
     Args:
         space: the action space.
@@ -72,6 +72,8 @@ def action_features(space: spaces.Space, actions: Tensor) -> Tensor:
         return torch.cat(one_hots, -1).float()
     if isinstance(space, spaces.MultiBinary):
         return actions.float() * 2 - 1
+    if isinstance(space, spaces.NoAction):
+        return torch.zeros(*actions.shape[:-1], 1, device=actions.device)
     columns = []
     for i, (low, high) in enumerate(zip(space.low, space.high, strict=True)):
         x = actions[..., i].float()

@@ -74,7 +74,7 @@ class Prior(nn.Module, StepTemplate[State, Tensor], ABC):
     heads: OutcomeHeads
     max_frames: int | None = None
     where = staticmethod(torch.where)
-    step = torch.no_grad()(StepTemplate.step)
+    step = torch.no_grad()(StepTemplate.step)  # the template cannot: it loads no torch
 
     @property
     def num_status(self) -> int:

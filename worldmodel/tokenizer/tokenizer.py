@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from worldmodel.common.errors import UserError
 from worldmodel.common.processes import process_weight
+from worldmodel.tokenizer.border import BorderDecoder
 from worldmodel.tokenizer.codebook import Codebook
 from worldmodel.tokenizer.tokenizer_config import TokenizerConfig
 
@@ -28,9 +29,13 @@ class Tokenizer(nn.Module, ABC):
 
     Args:
         config: sizes.
-        frame_shape: (H, W, 3); H and W must be multiples of the stride.
+        frame_shape: (H, W, 3) of a whole frame; the sides of the part that is encoded must be multiples of the stride.
 
     Attributes:
+        encoded: rows and columns of the part of a frame that is encoded, two slices; the whole frame unless
+            `config.encoded` is given.
+        encoded_shape: (rows, columns, 3) of that part.
+        border: decodes what lies outside that part; None if there is nothing.
         latent_grid: (h, w), vectors per frame (and per time_stride frames).
         grid: (h, w*C), codes per step of time; the C codes of one place are adjacent.
         num_codes: V.
@@ -47,10 +52,12 @@ class Tokenizer(nn.Module, ABC):
     encoder: nn.Module
     decoder: nn.Module
     codebook: Codebook
+    border: BorderDecoder | None
 
     def __init__(self, config: TokenizerConfig, frame_shape: tuple[int, int, int]) -> None:
         super().__init__()
-        height, width, _ = frame_shape
+        self.encoded, self.encoded_shape = _encoded_part(config, frame_shape)
+        height, width, _ = self.encoded_shape
         stride = config.space_stride
         if height % stride or width % stride:
             raise UserError(
@@ -58,7 +65,7 @@ class Tokenizer(nn.Module, ABC):
                 "wanted both sides to be multiples of it. Change the frame's size or crop, or the stride."
             )
         self.config = config
-        self.frame_shape = (height, width, 3)
+        self.frame_shape = (frame_shape[0], frame_shape[1], 3)
         self.latent_grid = (height // stride, width // stride)
         self.grid = (height // stride, width // stride * config.num_codebooks)
         self.num_codes = config.num_codes
@@ -68,6 +75,7 @@ class Tokenizer(nn.Module, ABC):
         if config.rare_weight != 1:  # both standardised, as the pixels are
             self.register_buffer("mean_frame", torch.zeros(3, height, width))
             self.register_buffer("rare_distance", torch.ones(3, height, width))
+        self.border = None
         self.codebook = Codebook(
             config.num_codes, config.code_dim, config.codebook_decay, config.restart_below, config.num_codebooks
         )
@@ -77,16 +85,18 @@ class Tokenizer(nn.Module, ABC):
         """Fit the normaliser: the mean of each colour and one standard deviation of all pixels.
 
         The reconstruction loss is then the paper's: mean squared error over the variance of the data. With a rare
-        weight, also fit the mean frame and the distance from it beyond which each pixel is rare.
+        weight, also fit the mean frame and the distance from it beyond which each pixel is rare. Only the encoded part
+        of the frames counts.
 
         Args:
             frames: chunks of the training split's valid frames, each (N, H, W, 3) uint8.
         """
         count = 0
-        total = torch.zeros(self.frame_shape, dtype=torch.float64)
+        total = torch.zeros(self.encoded_shape, dtype=torch.float64)
         squares = torch.zeros_like(total)
         for chunk in frames:
-            pixels = chunk.reshape(-1, *self.frame_shape).cpu().to(torch.float64) / 255 - 0.5
+            part = self.encoded_part(chunk.reshape(-1, *self.frame_shape))
+            pixels = part.cpu().to(torch.float64) / 255 - 0.5
             count += len(pixels)
             total += pixels.sum(0)
             squares += pixels.square().sum(0)
@@ -102,6 +112,11 @@ class Tokenizer(nn.Module, ABC):
             distance = (RARE_STDS * place_std).clamp_min(RARE_MIN_DISTANCE)
             self.mean_frame.copy_(((place_mean - mean) / std).movedim(-1, 0))
             self.rare_distance.copy_((distance / std).movedim(-1, 0))
+
+    def encoded_part(self, frames: Tensor) -> Tensor:
+        """The part of frames that is encoded: (..., H, W, 3) -> (..., rows, columns, 3)."""
+        rows, columns = self.encoded
+        return frames[..., rows, columns, :]
 
     def encode(self, frames: Tensor) -> Tensor:
         """Frames to codes; no gradient.
@@ -149,15 +164,18 @@ class Tokenizer(nn.Module, ABC):
 
         Returns:
             Scalars: `loss` = `reconstruction` (mean squared error over the data's variance, rare pixels weighted)
-            + beta * `commitment`; `psnr` in dB, the mean over frames, never weighted; `perplexity`, codes in
-            effective use; `dead_codes` that restarted, in evaluation mode those that would.
+            + beta * `commitment` + `border` (mean squared error outside the encoded part, if there is anything; its
+            gradient does not reach the codes); `psnr` in dB, the mean over frames, never weighted, and `border_psnr`,
+            the same outside the encoded part; `perplexity`, codes in effective use; `dead_codes` that restarted, in
+            evaluation mode those that would.
         """
         self._check_frames(frames)
         units, has_loss = self._training_units(frames, valid)  # (N, ..., H, W, 3), (F,) or None
-        pixels = self._standardise(units)
+        pixels = self._standardise(self.encoded_part(units))
         latents = self._encode_pixels(pixels)
         quantised = self.codebook(_to_vectors(latents).float())
-        output = self._decode_latents(_to_latents(quantised.vectors, latents.shape))
+        latents = _to_latents(quantised.vectors, latents.shape)
+        output = self._decode_latents(latents)
         squares = self._flatten_time((output - pixels).square())  # (F, 3, H, W)
         if has_loss is not None:
             squares = squares[has_loss]
@@ -172,24 +190,55 @@ class Tokenizer(nn.Module, ABC):
             pixel_weights = pixel_weights if has_loss is None else pixel_weights[has_loss]
             share = process_weight(pixel_weights.sum(), pixel_weights.device)
             reconstruction = (pixel_weights * squares).sum() / (3 * pixel_weights.sum()) * share
-        mse = (errors.detach() * self.pixel_std.square()).clamp_min(1e-10)  # in units of the full range
-        return {
+        losses = {
             "loss": reconstruction + self.config.commitment * quantised.commitment,
             "reconstruction": reconstruction.detach(),
             "commitment": quantised.commitment.detach(),
-            "psnr": (-10 * mse.log10()).mean() * weight,
+            "psnr": self._psnr(errors) * weight,
             "perplexity": quantised.perplexity,
             "dead_codes": quantised.num_dead.float(),
         }
+        if self.border is not None:
+            border = self.border_losses(units, latents.detach())
+            losses |= {**border, "loss": losses["loss"] + border["border"]}
+        return losses
+
+    def border_losses(self, frames: Tensor, latents: Tensor) -> dict[str, Tensor]:
+        """Loss outside the encoded part.
+
+        Args:
+            frames: (N, H, W, 3) uint8.
+            latents: (N, d, h, w), embeddings of their codes.
+
+        Returns:
+            Scalars `border`, the mean squared error over the data's variance, and `border_psnr` in dB.
+        """
+        assert self.border is not None
+        pixels = self._standardise(frames)
+        rows, columns = self.encoded
+        inside = pixels[:, :, rows, columns]  # equal to the real pixels, so without an error
+        squares = (self.border(latents, inside) - pixels).square()  # (N, 3, H, W)
+        share = 1 - inside[0].numel() / pixels[0].numel()  # of pixels outside
+        errors = squares.mean((1, 2, 3)) / share  # (N,)
+        weight = process_weight(len(errors), errors.device)
+        return {"border": errors.mean() * weight, "border_psnr": self._psnr(errors) * weight}
+
+    def _psnr(self, errors: Tensor) -> Tensor:
+        """Mean PSNR in dB of frames with these mean squared errors over the data's variance, (F,)."""
+        mse = (errors.detach() * self.pixel_std.square()).clamp_min(1e-10)  # in units of the full range
+        return (-10 * mse.log10()).mean()
 
     def encode_units(self, frames: Tensor) -> Tensor:
         """Frames or clips to codes, in one pass: (N, ..., H, W, 3) uint8 -> (N*...*h*w*C,) int64."""
-        return self.codebook.encode(_to_vectors(self._encode_pixels(self._standardise(frames))).float())
+        pixels = self._standardise(self.encoded_part(frames))
+        return self.codebook.encode(_to_vectors(self._encode_pixels(pixels)).float())
 
     def decode_units(self, codes: Tensor) -> Tensor:
         """Codes to frames or clips, in one pass: (N, ..., h, w*C) int64 -> (N, ..., H, W, 3) uint8."""
         embeddings = self.codebook.decode(codes)  # (N, ..., h, w, d)
-        return self._to_uint8(self._decode_latents(embeddings.movedim(-1, 1).contiguous()))
+        latents = embeddings.movedim(-1, 1).contiguous()
+        output = self._decode_latents(latents)
+        return self._to_uint8(output if self.border is None else self.border(latents, output))
 
     # -- what depends on the time axis ---------------------------------------------------------------------
 
@@ -211,7 +260,7 @@ class Tokenizer(nn.Module, ABC):
 
     def _rare_pixels(self, pixels: Tensor) -> Tensor:
         """Which pixels are rare in any colour: (N, 3, ..., H, W) -> (N, 1, ..., H, W) bool."""
-        shape = (3, *(1,) * (pixels.ndim - 4), *self.frame_shape[:2])
+        shape = (3, *(1,) * (pixels.ndim - 4), *self.encoded_shape[:2])
         return ((pixels - self.mean_frame.view(shape)).abs() > self.rare_distance.view(shape)).any(1, keepdim=True)
 
     # -- pixels and latents --------------------------------------------------------------------------------
@@ -239,12 +288,30 @@ class Tokenizer(nn.Module, ABC):
         return ((pixels + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
 
     def _encode_pixels(self, pixels: Tensor) -> Tensor:
-        """(N, 3, ..., H, W) -> (N, d, ..., h, w)."""
+        """The encoded part: (N, 3, ..., rows, columns) -> (N, d, ..., h, w)."""
         return self.encoder(pixels)
 
     def _decode_latents(self, latents: Tensor) -> Tensor:
-        """(N, d, ..., h, w) -> (N, 3, ..., H, W)."""
+        """(N, d, ..., h, w) -> (N, 3, ..., rows, columns) of the encoded part."""
         return self.decoder(latents)
+
+
+def _encoded_part(
+    config: TokenizerConfig, frame_shape: tuple[int, int, int]
+) -> tuple[tuple[slice, slice], tuple[int, int, int]]:
+    """Rows and columns of a frame that are encoded, and the shape of that part.
+
+    Raises:
+        UserError: it is not inside the frame.
+    """
+    height, width, _ = frame_shape
+    top, bottom, left, right = config.encoded or (0, height, 0, width)
+    if not (0 <= top < bottom <= height and 0 <= left < right <= width):
+        raise UserError(
+            f"tokenizer encoded={config.encoded} is not inside frames of {height} x {width} pixels: wanted "
+            "0 <= top < bottom <= rows and 0 <= left < right <= columns."
+        )
+    return (slice(top, bottom), slice(left, right)), (bottom - top, right - left, 3)
 
 
 def _to_vectors(latents: Tensor) -> Tensor:

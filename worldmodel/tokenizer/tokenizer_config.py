@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from worldmodel.common.errors import UserError
+from worldmodel.common.pixels import Crop
 from worldmodel.common.ranges import check_range
 
 
@@ -32,6 +33,8 @@ class TokenizerConfig:
         codebook_decay: weight of the old average in each update of the codebook (paper: 0.99).
         restart_below: a code used less often per step than this restarts.
         commitment: beta, weight of the commitment loss (paper table 8: 0.25).
+        encoded: (top, bottom, left, right), the part of the frame that is encoded, in pixels; None for the whole frame.
+            What lies outside it is decoded from the codes of that part; "frame" only.
         rare_weight: weight of a rare pixel's error; 1 weights all pixels equally. A pixel is rare if it is far from
             the training split's mean frame or, with "clip", if it changed since the frame before.
 
@@ -56,6 +59,7 @@ class TokenizerConfig:
     restart_below: float = 0.5
     commitment: float = 0.25
     rare_weight: float = 1.0
+    encoded: Crop | None = None
 
     def __post_init__(self) -> None:
         if self.time not in ("frame", "clip"):
@@ -81,6 +85,11 @@ class TokenizerConfig:
                     "so wanted 1. Use time='clip' for fewer codes in time."
                 )
             return
+        if self.encoded is not None:
+            raise UserError(
+                f"tokenizer encoded={self.encoded}: with time='clip' whole frames are encoded; leave it out, or crop "
+                "the frames."
+            )
         for name, stride in (("space_stride", self.space_stride), ("time_stride", self.time_stride)):
             if stride < 1 or stride & (stride - 1):
                 raise UserError(f"tokenizer {name}={stride}: wanted a power of two.")

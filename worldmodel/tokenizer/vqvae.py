@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from worldmodel.common.errors import UserError
 from worldmodel.common.torch_state import default_torch_modes
+from worldmodel.tokenizer.border import BorderDecoder
 from worldmodel.tokenizer.tokenizer import ENCODE_CHUNK, Tokenizer
 from worldmodel.tokenizer.tokenizer_config import TokenizerConfig
 from worldmodel.tokenizer.tokenizer_layers import AttentionResidualBlock, ChannelNorm, PositionEmbedding, ResidualBlock
@@ -32,6 +33,10 @@ class FrameTokenizer(Tokenizer):
         num_halvings = {4: 0, 8: 1, 16: 2}[config.space_stride]  # after the patches of 4 x 4 pixels
         self.encoder = _frame_encoder(config.width, config.code_width, config.code_dim, num_halvings)
         self.decoder = _frame_decoder(config.width, config.code_width, config.code_dim, num_halvings)
+        if self.encoded_shape != self.frame_shape:
+            assert config.encoded is not None
+            size, width = self.frame_shape[:2], max(1, config.code_width // 2)
+            self.border = BorderDecoder(config.code_dim, size, config.encoded, config.space_stride, width)
 
     def _to_units(self, values: Tensor, stride: int) -> Tensor:
         return values.flatten(0, 1)

@@ -48,12 +48,11 @@ TOY = WorldConfig(
 )
 
 HEALTH = StatusConfig("health", (26.5, 47.5, 68.5, 89.5))  # a hit takes 21 or more of 100
-COVER_CROP = (20, 52, 0, 64)  # the rows of take-cover in which anything changes
+COVER_PART = (20, 52, 0, 64)  # the rows of take-cover in which fireballs and monsters move; the rest follows from them
 
 # Sampling all places at once kept the order of policies best after some minutes of training, and is the fastest
-# (docs/worlds.md, "What was compared").
+# (docs/benchmarks.md, "Worlds of take-cover").
 DOOM_TAKE_COVER_DEMO = WorldConfig(
-    crop=COVER_CROP,
     prior=FactoredConfig(
         order="frame",
         window=3,
@@ -65,14 +64,13 @@ DOOM_TAKE_COVER_DEMO = WorldConfig(
         rare_weight=4.0,
         status=HEALTH,
     ),
-    tokenizer=TokenizerConfig(rare_weight=4.0),
+    tokenizer=TokenizerConfig(encoded=COVER_PART, rare_weight=4.0),
     train_tokenizer=LoopConfig(minutes=2.0, min_steps=600, batch_size=8, clip_length=2, learning_rate=3e-3),
     train_prior=LoopConfig(minutes=3.5, min_steps=600, batch_size=16, clip_length=4, learning_rate=2e-3),
 )
 
 DOOM_TAKE_COVER_SMALL = WorldConfig(
-    crop=COVER_CROP,
-    tokenizer=TokenizerConfig(rare_weight=4.0),
+    tokenizer=TokenizerConfig(encoded=COVER_PART, rare_weight=4.0),
     prior=FactoredConfig(window=4, width=128, num_heads=4, embed_dim=48, rare_weight=4.0, status=HEALTH),
     train_tokenizer=LoopConfig(minutes=12.0, min_steps=600, batch_size=8, clip_length=2, learning_rate=3e-3),
     train_prior=LoopConfig(minutes=46.0, min_steps=600, batch_size=16, clip_length=5, learning_rate=1.5e-3),

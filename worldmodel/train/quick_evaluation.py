@@ -26,8 +26,9 @@ def evaluate_world(world: WorldModel, data: Dataset, cache: CodeCache, seed: int
     """Measure a world on the validation split; on the training split where that is empty.
 
     Returns:
-        `split`; `clips`, their number; `psnr` of reconstructions in dB, mean over frames; `nats_per_code` with the
-        recorded actions and `nats_per_code_shuffled` with those of another clip, over frames >= 1 of the clips.
+        `split`; `clips`, their number; `psnr` of reconstructions in dB, mean over frames, of the part of the frame
+        that is encoded; `border_psnr` of the rest, if there is any; `nats_per_code` with the recorded actions and
+        `nats_per_code_shuffled` with those of another clip, over frames >= 1 of the clips.
     """
     split = "validation" if len(data.episodes_of("validation")) else "train"
     longest = int(data.lengths[data.episodes_of(split)].max()) + 1
@@ -35,6 +36,7 @@ def evaluate_world(world: WorldModel, data: Dataset, cache: CodeCache, seed: int
     episodes, starts = _clips(data, split, length, seed)
     device, (h, w) = world.device, world.tokenizer.grid
     psnrs: list[float] = []
+    borders: list[float] = []
     true, shuffled, codes = 0.0, 0.0, 0
     for i in range(0, len(episodes), BATCH_SIZE):
         rows = slice(i, i + BATCH_SIZE)
@@ -48,15 +50,25 @@ def evaluate_world(world: WorldModel, data: Dataset, cache: CodeCache, seed: int
             pairs = zip(episodes[rows], starts[rows], strict=True)
             frames = torch.from_numpy(np.stack([data.frames(int(e), int(s), int(s) + length) for e, s in pairs]))
             decoded = world.tokenizer.decode(clip.codes).cpu()
-            mse = ((frames.float() - decoded.float()) / 255).square().mean((2, 3, 4))[clip.frame_valid.cpu()]
-            psnrs.append(float((-10 * mse.clamp_min(1e-10).log10()).mean()))
+            squares = ((frames.float() - decoded.float()) / 255).square()[clip.frame_valid.cpu()]  # (N, H, W, 3)
+            inside = world.tokenizer.encoded_part(squares)
+            psnrs.append(_mean_psnr(inside.mean((1, 2, 3))))
+            if world.tokenizer.border is not None:
+                num_outside = squares[0].numel() - inside[0].numel()
+                borders.append(_mean_psnr((squares.sum((1, 2, 3)) - inside.sum((1, 2, 3))) / num_outside))
     return {
         "split": split,
         "clips": len(episodes),
         "psnr": round(float(np.mean(psnrs)), 2),
+        **({"border_psnr": round(float(np.mean(borders)), 2)} if borders else {}),
         "nats_per_code": round(true / codes, 4),
         "nats_per_code_shuffled": round(shuffled / codes, 4),
     }
+
+
+def _mean_psnr(mse: torch.Tensor) -> float:
+    """Mean PSNR in dB of frames with these mean squared errors, (N,), in units of the full range."""
+    return float((-10 * mse.clamp_min(1e-10).log10()).mean())
 
 
 def _clips(data: Dataset, split: str, length: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

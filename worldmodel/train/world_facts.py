@@ -27,6 +27,7 @@ def make_world_spec(data: Dataset) -> WorldSpec:
         pixels=header.pixels,
         action_space=header.action_space,
         action_labels=header.action_labels,
+        action_keys=header.action_keys,
         env_kwargs=header.env_kwargs,
         frame_skip=header.frame_skip,
         max_steps=header.max_steps,

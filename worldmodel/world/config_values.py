@@ -42,6 +42,7 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("embed_dim", "action_dim", "code_dim"), (1, 2**14)),
     **dict.fromkeys(("codebook_decay", "dropout", "history_noise", "history_loss", "rare_share"), (0.0, 1.0)),
     "edges": (-1e30, 1e30),
+    "encoded": (0, MAX_SIDE),
 }
 
 
@@ -150,11 +151,12 @@ def check_model_size(tokenizer: Any, prior: Any, frame_shape: tuple[int, int, in
     check_ranges(tokenizer, "tokenizer")
     if prior is not None:
         check_ranges(prior, "prior")
-    height, width, _ = frame_shape
+    top, bottom, left, right = tokenizer.encoded or (0, frame_shape[0], 0, frame_shape[1])
+    height, width = bottom - top, right - left
     places = (height // tokenizer.space_stride) * (width // tokenizer.space_stride) * tokenizer.num_codebooks
     if places > MAX_PLACES:
         raise UserError(
-            f"frames of {height} x {width} pixels with tokenizer.space_stride={tokenizer.space_stride} have {places} "
+            f"{height} x {width} encoded pixels with tokenizer.space_stride={tokenizer.space_stride} have {places} "
             f"codes: wanted at most {MAX_PLACES}. Take smaller frames or a larger stride."
         )
 

@@ -20,6 +20,7 @@ from worldmodel.world.config_values import (
     check_text,
 )
 
+OPTIONAL_FIELDS = ("action_keys",)  # added after the first worlds were saved
 MAX_STEPS = 2**40  # of an episode
 MAX_FLOAT32 = 3.4028234e38
 
@@ -35,6 +36,8 @@ class WorldSpec:
         pixels: how its screen was turned into frames.
         action_space: its action space.
         action_labels: a name for each action; may be empty.
+        action_keys: a keyboard key for each label, by the names of `KeyboardEvent.key` in browsers; "" for none. Empty
+            if the environment has no keys, and in worlds that were saved before keys were stored.
         env_kwargs: arguments that the environment was made with, JSON.
         frame_skip: ticks of the environment per step.
         max_steps: steps after which recording truncated an episode; None for no limit.
@@ -51,6 +54,7 @@ class WorldSpec:
     max_steps: int | None = None
     end_has_frame: bool = True
     dataset: str = ""
+    action_keys: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Every field, as JSON."""
@@ -65,7 +69,7 @@ class WorldSpec:
         """
         names = [field.name for field in fields(WorldSpec)]
         check_object(spec, "spec", names)
-        missing = [name for name in names if name not in spec]
+        missing = [name for name in names if name not in spec and name not in OPTIONAL_FIELDS]
         if missing:
             raise UserError(f"spec lacks the field {missing[0]!r}.")
         if not check_text(spec["env"], "spec.env"):
@@ -81,6 +85,7 @@ class WorldSpec:
             max_steps=None if max_steps is None else check_int(max_steps, "spec.max_steps", 1, MAX_STEPS),
             end_has_frame=check_bool(spec["end_has_frame"], "spec.end_has_frame"),
             dataset=check_text(spec["dataset"], "spec.dataset"),
+            action_keys=_read_keys(spec.get("action_keys", [])),
         )
 
 
@@ -115,7 +120,13 @@ def read_pixels(value: Any, name: str) -> PixelSpec:
 def _read_action_space(value: Any) -> spaces.Space:
     """An action space with a sensible number of choices and finite bounds."""
     name = "spec.action_space"
-    known = {"discrete": {"n"}, "multi_discrete": {"nvec"}, "multi_binary": {"n"}, "box": {"low", "high"}}
+    known: dict[str, set[str]] = {
+        "discrete": {"n"},
+        "multi_discrete": {"nvec"},
+        "multi_binary": {"n"},
+        "box": {"low", "high"},
+        "none": set(),
+    }
     kind = check_object(value, name).get("kind")
     if not isinstance(kind, str) or kind not in known:
         raise UserError(f"{name}.kind={kind!r}: wanted {', '.join(known)}.")
@@ -126,7 +137,7 @@ def _read_action_space(value: Any) -> spaces.Space:
     elif kind == "multi_discrete":
         choices = [check_int(n, f"{name}.nvec", 1, MAX_CHOICES) for n in check_list(value["nvec"], f"{name}.nvec")]
         check_int(sum(choices), f"the sum of {name}.nvec", 1, MAX_CHOICES)
-    else:
+    elif kind == "box":
         _check_bounds(value, name)
     return spaces.from_json(value)
 
@@ -151,3 +162,9 @@ def _read_labels(value: Any) -> Labels:
     if any(not isinstance(word, str) for label in labels if isinstance(label, tuple) for word in label):
         raise UserError(f"{name}={value!r}: wanted strings, or lists of strings.")
     return tuple(labels)  # type: ignore[return-value]
+
+
+def _read_keys(value: Any) -> tuple[str, ...]:
+    """Names of keys, one for each action label."""
+    keys = check_list(value, "spec.action_keys")
+    return tuple(check_text(key, "spec.action_keys") for key in keys)

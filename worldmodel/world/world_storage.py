@@ -165,8 +165,10 @@ def tokenizer_hash(tokenizer: Tokenizer, weights: dict[str, Tensor] | None = Non
         weights: its state dict under other names, as a directory of format version 1 has it; its own if not given.
     """
     settings = {name: getattr(tokenizer.config, name) for name in _CODES_DEPEND_ON}
-    digest = hashlib.sha256(json.dumps([settings, tokenizer.frame_shape]).encode())
+    digest = hashlib.sha256(json.dumps([settings, tokenizer.encoded_shape]).encode())
     for name, tensor in sorted((weights or tokenizer.state_dict()).items()):
+        if name.startswith("border."):  # draws from codes, and has no influence on them
+            continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

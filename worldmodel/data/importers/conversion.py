@@ -1,0 +1,56 @@
+"""Conversion of a dataset of another format into a sealed file."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from tqdm import tqdm
+
+from worldmodel.common.files import expand_path, write_error
+from worldmodel.data.importers.imported_dataset import ImportedDataset, ImportOptions
+from worldmodel.data.importers.importer_registry import find_importer
+from worldmodel.data.parts import PartWriter
+from worldmodel.data.sealing import seal
+
+
+def convert(
+    format: str,
+    source: str | Path,
+    out: str | Path,
+    options: ImportOptions | None = None,
+    *,
+    progress: bool = False,
+) -> Path:
+    """Write the episodes of a source in another format to one sealed file, atomically.
+
+    One episode at a time is in memory. An existing file is replaced.
+
+    Args:
+        format: the name of an importer, see `IMPORTERS`.
+        source: the folder or file to read.
+        out: the dataset to write.
+        options: options of the import; None for the defaults.
+        progress: show a progress bar on stderr.
+
+    Returns:
+        The path of the dataset.
+
+    Raises:
+        UserError: an unknown format, a source that cannot be read (the message names file and key), or `out` cannot
+            be written.
+    """
+    out = expand_path(out)
+    imported: ImportedDataset = find_importer(format).load()(expand_path(source), options or ImportOptions())
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent)
+    except OSError as error:
+        raise write_error(out, error) from error
+    with folder as name:
+        part = Path(name) / "part-000.bin"
+        with PartWriter(part, imported.header) as writer:
+            total = imported.header.num_episodes
+            for episode in tqdm(imported.episodes(), "converting", total, unit="episode", disable=not progress):
+                writer.append(episode)
+        return seal([part], out, indices=imported.header.indices)
