@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -22,6 +23,7 @@ from worldmodel.prior.prior_registry import PriorRow, prior_configs
 from worldmodel.train import train_world
 from worldmodel.train.presets import PRESETS
 from worldmodel.train.training_config import LoopConfig, PriorTraining
+from worldmodel.train.workspace import _read_identity
 from worldmodel.world.world_model import WorldModel
 
 
@@ -122,6 +124,17 @@ def test_a_config_saved_with_scope_clip_is_refused_in_one_sentence() -> None:
     assert "run.json" in str(error.value)
     with pytest.raises(UserError, match="scope"):
         config_from_json(saved_training(scope="frame"), PriorTraining, "run.json")
+
+
+@pytest.mark.parametrize(("value", "same"), [("step", True), ("clip", False)])
+def test_a_training_that_noted_the_scope_step_is_continued(value: str, same: bool, tmp_path: Path) -> None:
+    identity = {"config": saved_training(), "dataset": "x"}
+    noted = {**identity, "config": saved_training(scope=value)}
+    (tmp_path / "run.json").write_text(json.dumps(noted))
+    assert (_read_identity(tmp_path) == identity) == same
+    clip_model = {"config": {"prior": {"width": 8}, "seed": 0}, "dataset": "x"}
+    (tmp_path / "run.json").write_text(json.dumps(clip_model))
+    assert _read_identity(tmp_path) == clip_model
 
 
 def test_a_world_saved_with_scope_clip_is_refused_in_one_sentence(
