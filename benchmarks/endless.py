@@ -35,7 +35,7 @@ from worldmodel.common.run_info import code_version, machine
 from worldmodel.data import Dataset
 from worldmodel.metrics.evaluation_run import EvaluationRun, EvaluationSettings
 from worldmodel.metrics.frame_scores import small_bright
-from worldmodel.prior import FlatPrior
+from worldmodel.prior.flat.flat_prior import FlatPrior, as_flat_prior
 from worldmodel.world.world_model import WorldModel
 
 MEASURES = {"bright": "share of bright pixels", "motion": "change, levels of 255", "entropy": "entropy of codes, nats"}
@@ -202,9 +202,9 @@ def main() -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
     world = WorldModel.from_pretrained(args.world)
-    prior = world.prior
-    if not isinstance(prior, FlatPrior) or prior.max_frames is not None:
-        raise UserError(f"{args.world}: wanted a flat prior with attention window, positions rotary and scope step.")
+    prior = as_flat_prior(world.prior)
+    if prior is None or prior.max_frames is not None:
+        raise UserError(f"{args.world}: wanted a flat prior with attention window and positions rotary.")
     ahead = max(args.ahead, 3 * prior.memory + 1)
     settings = EvaluationSettings(
         args.split, clips=args.clips, ahead=ahead, horizon=args.horizon, rows=args.rows, seed=args.seed

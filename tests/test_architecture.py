@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from worldmodel.prior import PRIORS
+
 ROOT = Path(__file__).parent.parent
 
 # Packages from the bottom up: each may import itself and those before it.
@@ -45,6 +47,9 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
 TORCH_FREE = (
     "worldmodel.onnx.onnx_simulator",
     "worldmodel.onnx.onnx_world",
+    "worldmodel.onnx.factored_runtime",
+    "worldmodel.onnx.flat_runtime",
+    "worldmodel.prior.step_template",
     "worldmodel.data.dataset",
     "worldmodel.envs.env_registry",
     "worldmodel.cli.command_line",
@@ -145,6 +150,46 @@ def test_module_names_are_unique() -> None:
     assert not {name: count for name, count in names.items() if count > 1}
 
 
+def class_checks(path: Path, classes: frozenset[str]) -> list[tuple[int, str]]:
+    """Lines of a file that ask for one of some classes, and its name: isinstance, issubclass, `type(x) is`, match.
+
+    Args:
+        path: the file.
+        classes: names of the classes.
+    """
+    source, found = path.read_text(), []
+    if not any(name in source for name in classes):
+        return []
+    for node in ast.walk(ast.parse(source)):
+        asked: list[ast.AST] = []
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            asked = list(node.args[1:]) if node.func.id in ("isinstance", "issubclass") else []
+        elif isinstance(node, ast.Compare):
+            asked = [node.left, *node.comparators]
+        elif isinstance(node, ast.MatchClass):
+            asked = [node.cls]
+        for inner in (x for tree in asked for x in ast.walk(tree)):
+            name = getattr(inner, "id", getattr(inner, "attr", ""))
+            if name in classes:
+                found.append((inner.lineno, name))  # type: ignore[attr-defined]
+    return sorted(found)
+
+
+def test_only_its_own_folder_asks_for_the_class_of_a_prior() -> None:
+    folders = {
+        name: row.config.__module__.rpartition(".")[0]
+        for row in PRIORS.values()
+        for name in (row.config.__name__, row.prior.partition(":")[2])
+    }
+    checks = [
+        f"{path}:{line}: {name}"
+        for module, path in sources().items()
+        for line, name in class_checks(path, frozenset(folders))
+        if not within(module, folders[name])
+    ]
+    assert not checks, f"use a method of its config or a field of its row of PRIORS: {checks}"
+
+
 @pytest.mark.parametrize("module", TORCH_FREE)
 def test_torch_is_not_loaded(module: str) -> None:
     import subprocess
@@ -160,6 +205,17 @@ def test_the_reader_of_imports_sees_them(tmp_path: Path) -> None:
     assert imports(path) == {"worldmodel.envs", "worldmodel.envs.make", "torch.nn"}
     assert "worldmodel.data.sealing" in sources()
     assert "worldmodel.collect.recorder" in sources()
+
+
+def test_the_reader_of_class_checks_sees_them(tmp_path: Path) -> None:
+    path = tmp_path / "x.py"
+    path.write_text(
+        "isinstance(x, (int, flat.FlatPrior))\n"
+        "type(x) is FlatPrior\n"
+        "y: FlatPrior = FlatPrior()\n"
+        "match x:\n    case FlatPrior(): pass\n"
+    )
+    assert class_checks(path, frozenset({"FlatPrior"})) == [(line, "FlatPrior") for line in (1, 2, 5)]
 
 
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 350, 60

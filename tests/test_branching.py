@@ -12,7 +12,7 @@ from untrained import CODES, SIDE, SPACES, make_world, some_actions
 
 from worldmodel.common.errors import UserError
 from worldmodel.dream import CrossEntropy, DreamEnv, DreamVecEnv, DreamVectorEnv, Rollout, Simulator
-from worldmodel.dream.backends import OnnxFlatState
+from worldmodel.onnx.flat_export import OnnxFlatState
 from worldmodel.world.world_model import WorldModel
 
 ROWS = (torch.tensor([0]), torch.tensor([0, 1, 2, 3]))

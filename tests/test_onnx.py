@@ -333,9 +333,6 @@ def test_mistakes_are_refused_in_one_sentence(
     ):
         with pytest.raises(UserError, match=message):
             call()
-    clip = PRESETS["tiny-flat"]
-    with pytest.raises(UserError, match="scope clip"):
-        graphs.world_graphs(random_world(replace(clip, prior=replace(clip.prior, scope="clip")), (32, 32)))
     tiny = PRESETS["tiny"]
     for refused, size in (
         (replace(tiny, prior=replace(tiny.prior, order="frame", mixture=3)), (32, 32)),

@@ -54,7 +54,7 @@ def make_prior(space: spaces.Space = SPACES[0], **sizes: object) -> FlatPrior:
 def all_predictions(prior: FlatPrior, clip: CodeClip) -> list[torch.Tensor]:
     """All predictions for a clip, leading axes (B, T): codes, end, status, reward."""
     targets = prior._make_targets(clip)
-    return list(vars(prior._predict(clip, targets, targets.masked_codes, targets.status)).values())
+    return list(vars(prior._predict(targets, targets.masked_codes, targets.status)).values())
 
 
 def state_after(prior: FlatPrior, clip: CodeClip, frames: int = 1) -> FlatState:
@@ -319,30 +319,11 @@ def test_a_limited_prior_refuses_more_frames(variant: str) -> None:
         make_prior(**{**VARIANTS[variant], "num_frames": 2})
 
 
-def test_clip_scope_conditions_every_frame_on_all_actions_and_cannot_be_stepped() -> None:
-    for space in SPACES:
-        prior, clip = make_prior(space, scope="clip", num_frames=6), make_clip(space=space)
-        before = all_predictions(prior, clip)[0]
-        actions = torch.cat([clip.actions[:, :-1], clip.actions.roll(1, 0)[:, -1:]], 1)
-        changed = (actions != clip.actions).flatten(1).any(1)
-        after = all_predictions(prior, replace(clip, actions=actions))[0]
-        assert not torch.allclose(after[changed][:, 0], before[changed][:, 0])  # also the first frame's
-    # the paper's figures (section 4.1): 15 actions of four numbers are 60 numbers
-    space = spaces.Box((-1.0,) * 4, (1.0,) * 4)
-    assert make_prior(space, scope="clip", num_frames=16).transformer.condition_dim == 60
-    prior, clip = make_prior(scope="clip", num_frames=6), make_clip()
-    with pytest.raises(UserError, match="cannot be stepped"):
-        state_after(prior, clip)
-    with pytest.raises(UserError, match="cannot be stepped"):
-        prior.step(state_after(make_prior(), clip), clip.actions[:, 0], torch.zeros(3, prior.num_uniforms), Sampling())
-
-
 def test_contradicting_sizes_are_refused() -> None:
     for sizes, message in (
         ({"width": 18, "num_heads": 4}, "multiple of num_heads"),
         ({"window": 0}, "window=0"),
         ({"attention": "windows"}, "Did you mean 'window'"),
-        ({"scope": "frame"}, "unknown prior scope"),
         ({"dropout": 1.1}, "dropout=1.1: wanted 0 to 1"),
         ({"num_layers": 0}, "num_layers=0"),
         ({"width": 8}, "6 or more"),

@@ -24,7 +24,7 @@ from worldmodel.bench.step_baselines import (
 )
 from worldmodel.bench.timing import Job, Measurement, Progress, median_ratio, rate_figures, time_jobs
 from worldmodel.common.errors import UserError
-from worldmodel.prior import FlatPrior
+from worldmodel.prior.flat.flat_prior import FlatPrior, as_flat_prior
 
 TRAIN, SCORE = "train codes/s", "score frames/s"
 RING = "ring cache"  # the prior's own sampler
@@ -72,12 +72,12 @@ def bench_prior(
         UserError: a flat prior of a fixed number of frames.
     """
     load = os.getloadavg()[0]
-    flat = {w.source: w.world.prior for w in worlds if isinstance(w.world.prior, FlatPrior)}
+    flat = {w.source: prior for w in worlds if (prior := as_flat_prior(w.world.prior)) is not None}
     for source, prior in flat.items():
         if prior.max_frames is not None:
             raise UserError(
                 f"{source}: its flat prior has at most {prior.max_frames} frames, so a step has no constant cost to "
-                "measure; take one with attention window, positions rotary and scope step."
+                "measure; take one with attention window and positions rotary."
             )
     same = [same_codes(prior.transformer) for prior in flat.values()]  # before training changes the weights
     samplers = {

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args, get_type_hints
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ import torch
 from worldmodel.common import spaces
 from worldmodel.common.errors import UserError, unknown_name
 from worldmodel.common.pixels import PixelSpec
-from worldmodel.prior import CodeClip, FactoredConfig
+from worldmodel.prior.code_clip import CodeClip
 from worldmodel.train.presets import PRESETS
 from worldmodel.train.training_config import LoopConfig, WorldConfig
 from worldmodel.world.starts import KIND_EPISODE, Starts
@@ -34,7 +33,7 @@ class BenchWorld:
 
     Attributes:
         source: the preset or the directory it is from.
-        prior: the order of a factored prior's groups ("columns", "raster", "frame" or "groups"), or "flat".
+        prior: its config's `label`: the order of a factored prior's groups, or "flat".
         world: the world, in evaluation mode.
         loop: batch size and clip length of its prior's training.
     """
@@ -49,7 +48,7 @@ def bench_worlds(presets: Sequence[str], directory: Path | None, size: int) -> l
     """The worlds that a benchmark measures.
 
     Args:
-        presets: names; a factored preset makes a world for each order of groups, its own order first.
+        presets: names; a preset makes a world for each of its prior's `benchmark_variants`.
         directory: a world directory, measured in place of the presets. It does not store batch size and clip length
             of its training, so the default batch size is used, and clips of the window and one frame more.
         size: H and W of a random world's frames, pixels.
@@ -60,7 +59,7 @@ def bench_worlds(presets: Sequence[str], directory: Path | None, size: int) -> l
     if directory is not None:
         world = WorldModel.from_pretrained(directory)
         loop = LoopConfig(clip_length=world.prior.window + 1)
-        return [BenchWorld(str(directory), getattr(world.prior.config, "order", "flat"), world, loop)]
+        return [BenchWorld(str(directory), world.prior.config.label, world, loop)]
     if not presets:
         raise UserError("bench: name at least one preset with --preset NAME, or a world with --world DIR.")
     worlds = []
@@ -68,14 +67,9 @@ def bench_worlds(presets: Sequence[str], directory: Path | None, size: int) -> l
         if name not in PRESETS:
             raise unknown_name("preset", name, PRESETS)
         config = PRESETS[name]
-        prior = config.prior
-        if not isinstance(prior, FactoredConfig):
-            worlds.append(BenchWorld(name, "flat", random_world(config, (size, size)), config.train_prior))
-            continue
-        orders = get_args(get_type_hints(FactoredConfig)["order"])
-        for order in sorted(orders, key=lambda order: order != prior.order):
-            world = random_world(replace(config, prior=replace(prior, order=order)), (size, size))
-            worlds.append(BenchWorld(name, order, world, config.train_prior))
+        for prior in config.prior.benchmark_variants():
+            world = random_world(replace(config, prior=prior), (size, size))
+            worlds.append(BenchWorld(name, prior.label, world, config.train_prior))
     return worlds
 
 

@@ -73,21 +73,17 @@ class RingCacheSampler:
         read = slice(self.time - codes.shape[1], self.time)
         valid, times = torch.ones(codes.shape[:2], dtype=torch.bool), inputs.times[:, read]
         pairs = network(codes, valid, inputs.conditions[:, read], times)[2]
-        self.keys, self.values = init_ring(pairs, network.rotary is not None, times, network.memory)
-        empty = torch.zeros(len(codes), network.memory, dtype=torch.bool)
-        self.valid, self.last = empty.scatter(1, times % network.memory, valid), codes[:, -1]
+        self.ring = init_ring(pairs, network.rotary is not None, times, valid, network.memory)
+        self.last, self.has_frame = codes[:, -1], valid[:, -1]
 
     @torch.no_grad()
     def sample_frame(self) -> Tensor:
         """Sample the next frame: (B, h, w)."""
         inputs, network, index = self.inputs, self.network, self.time % self.inputs.length
-        times = torch.full((len(self.valid),), self.time)
-        past = (KeyValueCache(self.keys, self.values, self.valid), self.last)
+        times = torch.full((len(self.last),), self.time)
         condition, uniforms = inputs.conditions[:, index], inputs.uniforms[:, index]
-        self.last = sample_frame(network, *past, times, condition, uniforms, SAMPLING)[0]
-        slots = times % network.memory
-        store_frame(self.keys, self.values, slots, network.num_positions)
-        self.valid.scatter_(1, slots[:, None], True)
+        self.last = sample_frame(network, self.ring, self.last, times, condition, uniforms, SAMPLING)[0]
+        self.ring = store_frame(self.ring, times, self.has_frame, network.num_positions)
         self.time += 1
         return self.last
 

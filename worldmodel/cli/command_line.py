@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
 import inspect
 import io
 import os
@@ -20,13 +19,8 @@ from typing import Any, NoReturn
 
 from worldmodel.cli.failures import failure_sentence
 from worldmodel.cli.verbs import VERBS, usage
+from worldmodel.common.entries import load_entry
 from worldmodel.common.errors import UserError, unknown_name
-
-
-def load_entry(entry: str) -> Any:
-    """Import what "module:name" names."""
-    module, name = entry.split(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def parse(arguments: list[str]) -> tuple[str, Any]:

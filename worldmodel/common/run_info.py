@@ -32,7 +32,8 @@ def structure_unions_by_kind(converter: Any) -> Any:
     """Let a cattrs converter read unions of config dataclasses, by the field `kind` of each.
 
     Args:
-        converter: changed in place. Every member of a union has a field `kind` with a distinct default.
+        converter: changed in place. Every member of a union has a field `kind` with a distinct default. If it has a
+            classmethod `upgrade_saved`, that turns the fields of earlier versions into present ones.
 
     Returns:
         The same converter.
@@ -49,7 +50,9 @@ def structure_unions_by_kind(converter: Any) -> Any:
             kind = value.get("kind") if isinstance(value, dict) else None
             if kind not in members:
                 raise ValueError(f"kind {kind!r}, wanted {' or '.join(map(repr, members))}")
-            return converter.structure(value, members[kind])
+            member = members[kind]
+            upgrade = getattr(member, "upgrade_saved", None)
+            return converter.structure(value if upgrade is None else upgrade(value), member)
 
         return hook
 
@@ -96,11 +99,16 @@ def config_from_json(data: dict[str, Any], cls: type[T], where: str) -> T:
         UserError: an unknown key or a wrong type; the message names it.
     """
     import cattrs
+    from cattrs.v import format_exception
+
+    def phrase(error: BaseException, kind: type | None) -> str:
+        return str(error).rstrip(".") if isinstance(error, UserError) else format_exception(error, kind)
 
     try:
         return _converter().structure(data, cls)
     except (cattrs.BaseValidationError, UserError) as error:
-        problems = "; ".join(cattrs.transform_error(error)) if not isinstance(error, UserError) else str(error)
+        nested = not isinstance(error, UserError)
+        problems = "; ".join(cattrs.transform_error(error, format_exception=phrase)) if nested else str(error)
         raise UserError(f"{where} is not a {cls.__name__}: {problems}") from None
 
 

@@ -1,28 +1,28 @@
 """What computes a world's step: torch, or onnxruntime on an export of the world.
 
-Shapes: B rows, n some of them, H W pixels, h w code grid, A action size; those of a flat state are in
-`onnx.onnx_state`.
+Shapes: B rows, n some of them, H W pixels, h w code grid, A action size.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from worldmodel.common.errors import UserError, unknown_name
 from worldmodel.onnx.export import carried_export, find_or_make_export
-from worldmodel.onnx.onnx_state import NumpyContext, NumpyFlatState
+from worldmodel.onnx.onnx_state import NumpyContext, NumpyRows
 from worldmodel.onnx.onnx_world import INSTALL, OnnxWorld
+from worldmodel.onnx.prior_export import export_class
 from worldmodel.prior.context import Context
-from worldmodel.prior.interface import PriorStep
 from worldmodel.prior.sampling import Sampling
 from worldmodel.prior.state_rows import StateRows
+from worldmodel.prior.step_template import PriorStep
 from worldmodel.world.world_model import WorldModel
 
 BACKENDS = ("auto", "torch", "onnx")
@@ -36,7 +36,7 @@ class Backend(ABC):
         """The prior's state after a context of frames."""
 
     @abstractmethod
-    def step(self, state: Any, actions: Tensor, uniforms: Tensor, sampling: Sampling) -> PriorStep[Any]:
+    def step(self, state: Any, actions: Tensor, uniforms: Tensor, sampling: Sampling) -> PriorStep[Any, Tensor]:
         """Take one step in every row, as `Prior.step`."""
 
     @abstractmethod
@@ -54,26 +54,13 @@ class TorchBackend(Backend):
         """As `Backend.init_state`."""
         return self.world.prior.init_state(context)
 
-    def step(self, state: Any, actions: Tensor, uniforms: Tensor, sampling: Sampling) -> PriorStep[Any]:
+    def step(self, state: Any, actions: Tensor, uniforms: Tensor, sampling: Sampling) -> PriorStep[Any, Tensor]:
         """As `Backend.step`."""
         return self.world.prior.step(state, actions, uniforms, sampling)
 
     def decode(self, codes: Tensor) -> Tensor:
         """As `Backend.decode`."""
         return self.world.tokenizer.decode(codes[:, None])[:, 0]
-
-
-@dataclass(frozen=True)
-class OnnxFlatState(StateRows):
-    """`onnx.onnx_state.NumpyFlatState` as tensors."""
-
-    keys: Tensor
-    values: Tensor
-    frame_valid: Tensor
-    codes: Tensor
-    summary: Tensor
-    status: Tensor
-    times: Tensor
 
 
 class OnnxBackend(Backend):
@@ -88,20 +75,26 @@ class OnnxBackend(Backend):
 
     def __init__(self, directory: Path, threads: int) -> None:
         self.onnx_world = OnnxWorld(directory, threads)
+        self.state_type = export_class(self.onnx_world.prior.facts["kind"]).state_type  # of tensors
 
     def init_state(self, context: Context) -> StateRows:
         """As `Backend.init_state`."""
-        return _to_torch(self.onnx_world.init_state(_to_numpy(context)))
+        return self._to_torch(self.onnx_world.prior.init_state(NumpyContext(**_arrays(context))))
 
-    def step(self, state: Any, actions: Tensor, uniforms: Tensor, sampling: Sampling) -> PriorStep[Any]:
+    def step(self, state: Any, actions: Tensor, uniforms: Tensor, sampling: Sampling) -> PriorStep[Any, Tensor]:
         """As `Backend.step`."""
-        out = self.onnx_world.step(_to_numpy(state), actions.numpy(), uniforms.numpy(), sampling)
+        prior = self.onnx_world.prior
+        out = prior.step(prior.state_type(**_arrays(state)), actions.numpy(), uniforms.numpy(), sampling)
         results = {name: torch.from_numpy(array) for name, array in vars(out).items() if name != "state"}
-        return PriorStep(state=_to_torch(out.state), **results)
+        return PriorStep(state=self._to_torch(out.state), **results)
 
     def decode(self, codes: Tensor) -> Tensor:
         """As `Backend.decode`."""
         return torch.from_numpy(self.onnx_world.decode(codes.numpy()))
+
+    def _to_torch(self, state: NumpyRows) -> StateRows:
+        """A state as tensors that share its memory."""
+        return self.state_type(**{name: torch.from_numpy(array) for name, array in vars(state).items()})
 
 
 def choose_backend(world: WorldModel, backend: str, dtype: torch.dtype, batch_invariant: bool, threads: int) -> Backend:
@@ -139,13 +132,6 @@ def choose_backend(world: WorldModel, backend: str, dtype: torch.dtype, batch_in
     return TorchBackend(world)
 
 
-def _to_numpy(state: StateRows) -> Any:
+def _arrays(state: StateRows) -> dict[str, np.ndarray]:
     """A state's tensors as arrays that share their memory."""
-    kind = NumpyContext if isinstance(state, Context) else NumpyFlatState
-    return kind(**{name: tensor.numpy() for name, tensor in vars(state).items()})
-
-
-def _to_torch(state: Any) -> StateRows:
-    """The inverse of `_to_numpy`."""
-    kind: Any = Context if isinstance(state, NumpyContext) else OnnxFlatState
-    return kind(**{name: torch.from_numpy(array) for name, array in vars(state).items()})
+    return {name: tensor.numpy() for name, tensor in vars(state).items()}

@@ -15,6 +15,7 @@ from worldmodel.common.errors import UserError
 from worldmodel.data import Dataset
 from worldmodel.dream.simulator import Simulator
 from worldmodel.prior.sampling import Sampling
+from worldmodel.prior.status_bins import status_bins
 from worldmodel.world.world_model import WorldModel
 
 
@@ -61,12 +62,12 @@ def reset_to_episode(simulator: Simulator, data: Dataset, episode_index: int, fr
     status = np.zeros(1, np.int64)
     if config.variable:
         value = episode.variables[config.variable][frame_index : frame_index + 1]
-        status = np.digitize(value, np.asarray(config.edges))
+        status = status_bins(config, value)
     context = world.context(
         torch.from_numpy(episode.frames[span])[None],
         torch.from_numpy(episode.actions[first:frame_index])[None],
         torch.from_numpy(episode.frame_valid[span])[None],
-        torch.from_numpy(status.astype(np.int64)),
+        torch.from_numpy(status),
     )
     zeros = torch.zeros(simulator.num_rows, dtype=torch.int64, device=world.device)
     simulator.reset(context=context.select(zeros))

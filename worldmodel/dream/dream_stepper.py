@@ -18,9 +18,9 @@ from worldmodel.dream.backends import Backend
 from worldmodel.dream.simulator_state import SimulatorState, SimulatorStep
 from worldmodel.dream.tiles import apply_in_tiles
 from worldmodel.prior.context import Context
-from worldmodel.prior.interface import PriorStep
 from worldmodel.prior.sampling import Sampling, uniforms
 from worldmodel.prior.state_rows import StateRows
+from worldmodel.prior.step_template import PriorStep
 from worldmodel.world.world_model import WorldModel
 
 
@@ -75,10 +75,12 @@ class DreamStepper:
             last frame and gets no reward.
         """
         uniform = uniforms(state.seeds, state.episodes.clamp_min(0), state.steps, self.world.prior.num_uniforms)
-        prior: Any = state.prior
+        prior = state.prior
         if self.is_bounded:  # rows that have ended are not refused at their last frame
-            prior = replace(prior, times=prior.times.masked_fill(state.ended, 0))
-        out: PriorStep[Any] = self._compute(partial(self.backend.step, sampling=self.sampling), prior, actions, uniform)
+            prior = prior.restart_times(state.ended)
+        out: PriorStep[Any, Tensor] = self._compute(
+            partial(self.backend.step, sampling=self.sampling), prior, actions, uniform
+        )
         changes = out.has_frame & ~state.ended  # (N,)
         frames = torch.where(changes[:, None, None, None], self.decode(out.codes), state.frames)
         codes = torch.where(changes[:, None, None], out.codes, state.codes)

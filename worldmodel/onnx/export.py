@@ -22,7 +22,7 @@ EXPORT_FOLDER = "onnx"  # the folder of a world's directory that holds its own e
 
 def world_hash(world: WorldModel) -> str:
     """sha256 of everything that decides a world's dreams except its starts: sizes, spaces and weights."""
-    sizes = [asdict(world.tokenizer.config), asdict(world.prior.config), world.spec.to_json()]
+    sizes = [asdict(world.tokenizer.config), world.prior.config.hashed_fields(), world.spec.to_json()]
     digest = hashlib.sha256(json.dumps(sizes).encode())
     for name, tensor in sorted(world.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -42,7 +42,7 @@ def export_world(world: WorldModel, out: str | Path, report: Callable[[str], Non
         The directory.
 
     Raises:
-        UserError: a prior that cannot be stepped, packages that are not installed, or something else at `out`.
+        UserError: a prior whose step cannot be exported, packages that are not installed, or something else at `out`.
     """
     assert world.starts is not None, "a world is exported with its starts"
     check_target(Path(out), EXPORT)

@@ -10,24 +10,50 @@ heads, d head width, F heads of keys and values with E = F*d, N slots of the cac
 from __future__ import annotations
 
 import math
-from typing import cast
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from worldmodel.prior.factored.factored_layers import FactoredBlock
-from worldmodel.prior.factored.factored_prior import FactoredPrior
-from worldmodel.prior.flat.flat_layers import FlatBlock
-from worldmodel.prior.flat.flat_prior import FlatPrior
-from worldmodel.prior.interface import Prior
+
+class LayerWeights(NamedTuple):
+    """The linear layers of a decoder layer: attention, then feed-forward."""
+
+    qkv_proj: nn.Linear
+    out_proj: nn.Linear
+    up_proj: nn.Linear
+    down_proj: nn.Linear
 
 
-def num_kv_heads(prior: Prior) -> int:
-    """F, the heads of keys and values of a prior's decoder layers."""
-    config = prior.config
-    return (config.num_kv_heads if isinstance(prior, FlatPrior) else 0) or config.num_heads
+@dataclass(frozen=True)
+class GroupWeights:
+    """The weights that predict a group of codes.
+
+    Attributes:
+        layers: of the decoder.
+        num_heads: H.
+        num_kv_heads: F.
+        code_head: from the width to the V logits.
+        embeddings: (V + 1, D), of the codes of the previous group; the last row for the first group.
+        place_bias: (P, V), or with more rows for groups that are run and sampled nothing from.
+        group: G.
+        has_rotary: whether queries and keys are rotated.
+        has_frame_summary: whether a conditional LayerNorm follows the layers, whose output summarises the frame.
+    """
+
+    layers: list[LayerWeights]
+    num_heads: int
+    num_kv_heads: int
+    code_head: nn.Linear
+    embeddings: Tensor
+    place_bias: Tensor
+    group: int
+    has_rotary: bool = False
+    has_frame_summary: bool = False
 
 
 class GroupLayer(nn.Module):
@@ -37,7 +63,7 @@ class GroupLayer(nn.Module):
     rotated by a quarter turn, so that a rotation is the sum of two products.
 
     Args:
-        block: the layer whose weights are taken.
+        layer: whose weights are taken.
         num_heads: H.
         num_kv_heads: F, divides H; fewer than H only for groups of one place.
         rotary: whether queries and keys are rotated.
@@ -46,15 +72,14 @@ class GroupLayer(nn.Module):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, block: FactoredBlock | FlatBlock, num_heads: int, num_kv_heads: int, rotary: bool) -> None:
+    def __init__(self, layer: LayerWeights, num_heads: int, num_kv_heads: int, rotary: bool) -> None:
         super().__init__()
-        attention = block if isinstance(block, FlatBlock) else block.attention
         self.num_heads, self.num_kv_heads, self.rotary = num_heads, num_kv_heads, rotary
-        self.out, self.widen, self.narrow = attention.out_proj, block.up_proj, block.down_proj
-        width = attention.out_proj.in_features
+        self.out, self.widen, self.narrow = layer.out_proj, layer.up_proj, layer.down_proj
+        width = layer.out_proj.in_features
         self.head_dim = width // num_heads
         rotated_dim = width + num_kv_heads * self.head_dim  # D + E
-        qkv = attention.qkv_proj
+        qkv = layer.qkv_proj
         rows = torch.cat([qkv.weight, qkv.bias[:, None]], 1).detach().clone()  # (D + 2*E, D+1)
         rows[:width] /= math.sqrt(self.head_dim)
         if rotary:
@@ -120,31 +145,22 @@ class GroupLogits(nn.Module):
     """One group of places: from the codes of the previous group to the logits of its codes.
 
     Args:
-        prior: factored or flat. The flat prior's groups are its S positions, the last of which predicts nothing.
+        weights: of the prior.
     """
 
     embeddings: Tensor
     place_bias: Tensor
 
-    def __init__(self, prior: Prior) -> None:
+    def __init__(self, weights: GroupWeights) -> None:
         super().__init__()
-        self.rotary = False
-        if isinstance(prior, FlatPrior):
-            transformer = prior.transformer
-            blocks, self.logits, group = transformer.blocks, transformer.code_head, 1
-            embeddings = torch.cat([transformer.code_embed.weight[:-1], transformer.start_token[None]])
-            place_bias, self.rotary = F.pad(transformer.place_bias, (0, 0, 0, 1)), transformer.rotary is not None
-        else:
-            assert isinstance(prior, FactoredPrior)
-            blocks, self.logits, group = prior.decoder_blocks, prior.code_head, prior.order.group_slices[0].stop
-            embeddings, place_bias = prior.previous_group_embed.weight.data, prior.place_bias.data
-        self.is_flat = isinstance(prior, FlatPrior)
-        num_heads, kv_heads = prior.config.num_heads, num_kv_heads(prior)
+        self.rotary, self.has_frame_summary = weights.has_rotary, weights.has_frame_summary
+        self.logits = weights.code_head
         self.layers = nn.ModuleList(
-            GroupLayer(cast(FactoredBlock | FlatBlock, block), num_heads, kv_heads, self.rotary) for block in blocks
+            GroupLayer(layer, weights.num_heads, weights.num_kv_heads, weights.has_rotary) for layer in weights.layers
         )
-        self.register_buffer("embeddings", embeddings.detach().clone())
-        self.register_buffer("place_bias", place_bias.detach().unflatten(0, (-1, group)).clone())  # (n, G, V)
+        self.register_buffer("embeddings", weights.embeddings.detach().clone())
+        place_bias = weights.place_bias.detach().unflatten(0, (-1, weights.group))  # (n, G, V)
+        self.register_buffer("place_bias", place_bias.clone())
 
     def forward(
         self, group_index: Tensor, previous_codes: Tensor, place_inputs: Tensor, affines: Tensor, *more: Tensor
@@ -155,13 +171,14 @@ class GroupLogits(nn.Module):
             group_index: () int64.
             previous_codes: (B, G) int64, the codes of the previous group; V for the first.
             place_inputs: (B, G, D).
-            affines: (B, 1, 4*L*D), gain and bias of both LayerNorms of each layer, and of the flat prior's last.
+            affines: (B, 1, 4*L*D), gain and bias of both LayerNorms of each layer; (B, 1, (4*L + 2)*D) with those of
+                the LayerNorm of the frame summary.
             more: with rotary positions the rotary factors (2, B, 1, D + E); then, if there are slots, the slot mask
                 (B, 1, 1, N), 0 where a slot is visible and far below 0 where it is not, and of each layer keys
                 (B, F, d, N) and values (B, F, N, d).
 
         Returns:
-            logits (B, G, V); the frame summary (B, D) of the flat prior; of each layer the new keys (B, F, d, G) and
+            logits (B, G, V); the frame summary (B, D) if there is one; of each layer the new keys (B, F, d, G) and
             values (B, F, G, d).
         """
         caches, new_pairs = list(more), []
@@ -174,7 +191,21 @@ class GroupLogits(nn.Module):
             x, k, v = layer(x, split[4 * i : 4 * i + 4], rotary, slot_mask, caches[2 * i : 2 * i + 2])
             new_pairs += [k, v]
         x = F.layer_norm(x, (width,))
-        if self.is_flat:
+        if self.has_frame_summary:
             x = x * split[-2] + split[-1]
         logits = self.logits(x) + self.place_bias[group_index]
-        return (logits, *((x[:, 0],) if self.is_flat else ()), *new_pairs)
+        return (logits, *((x[:, 0],) if self.has_frame_summary else ()), *new_pairs)
+
+
+def layer_affines(blocks: Iterable[Any], condition: Tensor) -> Tensor:
+    """Gain and bias of both LayerNorms of each layer under a condition: (B, C) -> (B, 1, 4*L*D).
+
+    Args:
+        blocks: layers with conditional LayerNorms `norm_attention` and `norm_feedforward`.
+        condition: (B, C).
+    """
+    affines: list[Tensor] = []
+    for block in blocks:
+        for norm in (block.norm_attention, block.norm_feedforward):
+            affines += norm.gain_and_bias(condition)
+    return torch.cat(affines, -1)[:, None]

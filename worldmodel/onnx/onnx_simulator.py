@@ -15,7 +15,7 @@ from worldmodel.common.arguments import checked_integer
 from worldmodel.common.errors import UserError
 from worldmodel.common.random import STREAM_START, uniforms
 from worldmodel.common.sampling_options import SamplingOptions
-from worldmodel.onnx.onnx_state import NumpyContext, NumpyFlatState, NumpyRows
+from worldmodel.onnx.onnx_state import NumpyContext, NumpyRows
 from worldmodel.onnx.onnx_world import OnnxWorld
 from worldmodel.world.start_kinds import KIND_EPISODE, NO_START
 
@@ -110,7 +110,7 @@ class OnnxSimulator:
         self._status_values = np.array([*self.world.status_values, np.nan], np.float32)
         zeros = np.zeros(num_rows, np.int64)
         self._state = OnnxSimulatorState(
-            prior=self.world.init_state(self.world.starts.select(zeros)),
+            prior=self.world.prior.init_state(self.world.starts.select(zeros)),
             frames=np.zeros((num_rows, *self.world.pixels.frame_shape), np.uint8),
             codes=np.zeros((num_rows, *self.world.grid), np.int64),
             seeds=zeros,
@@ -173,7 +173,7 @@ class OnnxSimulator:
         mixed = {name: getattr(state, name).copy() for name in new}
         for name, value in new.items():
             mixed[name][index] = value
-        prior = state.prior.scatter(index, self.world.init_state(context))
+        prior = state.prior.scatter(index, self.world.prior.init_state(context))
         self._state = OnnxSimulatorState(prior=prior, seeds=state.seeds, episodes=episodes, **mixed)
         return self._state.frames.copy()
 
@@ -222,10 +222,8 @@ class OnnxSimulator:
             raise UserError(f"actions: got shape {actions.shape} for {self.num_rows} rows; wanted one per row.")
         state, world = self._state, self.world
         uniform = uniforms(state.seeds, state.episodes.clip(0), state.steps, world.num_uniforms)
-        before = state.prior
-        if isinstance(before, NumpyFlatState):  # rows that have ended are not refused at their last frame
-            before = replace(before, times=np.where(state.ended, 0, before.times))
-        out = world.step(before, actions, uniform, self.sampling)
+        before = state.prior.restart_times(state.ended)  # rows that have ended are not refused at their last frame
+        out = world.prior.step(before, actions, uniform, self.sampling)
         changes = out.has_frame & ~state.ended  # (N,)
         codes = np.where(changes[:, None, None], out.codes, state.codes)
         frames = np.where(changes[:, None, None, None], world.decode(out.codes), state.frames)

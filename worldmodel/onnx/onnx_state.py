@@ -9,7 +9,7 @@ import numpy as np
 
 
 class NumpyRows:
-    """As `prior.interface.StateRows`, but never written to. Every subclass has `status`, (B,) int64."""
+    """As `prior.state_rows.StateRows`, but never written to. Every subclass has `status`, (B,) int64."""
 
     status: np.ndarray
 
@@ -24,10 +24,14 @@ class NumpyRows:
             array[index] = getattr(rows, name)
         return type(self)(**arrays)
 
+    def restart_times(self, rows: np.ndarray) -> Self:
+        """As `prior.state_rows.StateRows.restart_times`."""
+        return self
+
 
 @dataclass(frozen=True)
 class NumpyContext(NumpyRows):
-    """As `prior.interface.Context`.
+    """As `prior.context.Context`.
 
     Attributes:
         codes: (B, W, h, w) int64.
@@ -40,26 +44,3 @@ class NumpyContext(NumpyRows):
     actions: np.ndarray
     has_action: np.ndarray
     status: np.ndarray
-
-
-@dataclass(frozen=True)
-class NumpyFlatState(NumpyRows):
-    """The state of a flat prior, as `prior.flat.flat_prior.FlatState` but with the oldest frame first.
-
-    Attributes:
-        keys: (B, L, F, d, M*S) of L layers, F heads of keys and values and the last M frames of S positions.
-        values: (B, L, F, M*S, d).
-        frame_valid: (B, M) bool, which of those frames are valid.
-        codes: (B, h, w) int64 of the last frame, V where there is none.
-        summary: (B, D), summary of the last valid frame.
-        status: (B,) int64.
-        times: (B,) int64, frames since the first.
-    """
-
-    keys: np.ndarray
-    values: np.ndarray
-    frame_valid: np.ndarray
-    codes: np.ndarray
-    summary: np.ndarray
-    status: np.ndarray
-    times: np.ndarray

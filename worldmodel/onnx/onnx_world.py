@@ -1,4 +1,4 @@
-"""An exported world: its modules as onnxruntime sessions, and a step made of them.
+"""An exported world: its modules as onnxruntime sessions, among them the prior that is stepped.
 
 Shapes: B rows, n some of them, W frames of a context, H W pixels, h w code grid, A action size, S starts, V codes in
 the codebook (V: no frame).
@@ -6,7 +6,6 @@ the codebook (V: no frame).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,12 @@ import numpy as np
 
 from worldmodel.common import spaces
 from worldmodel.common.directories import DirectoryKind, read_directory
+from worldmodel.common.entries import load_entry
 from worldmodel.common.errors import UserError
 from worldmodel.common.pixels import PixelSpec
-from worldmodel.common.sampling_options import SamplingOptions
-from worldmodel.onnx.numpy_sampling import inverse_cdf, softmax
-from worldmodel.onnx.onnx_priors import OnnxFactoredPrior, OnnxFlatPrior, OnnxPrior, SampledOutcome
-from worldmodel.onnx.onnx_state import NumpyContext, NumpyRows
+from worldmodel.onnx.onnx_prior import OnnxPrior
+from worldmodel.onnx.onnx_state import NumpyContext
+from worldmodel.prior.prior_registry import PRIORS
 
 INSTALL = "pip install 'worldmodel[onnx]'"
 STARTS = "starts.safetensors"
@@ -31,32 +30,6 @@ EXPORT = DirectoryKind(
     (*(f"{name}.onnx" for name in MODULES), STARTS),
     "worldmodel export DIR --onnx OUT",
 )
-_PRIORS: dict[str, type[OnnxPrior]] = {"factored": OnnxFactoredPrior, "flat": OnnxFlatPrior}
-
-
-@dataclass(frozen=True)
-class OnnxPriorStep:
-    """The result of one step of B rows, as `prior.interface.PriorStep`.
-
-    Attributes:
-        state: the state after the step.
-        codes: (B, h, w) int64 of the new frame; without meaning where `has_frame` is False.
-        has_frame, terminations: (B,) bool.
-        hazards, rewards: (B,) float32.
-        status: (B,) int64.
-        status_probs: (B, bins) float32, given that the row goes on.
-        log_probs: (B,) float32, log-likelihood of the sampled codes at temperature 1 in nats; 0 without a frame.
-    """
-
-    state: NumpyRows
-    codes: np.ndarray
-    has_frame: np.ndarray
-    terminations: np.ndarray
-    hazards: np.ndarray
-    rewards: np.ndarray
-    status: np.ndarray
-    status_probs: np.ndarray
-    log_probs: np.ndarray
 
 
 class OnnxWorld:
@@ -68,6 +41,7 @@ class OnnxWorld:
 
     Attributes:
         directory: where it was read from.
+        prior: makes states and steps.
         world_hash: hash of the world's weights when it was exported, see `export.world_hash`.
         action_space, pixels, env, action_labels, action_keys: of the environment it was learned from.
         max_steps: steps after which recording stopped an episode; None for no limit.
@@ -102,8 +76,7 @@ class OnnxWorld:
                 for name in config["files"]
                 if name.endswith(".onnx")
             }
-            facts = dict(config["prior"])
-            self._prior = _PRIORS[facts["kind"]](sessions, facts)
+            self.prior = self._make_prior(sessions, dict(config["prior"]))
             self._read_starts()
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise UserError(
@@ -129,46 +102,17 @@ class OnnxWorld:
         self.start_kinds = tensors.pop("kinds")
         self.starts = NumpyContext(**{**tensors, "codes": tensors["codes"].astype(np.int64)})
 
+    def _make_prior(self, sessions: dict[str, Any], facts: dict[str, Any]) -> OnnxPrior[Any]:
+        """The prior of the export's kind."""
+        entries = PRIORS[facts["kind"]].onnx
+        if entries is None:
+            raise KeyError(facts["kind"])
+        prior: OnnxPrior[Any] = load_entry(entries.runtime)(sessions, facts, self.num_status, self.end_has_frame)
+        return prior
+
     def __reduce__(self) -> tuple[Any, ...]:
         return OnnxWorld, (self.directory, self.threads)  # the sessions are made again where it is unpickled
 
-    def init_state(self, context: NumpyContext) -> NumpyRows:
-        """The prior's state after a context of frames."""
-        return self._prior.init_state(context)
-
-    def step(self, state: Any, actions: np.ndarray, uniforms: np.ndarray, sampling: SamplingOptions) -> OnnxPriorStep:
-        """Take one step in every row, sampling termination, status and codes in this order, as `Prior.step`.
-
-        Args:
-            state: before the step.
-            actions: (B,) int64 or (B, A).
-            uniforms: (B, num_uniforms) float32 in [0, 1): all random numbers of the step.
-            sampling: how the codes are sampled. Termination and status are sampled as predicted.
-
-        Raises:
-            UserError: a row at the last frame that this prior knows.
-        """
-        prior = self._prior
-        outcome = prior.outcome(state, actions)
-        terminations = uniforms[:, 0] < outcome.hazards
-        status, status_probs = state.status, np.zeros((len(uniforms), 0), np.float32)
-        if self.num_status:
-            status, status_probs = inverse_cdf(outcome.status_logits, uniforms[:, 1]), softmax(outcome.status_logits)
-        has_frame = np.ones_like(terminations) if self.end_has_frame else ~terminations
-        frame = prior.sample_frame(state, outcome, SampledOutcome(terminations, status), uniforms[:, 2:], sampling)
-        codes = np.where(has_frame[:, None, None], frame.codes, self.num_codes)
-        return OnnxPriorStep(
-            state=prior.next_state(state, actions, codes, status, frame),
-            codes=frame.codes,
-            has_frame=has_frame,
-            terminations=terminations,
-            hazards=outcome.hazards,
-            rewards=prior.rewards(outcome, terminations, codes),
-            status=status,
-            status_probs=status_probs,
-            log_probs=np.where(has_frame, frame.log_probs, np.float32(0)),
-        )
-
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Frames of codes: (n, h, w) int64 -> (n, H, W, 3) uint8."""
-        return self._prior.run("decoder", codes)[0]
+        return self.prior.run("decoder", codes)[0]

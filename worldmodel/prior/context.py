@@ -54,3 +54,12 @@ class Context(StateRows):
             has_action[-window:].expand(len(codes), -1),
             status,
         )
+
+    def append_action(self, actions: Tensor) -> Context:
+        """These frames, with a window of actions that ends with those of the coming step: (B,) or (B, A)."""
+        has_action = torch.cat([self.has_action[:, 1:], torch.ones_like(self.has_action[:, :1])], 1)
+        return Context(self.codes, torch.cat([self.actions[:, 1:], actions[:, None]], 1), has_action, self.status)
+
+    def append_frame(self, codes: Tensor, status: Tensor) -> Context:
+        """The window that ends with the frame to which the last action led: (B, h, w) and (B,)."""
+        return Context(torch.cat([self.codes[:, 1:], codes[:, None]], 1), self.actions, self.has_action, status)

@@ -5,30 +5,9 @@ Shapes: B rows, D width, C condition width, h w code grid, V codes in the codebo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from worldmodel.prior.sampling import inverse_cdf
-
-
-@dataclass(frozen=True)
-class SampledOutcome:
-    """What is sampled of a step before its codes.
-
-    Attributes:
-        hazards: (B,) float32, the probability of termination.
-        terminations: (B,) bool, sampled from it.
-        status_probs: (B, bins) float32, given that the step does not terminate.
-        status: (B,) int64, sampled from them; the last status where none is learned.
-    """
-
-    hazards: Tensor
-    terminations: Tensor
-    status_probs: Tensor
-    status: Tensor
 
 
 class OutcomeHeads(nn.Module):
@@ -117,20 +96,12 @@ class OutcomeHeads(nn.Module):
         """Logits of the next status, given that the step does not terminate: (B, D) -> (B, bins)."""
         return self.status(summary)
 
-    def sample_outcome(self, summary: Tensor, last_status: Tensor, uniforms: Tensor) -> SampledOutcome:
-        """Sample end and status of a step.
-
-        Args:
-            summary: (B, D), z_t.
-            last_status: (B,) int64, returned where no status is learned.
-            uniforms: (B, 2 or more) float32 in [0, 1), the first for the end, the second for the status.
-        """
+    def predict_outcome(self, summary: Tensor) -> tuple[Tensor, Tensor]:
+        """Hazards (B,) and status logits (B, bins) of a step, float32, from z_t (B, D)."""
         hazards = self.end_logits(summary).float().sigmoid()
-        status, status_probs = last_status, summary.new_zeros(len(summary), 0)
-        if self.num_status:
-            logits = self.status_logits(summary).float()
-            status, status_probs = inverse_cdf(logits, uniforms[:, 1]), logits.softmax(-1)
-        return SampledOutcome(hazards, uniforms[:, 0] < hazards, status_probs, status)
+        if not self.num_status:
+            return hazards, summary.new_zeros(len(summary), 0)
+        return hazards, self.status_logits(summary).float()
 
     def embed_outcome(self, terminations: Tensor, status: Tensor) -> Tensor:
         """Condition of the next frame on its outcome: (B,) bool and (B,) int64 in [0, bins] -> (B, C).

@@ -8,47 +8,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from worldmodel.common import spaces
 from worldmodel.prior.code_clip import CodeClip
 from worldmodel.prior.context import Context
 from worldmodel.prior.heads import OutcomeHeads
-from worldmodel.prior.sampling import Sampling
+from worldmodel.prior.sampling import Sampling, inverse_cdf
 from worldmodel.prior.state_rows import StateRows
 from worldmodel.prior.status_config import StatusConfig
+from worldmodel.prior.step_template import SampledFrame, StepOutcome, StepPredictions, StepTemplate
 
 State = TypeVar("State", bound=StateRows)
-
-
-@dataclass(frozen=True)
-class PriorStep(Generic[State]):
-    """Result of one step of B dreams, sampled in this order: end, status, codes, reward.
-
-    Attributes:
-        state: the state after the step.
-        codes: (B, h, w) int64 of the new frame; meaningless where `has_frame` is False.
-        has_frame: (B,) bool; False where the row ended in a world whose last frames are not recorded.
-        terminations: (B,) bool.
-        hazards: (B,) float32, the probability of termination from which `terminations` was sampled.
-        rewards: (B,) float32, in the environment's units.
-        status: (B,) int64.
-        status_probs: (B, bins) float32, given that the row does not terminate.
-        log_probs: (B,) float32, log-probability in nats of the sampled codes at temperature 1; of a mixture as
-            `Sampling.exact` says; 0 without a frame.
-    """
-
-    state: State
-    codes: Tensor
-    has_frame: Tensor
-    terminations: Tensor
-    hazards: Tensor
-    rewards: Tensor
-    status: Tensor
-    status_probs: Tensor
-    log_probs: Tensor
 
 
 @dataclass(frozen=True)
@@ -67,8 +41,8 @@ class OutcomePredictions:
     rewards: Tensor
 
 
-class Prior(nn.Module, ABC, Generic[State]):
-    """The base class of every prior.
+class Prior(nn.Module, StepTemplate[State, Tensor], ABC):
+    """The base class of every prior. Its `step` is that of `step_template`.
 
     A subclass decorates its constructor with `common.torch_state.default_torch_modes`, so that its parameters are
     float32 and trainable in any program.
@@ -86,7 +60,6 @@ class Prior(nn.Module, ABC, Generic[State]):
             cost of one; otherwise each frame needs a pass of its own.
         heads: predict ends, status and rewards.
         max_frames: frames of the longest clip or dream; None for no limit.
-        can_step: whether it can be stepped; otherwise it only evaluates clips.
     """
 
     config: Any
@@ -100,7 +73,13 @@ class Prior(nn.Module, ABC, Generic[State]):
     predicts_whole_clips: bool = False
     heads: OutcomeHeads
     max_frames: int | None = None
-    can_step: bool = True
+    where = staticmethod(torch.where)
+    step = torch.no_grad()(StepTemplate.step)  # the template cannot: it loads no torch
+
+    @property
+    def num_status(self) -> int:
+        """Bins of the status; 0 without one."""
+        return self.status_config.num_bins
 
     @abstractmethod
     def init_from_codes(self, embeddings: Tensor, counts: Tensor) -> None:
@@ -164,14 +143,31 @@ class Prior(nn.Module, ABC, Generic[State]):
     def init_state(self, context: Context) -> State:
         """The state after a context of real frames."""
 
-    @abstractmethod
-    def step(self, state: State, actions: Tensor, uniforms: Tensor, sampling: Sampling) -> PriorStep[State]:
-        """Take one step in every row: sample end, status and codes, predict the reward.
+    # -- hooks of the step ---------------------------------------------------------------------------------
 
-        Args:
-            state: the current state. The step may write to it, and it must not be used afterwards; to branch, pass a
-                `copy`.
-            actions: (B,) or (B, A).
-            uniforms: (B, num_uniforms) float32 in [0, 1), the only source of randomness.
-            sampling: how codes are sampled; end and status are always sampled from the predicted probabilities.
-        """
+    @abstractmethod
+    def predict_step(self, state: State, actions: Tensor) -> StepPredictions[Tensor]:
+        """As `StepTemplate.predict_step`."""
+
+    def sample_status(self, logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        """As `StepTemplate.sample_status`."""
+        return inverse_cdf(logits, uniforms), logits.softmax(-1)
+
+    @abstractmethod
+    def sample_frame(
+        self, state: State, predictions: Any, outcome: StepOutcome[Tensor], uniforms: Tensor, sampling: Sampling
+    ) -> SampledFrame[Tensor]:
+        """As `StepTemplate.sample_frame`."""
+
+    def predict_rewards(
+        self, predictions: StepPredictions[Tensor], outcome: StepOutcome[Tensor], codes: Tensor
+    ) -> Tensor:
+        """As `StepTemplate.predict_rewards`."""
+        rewards = self.heads.predict_rewards(predictions.summary, outcome.terminations, codes)
+        return self.heads.unstandardise_rewards(rewards.float())
+
+    @abstractmethod
+    def next_state(
+        self, state: State, predictions: Any, outcome: StepOutcome[Tensor], frame: Any, codes: Tensor
+    ) -> State:
+        """As `StepTemplate.next_state`."""

@@ -62,3 +62,10 @@ class StateRows:
             row_mask = mask.reshape(-1, *[1] * (merged[name].ndim - 1))
             merged[name] = torch.where(row_mask, getattr(previous, name), merged[name])
         return type(self)(**merged)
+
+    def restart_times(self, rows: Tensor) -> Self:
+        """These rows, with time 0 where the mask (B,) is True. A state that knows no time is returned as it is.
+
+        A prior with a last frame would refuse to step dreams that have ended there.
+        """
+        return self

@@ -11,10 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from worldmodel.common.errors import UserError
 from worldmodel.common.processes import process_rows
 from worldmodel.data import ClipSampler, Dataset
-from worldmodel.prior import FactoredConfig, FlatConfig
 from worldmodel.tokenizer import Tokenizer
 from worldmodel.train.code_cache import CodeCache, check_status
 from worldmodel.train.loop import LocateClips, Loop
@@ -38,17 +36,7 @@ def check_data_fits(data: Dataset, config: TokenizerTraining | PriorTraining) ->
     if isinstance(config, PriorTraining):
         clip_sampler(data, config.train_prior, config.seed)
         check_status(data, config.prior.status)
-        length, prior = config.train_prior.clip_length, config.prior
-        if isinstance(prior, FactoredConfig) and length < prior.window + 1:
-            raise UserError(
-                f"train-prior.clip-length={length} never holds the {prior.window} frames that the prior is conditioned "
-                f"on and the next one: wanted at least {prior.window + 1}, or a smaller --prior.window."
-            )
-        if isinstance(prior, FlatConfig) and prior.bounded and length > prior.num_frames:
-            raise UserError(
-                f"train-prior.clip-length={length} is longer than the {prior.num_frames} frames that this prior can "
-                "hold: shorten it, or raise --prior.num-frames."
-            )
+        config.prior.check_clip_length(config.train_prior.clip_length)
 
 
 def clip_sampler(data: Dataset, settings: LoopConfig, seed: int) -> ClipSampler:

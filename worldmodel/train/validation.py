@@ -80,7 +80,7 @@ def prior_validation(world: WorldModel, cache: CodeCache, length: int, seed: int
         with runtime.autocast():
             losses: dict[str, Any] = world.prior.loss(clip)
         metrics = {name: float(value) for name, value in losses.items()}
-        if draw is None or not runtime.is_main or not world.prior.can_step or shown < 2:
+        if draw is None or not runtime.is_main or shown < 2:
             return metrics, None
         return metrics, draw(world, data, *dreamed, shown, seed)
 

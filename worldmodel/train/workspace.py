@@ -19,6 +19,7 @@ from worldmodel.common.directories import DirectoryKind
 from worldmodel.common.errors import UserError
 from worldmodel.common.files import atomic_path
 from worldmodel.common.runtime import Runtime
+from worldmodel.prior.prior_registry import PRIORS
 from worldmodel.train.training_run import LOG_FOLDER
 
 NO_SPACE = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
@@ -140,8 +141,12 @@ def _error_number(error: Exception) -> int:
 
 
 def _read_identity(log_folder: Path) -> Any:
-    """The identity that a log's folder notes; None if there is none."""
+    """The identity that a log's folder notes, with its prior's config as of this version; None if there is none."""
     try:
-        return json.loads((log_folder / "run.json").read_text())
-    except (OSError, ValueError):
+        identity = json.loads((log_folder / "run.json").read_text())
+        config = identity.get("config", {})
+        if row := PRIORS.get(config.get("prior", {}).get("kind")):
+            config["prior"] = row.config.upgrade_saved(config["prior"])
+        return identity
+    except (OSError, ValueError, AttributeError):  # a UserError is a ValueError
         return None

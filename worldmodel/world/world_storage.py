@@ -14,7 +14,7 @@ from torch import Tensor
 
 from worldmodel.common.directories import DirectoryKind, read_directory, write_directory
 from worldmodel.common.errors import UserError
-from worldmodel.prior import PriorConfig
+from worldmodel.prior.prior_registry import PriorConfig, prior_configs
 from worldmodel.tokenizer import Tokenizer, TokenizerConfig
 from worldmodel.world.clip_directory import refuse_clip_model
 from worldmodel.world.config_checksum import KEY, check_checksum, with_checksum
@@ -156,7 +156,7 @@ def read_sizes(config: dict[str, Any]) -> tuple[TokenizerConfig, PriorConfig]:
     tokenizer = read_model_config(config["tokenizer"], TokenizerConfig, "tokenizer")
     if tokenizer.time != "frame":
         raise UserError(f"tokenizer.time={tokenizer.time!r}: wanted 'frame', since a world is stepped frame by frame.")
-    return tokenizer, read_model_config(config["prior"], PriorConfig, "prior")
+    return tokenizer, read_model_config(config["prior"], prior_configs(), "prior")
 
 
 def tokenizer_hash(tokenizer: Tokenizer, weights: dict[str, Tensor] | None = None) -> str:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self, cast
 
 from worldmodel.common.errors import UserError, unknown_name
 from worldmodel.common.ranges import check_range
+from worldmodel.prior.base_config import BasePriorConfig
 from worldmodel.prior.status_config import StatusConfig
 
 ORDERS = ("columns", "raster", "frame", "groups")
 
 
 @dataclass(frozen=True)
-class FactoredConfig:
+class FactoredConfig(BasePriorConfig):
     """Sizes of a factored prior and settings of its losses.
 
     Attributes:
@@ -85,3 +86,21 @@ class FactoredConfig:
             check_range(f"prior {name}", getattr(self, name), 0)
         if self.width % self.num_heads:
             raise UserError(f"prior width={self.width}: wanted a positive multiple of num_heads={self.num_heads}.")
+
+    @property
+    def label(self) -> str:
+        """As `BasePriorConfig.label`: the order."""
+        return self.order
+
+    def benchmark_variants(self) -> list[Self]:
+        """As `BasePriorConfig.benchmark_variants`: every order."""
+        orders = sorted(ORDERS, key=lambda order: order != self.order)
+        return [replace(self, order=cast(Literal["columns"], order)) for order in orders]
+
+    def check_clip_length(self, length: int) -> None:
+        """As `BasePriorConfig.check_clip_length`."""
+        if length < self.window + 1:
+            raise UserError(
+                f"train-prior.clip-length={length} never holds the {self.window} frames that the prior is conditioned "
+                f"on and the next one: wanted at least {self.window + 1}, or a smaller --prior.window."
+            )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from worldmodel.common.errors import UserError, unknown_name
 from worldmodel.common.ranges import check_range
+from worldmodel.prior.base_config import BasePriorConfig
 from worldmodel.prior.status_config import StatusConfig
 
 
 @dataclass(frozen=True)
-class FlatConfig:
+class FlatConfig(BasePriorConfig):
     """Sizes of a flat prior and settings of its losses.
 
     Attributes:
@@ -20,11 +21,9 @@ class FlatConfig:
             everything before it, in clips and dreams of up to num_frames frames.
         positions: "rotary": relative positions in time, row and column, for dreams of any length; "paper": learned
             embeddings of time, row and column, for clips and dreams of up to num_frames frames.
-        scope: what a frame is conditioned on. "step": the action that leads to it; "clip": the actions of the whole
-            clip, flattened (paper section 3), for clips of up to num_frames frames that are never stepped.
         previous_frame: whether a position gets the previous frame's code at the place that it predicts as an input.
         window: W, frames of a dream's context and of the attention window.
-        num_frames: longest clip if attention, positions or scope limits its length.
+        num_frames: longest clip if attention or positions limit its length.
         width: D.
         num_heads: H; divides the width.
         num_kv_heads: key/value heads, a divisor of num_heads; 0 for as many as num_heads. With fewer, several query
@@ -49,7 +48,6 @@ class FlatConfig:
     kind: Literal["flat"] = "flat"
     attention: Literal["window", "full"] = "window"
     positions: Literal["rotary", "paper"] = "rotary"
-    scope: Literal["step", "clip"] = "step"
     previous_frame: bool = True
     window: int = 4
     num_frames: int = 16
@@ -68,7 +66,7 @@ class FlatConfig:
     status: StatusConfig = field(default_factory=StatusConfig)
 
     def __post_init__(self) -> None:
-        choices = {"attention": ("window", "full"), "positions": ("rotary", "paper"), "scope": ("step", "clip")}
+        choices = {"attention": ("window", "full"), "positions": ("rotary", "paper")}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise unknown_name(f"prior {name}", str(getattr(self, name)), known)
@@ -94,4 +92,33 @@ class FlatConfig:
     @property
     def bounded(self) -> bool:
         """Whether clips and dreams are limited to `num_frames` frames."""
-        return self.attention == "full" or self.positions == "paper" or self.scope == "clip"
+        return self.attention == "full" or self.positions == "paper"
+
+    def check_clip_length(self, length: int) -> None:
+        """As `BasePriorConfig.check_clip_length`."""
+        if self.bounded and length > self.num_frames:
+            raise UserError(
+                f"train-prior.clip-length={length} is longer than the {self.num_frames} frames that this prior can "
+                "hold: shorten it, or raise --prior.num-frames."
+            )
+
+    def hashed_fields(self) -> dict[str, Any]:
+        """As `BasePriorConfig.hashed_fields`: with the former field `scope`, so that older exports stay valid."""
+        fields = super().hashed_fields()
+        names = list(fields)
+        last = names.index("positions") + 1
+        return {name: {**fields, "scope": "step"}[name] for name in (*names[:last], "scope", *names[last:])}
+
+    @classmethod
+    def upgrade_saved(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """As `BasePriorConfig.upgrade_saved`: without the former field `scope`.
+
+        Raises:
+            UserError: the scope was the clip.
+        """
+        if fields.get("scope", "step") == "clip":
+            raise UserError(
+                "scope='clip': a flat prior is no longer conditioned on the actions of a whole clip; train a "
+                "clip model with `worldmodel train clip`."
+            )
+        return {name: value for name, value in fields.items() if (name, value) != ("scope", "step")}

@@ -13,10 +13,10 @@ frame).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodel.common import spaces
@@ -24,17 +24,18 @@ from worldmodel.common.errors import UserError
 from worldmodel.common.processes import process_rows, seed_by_rank
 from worldmodel.common.torch_state import default_torch_modes
 from worldmodel.prior.code_clip import CodeClip
-from worldmodel.prior.conditioning import ActionEncoder, action_features, num_action_features
+from worldmodel.prior.conditioning import ActionEncoder
 from worldmodel.prior.context import Context
 from worldmodel.prior.flat.flat_config import FlatConfig
 from worldmodel.prior.flat.frame_sampling import sample_frame
 from worldmodel.prior.flat.raster_transformer import RasterTransformer
 from worldmodel.prior.flat.ring_cache import KeyValueCache, init_ring, store_frame
 from worldmodel.prior.heads import OutcomeHeads
-from worldmodel.prior.interface import OutcomePredictions, Prior, PriorStep
+from worldmodel.prior.interface import OutcomePredictions, Prior
 from worldmodel.prior.losses import Predictions, code_nats, prior_losses
 from worldmodel.prior.sampling import Sampling
 from worldmodel.prior.state_rows import StateRows
+from worldmodel.prior.step_template import SampledFrame, StepOutcome, StepPredictions
 from worldmodel.prior.targets import Targets, make_targets, replace_codes
 
 
@@ -60,6 +61,23 @@ class FlatState(StateRows):
     summary: Tensor
     status: Tensor
     times: Tensor
+
+    def restart_times(self, rows: Tensor) -> Self:
+        """As `StateRows.restart_times`."""
+        return replace(self, times=self.times.masked_fill(rows, 0))
+
+
+@dataclass(frozen=True)
+class FlatFrame(SampledFrame[Tensor]):
+    """A sampled frame and its memory.
+
+    Attributes:
+        summary: (B, D), its z.
+        ring: `keys`, `values` and `visible` of `FlatState`, with the frame.
+    """
+
+    summary: Tensor
+    ring: KeyValueCache
 
 
 class FlatPrior(Prior[FlatState]):
@@ -88,16 +106,12 @@ class FlatPrior(Prior[FlatState]):
         end_has_frame: bool = True,
     ) -> None:
         super().__init__()
-        is_clip_scope = config.scope == "clip"
         self.config, self.grid, self.num_codes = config, grid, num_codes
         self.action_space, self.end_has_frame = action_space, end_has_frame
         self.status_config, self.window, self.num_uniforms = config.status, config.window, 2 + grid[0] * grid[1]
-        self.max_frames, self.can_step = config.num_frames if config.bounded else None, not is_clip_scope
+        self.max_frames = config.num_frames if config.bounded else None
         self.memory = config.num_frames - 1 if config.attention == "full" else config.window  # M
-        condition_dim = config.action_dim  # C
-        if is_clip_scope:
-            condition_dim = (config.num_frames - 1) * num_action_features(action_space)
-        width, bins = config.width, config.status.num_bins
+        condition_dim, width, bins = config.action_dim, config.width, config.status.num_bins  # C, D
         self.action_encoder = ActionEncoder(action_space, config.action_dim)
         self.transformer = RasterTransformer(config, grid, num_codes, condition_dim, self.memory)
         self.initial_summary = nn.Parameter(0.02 * torch.randn(width))  # z before the first frame
@@ -120,17 +134,11 @@ class FlatPrior(Prior[FlatState]):
         index = torch.where(valid, order, -1).cummax(1).values[:, :, None]  # (B, T, 1)
         return torch.where(index >= 0, z.gather(1, index.clamp_min(0).expand_as(z)), self.initial_summary)
 
-    def _clip_condition(self, clip: CodeClip) -> Tensor:
-        """The actions of the whole clip, flattened, zeros where it is shorter than num_frames: (B, 1, C)."""
-        features = action_features(self.action_space, clip.actions).flatten(1)
-        return F.pad(features, (0, self.transformer.condition_dim - features.shape[1]))[:, None]
-
-    def _predict(self, clip: CodeClip, targets: Targets, codes: Tensor, status: Tensor) -> Predictions:
+    def _predict(self, targets: Targets, codes: Tensor, status: Tensor) -> Predictions:
         """Predictions for the frames of clips, leading axes (B, T).
 
         Args:
-            clip: the clips.
-            targets: their frames, (B, T), each with the action that led to it.
+            targets: the frames of the clips, (B, T), each with the action that led to it.
             codes: (B, T, h, w), the input codes, V where invalid.
             status: (B, T), the status that each frame is conditioned on.
         """
@@ -138,14 +146,13 @@ class FlatPrior(Prior[FlatState]):
         if self.max_frames is not None and length > self.max_frames:
             raise UserError(
                 f"a clip of {length} frames: this flat prior knows {self.max_frames} (num_frames). Pass shorter "
-                "clips, or train with attention window, positions rotary and scope step."
+                "clips, or train with attention window and positions rotary."
             )
         actions = self.action_encoder(
             targets.context.actions[:, :, 0], targets.context.has_action[:, :, 0]
         )  # (B, T, a)
-        action_condition = actions if self.config.scope == "step" else self._clip_condition(clip)
         outcome_condition = self.heads.embed_outcome(targets.terminations.flatten(), status.flatten())
-        condition = action_condition + outcome_condition.unflatten(0, (batch, length))  # (B, T, C)
+        condition = actions + outcome_condition.unflatten(0, (batch, length))  # (B, T, C)
         times = torch.arange(length, device=actions.device).expand(batch, -1)
         logits, z, _ = self.transformer(codes, targets.frame_valid, condition, times)
         z = self._last_valid(z, targets.frame_valid)
@@ -172,7 +179,7 @@ class FlatPrior(Prior[FlatState]):
             rows = process_rows(len(codes))
             clip, targets, codes, status = clip.select(rows), targets.select(rows), codes[rows], status[rows]
             seed_by_rank()
-        predictions, has_loss = self._predict(clip, targets, codes, status), clip.weights > 0
+        predictions, has_loss = self._predict(targets, codes, status), clip.weights > 0
         predictions = Predictions(**{name: value[has_loss] for name, value in vars(predictions).items()})
         targets = targets.select(has_loss)
         nats = code_nats(predictions.code_logits, targets.codes.flatten(1))
@@ -191,7 +198,7 @@ class FlatPrior(Prior[FlatState]):
     def log_prob(self, clip: CodeClip) -> Tensor:
         """As `Prior.log_prob`."""
         targets = self._make_targets(clip)
-        predictions = self._predict(clip, targets, targets.masked_codes, targets.status)
+        predictions = self._predict(targets, targets.masked_codes, targets.status)
         log_probs = predictions.code_logits.float().log_softmax(-1)  # (B, T, K, V)
         log_probs = log_probs.gather(-1, targets.codes.flatten(2)[..., None])[..., 0].sum(2)  # (B, T)
         return log_probs * targets.frame_valid
@@ -200,7 +207,7 @@ class FlatPrior(Prior[FlatState]):
     def predict_outcomes(self, clip: CodeClip) -> OutcomePredictions:
         """As `Prior.predict_outcomes`."""
         targets = self._make_targets(clip)
-        predictions = self._predict(clip, targets, targets.masked_codes, targets.status)
+        predictions = self._predict(targets, targets.masked_codes, targets.status)
         return OutcomePredictions(
             hazards=predictions.end_logits[:, 1:].float().sigmoid(),
             status_probs=predictions.status_logits[:, 1:].float().softmax(-1)[..., : self.config.status.num_bins],
@@ -215,12 +222,7 @@ class FlatPrior(Prior[FlatState]):
 
     @torch.no_grad()
     def init_state(self, context: Context) -> FlatState:
-        """As `Prior.init_state`: process up to M frames of the context as a clip, whose first frame has no action.
-
-        Raises:
-            UserError: a prior whose scope is the clip.
-        """
-        self._check_can_step()
+        """As `Prior.init_state`: process up to M frames of the context as a clip, whose first frame has no action."""
         codes, has_action = context.codes[:, -self.memory :], context.has_action[:, -self.memory :].clone()
         has_action[:, 0] = False
         valid = codes[:, :, 0, 0] != self.num_codes  # (B, n)
@@ -234,26 +236,21 @@ class FlatPrior(Prior[FlatState]):
             0, (rows, count)
         )
         _, z, key_values = self.transformer(codes, valid, condition, times)
-        keys, values = init_ring(key_values, self.transformer.rotary is not None, times, self.memory)
+        ring = init_ring(key_values, self.transformer.rotary is not None, times, valid, self.memory)
         return FlatState(
-            keys=keys,
-            values=values,
-            visible=valid.new_zeros(rows, self.memory).scatter(1, times % self.memory, valid),
+            **ring._asdict(),
             codes=codes[:, -1],
             summary=self._last_valid(z, valid)[:, -1],
             status=context.status,
             times=last_time + 1,
         )
 
-    @torch.no_grad()
-    def step(self, state: FlatState, actions: Tensor, uniforms: Tensor, sampling: Sampling) -> PriorStep[FlatState]:
-        """As `Prior.step`.
+    def predict_step(self, state: FlatState, actions: Tensor) -> StepPredictions[Tensor]:
+        """As `Prior.predict_step`.
 
         Raises:
-            UserError: a row that has reached the last frame this prior knows, or a prior whose scope is the clip.
+            UserError: a row that has reached the last frame this prior knows.
         """
-        self._check_can_step()
-        state = state.writable()
         if self.max_frames is not None and bool((state.times >= self.max_frames).any()):
             raise UserError(
                 f"a dream has reached frame {self.max_frames}, the last this flat prior knows (num_frames). Reset "
@@ -261,42 +258,45 @@ class FlatPrior(Prior[FlatState]):
             )
         action = self.action_encoder(actions[:, None], torch.ones_like(state.visible[:, :1]))[:, 0]  # (B, action_dim)
         summary = self.transition(torch.cat([state.summary, action], -1))
-        outcome = self.heads.sample_outcome(summary, state.status, uniforms)
-        terminations, status = outcome.terminations, outcome.status
-        has_frame = torch.ones_like(terminations) if self.end_has_frame else ~terminations
-        condition = action + self.heads.embed_outcome(terminations, status)
-        cache, slots = KeyValueCache(state.keys, state.values, state.visible), state.times % self.memory
+        return StepPredictions(summary, action, *self.heads.predict_outcome(summary))
+
+    def sample_frame(
+        self,
+        state: FlatState,
+        predictions: StepPredictions[Tensor],
+        outcome: StepOutcome[Tensor],
+        uniforms: Tensor,
+        sampling: Sampling,
+    ) -> FlatFrame:
+        """As `Prior.sample_frame`; the frame's keys and values are written into the ring."""
+        condition = predictions.condition + self.heads.embed_outcome(outcome.terminations, outcome.status)
+        state = state.writable()
+        ring = KeyValueCache(state.keys, state.values, state.visible)
         codes, log_probs, z = sample_frame(
-            self.transformer, cache, state.codes, state.times, condition, uniforms[:, 2:], sampling
+            self.transformer, ring, state.codes, state.times, condition, uniforms, sampling
         )
-        store_frame(state.keys, state.values, slots, self.transformer.num_positions)
-        masked_codes = torch.where(has_frame[:, None, None], codes, self.num_codes)
-        rewards = self.heads.predict_rewards(summary, terminations, masked_codes)
-        next_state = FlatState(
-            keys=state.keys,
-            values=state.values,
-            visible=state.visible.scatter(1, slots[:, None], has_frame[:, None]),
-            codes=masked_codes,
-            summary=torch.where(has_frame[:, None], z, state.summary),
-            status=status,
+        ring = store_frame(ring, state.times, outcome.has_frame, self.transformer.num_positions)
+        return FlatFrame(codes, log_probs, z, ring)
+
+    def next_state(
+        self,
+        state: FlatState,
+        predictions: StepPredictions[Tensor],
+        outcome: StepOutcome[Tensor],
+        frame: FlatFrame,
+        codes: Tensor,
+    ) -> FlatState:
+        """As `Prior.next_state`."""
+        has_frame = outcome.has_frame[:, None]
+        return FlatState(
+            **frame.ring._asdict(),
+            codes=codes,
+            summary=torch.where(has_frame, frame.summary, state.summary),
+            status=outcome.status,
             times=state.times + 1,
         )
-        return PriorStep(
-            state=next_state,
-            codes=codes,
-            has_frame=has_frame,
-            terminations=terminations,
-            hazards=outcome.hazards,
-            rewards=self.heads.unstandardise_rewards(rewards.float()),
-            status=status,
-            status_probs=outcome.status_probs,
-            log_probs=log_probs * has_frame,
-        )
 
-    def _check_can_step(self) -> None:
-        """Refuse a prior whose scope is the clip."""
-        if not self.can_step:
-            raise UserError(
-                "this flat prior is conditioned on a whole clip's actions (scope clip): it predicts clips and "
-                "cannot be stepped. Train one with scope step to dream."
-            )
+
+def as_flat_prior(prior: Prior[Any]) -> FlatPrior | None:
+    """The same prior if it is flat, for benchmarks of its memory; else None."""
+    return prior if isinstance(prior, FlatPrior) else None

@@ -47,17 +47,18 @@ def to_cache_layout(key_values: LayerKeyValues, has_rotary: bool) -> tuple[Tenso
     return keys.transpose(3, 4).float().contiguous(), torch.stack([v for _, v in key_values], 2).float()
 
 
-def init_ring(key_values: LayerKeyValues, has_rotary: bool, times: Tensor, memory: int) -> tuple[Tensor, Tensor]:
+def init_ring(key_values: LayerKeyValues, has_rotary: bool, times: Tensor, valid: Tensor, memory: int) -> KeyValueCache:
     """A ring that holds the frames of whole clips, and room for one frame more.
 
     Args:
         key_values: of L layers, from `RasterTransformer.forward`.
         has_rotary: whether the keys are rotated.
         times: (B, T) int64, consecutive, T <= M.
+        valid: (B, T) bool, which frames are visible.
         memory: M.
 
     Returns:
-        (B, G, L, d, (M+1)*S) and (B, G, L, (M+1)*S, d) float32, zero where no frame is stored.
+        M frames; keys and values are zero where no frame is stored.
     """
     keys, values = to_cache_layout(key_values, has_rotary)
     length = times.shape[1]
@@ -68,19 +69,24 @@ def init_ring(key_values: LayerKeyValues, has_rotary: bool, times: Tensor, memor
     ring_values = values.new_zeros(*values.shape[:3], memory + 1, size, values.shape[4])  # (B, G, L, M+1, S, d)
     ring_keys[rows, :, :, :, slots] = frame_keys.permute(0, 4, 1, 2, 3, 5)
     ring_values[rows, :, :, slots] = frame_values.permute(0, 3, 1, 2, 4, 5)
-    return ring_keys.flatten(4), ring_values.flatten(3, 4)
+    visible = valid.new_zeros(len(times), memory).scatter(1, slots, valid)
+    return KeyValueCache(ring_keys.flatten(4), ring_values.flatten(3, 4), visible)
 
 
-def store_frame(keys: Tensor, values: Tensor, slots: Tensor, num_positions: int) -> None:
-    """Copy the frame behind the ring into a slot of each row, in place.
+def store_frame(ring: KeyValueCache, times: Tensor, has_frame: Tensor, num_positions: int) -> KeyValueCache:
+    """Copy the frame behind the ring into its slot of each row. Keys and values are written in place.
 
     Args:
-        keys: (B, G, L, d, (M+1)*S).
-        values: (B, G, L, (M+1)*S, d).
-        slots: (B,) int64 in [0, M).
+        ring: M frames.
+        times: (B,) int64, of the new frame.
+        has_frame: (B,) bool, whether it is visible to later frames.
         num_positions: S.
+
+    Returns:
+        The ring with the frame: the same keys and values, and which frames are visible now.
     """
-    rows = torch.arange(len(slots), device=slots.device)
-    ring_keys, ring_values = keys.unflatten(4, (-1, num_positions)), values.unflatten(3, (-1, num_positions))
+    slots, rows = times % ring.visible.shape[1], torch.arange(len(times), device=times.device)
+    ring_keys, ring_values = ring.keys.unflatten(4, (-1, num_positions)), ring.values.unflatten(3, (-1, num_positions))
     ring_keys[rows, :, :, :, slots] = ring_keys[:, :, :, :, -1]
     ring_values[rows, :, :, slots] = ring_values[:, :, :, -1]
+    return ring._replace(visible=ring.visible.scatter(1, slots[:, None], has_frame[:, None]))
