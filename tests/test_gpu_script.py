@@ -112,6 +112,39 @@ def test_the_rehearsal_of_the_dream_engine_measures_every_stage(tmp_path: Path) 
         assert row["codes_per_second"] == pytest.approx(row["rows"] * 8 * 16 / row["clip_seconds"])
 
 
+@pytest.mark.slow
+def test_the_rehearsal_of_the_clip_model_measures_every_stage(tmp_path: Path) -> None:
+    command = ["sh", str(BENCHMARKS / "gpu_clip_model.sh"), "--tiny", "--device", "cpu"]
+    command += ["--work", str(tmp_path / "work")]
+    environment = {**os.environ, "OUT": str(tmp_path / "out"), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout
+    files = {"samples.png", "result.json", "tokenizer.jsonl", "prior.jsonl"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == files
+    stages = json.loads((tmp_path / "out" / "result.json").read_text())["stages"]
+    names = ("data", "border", "tokenizer", "prior", "half_precision", "sample", "metrics", "pictures", "logs")
+    assert tuple(stages) == names
+    figures = {name: stage["figures"] for name, stage in stages.items()}
+    assert figures["data"]["right_class"] == 1
+    assert sum(figures["data"]["classes"].values()) == figures["data"]["episodes"]
+    for stage in ("tokenizer", "prior"):
+        assert figures[stage]["clips_per_second"] > 0
+        assert figures[stage]["last_step"]["loss"] > 0
+    assert figures["prior"]["report"]["nats_per_code"] > 0
+    assert 0 < figures["half_precision"]["nats_difference_max"] < 0.5
+    single, half_precision = figures["sample"]["rows"]
+    assert single["log_prob_difference_max"] < 1e-3
+    assert single["share_of_equal_codes"] == 1
+    assert half_precision["log_prob_difference_per_code_max"] < 0.1
+    assert half_precision["clips_per_second"] > 0
+    assert 0 <= figures["sample"]["right_class"] <= 1
+    distances = figures["metrics"]["samples"]["sections"]["distributions of clips"]
+    assert distances["frechet_motion"]["values"][0]["baselines"]["half of the real clips"]["mean"] >= 0
+    for row in ("whole frame encoded", "part encoded, border decoded", "part alone"):
+        assert all(ms > 0 for ms in figures["border"][row]["decode_ms"].values())
+        assert figures["border"][row]["train_step_ms"] > 0
+
+
 @pytest.fixture
 def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
@@ -149,6 +182,41 @@ def test_a_staged_run_keeps_its_results_and_refuses_other_settings(tmp_path: Pat
     assert again.once("number", lambda: 3) == staged_run({"minutes": 1}).once("number", lambda: 4) == 3
     with pytest.raises(UserError, match="another run"):
         staged_run({"minutes": 2})
+
+
+@pytest.mark.usefixtures("scripts")
+@pytest.mark.parametrize(("size", "num_frames"), [(64, 16), (16, 4)])
+def test_the_motion_of_a_square_is_its_class(size: int, num_frames: int) -> None:
+    from gpu_moving_squares import motion_classes, moving_square
+
+    classes = torch.arange(40) % 4
+    clips = torch.stack([torch.from_numpy(moving_square(i, i % 4, size, num_frames)) for i in range(40)])
+    assert clips.shape == (40, num_frames, size, size, 3)
+    assert torch.equal(motion_classes(clips), classes)
+    assert motion_classes(torch.full_like(clips, 30)).tolist() == [-1] * 40
+
+
+@pytest.mark.usefixtures("scripts")
+def test_a_batch_that_does_not_fit_into_memory_is_halved_also_after_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gpu_clip_stages import TINY, ClipStages
+    from gpu_run import StagedRun
+
+    tried = []
+
+    def train_prior(self: Any, batch: int) -> dict[str, Any]:
+        tried.append(batch)
+        if batch > 8:
+            raise torch.OutOfMemoryError("too large")
+        return {"batch": batch}
+
+    monkeypatch.setattr(ClipStages, "train_prior", train_prior)
+    sizes = replace(TINY, prior_batches=(16, 8, 4))
+    for _ in range(2):
+        run = StagedRun(tmp_path / "work", tmp_path / "out", {}, {}, 100.0)
+        assert ClipStages(run, sizes, 1.0, "cpu").prior() == {"batch": 8}
+    assert tried == [16, 8, 8]
 
 
 @pytest.fixture(scope="module")
