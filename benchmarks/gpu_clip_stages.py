@@ -33,8 +33,8 @@ METRICS = ("frechet_pixels", "frechet_motion")
 PICTURE_FRAMES = 8  # frames of each clip in samples.png
 PICTURE_LIMIT = 2**20  # bytes
 
-# The paper's tokenizer and prior for BAIR, but for what a few hundred steps need: a higher learning rate, no dropout,
-# and the code of the previous time step as an input.
+# The paper's tokenizer and prior for BAIR, but for what a few hundred steps need: a higher learning rate, smaller
+# batches, no dropout, and the code of the previous time step as an input.
 PAPER_CLIP = ClipTraining(
     tokenizer=PAPER_BAIR,
     prior=ClipConfig(class_label=True, previous_frame=True, width=512, num_heads=4, num_layers=16),

@@ -20,14 +20,20 @@ import torch
 from square import record_square, short
 
 import worldmodel.dream.learner_vec_env
+import worldmodel.train.clip_trainer
 import worldmodel.train.trainers
 from worldmodel.cli.eval_world import policies_of
 from worldmodel.common.errors import UserError
 from worldmodel.common.runtime import Runtime
 from worldmodel.data import Dataset
 from worldmodel.dream import DreamEnv, DreamLearnerEnv, DreamVectorEnv, Simulator
-from worldmodel.metrics import EvaluationSettings, evaluate
+from worldmodel.metrics import EvaluationSettings, evaluate, evaluate_clips
+from worldmodel.metrics.clip_sources import generated_clips, recorded_clips
+from worldmodel.prior.clip.clip_config import ClipConfig
 from worldmodel.prior.status_config import StatusConfig
+from worldmodel.tokenizer import TokenizerConfig
+from worldmodel.train.clip_presets import TINY_CLIP
+from worldmodel.train.clip_trainer import train_clip
 from worldmodel.train.loop import Loop
 from worldmodel.train.presets import PRESETS
 from worldmodel.train.trainers import train_prior, train_tokenizer, train_world
@@ -272,7 +278,7 @@ def test_training_and_dreaming_in_half_precision(
 def another_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training and dreams choose the pretended device; autocast, which does not know it, is switched off."""
     runtime = Runtime(pretend.DEVICE, torch.float32)
-    for module in (worldmodel.train.trainers, worldmodel.dream.learner_vec_env):
+    for module in (worldmodel.train.trainers, worldmodel.train.clip_trainer, worldmodel.dream.learner_vec_env):
         monkeypatch.setattr(module, "choose_runtime", lambda *_: runtime)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
     for name in ("tensor", "as_tensor"):
@@ -320,6 +326,58 @@ def test_nothing_mixes_devices(preset: str, square: Dataset, tmp_path: Path) -> 
             learner.step(actions)
         vector.step(actions)
         single.step(0)
+
+
+@pytest.fixture
+def clips(scripts: None, tmp_path: Path) -> Dataset:
+    from gpu_moving_squares import write_clips
+
+    return write_clips(tmp_path / "clips.h5", 20, 16, 4)
+
+
+CLIP_TOKENIZER = replace(TINY_CLIP.tokenizer, axial_attention=True, restart_below=0.99)
+FRAME_TOKENIZER = PRESETS["tiny"].tokenizer
+SMALL_PRIOR = ClipConfig(num_frames=4, width=16, num_heads=2, num_layers=1)
+CLIP_MODELS = {  # dataset, tokenizer, prior
+    "class": ("clips", CLIP_TOKENIZER, replace(SMALL_PRIOR, class_label=True, previous_frame=True, dropout=0.1)),
+    "given frame": ("clips", CLIP_TOKENIZER, replace(SMALL_PRIOR, num_given_frames=1, positions="paper")),
+    "actions of the clip": ("square", CLIP_TOKENIZER, replace(SMALL_PRIOR, actions="clip", num_kv_heads=1)),
+    "action of the step": ("square", FRAME_TOKENIZER, replace(SMALL_PRIOR, actions="step")),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("another_device")
+@pytest.mark.parametrize(
+    ("source", "tokenizer", "prior"), CLIP_MODELS.values(), ids=[name.replace(" ", "-") for name in CLIP_MODELS]
+)
+def test_a_clip_model_mixes_no_devices(
+    source: str, tokenizer: TokenizerConfig, prior: ClipConfig, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Training, sampling, log-probabilities and metrics on a device that is not the CPU."""
+    clips = request.getfixturevalue(source)
+    loop = {"num_steps": 2, "batch_size": 2, "log_every": 1, "validations": 1, "ema_decay": 0.8}
+    config = replace(
+        TINY_CLIP,
+        tokenizer=tokenizer,
+        prior=prior,
+        train_tokenizer=replace(TINY_CLIP.train_tokenizer, **loop),
+        train_prior=replace(TINY_CLIP.train_prior, **loop),
+    )
+    with pretend.Pretend():
+        model = train_clip(clips, tmp_path / "model", config)
+        assert model.device == pretend.DEVICE
+        assert model.report["nats_per_code"] > 0
+        batches = list(recorded_clips(clips, 4, 2, "test"))
+        generated = list(generated_clips(model, batches))
+        assert [x.device.type for x in generated] == ["cpu"]
+        evaluate_clips([batch.frames for batch in batches], generated)
+        frames, conditioning = batches[0].frames, model.conditioning_of(batches[0])
+        for given in (conditioning, conditioning.to(model.device)):  # conditions may be here or there
+            assert model.log_prob(frames, given).device == pretend.DEVICE
+            sampled = model.sample(2, given.class_index, given.actions, frames=given.frames, batch_size=1)
+            assert sampled.device == pretend.DEVICE
+        assert model.log_prob(frames.to(model.device), conditioning).device == pretend.DEVICE
 
 
 def test_a_budget_is_measured_for_a_share_of_its_time(tmp_path: Path) -> None:
