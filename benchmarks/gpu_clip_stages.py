@@ -259,7 +259,9 @@ class ClipStages:
 
         Batch sizes for which there is no time are left out.
         """
-        model, rows, clips, classes = self.model(), [], [], []
+        model, rows = self.model(), []
+        clips: list[np.ndarray] = []
+        classes: list[np.ndarray] = []
         reserved, seconds, last_batch = AFTER_SAMPLING * self.seconds, 0.0, 1
         for batch, dtype in self.sizes.batches:
             row: dict[str, Any] = {"clips": batch, "dtype": dtype}
