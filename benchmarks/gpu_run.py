@@ -113,18 +113,22 @@ class TrainingProgress:
     Args:
         run: where it is printed.
         every: seconds between lines.
+
+    Attributes:
+        metrics: those of the last step that was logged.
     """
 
     def __init__(self, run: StagedRun, every: float = 10.0) -> None:
         self.run, self.every = run, every
         self.first: tuple[float, int] | None = None
         self.last, self.printed = (0.0, 0), 0.0
+        self.metrics: dict[str, float] = {}
 
     def __call__(self, stage: str, done: int, total: int, figures: dict[str, float]) -> None:
         """Called by training after each step."""
         now = time.monotonic()
         self.first = self.first or (now, done)
-        self.last = (now, done)
+        self.last, self.metrics = (now, done), figures
         if now - self.printed > self.every or done == total:
             self.printed = now
             text = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())

@@ -20,14 +20,20 @@ import torch
 from square import record_square, short
 
 import worldmodel.dream.learner_vec_env
+import worldmodel.train.clip_trainer
 import worldmodel.train.trainers
 from worldmodel.cli.eval_world import policies_of
 from worldmodel.common.errors import UserError
 from worldmodel.common.runtime import Runtime
 from worldmodel.data import Dataset
 from worldmodel.dream import DreamEnv, DreamLearnerEnv, DreamVectorEnv, Simulator
-from worldmodel.metrics import EvaluationSettings, evaluate
+from worldmodel.metrics import EvaluationSettings, evaluate, evaluate_clips
+from worldmodel.metrics.clip_sources import generated_clips, recorded_clips
+from worldmodel.prior.clip.clip_config import ClipConfig
 from worldmodel.prior.status_config import StatusConfig
+from worldmodel.tokenizer import TokenizerConfig
+from worldmodel.train.clip_presets import TINY_CLIP
+from worldmodel.train.clip_trainer import train_clip
 from worldmodel.train.loop import Loop
 from worldmodel.train.presets import PRESETS
 from worldmodel.train.trainers import train_prior, train_tokenizer, train_world
@@ -112,6 +118,39 @@ def test_the_rehearsal_of_the_dream_engine_measures_every_stage(tmp_path: Path) 
         assert row["codes_per_second"] == pytest.approx(row["rows"] * 8 * 16 / row["clip_seconds"])
 
 
+@pytest.mark.slow
+def test_the_rehearsal_of_the_clip_model_measures_every_stage(tmp_path: Path) -> None:
+    command = ["sh", str(BENCHMARKS / "gpu_clip_model.sh"), "--tiny", "--device", "cpu"]
+    command += ["--work", str(tmp_path / "work")]
+    environment = {**os.environ, "OUT": str(tmp_path / "out"), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout
+    files = {"samples.png", "result.json", "tokenizer.jsonl", "prior.jsonl"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == files
+    stages = json.loads((tmp_path / "out" / "result.json").read_text())["stages"]
+    names = ("data", "border", "tokenizer", "prior", "half_precision", "sample", "metrics", "pictures", "logs")
+    assert tuple(stages) == names
+    figures = {name: stage["figures"] for name, stage in stages.items()}
+    assert figures["data"]["right_class"] == 1
+    assert sum(figures["data"]["classes"].values()) == figures["data"]["episodes"]
+    for stage in ("tokenizer", "prior"):
+        assert figures[stage]["clips_per_second"] > 0
+        assert figures[stage]["last_step"]["loss"] > 0
+    assert figures["prior"]["report"]["nats_per_code"] > 0
+    assert 0 < figures["half_precision"]["nats_difference_max"] < 0.5
+    single, half_precision = figures["sample"]["rows"]
+    assert single["log_prob_difference_max"] < 1e-3
+    assert single["share_of_equal_codes"] == 1
+    assert half_precision["log_prob_difference_per_code_max"] < 0.1
+    assert half_precision["clips_per_second"] > 0
+    assert 0 <= figures["sample"]["right_class"] <= 1
+    distances = figures["metrics"]["samples"]["sections"]["distributions of clips"]
+    assert distances["frechet_motion"]["values"][0]["baselines"]["half of the real clips"]["mean"] >= 0
+    for row in ("whole frame encoded", "part encoded, border decoded", "part alone"):
+        assert all(ms > 0 for ms in figures["border"][row]["decode_ms"].values())
+        assert figures["border"][row]["train_step_ms"] > 0
+
+
 @pytest.fixture
 def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
@@ -149,6 +188,41 @@ def test_a_staged_run_keeps_its_results_and_refuses_other_settings(tmp_path: Pat
     assert again.once("number", lambda: 3) == staged_run({"minutes": 1}).once("number", lambda: 4) == 3
     with pytest.raises(UserError, match="another run"):
         staged_run({"minutes": 2})
+
+
+@pytest.mark.usefixtures("scripts")
+@pytest.mark.parametrize(("size", "num_frames"), [(64, 16), (16, 4)])
+def test_the_motion_of_a_square_is_its_class(size: int, num_frames: int) -> None:
+    from gpu_moving_squares import motion_classes, moving_square
+
+    classes = torch.arange(40) % 4
+    clips = torch.stack([torch.from_numpy(moving_square(i, i % 4, size, num_frames)) for i in range(40)])
+    assert clips.shape == (40, num_frames, size, size, 3)
+    assert torch.equal(motion_classes(clips), classes)
+    assert motion_classes(torch.full_like(clips, 30)).tolist() == [-1] * 40
+
+
+@pytest.mark.usefixtures("scripts")
+def test_a_batch_that_does_not_fit_into_memory_is_halved_also_after_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gpu_clip_stages import TINY, ClipStages
+    from gpu_run import StagedRun
+
+    tried = []
+
+    def train_prior(self: Any, batch: int) -> dict[str, Any]:
+        tried.append(batch)
+        if batch > 8:
+            raise torch.OutOfMemoryError("too large")
+        return {"batch": batch}
+
+    monkeypatch.setattr(ClipStages, "train_prior", train_prior)
+    sizes = replace(TINY, prior_batches=(16, 8, 4))
+    for _ in range(2):
+        run = StagedRun(tmp_path / "work", tmp_path / "out", {}, {}, 100.0)
+        assert ClipStages(run, sizes, 1.0, "cpu").prior() == {"batch": 8}
+    assert tried == [16, 8, 8]
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +278,7 @@ def test_training_and_dreaming_in_half_precision(
 def another_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training and dreams choose the pretended device; autocast, which does not know it, is switched off."""
     runtime = Runtime(pretend.DEVICE, torch.float32)
-    for module in (worldmodel.train.trainers, worldmodel.dream.learner_vec_env):
+    for module in (worldmodel.train.trainers, worldmodel.train.clip_trainer, worldmodel.dream.learner_vec_env):
         monkeypatch.setattr(module, "choose_runtime", lambda *_: runtime)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
     for name in ("tensor", "as_tensor"):
@@ -252,6 +326,58 @@ def test_nothing_mixes_devices(preset: str, square: Dataset, tmp_path: Path) -> 
             learner.step(actions)
         vector.step(actions)
         single.step(0)
+
+
+@pytest.fixture
+def clips(scripts: None, tmp_path: Path) -> Dataset:
+    from gpu_moving_squares import write_clips
+
+    return write_clips(tmp_path / "clips.h5", 20, 16, 4)
+
+
+CLIP_TOKENIZER = replace(TINY_CLIP.tokenizer, axial_attention=True, restart_below=0.99)
+FRAME_TOKENIZER = PRESETS["tiny"].tokenizer
+SMALL_PRIOR = ClipConfig(num_frames=4, width=16, num_heads=2, num_layers=1)
+CLIP_MODELS = {  # dataset, tokenizer, prior
+    "class": ("clips", CLIP_TOKENIZER, replace(SMALL_PRIOR, class_label=True, previous_frame=True, dropout=0.1)),
+    "given frame": ("clips", CLIP_TOKENIZER, replace(SMALL_PRIOR, num_given_frames=1, positions="paper")),
+    "actions of the clip": ("square", CLIP_TOKENIZER, replace(SMALL_PRIOR, actions="clip", num_kv_heads=1)),
+    "action of the step": ("square", FRAME_TOKENIZER, replace(SMALL_PRIOR, actions="step")),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("another_device")
+@pytest.mark.parametrize(
+    ("source", "tokenizer", "prior"), CLIP_MODELS.values(), ids=[name.replace(" ", "-") for name in CLIP_MODELS]
+)
+def test_a_clip_model_mixes_no_devices(
+    source: str, tokenizer: TokenizerConfig, prior: ClipConfig, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Training, sampling, log-probabilities and metrics on a device that is not the CPU."""
+    clips = request.getfixturevalue(source)
+    loop = {"num_steps": 2, "batch_size": 2, "log_every": 1, "validations": 1, "ema_decay": 0.8}
+    config = replace(
+        TINY_CLIP,
+        tokenizer=tokenizer,
+        prior=prior,
+        train_tokenizer=replace(TINY_CLIP.train_tokenizer, **loop),
+        train_prior=replace(TINY_CLIP.train_prior, **loop),
+    )
+    with pretend.Pretend():
+        model = train_clip(clips, tmp_path / "model", config)
+        assert model.device == pretend.DEVICE
+        assert model.report["nats_per_code"] > 0
+        batches = list(recorded_clips(clips, 4, 2, "test"))
+        generated = list(generated_clips(model, batches))
+        assert [x.device.type for x in generated] == ["cpu"]
+        evaluate_clips([batch.frames for batch in batches], generated)
+        frames, conditioning = batches[0].frames, model.conditioning_of(batches[0])
+        for given in (conditioning, conditioning.to(model.device)):  # conditions may be here or there
+            assert model.log_prob(frames, given).device == pretend.DEVICE
+            sampled = model.sample(2, given.class_index, given.actions, frames=given.frames, batch_size=1)
+            assert sampled.device == pretend.DEVICE
+        assert model.log_prob(frames.to(model.device), conditioning).device == pretend.DEVICE
 
 
 def test_a_budget_is_measured_for_a_share_of_its_time(tmp_path: Path) -> None:
