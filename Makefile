@@ -19,8 +19,9 @@ setup: .venv/.ok
 demo: .venv/.ok
 	$(BIN)/worldmodel demo --out $(OUT)
 
+# Modules are compiled once, not in each of the processes that the tests start.
 test: .venv/.ok
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu"
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu"
 
 test-all: .venv/.ok
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --timeout 1800

@@ -57,7 +57,7 @@ def evaluate(
     first_seed: int,
     workers: int,
 ) -> list[dict[str, Any]]:
-    """Play every policy on the same seeds, in several processes.
+    """Play every policy on the same seeds. The results do not depend on the number of processes.
 
     Args:
         policies: label -> policy.
@@ -65,7 +65,7 @@ def evaluate(
         env_kwargs: arguments of `worldmodel.envs.make`.
         episodes: number of seeds.
         first_seed: the first seed; the others follow.
-        workers: processes.
+        workers: processes; with 1 this process plays.
 
     Returns:
         One row per policy, in the given order: mean, 95 % interval, standard deviation and median of the return, mean
@@ -74,20 +74,31 @@ def evaluate(
     seeds = list(range(first_seed, first_seed + episodes))
     jobs = [(label, seeds[i::workers]) for label in policies for i in range(workers) if seeds[i::workers]]
     results: dict[str, dict[int, tuple[float, int]]] = {label: {} for label in policies}
+    if workers == 1:
+        played = [play_returns(env, env_kwargs, policies[label], part) for label, part in jobs]
+    else:
+        played = _play_in_processes(env, env_kwargs, [(policies[label], part) for label, part in jobs], workers)
+    for (label, part), outcomes in zip(jobs, played, strict=True):
+        results[label].update(zip(part, outcomes, strict=True))
+    returns = {label: np.asarray([results[label][seed][0] for seed in seeds]) for label in policies}
+    steps = {label: np.asarray([results[label][seed][1] for seed in seeds]) for label in policies}
+    return comparison_rows(returns, steps)
+
+
+def _play_in_processes(
+    env: str, env_kwargs: dict[str, Any], jobs: list[tuple[PolicySpec, list[int]]], workers: int
+) -> list[list[tuple[float, int]]]:
+    """`play_returns` of each job (policy, seeds), in several processes."""
     context, registrations = start_forkserver(), pickle_registrations(env)
     with ProcessPoolExecutor(workers, context, _init_process, (registrations,)) as pool:
-        futures = [pool.submit(play_returns, env, env_kwargs, policies[label], part) for label, part in jobs]
+        futures = [pool.submit(play_returns, env, env_kwargs, *job) for job in jobs]
         try:
-            for (label, part), future in zip(jobs, futures, strict=True):
-                results[label].update(zip(part, future.result(), strict=True))
+            return [future.result() for future in futures]
         except BrokenProcessPool as error:
             raise UserError(
                 f"a process that played {env!r} died; its error is above. A script must call evaluate under "
                 "`if __name__ == '__main__':`."
             ) from error
-    returns = {label: np.asarray([results[label][seed][0] for seed in seeds]) for label in policies}
-    steps = {label: np.asarray([results[label][seed][1] for seed in seeds]) for label in policies}
-    return comparison_rows(returns, steps)
 
 
 def comparison_rows(returns: dict[str, np.ndarray], steps: dict[str, np.ndarray]) -> list[dict[str, Any]]:

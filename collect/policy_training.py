@@ -171,7 +171,8 @@ def _test(config: TrainPolicy) -> list[dict[str, Any]]:
     specs = {"dreamer": parse_policy(str(config.out / "policy.zip"), space, defaults)}
     for baseline in ("random", "periodic") if "periodic" in defaults else ("random",):
         specs[baseline] = parse_policy(baseline, space, defaults)
-    return evaluate(specs, name, kwargs, config.test_episodes, TEST_SEED, workers=2)
+    workers = 2 if config.test_episodes > 10 else 1  # a process takes longer to start than a few episodes
+    return evaluate(specs, name, kwargs, config.test_episodes, TEST_SEED, workers)
 
 
 def _finish(model: Any, config: TrainPolicy, minutes: float) -> None:

@@ -116,9 +116,9 @@ def test_a_clip_tokenizer_takes_no_part() -> None:
 
 
 def test_a_world_of_a_crop_is_given_whole_frames(tmp_path: Path) -> None:
-    record_square(tmp_path / "square.h5").close()
+    record_square(tmp_path / "square.h5", 40).close()
     data, loop = tmp_path / "square.h5", LoopConfig(num_steps=8, batch_size=4, validations=1)
-    old = train_world(data, tmp_path / "old", dataclasses.replace(short(), crop=(0, 16, 8, 16)), device="cpu")
+    old = train_world(data, tmp_path / "old", dataclasses.replace(short(4), crop=(0, 16, 8, 16)), device="cpu")
     new = train_border(tmp_path / "old", data, tmp_path / "new", loop, device="cpu")
     assert old.spec.pixels == PixelSpec((16, 16), (0, 16, 8, 16))
     assert new.spec.pixels == PixelSpec((16, 16))
@@ -138,8 +138,8 @@ def test_a_world_of_a_crop_is_given_whole_frames(tmp_path: Path) -> None:
 
 
 def test_a_world_with_a_border_is_trained_and_read_again(tmp_path: Path) -> None:
-    record_square(tmp_path / "square.h5").close()
-    config = short()
+    record_square(tmp_path / "square.h5", 40).close()
+    config = short(4)
     config = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, encoded=(0, 8, 0, 16)))
     world = train_world(tmp_path / "square.h5", tmp_path / "world", config, device="cpu")
     assert world.tokenizer.grid == (1, 2)

@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecTranspo
 from untrained import make_world
 
 import worldmodel
+from worldmodel.bench.bench_worlds import random_world
 from worldmodel.collect import record
 from worldmodel.collect.collect_config import LearnerConfig, TrainPolicy
 from worldmodel.collect.learner_view import LearnerView
@@ -30,13 +31,17 @@ from worldmodel.dream.learner_vec_env import policy_view
 from worldmodel.train.presets import PRESETS
 from worldmodel.train.trainers import train_world
 
-N, HORIZON = 5, 6
+N, HORIZON, SIDE = 5, 6, 16  # rows, steps of a dream, pixels of a frame's side
 
 
 @pytest.fixture(scope="module")
 def world_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A world of the toy, trained for a few steps: its quality does not matter here."""
     folder = tmp_path_factory.mktemp("interfaces")
-    train_world(record("toy", "sticky", folder / "toy.h5", episodes=30, progress=False), folder / "w", PRESETS["tiny"])
+    data = record("toy", "sticky", folder / "toy.h5", episodes=20, size=SIDE, progress=False)
+    tiny = PRESETS["tiny"]
+    loops = {name: replace(getattr(tiny, name), num_steps=20) for name in ("train_tokenizer", "train_prior")}
+    train_world(data, folder / "w", replace(tiny, **loops))
     return folder / "w"
 
 
@@ -132,7 +137,7 @@ def check_against_sync_vector_env(world: Any, mode: AutoresetMode, num_actions: 
     assert dreams.action_space == reference.action_space
     assert_same(dreams.reset(seed=7), reference.reset(seed=7))
     rng, terminated, truncated = np.random.default_rng(0), 0, 0
-    for _ in range(60):
+    for _ in range(30):
         actions = rng.integers(0, num_actions, N)
         step = dreams.step(actions)
         assert_same(step, reference.step(actions))
@@ -155,7 +160,7 @@ def test_dream_vec_env_equals_dummy_vec_env_over_single_dreams(world: Any) -> No
     assert_same(dreams.reset(), reference.reset())
     assert_same(dreams.reset_infos, reference.reset_infos)
     rng, ends = np.random.default_rng(0), 0
-    for _ in range(60):
+    for _ in range(30):
         actions = rng.integers(0, 5, N)
         step = dreams.step(actions)
         assert_same(step, reference.step(actions))
@@ -167,7 +172,7 @@ def test_dream_vec_env_equals_dummy_vec_env_over_single_dreams(world: Any) -> No
         assert dreams.get_attr(name) == reference.get_attr(name)
     with pytest.raises(UserError, match="rows are one batch"):
         dreams.env_method("reset", indices=[1])
-    dreams.set_options({"frames": np.zeros((1, 64, 64, 3), np.uint8)})
+    dreams.set_options({"frames": np.zeros((1, SIDE, SIDE, 3), np.uint8)})
     with pytest.raises(UserError, match="are taken by DreamEnv alone"):
         dreams.reset()
     assert dreams.env_is_wrapped(gym.Wrapper) == [False] * N
@@ -175,9 +180,9 @@ def test_dream_vec_env_equals_dummy_vec_env_over_single_dreams(world: Any) -> No
 
 
 def test_dream_learner_env_equals_the_learner_view_over_single_dreams(world: Any) -> None:
-    learner = LearnerConfig(frame_stack=2, hold=4, view=(0, 48, 16, 64), reward_scale=0.5)
+    learner = LearnerConfig(frame_stack=2, hold=4, view=(0, 12, 4, 16), reward_scale=0.5)
     dreams = DreamLearnerEnv(
-        world, N, frame_stack=2, hold=4, view=(0, 48, 16, 64), reward_scale=0.5, horizon=HORIZON, seed=3
+        world, N, frame_stack=2, hold=4, view=(0, 12, 4, 16), reward_scale=0.5, horizon=HORIZON, seed=3
     )
     reference = DummyVecEnv([lambda: LearnerView(DreamEnv(world, horizon=HORIZON), learner)] * N)
     assert dreams.venv.observation_space == reference.observation_space  # type: ignore[attr-defined]
@@ -186,7 +191,7 @@ def test_dream_learner_env_equals_the_learner_view_over_single_dreams(world: Any
     assert dreams.observation_space == reference.observation_space
     assert_same(dreams.reset(), reference.reset())
     rng, ends, truncated = np.random.default_rng(0), 0, 0
-    for _ in range(40):
+    for _ in range(12):
         actions = rng.integers(0, 5, N)
         step, expected = dreams.step(actions), reference.step(actions)
         for a, b in zip(step[:3], expected[:3], strict=True):
@@ -200,7 +205,7 @@ def test_dream_learner_env_equals_the_learner_view_over_single_dreams(world: Any
     assert ends - truncated > 3
     assert truncated > 3
     with pytest.raises(UserError, match="is not inside the frame"):
-        DreamLearnerEnv(world, 1, view=(0, 65, 0, 64))
+        DreamLearnerEnv(world, 1, view=(0, SIDE + 1, 0, SIDE))
     with pytest.raises(UserError, match="needs a world with a hidden variable"):
         DreamLearnerEnv(world, 1, reward="status")
 
@@ -222,7 +227,7 @@ def test_a_rollout_equals_its_steps_and_begins_after_given_frames(world: Any) ->
     simulator.reset(context=context.select(torch.tensor([0, 0])))
     saved = simulator.save()
     rollout = simulator.rollout(actions)
-    assert rollout.frames.shape == (2, 5, 64, 64, 3)
+    assert rollout.frames.shape == (2, 5, SIDE, SIDE, 3)
     simulator.restore(saved)
     for t in range(4):
         step = simulator.step(actions[:, t])
@@ -251,7 +256,9 @@ def test_the_window_of_mode_human_shows_every_frame(world: Any, monkeypatch: pyt
         DreamEnv(world, render_mode="human").reset()
 
 
-def test_ppo_learns_in_dream_vec_env(world: Any) -> None:
+def test_ppo_learns_in_dream_vec_env() -> None:
+    world = random_world(PRESETS["tiny"], (40, 40))  # CnnPolicy needs 36 x 36 pixels
+    world.prior.heads.end.bias.data.fill_(-1.0)
     ppo = PPO("CnnPolicy", VecMonitor(DreamVecEnv(world, 4)), n_steps=16, batch_size=32, n_epochs=1)
     ppo.learn(128)
     assert len(ppo.ep_info_buffer) > 0
@@ -284,7 +291,7 @@ def test_a_dream_is_made_by_its_id(world_dir: Path) -> None:
     )  # fmt: skip
     assert envs.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
     frames, _ = envs.reset(seed=0)
-    assert frames.shape == (3, 64, 64, 3)
+    assert frames.shape == (3, SIDE, SIDE, 3)
     with pytest.raises(UserError, match="Did you mean 'NextStep'"):
         DreamVectorEnv(2, world=world_dir, autoreset_mode="nextstep")
     with pytest.raises(UserError, match="got 2 for 3 rows"):

@@ -36,7 +36,7 @@ WRITERS: dict[str, tuple[Any, str, Callable[[Any, int], bool], int]] = {
     "first checkpoint": (loop, "save_checkpoint", lambda _, number: number == 1, 1000),
     "later checkpoint": (loop, "save_checkpoint", lambda _, number: number == 3, 20_000),
     "checkpoint of the prior": (loop, "save_checkpoint", lambda _, number: number == 6, 20_000),
-    "codes": (trainers, "encode_dataset", lambda *_: True, 5000),
+    "codes": (trainers, "encode_dataset", lambda *_: True, 1000),
     "header of the codes": (trainers, "encode_dataset", lambda *_: True, 0),
     "world": (WorldModel, "save_pretrained", lambda *_: True, 9000),
     "log of the world": (WorldModel, "save_pretrained", lambda *_: True, 150_000),
@@ -100,7 +100,7 @@ def main(folder: Path) -> None:
     """Every writer in one process, since loading torch takes seconds; prints JSON."""
     torch.set_num_threads(1)
     data = folder / "square.h5"
-    record_square(data, 30).close()
+    record_square(data, 20).close()
     train_world(data, folder / "whole" / "world", short(4), device="cpu")
     results: dict[str, Any] = {}
     for number, name in enumerate(WRITERS):

@@ -78,7 +78,7 @@ def train_shortly(data: Path, out: Path) -> None:
 def test_arrays_do_not_grow_with_the_dataset(tmp_path: Path) -> None:
     """The peak of numpy's memory, in which frames, codes and everything else of a dataset is read."""
     torch.set_num_threads(1)
-    small, large = (record_large(tmp_path / f"{size}.h5", size * 2**20) for size in (25, 75))
+    small, large = (record_large(tmp_path / f"{size}.h5", size * 2**20) for size in (25, 50))
     for name in ("torch._dynamo", "torch.utils.tensorboard"):  # training imports them, and their code takes memory
         importlib.import_module(name)
     peaks = []

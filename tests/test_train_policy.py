@@ -269,13 +269,13 @@ def toy_return(out: Path, decisions: int, env: str = "toy", algo: str = "ppo", s
     learner = replace(LEARNER_PRESETS["toy"], algo=algo, decisions=decisions)
     env_options = EnvOptions(size=(side, side))
     path = train_policy(TrainPolicy(out, env, 0, env_options, learner))
-    rows = evaluate({"it": describe_policy_file(path)}, env, env_options.kwargs(), 60, 1_000_000, 2)
+    rows = evaluate({"it": describe_policy_file(path)}, env, env_options.kwargs(), 60, 1_000_000, 1)
     return rows[0]["return_mean"]
 
 
 def test_ppo_starts_to_learn_the_toy(tmp_path: Path) -> None:
     """Uniform random play returns 1.01, the best fixed sequence of actions 1.34 (exactly, see toy_optimum.py)."""
-    assert toy_return(tmp_path / "policy", 9_000) > 1.6
+    assert toy_return(tmp_path / "policy", 7_000) > 1.6
 
 
 @pytest.mark.slow

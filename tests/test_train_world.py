@@ -464,7 +464,7 @@ def test_a_budget_in_minutes_becomes_a_number_of_steps(data: Dataset, tmp_path: 
         data,
         tmp_path / "w",
         PRESETS["tiny"],
-        minutes=0.02,
+        minutes=0.01,
         progress=lambda *x: seen.append((x[0], x[1], x[2])),
     )
     totals = {stage: total for stage, _, total in seen}
@@ -492,7 +492,7 @@ def test_every_frame_has_the_same_total_weight_in_an_epoch(data: Dataset) -> Non
 
 
 def test_a_world_can_be_trained_on_a_crop_of_the_frames(data: Dataset, path: Path, tmp_path: Path) -> None:
-    config = dataclasses.replace(short(), crop=(0, 16, 8, 16))
+    config = dataclasses.replace(short(4), crop=(0, 16, 8, 16))
     world = train_world(path, tmp_path / "w", config, device="cpu")
     assert world.spec.pixels.crop == (0, 16, 8, 16)
     assert world.tokenizer.frame_shape == (16, 8, 3)
