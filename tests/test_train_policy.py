@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import resource
 import signal
 import subprocess
@@ -242,6 +243,16 @@ def test_processes_are_closed_after_an_interrupt_during_a_step(tmp_path: Path) -
         process.kill()
         process.join()
     close_processes(venv)
+
+
+def test_an_evaluation_in_this_process_leaves_global_state_alone(trained: Path) -> None:
+    def state() -> tuple[Any, ...]:
+        numpy_state = np.random.get_state()[1].tolist()  # type: ignore[index]  # noqa: NPY002
+        return torch.get_num_threads(), torch.get_rng_state().tolist(), numpy_state, random.getstate()
+
+    before = state()
+    evaluate({"it": describe_policy_file(trained)}, "toy", {}, 2, 50, 1)
+    assert state() == before
 
 
 def test_bootstrap_interval_covers_the_mean() -> None:
