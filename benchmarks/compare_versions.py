@@ -1,6 +1,6 @@
 """Speed of another checkout of this repository compared with this one, by the verbs `worldmodel bench`.
 
-    python benchmarks/compare_versions.py ../old-checkout versions.json --rounds 5 --only dream prior
+    python benchmarks/compare_versions.py ../old-checkout versions.json --world ../old-checkout/worldmodel/worlds/toy
 
 Each round runs a verb in both checkouts, in alternating order, in processes of their own. A row of the result is the
 median over rounds of the ratio this / other, with the lowest and the highest round. Both run with the packages of this
@@ -26,16 +26,37 @@ VERBS: dict[str, list[str]] = {
     "loader": ["--seconds", "1"],
     "collect": ["--env", "toy", "--rounds", "1", "--episodes", "48"],
     "tokenizer": ["--seconds", "1", "--rounds", "1"],
-    "prior": ["--preset", "doom-take-cover-small", "--batches", "1", "16", "64", "--seconds", "1", "--rounds", "1"],
-    "dream": ["--batches", "1", "16", "64", "--seconds", "1", "--rounds", "1", "--learner-rows", "0"],
+    "prior": ["--batches", "1", "16", "64", "--seconds", "1", "--rounds", "1"],
+    "onnx": [],
+    "dream": ["--batches", "1", "16", "64", "--seconds", "0.5", "--rounds", "1", "--learner-rows", "0"],
 }
+# Steps of dreams by onnxruntime, which no verb measures: names and arguments are the same in all versions.
+ONNX_STEPS = """
+import json, sys, time, numpy as np
+from worldmodel.dream import DreamVectorEnv
+rows = []
+for batch in (1, 16, 64):
+    dreams = DreamVectorEnv(batch, world=sys.argv[1], backend="onnx")
+    dreams.reset(seed=0)
+    actions = np.random.default_rng(0).integers(0, 3, (64, batch))
+    for t in range(8):
+        dreams.step(actions[t])
+    begin, count = time.perf_counter(), 0
+    while time.perf_counter() - begin < 2:
+        dreams.step(actions[count % 64])
+        count += 1
+    rows.append({"batch": batch, "steps/s": batch * count / (time.perf_counter() - begin)})
+print(json.dumps({"rows": rows}))
+"""
 OLD_NAMES = {"learn codes/s": "train codes/s"}  # columns of earlier versions
-LABELS = ("reader", "way", "method", "tokenizer", "prior", "source", "interface", "batch", "threads")
+LABELS = ("reader", "way", "method", "tokenizer", "prior", "interface", "batch", "threads")
 
 
 def measure(checkout: Path, verb: str, options: list[str]) -> list[dict[str, Any]]:
     """The rows that `worldmodel bench VERB` of a checkout prints."""
     command = [sys.executable, "-m", "worldmodel", "bench", verb, *options, "--json"]
+    if verb == "onnx":
+        command = [sys.executable, "-c", ONNX_STEPS, *options]
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
     done = subprocess.run(command, env=environment, cwd=checkout, stdout=subprocess.PIPE, text=True, check=True)
     rows: list[dict[str, Any]] = json.loads(done.stdout)["rows"]
@@ -77,12 +98,14 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="NAME.json")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="*", default=list(VERBS), choices=list(VERBS))
-    parser.add_argument("--world", help="a world that both versions read, for prior and dream")
+    parser.add_argument("--world", required=True, help="a world directory that both versions read")
     arguments = parser.parse_args()
     found: dict[str, Any] = {"load_before": os.getloadavg()[0], "machine": machine(), "rounds": arguments.rounds}
     for verb in arguments.only:
         options = VERBS[verb]
-        if arguments.world and verb in ("prior", "dream"):
+        if verb == "onnx":
+            options = [arguments.world]
+        elif verb in ("prior", "dream"):
             options = [*options, "--world", arguments.world]
         found[verb] = compare(arguments.other.resolve(), verb, options, arguments.rounds)
         for row in found[verb]:
