@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections import Counter
 from pathlib import Path
 
@@ -56,6 +57,7 @@ TORCH_FREE = (
 )
 
 
+@functools.cache
 def sources() -> dict[str, Path]:
     """Module name -> file, for every file of the package."""
     found = {}
@@ -70,6 +72,12 @@ def sources() -> dict[str, Path]:
                 continue
             found[".".join((prefix, *(p for p in parts if p != "__init__")))] = path
     return found
+
+
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    """The syntax tree of a file."""
+    return ast.parse(path.read_text())
 
 
 def type_checking_nodes(tree: ast.AST) -> set[int]:
@@ -88,7 +96,7 @@ def imports(path: Path, modules: frozenset[str] = frozenset()) -> set[str]:
     `from package import name` counts as an import of the package, and of `package.name`; where that is one of
     `modules`, of it alone.
     """
-    tree = ast.parse(path.read_text())
+    tree = parsed(path)
     skipped = type_checking_nodes(tree)
     names = set()
     for node in ast.walk(tree):
@@ -226,7 +234,7 @@ def test_files_and_functions_are_short(module: str) -> None:
     text = sources()[module].read_text()
     lines = text.count("\n")
     assert lines <= MAX_FILE_LINES, f"{module} has {lines} lines: split it by noun"
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(parsed(sources()[module])):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert node.end_lineno is not None
             length = node.end_lineno - node.lineno + 1
