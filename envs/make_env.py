@@ -102,6 +102,11 @@ def _import_namespace(name: str) -> None:
         raise _missing_package(name, module, package) from error
 
 
+def is_imported_on_demand(env_id: str) -> bool:
+    """Whether an id is registered by a package that is imported when one of its environments is made."""
+    return env_id.startswith("Vizdoom") or env_id.partition("/")[0] in _NAMESPACES
+
+
 def _check_known(name: str) -> None:
     """Refuse an id that is registered neither here nor in gymnasium, with the closest name of both."""
     import gymnasium

@@ -18,6 +18,7 @@ from typing import Any
 from worldmodel.common.errors import UserError
 from worldmodel.envs.builtin_envs import DOOM_ROWS, TOY_ROWS
 from worldmodel.envs.env_registry import EnvRow, register, rows
+from worldmodel.envs.make_env import is_imported_on_demand
 
 BUILT_IN_ROWS = (*TOY_ROWS, *DOOM_ROWS)  # every process has them
 _MAIN = ("__main__", "__mp_main__")
@@ -79,7 +80,9 @@ def _registrations() -> Iterator[tuple[tuple[str, ...], Any]]:
             yield (row.name, row.id), replace(row, entry_point=_without_main(row.entry_point))
     row_ids = {row.id for row in rows()}
     for spec in list(_gymnasium_registry().values()):
-        if spec.id not in row_ids:  # a row registers its id with gymnasium too
+        # a row registers its id with gymnasium too; a worker imports the packages of the others when it needs them,
+        # and gymnasium would warn that they are registered twice
+        if spec.id not in row_ids and not is_imported_on_demand(spec.id):
             copied = copy.copy(spec)
             copied.entry_point = _without_main(spec.entry_point)
             yield (spec.id, spec.id.rpartition("-v")[0]), copied

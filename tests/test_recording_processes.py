@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from worldmodel.common.subprocesses import python_environment
 from worldmodel.data.dataset import Dataset
 from worldmodel.envs import EnvRow, env_registry
 from worldmodel.envs.process_manager import load_process_manager
+from worldmodel.envs.registrations import pickle_registrations
 from worldmodel.envs.toy import ToyEnv
 
 COLLECT = Path(__file__).parent.parent / "collect"
@@ -228,3 +230,16 @@ def test_worker_processes_import_from_the_folders_of_their_parent(monkeypatch: p
     folders = python_environment()["PYTHONPATH"].split(os.pathsep)
     assert folders[:2] == [os.getcwd(), "/somewhere"]
     assert os.environ.get("PYTHONSAFEPATH") is None
+
+
+def test_ids_of_packages_that_workers_import_themselves_are_not_sent() -> None:
+    ids = ("VizdoomOfTests-v0", "minigrid/OfTests-v0", "OfTests-v0")
+    for env_id in ids:
+        gym.register(id=env_id, entry_point="worldmodel.envs.toy:ToyEnv")
+    try:
+        _, entries = pickle.loads(pickle_registrations())
+        sent = {name for names, _ in entries for name in names}
+        assert sent & set(ids) == {"OfTests-v0"}  # gymnasium would warn of the others: they are registered twice
+    finally:
+        for env_id in ids:
+            del gym.registry[env_id]
