@@ -7,7 +7,7 @@ The methods (ring, recompute, flush) are those of `worldmodel.bench.memory_metho
 Two questions. Likelihood: how well does each method predict the recorded frames, by frame of the clip, and is there a
 cliff where the window begins to slide? Free run: do dreams without terminations, under a scripted policy, look like its
 recordings after 10 steps and after 500: share of bright pixels, change from frame to frame, entropy of the codes? A
-policy's recordings are those of the episodes that have not ended. The plot is saved beside the JSON.
+policy's recordings are those of the episodes that have not ended. The plot is saved next to the JSON.
 
 Shapes: B clips, R dreams, T frames, H W pixels, h w code grid, W frames of memory.
 """

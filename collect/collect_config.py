@@ -235,7 +235,7 @@ class TrainPolicy:
             return cls(out=tyro.MISSING, learner=learner_config(_value_of("--env", arguments, DEFAULT_ENV)))
         try:
             env = env_name(_value_of("--env", arguments), Path(world))
-        except UserError:  # not a world: the command says so
+        except UserError:  # not a world: the command reports it
             env = DEFAULT_ENV
         return cls(out=tyro.MISSING, learner=dream_learner_config(env))
 

@@ -169,14 +169,14 @@ def class_checks(path: Path, classes: frozenset[str]) -> list[tuple[int, str]]:
     if not any(name in source for name in classes):
         return []
     for node in ast.walk(ast.parse(source)):
-        asked: list[ast.AST] = []
+        candidates: list[ast.AST] = []
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            asked = list(node.args[1:]) if node.func.id in ("isinstance", "issubclass") else []
+            candidates = list(node.args[1:]) if node.func.id in ("isinstance", "issubclass") else []
         elif isinstance(node, ast.Compare):
-            asked = [node.left, *node.comparators]
+            candidates = [node.left, *node.comparators]
         elif isinstance(node, ast.MatchClass):
-            asked = [node.cls]
-        for inner in (x for tree in asked for x in ast.walk(tree)):
+            candidates = [node.cls]
+        for inner in (x for tree in candidates for x in ast.walk(tree)):
             name = getattr(inner, "id", getattr(inner, "attr", ""))
             if name in classes:
                 found.append((inner.lineno, name))  # type: ignore[attr-defined]

@@ -90,7 +90,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def results(folder: Path) -> dict[str, dict[str, Any]]:
     pytest.importorskip("av")
     command = [sys.executable, "-c", SCRIPT, str(LIMIT), json.dumps(COMMANDS)]
-    # git, asked for the version of the code, must not try to write the index of this checkout under the limit
+    # git, which reads the version of the code, must not try to write the index of this checkout under the limit
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
     assert done.stdout, done.stderr

@@ -1,4 +1,4 @@
-"""Shuffled clips read per second, compared with the usual ways of reading them from HDF5 with h5py.
+"""Shuffled clips read per second, compared with the usual methods of reading them from HDF5 with h5py.
 
 Shapes: B clips of a batch, L frames of a clip.
 """

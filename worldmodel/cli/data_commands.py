@@ -82,7 +82,7 @@ class DataPreview:
 
     file: tyro.conf.Positional[Path]
     out: Path | None = None
-    """Folder for contact-sheet.png and episodes.gif; NAME.preview beside the file if not given."""
+    """Folder for contact-sheet.png and episodes.gif; NAME.preview next to the file if not given."""
     episodes: int = 8
     """Episodes on the contact sheet."""
 

@@ -50,7 +50,7 @@ class Section:
         Args:
             data: the file's bytes (a plot, smoothed when scaled) or its path (pixels, not smoothed).
             alt: text for readers who do not see the image.
-            kind: format of `data` if it is bytes; a path's suffix tells its own.
+            kind: format of `data` if it is bytes; a path's suffix gives its own.
             width: pixels on the page; the image's own width if not given.
         """
         content = data.read_bytes() if isinstance(data, Path) else data

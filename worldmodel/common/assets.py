@@ -160,13 +160,13 @@ def find_asset(name: str, *, explicit: bool = False) -> Path:
 
     Args:
         name: a row of `ASSETS`.
-        explicit: whether the user asked for this very asset; needed for assets without a stated licence.
+        explicit: whether the user named this asset in a command; needed for assets without a stated licence.
 
     Returns:
         A file whose content has the sha256 of its row.
 
     Raises:
-        UserError: an unknown name, no connection, or content that is not what the table says.
+        UserError: an unknown name, no connection, or content whose sha256 differs from the table's.
     """
     if name not in ASSETS:
         raise unknown_name("asset", name, ASSETS)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake that the user can correct. The message says what, got, wanted and what to do.
+    """A mistake that the user can correct. The message states what is wrong, got, wanted and what to do.
 
     The command line prints the message without a traceback and exits with code 2.
     """

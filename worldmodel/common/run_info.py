@@ -5,6 +5,7 @@ Configs are frozen dataclasses. On disk they are strict JSON: an unknown key is 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -33,7 +34,7 @@ def structure_unions_by_kind(converter: Any) -> Any:
 
     Args:
         converter: changed in place. Every member of a union has a field `kind` with a distinct default. If it has a
-            classmethod `upgrade_saved`, that turns the fields of earlier versions into present ones.
+            classmethod `upgrade_saved`, that converts the fields of earlier versions.
 
     Returns:
         The same converter.
@@ -60,7 +61,9 @@ def structure_unions_by_kind(converter: Any) -> Any:
     return converter
 
 
-def _converter() -> Any:
+@functools.cache
+def strict_converter() -> Any:
+    """A cattrs converter of config dataclasses that accepts exactly the JSON types of the fields."""
     from cattrs.preconf.json import make_converter
 
     converter = structure_unions_by_kind(make_converter(forbid_extra_keys=True))
@@ -84,7 +87,7 @@ def _converter() -> Any:
 
 def config_to_json(config: Any) -> dict[str, Any]:
     """A config dataclass as JSON data: paths as text, tuples as lists."""
-    return json.loads(json.dumps(_converter().unstructure(config)))
+    return json.loads(json.dumps(strict_converter().unstructure(config)))
 
 
 def config_from_json(data: dict[str, Any], cls: type[T], where: str) -> T:
@@ -105,7 +108,7 @@ def config_from_json(data: dict[str, Any], cls: type[T], where: str) -> T:
         return str(error).rstrip(".") if isinstance(error, UserError) else format_exception(error, kind)
 
     try:
-        return _converter().structure(data, cls)
+        return strict_converter().structure(data, cls)
     except (cattrs.BaseValidationError, UserError) as error:
         nested = not isinstance(error, UserError)
         problems = "; ".join(cattrs.transform_error(error, format_exception=phrase)) if nested else str(error)

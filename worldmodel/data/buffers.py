@@ -23,7 +23,7 @@ class BufferPool:
     """A pool of uint8 arrays; thread-safe.
 
     Every view of a numpy array refers to the array that owns the memory, also a view of a view, and so do tensors and
-    memoryviews made from it. The reference count of the owner therefore says whether the memory is in use.
+    memoryviews made from it. The reference count of the owner therefore shows whether the memory is in use.
 
     Args:
         limit: the number of blocks that are kept for reuse; the oldest is dropped first.

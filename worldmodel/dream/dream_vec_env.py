@@ -30,7 +30,7 @@ class DreamVecEnv(BatchVecEnv):
     infos[i]["TimeLimit.truncated"] is True if the horizon ended it.
 
     The default network of SB3's `CnnPolicy` needs frames of at least 36 x 36 pixels. For smaller ones, such as the
-    toy's 16 x 16, a warning says so; use `MlpPolicy`, or `CnnPolicy` with
+    toy's 16 x 16, a warning is given; use `MlpPolicy`, or `CnnPolicy` with
     policy_kwargs={"features_extractor_class": worldmodel.collect.learner_view.SmallEncoder}.
 
     Args:

@@ -84,7 +84,7 @@ class Simulator:
         """Whether steps are captured as a CUDA graph.
 
         Raises:
-            UserError: it is asked for and cannot be done.
+            UserError: it is requested and not possible.
         """
         possible = self.world.device.type == "cuda" and not self._stepper.is_bounded
         if cuda_graph and not possible:

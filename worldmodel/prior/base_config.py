@@ -1,4 +1,4 @@
-"""What every prior's config can be asked, so that no other package needs to know its class."""
+"""The base class of prior configs: methods by which other packages use a config without knowing its class."""
 
 from __future__ import annotations
 

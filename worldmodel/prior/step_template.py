@@ -32,7 +32,7 @@ class PriorStep(Generic[State, Array]):
         status: (B,) int64.
         status_probs: (B, bins) float32, given that the row does not terminate.
         log_probs: (B,) float32, log-probability in nats of the sampled codes at temperature 1; of a mixture as
-            `Sampling.exact` says; 0 without a frame.
+            `Sampling.exact` defines; 0 without a frame.
     """
 
     state: State

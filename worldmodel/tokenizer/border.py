@@ -23,7 +23,7 @@ class BorderDecoder(nn.Module):
     """Embeddings of codes to the pixels around the encoded part.
 
     A convolution as high as the latent grid gives channels to each cell, so that every cell sees the codes of all rows
-    and of the nearest columns; a learned embedding tells the cells apart; residual blocks mix neighbours; each cell
+    and of the nearest columns; a learned embedding identifies the cells; residual blocks mix neighbours; each cell
     becomes a patch of pixels. If the
     encoded part is as wide as the frame, only the rows above and below it are computed.
 

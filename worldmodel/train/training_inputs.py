@@ -74,7 +74,7 @@ def with_budget(config: Config, minutes: float | None) -> Config:
 
 
 def check_pixels(source: TokenizerCheckpoint, directory: str | Path, data: Dataset) -> None:
-    """Refuse a dataset whose frames were made in another way than those of the tokenizer."""
+    """Refuse a dataset whose frames were made with another preprocessing than those of the tokenizer."""
     if source.pixels != data.header.pixels:
         raise UserError(
             f"the tokenizer of {directory} was trained on frames of {source.pixels.to_json()}, {data.name} holds "

@@ -10,7 +10,7 @@ from typing import Any
 from worldmodel.common.errors import UserError
 
 KEY = "config_sha256"
-# The report may be edited, like the card. The rest is checked in other ways: the files have their own sha256.
+# The report may be edited, like the card. The rest has its own checks: the files have their own sha256.
 NOT_COVERED = ("format", "version", "files", "report", KEY)
 
 

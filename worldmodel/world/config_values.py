@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from cattrs import transform_error
 from cattrs.errors import BaseValidationError
-from cattrs.preconf.json import make_converter
 from cattrs.v import format_exception
 
 from worldmodel.common.errors import UserError
-from worldmodel.common.run_info import structure_unions_by_kind
+from worldmodel.common.run_info import strict_converter
 
 T = TypeVar("T")
 
@@ -110,7 +108,7 @@ def read_model_config(value: Any, kind: Any, name: str) -> Any:
     """
     check_object(value, name)
     try:
-        config = _converter().structure(value, kind)
+        config = strict_converter().structure(value, kind)
     except (BaseValidationError, ValueError, TypeError, KeyError, OverflowError) as error:
         raise UserError(_first_problem(error, name)) from error
     check_ranges(config, name)
@@ -171,23 +169,3 @@ def _first_problem(error: Exception, name: str) -> str:
         return f"{name}: {str(error).rstrip('.')}."
     problem, _, path = transform_error(error, path=name, format_exception=phrase)[0].rpartition(" @ ")
     return f"{path}: {problem}."
-
-
-@functools.cache
-def _converter() -> Any:
-    """A converter that accepts exactly the JSON types of the fields."""
-    converter = structure_unions_by_kind(make_converter(forbid_extra_keys=True))
-
-    def strict(kind: type) -> Any:
-        def hook(value: Any, _: Any) -> Any:
-            if kind is float and type(value) is int:
-                return float(value)
-            if type(value) is not kind:
-                raise UserError(f"got {value!r}, wanted {kind.__name__}")
-            return value
-
-        return hook
-
-    for kind in (int, bool, float, str):
-        converter.register_structure_hook(kind, strict(kind))
-    return converter

@@ -58,7 +58,7 @@ class AllocationLimit(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Count what a function that creates a tensor is asked for, then call it."""
+        """Count what a function that creates a tensor allocates, then call it."""
         kwargs = kwargs or {}
         if func in SIZED:
             size = kwargs.get("size", args[0] if args and not isinstance(args[0], int) else args)

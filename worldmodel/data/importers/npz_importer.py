@@ -29,7 +29,7 @@ KEYS = ("frames", "actions", "rewards", "terminations", "truncations", "label", 
 
 
 class NpzFile:
-    """One .npz file, open in a `with` block; its arrays are read and checked when they are asked for.
+    """One .npz file, open in a `with` block; its arrays are read and checked when they are accessed.
 
     Args:
         path: the file.

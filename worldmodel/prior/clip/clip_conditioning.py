@@ -24,7 +24,7 @@ class Conditioning:
 
     Attributes:
         actions: (B, L-1) or (B, L-1, A); `actions[:, t]` takes frame t to frame t+1. The model conditions each frame
-            on its own action or all codes on all actions, as `ClipConfig.actions` says.
+            on its own action or all codes on all actions, as set by `ClipConfig.actions`.
         class_index: (B,) int64; -1 for no label, which is learned only from episodes without one.
         frames: (B, n, H, W, 3) uint8, the given first frames, to which the positions of all blocks attend.
     """
