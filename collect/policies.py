@@ -22,6 +22,7 @@ class Policy(Protocol):
     """Interface of a policy.
 
     A policy whose attribute `uses_inner_observation` is True gets `PixelEnv.inner_observation` instead of the frame.
+    One whose attribute `uses_privileged_state` is True needs the environment itself, so it cannot act in a dream.
     """
 
     def begin(self, rng: np.random.Generator) -> None:

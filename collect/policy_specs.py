@@ -24,8 +24,9 @@ from worldmodel.common.errors import UserError, unknown_name
 from worldmodel.common.files import expand_path
 from worldmodel.common.memory import keep_freed_memory
 from worldmodel.common.spaces import Discrete, MultiBinary, MultiDiscrete, NoAction, Space, check_actions
+from worldmodel.envs.env_registry import scripted_policy
 
-SCRIPTED = ("random", "sticky", "periodic")
+BUILT_IN = ("random", "sticky", "periodic")
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class PolicySpec:
 
     Attributes:
         name: its name in the dataset ("periodic", "ppo").
-        kind: random, sticky, periodic or file.
-        params: parameters of the policy, JSON values.
+        kind: random, sticky, periodic, scripted (a class that the environment's row declares) or file.
+        params: parameters of the policy, JSON values. Those of a scripted policy contain its "entry_point".
         path: the .zip of kind "file".
         hash: sha256 of the file, or of kind and params.
         share: share of episodes that it plays, in (0, 1].
@@ -55,10 +56,11 @@ class PolicySpec:
 
         Args:
             space: the environment's action space.
-            env: the `PixelEnv`, for a policy of kind "file".
+            env: the `PixelEnv`, for the kinds "file" and "scripted"; None in a dream.
 
         Raises:
-            UserError: the policy file changed since its hash was taken, or it does not fit the environment.
+            UserError: the policy file changed since its hash was taken, it does not fit the environment, or a scripted
+                policy needs the privileged state of an environment and there is none.
         """
         policy: Policy
         if self.kind == "random":
@@ -67,9 +69,28 @@ class PolicySpec:
             policy = StickyPolicy(space, **self.params)
         elif self.kind == "periodic":
             policy = PeriodicPolicy(**self.params)
+        elif self.kind == "scripted":
+            policy = _scripted_policy(self, space, env)
         else:
             policy = load_policy_file(self, env)
         return NoisyPolicy(policy, space, self.epsilon) if self.epsilon > 0 else policy
+
+
+def _scripted_policy(spec: PolicySpec, space: Space, env: Any) -> Policy:
+    """A policy of the environment's row; its privileged state is enabled if the policy uses it."""
+    params = dict(spec.params)
+    policy_class = scripted_policy(params.pop("entry_point"))
+    if uses_privileged_state(policy_class):
+        if env is None:
+            raise UserError(f"policy {spec.name!r} uses the privileged state of the environment; a dream has none.")
+        env.enable_privileged_state()
+    policy: Policy = policy_class(space, env, **params)
+    return policy
+
+
+def uses_privileged_state(policy_class: Any) -> bool:
+    """Whether a policy needs `PixelEnv.privileged_state`."""
+    return bool(getattr(policy_class, "uses_privileged_state", False))
 
 
 def _digest(kind: str, params: dict[str, Any]) -> str:
@@ -100,7 +121,8 @@ def parse_policy(text: str, space: Space, defaults: dict[str, Any], epsilon: flo
     """Parse a policy name of the command line.
 
     Args:
-        text: random, sticky[:STICK], periodic[:PERIOD], FILE.zip, or a directory of `train policy`.
+        text: random, sticky[:STICK], periodic[:PERIOD], a scripted policy of the environment, FILE.zip, or a
+            directory of `train policy`.
         space: the environment's action space.
         defaults: the environment's default parameters per kind, e.g. {"periodic": {"actions": [1, 2]}}.
         epsilon: share of steps with a random action.
@@ -109,12 +131,16 @@ def parse_policy(text: str, space: Space, defaults: dict[str, Any], epsilon: flo
         UserError: an unknown name, a missing file, or actions outside the space.
     """
     kind, _, value = text.partition(":")
-    if kind not in SCRIPTED:
+    if "entry_point" in defaults.get(text, {}):
+        params = dict(defaults[text])
+        return PolicySpec(text, "scripted", params, "", _digest("scripted", params), 1.0, epsilon)
+    if kind not in BUILT_IN:
         path = expand_path(text)
         path = path / "policy.zip" if path.is_dir() else path
         if path.suffix == ".zip" or path.exists():
             return describe_policy_file(path, epsilon)
-        raise unknown_name("policy", text, [*SCRIPTED, "ppo", "sac", "FILE.zip"])
+        scripted = [name for name, params in defaults.items() if "entry_point" in params]
+        raise unknown_name("policy", text, [*BUILT_IN, *scripted, "ppo", "sac", "FILE.zip"])
     params = dict(defaults.get(kind, {}))
     try:
         if kind == "periodic":

@@ -6,6 +6,7 @@ environment is made. A machine without gymnasium can read the rows.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,7 +29,13 @@ class EnvRow:
         keys: label -> keyboard key, by the names of `KeyboardEvent.key` in browsers; may be empty.
         reward: one sentence that describes the reward.
         requires: the package to `pip install`, or "".
-        policy: default parameters by kind of policy, e.g. {"periodic": {"actions": [1, 2], "period": 32}}.
+        policy: default parameters by kind of policy, e.g. {"periodic": {"actions": [1, 2], "period": 32}}. A kind
+            with the entry "entry_point", "package.module:Class", is a scripted policy of this environment: the class
+            is called with the action space, the environment (None in a dream) and the other entries.
+        objects: "package.module:function", the rule that finds small objects in a frame, for the metric of
+            permanence; "" for none. The function takes (H, W, 3) uint8 and returns a list of (kind, row, column).
+        opposites: pairs of labels of actions that undo each other, for the metric of obedience; the components of a
+            Box action are undone by the opposite sign.
     """
 
     id: str
@@ -40,6 +47,8 @@ class EnvRow:
     reward: str = ""
     requires: str = ""
     policy: dict[str, dict[str, Any]] = field(default_factory=dict)
+    objects: str = ""
+    opposites: tuple[tuple[str, str], ...] = ()
 
 
 _ROWS: dict[str, EnvRow] = {}  # by id
@@ -76,6 +85,35 @@ def register(row: EnvRow) -> None:
         gymnasium.register(id=row.id, entry_point=row.entry_point, kwargs=dict(row.kwargs))
 
 
+def row_of(name: str) -> EnvRow | None:
+    """The row with this short name or id; None for an environment without a row."""
+    return next((row for row in _ROWS.values() if name in (row.name, row.id)), None)
+
+
+def scripted_policy(entry_point: str) -> Any:
+    """The class of a scripted policy.
+
+    Args:
+        entry_point: "package.module:Class". It may come from a file, so only those that a row declares are imported.
+
+    Raises:
+        UserError: no row declares it.
+    """
+    declared = {params.get("entry_point") for row in _ROWS.values() for params in row.policy.values()}
+    if entry_point not in declared:
+        raise UserError(
+            f"scripted policy {entry_point!r} belongs to no registered environment; register the environment whose "
+            "row declares it."
+        )
+    return load_entry_point(entry_point)
+
+
+def load_entry_point(entry_point: str) -> Any:
+    """Import "package.module:attribute"."""
+    module, _, attribute = entry_point.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
 def rows() -> tuple[EnvRow, ...]:
     """All rows, in order of registration."""
     return tuple(_ROWS.values())
@@ -100,13 +138,12 @@ def action_keys(name: str, labels: tuple[str, ...]) -> tuple[str, ...]:
         name: a short name or id.
         labels: the action labels.
     """
-    keys = next((row.keys for row in _ROWS.values() if name in (row.name, row.id)), {})
+    row = row_of(name)
+    keys = {} if row is None else row.keys
     return tuple(keys.get(label, "") for label in labels) if keys.keys() & set(labels) else ()
 
 
 def policy_defaults(name: str) -> dict[str, dict[str, Any]]:
     """Default parameters by kind of policy, for a short name or id; {} for an environment without a row."""
-    for row in _ROWS.values():
-        if name in (row.name, row.id):
-            return {kind: dict(params) for kind, params in row.policy.items()}
-    return {}
+    row = row_of(name)
+    return {} if row is None else {kind: dict(params) for kind, params in row.policy.items()}

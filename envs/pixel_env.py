@@ -188,6 +188,18 @@ class PixelEnv(gymnasium.Env[np.ndarray, Any]):
         self._steps = 0
         self._running = False
 
+    def enable_privileged_state(self) -> None:
+        """Make `privileged_state` available from the next reset on. Frames do not depend on it."""
+
+    def privileged_state(self) -> dict[str, Any]:
+        """Hidden state of the simulator (positions, labels, depth) at the current time step, for scripted policies
+        and tests. It is in no observation, info or dataset.
+
+        Raises:
+            UserError: this environment has none, or `enable_privileged_state` was not called before the reset.
+        """
+        raise UserError(f"{self.meta.id} has no privileged state.")
+
     @property
     def inner_observation(self) -> Any:
         """The last observation of a wrapped environment; the frame if this environment wraps none."""

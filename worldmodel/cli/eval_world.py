@@ -124,12 +124,20 @@ def policies_of(data: Dataset) -> dict[str, PolicyFactory]:
 
 def policy_factory(record: PolicyRecord, data: Dataset) -> PolicyFactory | None:
     """A recorded policy as `worldmodel.metrics` runs it; None if its record does not define how it acts."""
-    from worldmodel.collect.policy_specs import SCRIPTED, PolicySpec
+    from worldmodel.collect.policy_specs import BUILT_IN, PolicySpec, uses_privileged_state
+    from worldmodel.envs.env_registry import scripted_policy
 
     params = dict(record.params)
     kind = str(params.pop("kind", record.name))
     epsilon = float(params.pop("epsilon", 0.0))
-    if kind not in SCRIPTED or (kind == "periodic" and "actions" not in params):
+    if kind == "scripted":
+        try:
+            policy_class = scripted_policy(str(params.get("entry_point")))
+        except UserError:  # recorded in an environment that is not registered here
+            return None
+        if uses_privileged_state(policy_class):
+            return None
+    elif kind not in BUILT_IN or (kind == "periodic" and "actions" not in params):
         return None
     spec = PolicySpec(record.name, kind, params, epsilon=epsilon)
     space = data.header.action_space
