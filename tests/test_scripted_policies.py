@@ -32,7 +32,7 @@ class Privileged(Constant):
     uses_privileged_state = True
 
 
-@pytest.fixture()
+@pytest.fixture
 def row(monkeypatch: pytest.MonkeyPatch) -> envs.EnvRow:
     monkeypatch.setattr(env_registry, "_ROWS", dict(env_registry._ROWS))
     entry = f"{__name__}:"
