@@ -33,8 +33,9 @@ class LearnerConfig:
     --crop; the whole frame if not given."""
     hold: int = 1
     """Environment steps per action."""
-    reward: Literal["env", "health"] = "env"
-    """The environment's reward, or the loss of its variable `health` in hundredths (never positive)."""
+    reward: Literal["env", "health", "health_change"] = "env"
+    """The environment's reward, or the loss of its variable `health` in hundredths (never positive), or the change of
+    `health` in hundredths (gains are positive)."""
     reward_scale: float = 1.0
     """Factor on the reward."""
     learning_rate: float = 3e-4

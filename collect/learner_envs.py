@@ -20,6 +20,8 @@ from worldmodel.envs.process_manager import load_process_manager
 from worldmodel.envs.registrations import pickle_registrations, restore_registrations
 from worldmodel.world.hub import find_world
 
+DREAM_REWARDS = {"env": "env", "health": "status", "health_change": "status_change"}  # by `learner.reward`
+
 
 @dataclass(frozen=True)
 class LearnerEnvFactory:
@@ -189,7 +191,7 @@ def dream_envs(config: TrainPolicy) -> Iterator[Any]:
         frame_stack=learner.frame_stack,
         view=learner.view,
         hold=learner.hold,
-        reward="status" if learner.reward == "health" else "env",
+        reward=DREAM_REWARDS[learner.reward],
         reward_scale=learner.reward_scale,
         seed=config.seed,
         device=config.device,

@@ -31,9 +31,9 @@ class LearnerView(gym.Wrapper):
         unwrapped: Any = env.unwrapped
         pixels = (unwrapped.meta if hasattr(unwrapped, "meta") else unwrapped.world.spec).pixels
         self.view = PolicyView(pixels.frame_shape, learner.frame_stack, learner.view, pixels.origin, "learner.view")
-        if learner.reward == "health" and "health" not in env.unwrapped.meta.variables:  # type: ignore[attr-defined]
+        if learner.reward != "env" and "health" not in env.unwrapped.meta.variables:  # type: ignore[attr-defined]
             raise UserError(
-                f"learner.reward='health' needs an environment with the variable 'health'; this one has "
+                f"learner.reward={learner.reward!r} needs an environment with the variable 'health'; this one has "
                 f"{env.unwrapped.meta.variables}."  # type: ignore[attr-defined]
             )
         self.observation_space = spaces.Box(0, 255, self.view.shape, np.uint8)
@@ -42,7 +42,7 @@ class LearnerView(gym.Wrapper):
     def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
         """Start an episode."""
         frame, info = self.env.reset(**kwargs)
-        if self.learner.reward == "health":
+        if self.learner.reward != "env":
             self.health = info["variables"]["health"]
         return self.stack.reset(self.view.crop(frame)), info
 
@@ -51,10 +51,11 @@ class LearnerView(gym.Wrapper):
         total = 0.0
         for _ in range(self.learner.hold):
             frame, reward, terminated, truncated, info = self.env.step(action)
-            if self.learner.reward == "health":
+            if self.learner.reward != "env":
                 # after termination health is 0: the variable repeats its last valid value
                 health = 0.0 if terminated else max(info["variables"]["health"], 0.0)
-                total += min(health - self.health, 0.0) / 100
+                change = (health - self.health) / 100
+                total += min(change, 0.0) if self.learner.reward == "health" else change
                 self.health = health
             else:
                 total += float(reward)

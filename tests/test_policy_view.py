@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
+import gymnasium as gym
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from untrained import make_world
 
+from worldmodel.collect.collect_config import LearnerConfig
+from worldmodel.collect.learner_view import LearnerView
 from worldmodel.common.errors import UserError
 from worldmodel.common.pixels import FrameStack as ReexportedFrameStack
+from worldmodel.common.pixels import PixelSpec
 from worldmodel.common.policy_view import FrameStack, PolicyView
+from worldmodel.dream import DreamLearnerEnv
 
 
 def frames_of(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -68,3 +77,38 @@ def test_wrong_use_raises_a_sentence() -> None:
     with pytest.raises(UserError, match="call reset"):
         FrameStack(2).push(np.zeros((2, 2, 3), np.uint8))
     assert ReexportedFrameStack is FrameStack
+
+
+@pytest.mark.parametrize(("reward", "wanted"), [("health", [0.0, -0.3, -0.3]), ("health_change", [0.1, -0.3, -0.3])])
+def test_a_learner_can_be_rewarded_for_the_health_it_keeps(reward: str, wanted: list[float]) -> None:
+    healths = iter([50.0, 60.0, 30.0, 30.0])  # the last one repeats: the episode terminated, so all health is lost
+
+    class Hurt(gym.Env[np.ndarray, int]):
+        observation_space = gym.spaces.Box(0, 255, (4, 4, 3), np.uint8)
+        action_space = gym.spaces.Discrete(2)
+        meta = SimpleNamespace(pixels=PixelSpec((4, 4)), variables=("health",))
+
+        def _info(self) -> dict[str, Any]:
+            return {"variables": {"health": next(healths)}}
+
+        def reset(self, **kwargs: Any) -> Any:
+            return np.zeros((4, 4, 3), np.uint8), self._info()
+
+        def step(self, action: int) -> Any:
+            info = self._info()
+            self.steps = getattr(self, "steps", 0) + 1
+            return np.zeros((4, 4, 3), np.uint8), 9.0, self.steps == 3, False, info
+
+    view = LearnerView(Hurt(), LearnerConfig(reward=reward))  # type: ignore[arg-type]
+    view.reset()
+    assert [view.step(0)[1] for _ in range(3)] == pytest.approx(wanted)
+
+
+def test_a_dream_rewards_the_expected_change_of_the_hidden_variable() -> None:
+    world = make_world()
+    loss, change = (DreamLearnerEnv(world, 8, reward=reward, seed=1) for reward in ("status", "status_change"))
+    loss.reset(), change.reset()
+    rewards = [(loss.step(np.full(8, a))[1], change.step(np.full(8, a))[1]) for a in (0, 1, 2, 1)]
+    for kept, signed in rewards:
+        np.testing.assert_array_equal(kept, np.minimum(signed, 0))
+    assert (np.stack([signed for _, signed in rewards]) > 0).any()

@@ -29,7 +29,7 @@ from worldmodel.dream.simulator_state import SimulatorStep
 from worldmodel.prior.sampling import Sampling
 from worldmodel.world.world_model import WorldModel
 
-REWARDS = ("env", "status")
+REWARDS = ("env", "status", "status_change")
 
 
 class LearnerKeywords(TypedDict, total=False):
@@ -56,7 +56,7 @@ class LearnerOptions:
             None shows the world's frame.
         hold: steps of the dream per action.
         reward: "env" is the world's reward; "status" the expected change of the hidden variable in hundredths, at most
-            0; a termination counts as the loss of all that was left.
+            0; a termination counts as the loss of all that was left; "status_change" the same, gains included.
         reward_scale: factor of the reward.
         horizon, temperature: as in `DreamOptions`.
         seed: row i begins with seed + i.
@@ -100,15 +100,15 @@ class LearnerOptions:
         """A simulator of a world, which is loaded first if it is a directory or a name.
 
         Raises:
-            UserError: not a world directory, or reward="status" of a world without a hidden variable.
+            UserError: not a world directory, or a reward from the hidden variable in a world that has none.
         """
         runtime = choose_runtime(world.device.type if isinstance(world, WorldModel) else self.device)
         if not isinstance(world, WorldModel):
             with limit_threads(1):
                 world = WorldModel.from_pretrained(world, runtime.device)
-        if self.reward == "status" and not world.prior.status_config.num_bins:
+        if self.reward != "env" and not world.prior.status_config.num_bins:
             raise UserError(
-                "reward='status' needs a world with a hidden variable; this one learned none. Train it with "
+                f"reward={self.reward!r} needs a world with a hidden variable; this one learned none. Train it with "
                 "--prior.status.variable, or take reward='env'."
             )
         sampling = Sampling(self.temperature, exact=False)  # nobody reads the log-probabilities
@@ -201,12 +201,13 @@ class HeldDreams(BatchVecEnv):
         return rewards, terminations, truncations
 
     def _status_rewards(self, status_before: torch.Tensor, out: SimulatorStep) -> np.ndarray:
-        """The expected change of the hidden variable in hundredths, (N,), at most 0, and 0 where it is not known.
+        """The expected change of the hidden variable in hundredths, (N,), and 0 where it is not known.
 
-        After a termination nothing is left of it, whatever its last bin is.
+        After a termination nothing is left of it, whatever its last bin is. For the reward "status" it is at most 0.
         """
-        after = (out.status_probs @ self.simulator.status_values) * (1 - out.hazards)
-        return ((after - status_before).clamp_max(0.0) / 100).nan_to_num().cpu().numpy()
+        change = (out.status_probs @ self.simulator.status_values) * (1 - out.hazards) - status_before
+        change = change.clamp_max(0.0) if self.options.reward == "status" else change
+        return (change / 100).nan_to_num().cpu().numpy()
 
     def _at_last_step(self) -> np.ndarray:
         """Rows at the horizon or at the last frame that the prior knows: (N,) bool."""
