@@ -76,6 +76,30 @@ DOOM_TAKE_COVER_SMALL = WorldConfig(
     train_prior=LoopConfig(minutes=46.0, min_steps=600, batch_size=16, clip_length=5, learning_rate=1.5e-3),
 )
 
+# The other worlds of an hour on two cores encode whole frames, 64 codes each: the camera moves, or the arm and the toys
+# may be anywhere.
+HEALTH_BINS = StatusConfig("health", (12.5, 25.0, 37.5, 50.0, 62.5, 75.0, 87.5))
+SMALL_TOKENIZER = LoopConfig(minutes=14.0, min_steps=600, batch_size=8, clip_length=2, learning_rate=3e-3)
+SMALL_PRIOR = LoopConfig(minutes=44.0, min_steps=600, batch_size=16, clip_length=5, learning_rate=1.5e-3)
+
+DOOM_HGS_SMALL = WorldConfig(
+    tokenizer=TokenizerConfig(rare_weight=4.0),
+    prior=FactoredConfig(embed_dim=48, rare_weight=4.0, status=HEALTH_BINS),
+    train_tokenizer=SMALL_TOKENIZER,
+    train_prior=SMALL_PRIOR,
+)
+
+# Reward, aim and monsters: rewards are rare, so they weigh more.
+DOOM_BATTLE2_SMALL = replace(DOOM_HGS_SMALL, prior=replace(DOOM_HGS_SMALL.prior, reward_weight=0.3))
+
+# Nothing is hidden but velocities: two frames show them, and toys rest most of the time.
+PUSH_SMALL = WorldConfig(
+    tokenizer=TokenizerConfig(num_codes=1024, rare_weight=4.0),
+    prior=FactoredConfig(window=3, embed_dim=48, action_dim=32, rare_weight=4.0),
+    train_tokenizer=SMALL_TOKENIZER,
+    train_prior=replace(SMALL_PRIOR, clip_length=4),
+)
+
 TINY_FLAT = replace(TINY, prior=FlatConfig(window=2, width=32, num_heads=2, num_layers=2, action_dim=8))
 
 DOOM_TAKE_COVER_FLAT = replace(
@@ -135,6 +159,9 @@ PRESETS: dict[str, WorldConfig] = {
     "toy": TOY,
     "doom-take-cover-demo": DOOM_TAKE_COVER_DEMO,
     "doom-take-cover-small": DOOM_TAKE_COVER_SMALL,
+    "doom-hgs-small": DOOM_HGS_SMALL,
+    "doom-battle2-small": DOOM_BATTLE2_SMALL,
+    "push-small": PUSH_SMALL,
     "doom-take-cover-flat": DOOM_TAKE_COVER_FLAT,
     "doom-take-cover-gpu": DOOM_TAKE_COVER_GPU,
     "doom-take-cover-gpu-flat": DOOM_TAKE_COVER_GPU_FLAT,
