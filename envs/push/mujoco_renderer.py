@@ -7,6 +7,8 @@ a forked process.
 
 from __future__ import annotations
 
+import atexit
+import ctypes
 import importlib
 import os
 import sys
@@ -22,7 +24,6 @@ MAX_GEOMS = 300
 HIDDEN_GROUPS = {"main": (2,), "front": ()}  # by camera: groups of geoms that it never sees
 
 _local = threading.local()
-_abandoned: list[Any] = []  # renderers of the parent process: freeing them would need its GL context
 
 
 class MujocoRenderer:
@@ -44,6 +45,12 @@ class MujocoRenderer:
         self._option = mujoco.MjvOption()
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+
+    def free(self) -> None:
+        """Free the memory of the renderer; it cannot be used afterwards."""
+        self._gl.make_current()
+        self._context.free()
+        self._gl.free()
 
     def render(self, model: Any, data: Any, camera: str, size: tuple[int, int]) -> np.ndarray:
         """A picture, (rows, columns, 3) uint8.
@@ -99,12 +106,23 @@ def shared_renderer(model: mujoco.MjModel) -> MujocoRenderer:
     """
     renderer = getattr(_local, "renderer", None)
     if renderer is not None and _local.process != os.getpid():
-        _abandoned.append(renderer)
+        # forked: the GL context belongs to the parent, so its objects are never freed here
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(renderer))
         renderer = None
     if renderer is None:
         renderer = MujocoRenderer(model)
         _local.renderer, _local.process = renderer, os.getpid()
+        atexit.unregister(_free_at_exit)
+        atexit.register(_free_at_exit)  # runs before the backend ends its display
     return renderer
+
+
+def _free_at_exit() -> None:
+    """Free the renderer of the main thread; without this the interpreter would do so after the display has ended."""
+    renderer = getattr(_local, "renderer", None)
+    if renderer is not None and _local.process == os.getpid():
+        del _local.renderer
+        renderer.free()
 
 
 def _gl_context() -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ RENDER_SIZE = 128  # least rows or columns of the picture that is averaged to a 
 GOAL_RADIUS = 0.04  # metres; the sparse reward is 1 within this distance
 REWARD_UNIT = 0.01  # metres: the dense reward counts centimetres
 ACTION_LABELS = ("forwards", "left", "up", "grip")
-_HEADER = struct.Struct("<8sqqq?")  # magic, seed of the episode, number of toys, steps, running
+_HEADER = struct.Struct("<8sqqq?")  # magic, seed of the episode, checksum of the factors, steps, running
 _MAGIC = b"push-1\0\0"
 
 
@@ -70,6 +71,7 @@ class PushEnv(PixelEnv):
         pixels = pixel_spec(size, crop)
         _check_choices(reward=(reward, ("dense", "sparse")), camera=(camera, CAMERAS), colours=(colours, PALETTES))
         self._factors = _checked_factors(goal, num_toys, colours, friction, camera_jitter)
+        self._checksum = zlib.crc32(repr(self._factors).encode())
         factors = {name: value for name, value in vars(self._factors).items() if name != "goal"}
         goal_kwargs = {"reward": reward} if goal else {}
         super().__init__(
@@ -195,7 +197,7 @@ class PushEnv(PixelEnv):
         The generator of the next episodes is not part of it.
         """
         simulation = self.simulation
-        header = _HEADER.pack(_MAGIC, simulation.seed, len(simulation.scene.toys), self._steps, self._running)
+        header = _HEADER.pack(_MAGIC, simulation.seed, self._checksum, self._steps, self._running)
         return header + simulation.save().tobytes()
 
     def restore_state(self, state: bytes) -> None:
@@ -207,17 +209,19 @@ class PushEnv(PixelEnv):
             UserError: not a state of an environment with these arguments.
         """
         try:
-            magic, seed, num_toys, steps, running = _HEADER.unpack_from(state)
-            numbers = np.frombuffer(state, np.float64, offset=_HEADER.size)
+            magic, seed, checksum, steps, running = _HEADER.unpack_from(state)
+            numbers = np.frombuffer(state, np.float64, offset=_HEADER.size).copy()
         except (struct.error, ValueError, TypeError):
             magic = b""
         if magic != _MAGIC:
             raise UserError("restore_state: wanted the bytes of save_state().")
+        if checksum != self._checksum:
+            raise UserError(
+                f"restore_state: the state is of an environment with other arguments than {self.meta.kwargs}."
+            )
         simulation = self._simulation
         if simulation is None or simulation.seed != seed:
             simulation = Simulation(seed, self._factors)
-        if len(simulation.scene.toys) != num_toys or len(simulation.save()) != len(numbers):
-            raise UserError(f"restore_state: the state is of an environment with other arguments than {self.meta.kwargs}.")
         simulation.restore(numbers)
         self._simulation, self._steps, self._running = simulation, steps, running
         self._frame_is_old, self._variables = True, self._hidden_variables()
@@ -258,5 +262,3 @@ def _checked_factors(
 
 def _is_between(value: Any, low: float, high: float) -> bool:
     return isinstance(value, int | float | np.number) and not isinstance(value, bool) and bool(low <= value <= high)
-
-

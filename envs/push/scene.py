@@ -146,7 +146,8 @@ def scene_xml(scene: Scene) -> str:
  <body name="hand_target" mocap="true" pos="{_numbers(scene.hand)}"/>
  {arm.arm_xml()}{toys}{_bin(scene)}
 </worldbody>
-<equality><weld body1="hand_target" body2="hand" relpose="0 0 0 1 0 0 0" solref=".02 1" solimp=".9 .95 .001"/></equality>
+<equality><weld body1="hand_target" body2="hand"
+ relpose="0 0 0 1 0 0 0" solref=".02 1" solimp=".9 .95 .001"/></equality>
 <actuator>{arm.ACTUATORS}</actuator>
 </mujoco>"""
 
@@ -165,7 +166,8 @@ def _bin(scene: Scene) -> str:
     """
     (x, y), reach = CENTRE, HALF + 0.055
     floor, walls = (
-        f'class="bin" material="wood" rgba="{_numbers(tuple(shade * c for c in scene.wood))} 1"' for shade in (1.0, 0.88)
+        f'class="bin" material="wood" rgba="{_numbers(tuple(shade * c for c in scene.wood))} 1"'
+        for shade in (1.0, 0.88)
     )
     parts = [f'<geom {floor} pos="{x} {y} -.05" size="{HALF + 0.012} {HALF + 0.012} .05"/>']
     for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1)):
@@ -173,7 +175,9 @@ def _bin(scene: Scene) -> str:
         tilt = f"0 {-0.55 * dx} 0" if dx else f"{0.55 * dy} 0 0"
         parts.append(f'<geom {walls} pos="{x + dx * reach} {y + dy * reach} .022" size="{size}" euler="{tilt}"/>')
         thick = ".05 .4 .4" if dx else ".4 .05 .4"
-        parts.append(f'<geom class="barrier" pos="{x + dx * (HALF + 0.13)} {y + dy * (HALF + 0.13)} .4" size="{thick}"/>')
+        parts.append(
+            f'<geom class="barrier" pos="{x + dx * (HALF + 0.13)} {y + dy * (HALF + 0.13)} .4" size="{thick}"/>'
+        )
     parts.append(f'<geom class="skin" type="box" pos="{x} 0 -.25" size="1.5 1.5 .1" rgba=".50 .52 .55 1"/>')
     if scene.goal is not None:
         marker = f'type="cylinder" size=".028 .0008" rgba="{_numbers(MARKER_COLOUR)} 1"'

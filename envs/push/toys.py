@@ -64,7 +64,9 @@ def sample_toy(rng: np.random.Generator, position: tuple[float, float], palette:
         colour = first if keep else palette[rng.integers(len(palette))]
         shape = str(rng.choice(SHAPES))
         offset = np.zeros(3) if part == 0 else rng.uniform(-0.026, 0.026, 3) * (1, 1, 0.3)
-        geoms.append(_geom(shape, rng.uniform(0.017, 0.034, 3), offset, rng, np.clip(colour + rng.normal(0, 0.03, 3), 0, 1)))
+        geoms.append(
+            _geom(shape, rng.uniform(0.017, 0.034, 3), offset, rng, np.clip(colour + rng.normal(0, 0.03, 3), 0, 1))
+        )
     return Toy(position, rng.uniform(0, 2 * np.pi), tuple(geoms))
 
 
