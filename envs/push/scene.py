@@ -86,7 +86,7 @@ def sample_scene(rng: np.random.Generator, factors: Factors) -> Scene:
         else:
             toys.append(sample_toy(rng, position, palette_without_goal_colours(palette) if factors.goal else palette))
     x, y = np.array(CENTRE) + rng.uniform(-1, 1, 2) * HAND_HALF
-    wood = np.array((0.85, 0.75, 0.60)) * rng.uniform(0.96, 1.04)
+    wood = np.array((0.87, 0.77, 0.62)) * rng.uniform(0.96, 1.04)
     offset = rng.uniform(-1, 1, 2) * factors.camera_jitter
     return Scene(
         tuple(toys),
@@ -132,8 +132,8 @@ def scene_xml(scene: Scene) -> str:
 <option timestep="{TIMESTEP}" integrator="implicitfast" cone="elliptic" impratio="2" iterations="30"/>
 <size memory="8M"/>
 <visual><global offwidth="128" offheight="128"/>
- <quality shadowsize="512" offsamples="0" numslices="10" numstacks="6" numquads="1"/>
- <headlight ambient=".52 .52 .52" diffuse=".24 .24 .24" specular="0 0 0"/><map znear=".02"/></visual>
+ <quality shadowsize="256" offsamples="0" numslices="10" numstacks="6" numquads="1"/>
+ <headlight ambient=".55 .55 .55" diffuse=".24 .24 .24" specular="0 0 0"/><map znear=".02"/></visual>
 <default><geom condim="4" friction="{friction}" solref=".01 1"/>{arm.DEFAULTS}
  <default class="toy"><geom contype="2" conaffinity="3" density="{DENSITY}" group="0"/></default>
  <default class="bin"><geom type="box" contype="2" conaffinity="3" group="0"/></default>
@@ -141,7 +141,7 @@ def scene_xml(scene: Scene) -> str:
 <asset><texture name="grain" type="2d" builtin="gradient" rgb1="1 1 1" rgb2=".93 .92 .90" width="32" height="32"/>
  <material name="wood" texture="grain" texrepeat="4 1" specular="0" shininess="0"/></asset>
 <worldbody>
- <light pos="{CENTRE[0] + 0.35} .4 1.9" dir="-.18 -.2 -1" diffuse=".38 .37 .36" specular=".05 .05 .05" cutoff="60"/>
+ <light pos="{CENTRE[0] + 0.35} .4 1.9" dir="-.18 -.2 -1" diffuse=".38 .37 .36" specular=".05 .05 .05" cutoff="32"/>
  {_cameras(scene.camera_offset)}
  <body name="hand_target" mocap="true" pos="{_numbers(scene.hand)}"/>
  {arm.arm_xml()}{toys}{_bin(scene)}
@@ -178,7 +178,7 @@ def _bin(scene: Scene) -> str:
         parts.append(
             f'<geom class="barrier" pos="{x + dx * (HALF + 0.13)} {y + dy * (HALF + 0.13)} .4" size="{thick}"/>'
         )
-    parts.append(f'<geom class="skin" type="box" pos="{x} 0 -.25" size="1.5 1.5 .1" rgba=".50 .52 .55 1"/>')
+    parts.append(f'<geom class="base" type="box" pos="{x} 0 -.25" size="5 5 .1" rgba=".50 .52 .55 1"/>')
     if scene.goal is not None:
         marker = f'type="cylinder" size=".028 .0008" rgba="{_numbers(MARKER_COLOUR)} 1"'
         parts.append(f'<geom class="skin" name="marker" pos="{_numbers(scene.goal)} .0008" {marker}/>')
