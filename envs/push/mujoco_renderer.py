@@ -15,10 +15,10 @@ import sys
 import threading
 from typing import Any
 
-import mujoco
 import numpy as np
 
 from worldmodel.common.errors import UserError
+from worldmodel.envs.push.mujoco_import import NO_OPENGL, mujoco
 
 MAX_GEOMS = 300
 HIDDEN_GROUPS = {"main": (2,), "front": ()}  # by camera: groups of geoms that it never sees
@@ -135,10 +135,7 @@ def _gl_context() -> Any:
             return _backend_context(backend)
         except Exception as error:  # a missing library raises any of ImportError, AttributeError, OSError, GLError
             failures.append(f"{backend}: {type(error).__name__}: {' '.join(str(error).split())[:100]}")
-    raise UserError(
-        "MuJoCo cannot render: no OpenGL for EGL or OSMesa was found. On Debian or Ubuntu run 'apt-get install libegl1 "
-        f"libopengl0 libgl1-mesa-dri' (EGL) or 'apt-get install libosmesa6' (OSMesa). ({'; '.join(failures)})"
-    )
+    raise UserError(f"{NO_OPENGL} ({'; '.join(failures)})")
 
 
 def _backend_context(backend: str) -> Any:

@@ -13,7 +13,7 @@ PUSH_HEIGHT = 0.178  # metres; the finger tips are 2 cm above the floor
 BACKOFF = 0.075  # metres between the hand and the toy where the hand is lowered
 CONTACT = 0.038  # metres between the hand and the centre of a toy that it pushes
 TOLERANCE = 0.022  # metres; the hand counts as behind the toy within this distance of the line of the push
-REACHED = 0.015  # metres; the toy is at its place
+REACHED = 0.025  # metres; the toy is at its place
 
 
 class WalkPolicy:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import functools
 
-import mujoco
 import numpy as np
 
 from worldmodel.envs.push import arm
+from worldmodel.envs.push.mujoco_import import mujoco
 from worldmodel.envs.push.scene import CAMERAS, CENTRE, HAND_HALF, HAND_HEIGHT, Factors, sample_scene, scene_xml
 
 FRAMES_PER_STEP = 2  # simulator frames that hold one action
