@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from worldmodel.envs.env_registry import EnvRow, register
+from worldmodel.envs.push_rows import PUSH_ROWS
 
 _ARROWS = {
     "left": "ArrowLeft",
@@ -123,5 +124,5 @@ DOOM_ROWS = tuple(_doom_row(scenario) for scenario in _SCENARIOS)
 
 def register_all() -> None:
     """Register every row of this package. `import worldmodel` calls it once."""
-    for row in (*TOY_ROWS, *DOOM_ROWS):
+    for row in (*TOY_ROWS, *DOOM_ROWS, *PUSH_ROWS):
         register(row)

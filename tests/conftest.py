@@ -21,6 +21,7 @@ SLOWEST = (
         "test_clip_model",
         "test_bench",
         "test_doom",
+        "test_push",
         "test_pictures",
         "test_train_memory",
         "test_commands",

@@ -31,7 +31,7 @@ LAYERS = (
 )
 
 # External packages that a package must not need, although a layer above does.
-GAMES = ("gymnasium", "stable_baselines3", "vizdoom")
+GAMES = ("gymnasium", "stable_baselines3", "vizdoom", "mujoco")
 FORBIDDEN: dict[str, tuple[str, ...]] = {
     "worldmodel.data": GAMES,
     "worldmodel.tokenizer": GAMES,
@@ -39,7 +39,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "worldmodel.world": GAMES,
     "worldmodel.train": GAMES,
     "worldmodel.onnx": GAMES,
-    "worldmodel.dream": ("vizdoom",),
+    "worldmodel.dream": ("vizdoom", "mujoco"),
     "worldmodel.metrics": GAMES,
     "worldmodel.envs": ("torch", "stable_baselines3"),
 }

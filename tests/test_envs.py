@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from mujoco_rendering import skip_without_mujoco
 
 from worldmodel import envs
 from worldmodel.common import spaces
@@ -36,6 +37,8 @@ def episode(env: PixelEnv, seed: int, steps: int) -> list[Any]:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_every_row_fulfils_the_contract(row: EnvRow) -> None:
+    if row.requires == "mujoco":
+        skip_without_mujoco()
     env = envs.make(row.name, max_steps=6)
     try:
         meta = env.meta
@@ -108,7 +111,7 @@ def test_meta_makes_the_same_environment_again() -> None:
 def test_import_loads_neither_torch_nor_vizdoom() -> None:
     code = (
         "import sys, worldmodel, gymnasium; gymnasium.spec('worldmodel/DoomTakeCover-v0');"
-        "print([m for m in ('torch', 'vizdoom', 'pygame', 'stable_baselines3') if m in sys.modules])"
+        "print([m for m in ('torch', 'vizdoom', 'mujoco', 'pygame', 'stable_baselines3') if m in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
