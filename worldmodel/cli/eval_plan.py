@@ -6,15 +6,15 @@ import json
 import operator
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import tyro
 
-from worldmodel.collect.env_options import EnvOptions, choose_env
-from worldmodel.common.errors import UserError
+from worldmodel.collect.env_options import EnvOptions, choose_env, parse_env_args
+from worldmodel.common.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     from worldmodel.data import Episode
@@ -51,6 +51,8 @@ class EvalPlan:
     """Plans evaluated in a round; iCEM evaluates fewer in later rounds."""
     rounds: int = 4
     """Rounds of a search."""
+    planner_args: str = ""
+    """Further settings of the planner (its class in `worldmodel.dream`), as 'noise_exponent=1,init_std=1'."""
     replan_every: int = 1
     """Actions of a plan that are executed before the next search."""
     dreams: int = 1
@@ -92,10 +94,21 @@ class EvalPlan:
         parse_success(self.success)
 
     def make_planner(self) -> Planner:
-        """The planner with these settings."""
+        """The planner with these settings.
+
+        Raises:
+            UserError: an unknown setting in `planner_args`, or one out of range.
+        """
         from worldmodel.dream.planners import PLANNERS
 
-        return PLANNERS[self.planner](horizon=self.horizon, candidates=self.candidates, rounds=self.rounds)
+        planner, arguments = PLANNERS[self.planner], parse_env_args(self.planner_args)
+        accepted = [f.name for f in fields(planner) if f.name not in ("horizon", "candidates", "rounds")]
+        for name, value in arguments.items():
+            if name not in accepted:
+                raise unknown_name(f"setting of {self.planner}", name, accepted)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise UserError(f"planner_args {name}={value!r}: wanted a number.")
+        return planner(horizon=self.horizon, candidates=self.candidates, rounds=self.rounds, **arguments)
 
 
 def parse_success(text: str) -> tuple[str, Callable[[float], bool]] | None:

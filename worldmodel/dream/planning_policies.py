@@ -115,7 +115,9 @@ class DreamPlanningPolicy(PlanningPolicy):
         if num_actions:
             actions = torch.stack(list(self.actions)[-num_actions:])[None]  # (1, T) or (1, T, A)
         frames = torch.from_numpy(np.stack(self.frames))[None]  # (1, T+1, H, W, 3)
-        self.simulator.reset(torch.tensor([0]), context=world.context(frames, actions))
+        row_0 = torch.tensor([0])
+        self.simulator.seed(torch.tensor([seed]), row_0)  # so that the dreams do not depend on earlier searches
+        self.simulator.reset(row_0, context=world.context(frames, actions))
         return self.evaluator, self.evaluator.state(seed)
 
 
