@@ -102,7 +102,8 @@ class Planner(ABC):
             evaluator: scores the plans.
             state: of the evaluator.
             seed: of the sampled plans: the same arguments find the same plan.
-            previous: the plan of the last decision, by the same planner; the search begins near it.
+            previous: the plan of the last decision, by the same planner. The search begins near the rest of it, if
+                there is one.
             executed: number of its actions that were executed since.
         """
         return self.search(evaluator, state, torch.Generator().manual_seed(seed), previous, executed)
@@ -115,7 +116,7 @@ class Planner(ABC):
         initial: PlanDistribution = initial_distribution(
             evaluator.action_space, self.horizon, torch.device("cpu"), self.init_std
         )
-        begun = previous is not None and previous.distribution is not None
+        begun = previous is not None and previous.distribution is not None and executed < self.horizon
         distribution = previous.distribution.shift(executed, initial) if begun else initial  # type: ignore[union-attr]
         plan = Plan(distribution.mode(), -torch.inf, torch.empty(0), distribution)
         if begun:
@@ -221,7 +222,6 @@ class ICEM(CEM):
         if not len(kept):
             return plan
         ends = plan.distribution.sample(len(kept), generator, self.noise_exponent)
-        executed = min(executed, self.horizon)
         elites = torch.cat([kept[:, executed:], ends[:, self.horizon - executed :]], dim=1)
         return Plan(plan.actions, plan.score, plan.rounds, plan.distribution, elites)
 

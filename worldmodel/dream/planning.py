@@ -11,11 +11,10 @@ import torch
 
 from worldmodel.common.errors import UserError
 from worldmodel.dream.plan_evaluators import DreamEvaluator, DreamState
-from worldmodel.dream.plan_scores import Score, goal_similarity, reward_score
+from worldmodel.dream.plan_scores import Score, reward_score
+from worldmodel.dream.plan_scores import goal_similarity as goal_similarity
 from worldmodel.dream.planners import CEM, Plan
 from worldmodel.dream.simulator import Simulator
-
-__all__ = ["CrossEntropy", "Plan", "Score", "goal_similarity", "reward_score"]
 
 
 @dataclass(frozen=True)
