@@ -36,7 +36,7 @@ class EvalPlan:
     have (toy, push).
 
     Example:
-        worldmodel eval plan --env toy --world toy --size 16 16 --horizon 4 --replan-every 4 --episodes 20
+        worldmodel eval plan --world runs/cover --no-true-simulator --horizon 12 --replan-every 4 --episodes 20
     """
 
     env: str = ""
@@ -86,7 +86,7 @@ class EvalPlan:
         if self.episodes < 2 or self.first_seed < 0:
             raise UserError(f"got --episodes {self.episodes} --first-seed {self.first_seed}; wanted at least 2 and 0.")
         if self.world is None and not self.true_simulator:
-            raise UserError("eval plan: give --world, or leave out --no-true-simulator; there is nothing to plan in.")
+            raise UserError("eval plan without the true simulator needs --world; there is nothing to plan in.")
         if (self.objective != "reward") != (self.goal is not None):
             raise UserError(f"--objective {self.objective} with --goal {self.goal}: a goal objective needs a goal.")
         if self.objective == "goal-codes" and self.world is None:
@@ -159,7 +159,7 @@ def _check_fits(world: WorldModel, env: PixelEnv, name: str, path: Path) -> None
     if spec.pixels.frame_shape != meta.pixels.frame_shape or spec.action_space != meta.action_space:
         raise UserError(
             f"{name} has frames {meta.pixels.frame_shape} and actions {meta.action_space}, the world {path} has "
-            f"{spec.pixels.frame_shape} and {spec.action_space}; give another --env, --size or --crop."
+            f"{spec.pixels.frame_shape} and {spec.action_space}; give another --env, frame size or crop."
         )
 
 

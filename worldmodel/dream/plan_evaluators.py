@@ -117,8 +117,8 @@ class EnvEvaluator:
     def __init__(self, env: Any, score: Score = reward_score) -> None:
         if not (hasattr(env, "save_state") and hasattr(env, "restore_state")):
             raise UserError(
-                f"planning in {env.meta.id} itself needs an environment with save_state() and restore_state(); plan in "
-                "a learned world, with --world, and leave the environment out."
+                f"{env.meta.id} cannot return to a saved state (save_state, restore_state), so no plan can be searched "
+                "in it: plan in a learned world alone (eval plan: --no-true-simulator)."
             )
         self.env, self.score = env, score
         self.needs_frames = score is not reward_score or not hasattr(env, "simulate")
