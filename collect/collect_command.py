@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from worldmodel.collect.collect_config import Collect, TrainPolicy, parse_mix, parse_shard
+from worldmodel.collect.collect_arguments import parse_mix, parse_shard
+from worldmodel.collect.collect_config import Collect, TrainPolicy
 from worldmodel.collect.disk_errors import disk_errors_as_sentence
 from worldmodel.collect.leftovers import remove_leftovers
 from worldmodel.collect.policy_specs import (

@@ -51,6 +51,18 @@ class LearnerConfig:
     """DQN and SAC: decisions in the replay buffer."""
     width: int = 32
     """Channels of the first convolution."""
+    schedule: Literal["constant", "linear"] = "constant"
+    """Learning rate over the training; linear falls to 0 at the end of `decisions` or `minutes`, whichever is first."""
+    normalize_reward: bool = False
+    """Divide rewards by the running standard deviation of the discounted return (SB3's VecNormalize)."""
+    gae_lambda: float | None = None
+    """PPO and A2C: lambda of generalized advantage estimation; 0.95 for PPO and 1 for A2C if not given."""
+    clip_range: float = 0.2
+    """PPO: range of the clipped probability ratio."""
+    value_coef: float = 0.5
+    """PPO and A2C: weight of the value loss."""
+    max_grad_norm: float = 0.5
+    """PPO and A2C: largest norm of the gradient."""
     checkpoint_seconds: float = 30.0
     """Seconds between checkpoints."""
 
@@ -78,6 +90,10 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "minutes": (lambda x: 0 < x < math.inf, "a positive number"),
     "learning_rate": (lambda x: 0 < x < math.inf, "a positive number"),
     "gamma": (lambda x: 0 <= x <= 1, "a number from 0 to 1"),
+    "gae_lambda": (lambda x: 0 <= x <= 1, "a number from 0 to 1"),
+    "clip_range": (lambda x: 0 < x < math.inf, "a positive number"),
+    "value_coef": (lambda x: 0 <= x < math.inf, "a number of at least 0"),
+    "max_grad_norm": (lambda x: 0 < x < math.inf, "a positive number"),
     "entropy": (lambda x: 0 <= x < math.inf, "a number of at least 0"),
     "reward_scale": (lambda x: math.isfinite(x) and x != 0, "a number other than 0"),
     "checkpoint_seconds": (lambda x: x >= 0, "a number of at least 0"),
@@ -209,6 +225,16 @@ class TrainPolicy:
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     world: Path | None = None
     """Train in this world directory instead of the environment."""
+    init_from: Path | None = None
+    """A policy FILE.zip, or the directory of another training, stopped or finished, whose weights this one begins
+    with, and whose optimizer if the algorithm is the same. It contains pickles: load only files that you trust."""
+    eval_every: float | None = None
+    """Minutes between evaluations on validation seeds, written to curve.jsonl; their time counts as training time. No
+    evaluation if not given."""
+    eval_episodes: int = 20
+    """Episodes of an evaluation, on the seeds from 2,000,000 on; with --world in dreams with these seeds."""
+    keep: Literal["last", "best"] = "last"
+    """policy.zip is the policy at the end, or the best of those evaluated, which is written to best.zip."""
     test_episodes: int = 100
     """With --world: test episodes in the environment, on seeds that no other command uses; 0 disables the test."""
     device: str = "auto"
@@ -225,6 +251,12 @@ class TrainPolicy:
             raise UserError(f"seed={self.seed}: wanted an integer from 0 to 2**32 - 1.")
         if self.test_episodes < 0 or self.test_episodes == 1:
             raise UserError(f"test_episodes={self.test_episodes}: wanted 0 or at least 2.")
+        if self.eval_every is not None and not 0 < self.eval_every < math.inf:
+            raise UserError(f"eval_every={self.eval_every}: wanted a positive number of minutes.")
+        if self.eval_episodes < 2:
+            raise UserError(f"eval_episodes={self.eval_episodes}: wanted at least 2.")
+        if self.keep == "best" and self.eval_every is None:
+            raise UserError("keep='best' needs evaluations: give --eval-every MINUTES.")
         if self.device.partition(":")[0] not in ("auto", "cpu", "cuda"):
             raise UserError(f"device={self.device!r}: wanted auto, cpu, cuda or cuda:INDEX.")
 
@@ -273,39 +305,3 @@ class EvalPolicy:
     """Also write the table to this file, as JSON."""
     json: bool = False
     """Print the result as JSON."""
-
-
-def parse_mix(mix: str) -> dict[str, float]:
-    """'random=0.2,periodic=0.3' -> {"random": 0.2, "periodic": 0.3}.
-
-    Raises:
-        UserError: a part that is not NAME=SHARE, a share outside (0, 1], or shares that sum to more than 1.
-    """
-    shares: dict[str, float] = {}
-    for part in filter(None, (p.strip() for p in mix.split(","))):
-        name, _, share = part.rpartition("=")
-        try:
-            value = float(share)
-        except ValueError:
-            value = -1.0
-        if not name or not 0 < value <= 1:
-            raise UserError(f"mix {part!r}: wanted NAME=SHARE with a share between 0 and 1, as random=0.2.")
-        if name in shares:
-            raise UserError(f"mix names {name!r} twice.")
-        shares[name] = value
-    if sum(shares.values()) > 1 + 1e-9:
-        raise UserError(f"mix {mix!r}: the shares sum to {sum(shares.values()):.3g}, more than 1.")
-    return shares
-
-
-def parse_shard(shard: str, environment: dict[str, str]) -> tuple[int, int]:
-    """'i/n' -> (i, n). An empty text takes RANK and WORLD_SIZE, else (0, 1).
-
-    Raises:
-        UserError: not of the form i/n, or i outside 0..n-1.
-    """
-    text = shard or f"{environment.get('RANK', '0')}/{environment.get('WORLD_SIZE', '1')}"
-    i, _, n = text.partition("/")
-    if not (i.isdigit() and n.isdigit() and int(i) < int(n)):
-        raise UserError(f"shard {text!r}: wanted i/n with 0 <= i < n, as 0/4.")
-    return int(i), int(n)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from worldmodel.collect.collect_config import LearnerConfig, TrainPolicy
+from worldmodel.collect.policy_files import file_hash, find_policy_file
 from worldmodel.common.errors import UserError
 from worldmodel.common.run_info import save_run_info
 from worldmodel.common.spaces import Box, Discrete, NoAction, Space, from_gymnasium
@@ -99,6 +100,22 @@ def check_world(world: Path, out: Path) -> None:
         raise UserError(f"--out {out} contains the world {world} of this training; choose another --out.")
 
 
+def initial_weights(config: TrainPolicy) -> dict[str, str]:
+    """The entry of run.json about `config.init_from`: the sha256 of the file whose weights the training begins with.
+
+    A stopped training keeps its entry, since it continues from its own checkpoint.
+
+    Raises:
+        UserError: no such file.
+    """
+    if config.init_from is None:
+        return {}
+    run = config.out / "run.json"
+    if (config.out / "checkpoint.zip").exists() and run.exists():
+        return {"init_from_sha256": json.loads(run.read_text())["init_from_sha256"]}
+    return {"init_from_sha256": file_hash(find_policy_file(config.init_from))}
+
+
 def close_processes(venv: Any) -> None:
     """Close an SB3 SubprocVecEnv, also after an interrupt in the middle of a step.
 
@@ -143,7 +160,7 @@ def real_envs(config: TrainPolicy) -> Iterator[Any]:
     token = json.loads(run.read_text())["token"] if run.exists() else uuid.uuid4().hex
     records.mkdir(parents=True, exist_ok=True)
     # saved before the first engine is launched: the next run needs the token to sweep engines of a killed one
-    save_run_info(run, "train policy", config, token=token)
+    save_run_info(run, "train policy", config, token=token, **initial_weights(config))
     process_manager.sweep(token, records)
     # the fork server imports torch and SB3 once; the environment processes are forks of it
     start_forkserver(["worldmodel.collect.learner_view", __name__])
@@ -218,5 +235,5 @@ def dream_envs(config: TrainPolicy) -> Iterator[Any]:
         finally:
             env.close()
     config.out.mkdir(parents=True, exist_ok=True)
-    save_run_info(config.out / "run.json", "train policy", config)
+    save_run_info(config.out / "run.json", "train policy", config, **initial_weights(config))
     yield venv

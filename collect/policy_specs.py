@@ -20,6 +20,7 @@ from worldmodel.collect.policies import (
     RandomPolicy,
     StickyPolicy,
 )
+from worldmodel.collect.policy_files import guess_algorithm
 from worldmodel.common.errors import UserError, unknown_name
 from worldmodel.common.files import expand_path
 from worldmodel.common.memory import keep_freed_memory
@@ -172,27 +173,9 @@ def describe_policy_file(path: Path, epsilon: float = 0.0, name: str = "") -> Po
         params = {"learner": saved["learner"]}
         name = name or saved["learner"]["algo"]
     else:
-        params = {"learner": {"algo": _guess_algorithm(path)}}
+        params = {"learner": {"algo": guess_algorithm(path)}}
         name = name or params["learner"]["algo"]
     return PolicySpec(name, "file", params, str(path.resolve()), hashlib.sha256(content).hexdigest(), 1.0, epsilon)
-
-
-def _guess_algorithm(path: Path) -> str:
-    """The algorithm of an SB3 file, inferred from its hyperparameters: the file does not name it."""
-    import zipfile
-
-    try:
-        with zipfile.ZipFile(path) as archive:
-            keys = set(json.loads(archive.read("data")))
-    except (zipfile.BadZipFile, KeyError, ValueError):
-        raise UserError(f"{path} is not a Stable-Baselines3 file (a .zip with 'data' and weights).") from None
-    if "clip_range" in keys:
-        return "ppo"
-    if "target_entropy" in keys:
-        return "sac"
-    if "exploration_rate" in keys:
-        return "dqn"
-    return "a2c"
 
 
 def load_policy_file(spec: PolicySpec, env: Any) -> Policy:

@@ -7,14 +7,14 @@ without the stop: neither SB3 nor ViZDoom can save its complete state.
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from worldmodel.collect.collect_config import LearnerConfig, TrainPolicy
+from worldmodel.collect.collect_config import TrainPolicy
 from worldmodel.collect.disk_errors import disk_errors_as_sentence
 from worldmodel.collect.learner_envs import check_world, dream_envs, real_envs
 from worldmodel.collect.leftovers import remove_leftovers
@@ -40,7 +40,8 @@ def train_policy(config: TrainPolicy) -> Path:
         UserError: another run exists at `config.out`, or the algorithm does not support the action space.
     """
     world = None if config.world is None else expand_path(config.world)
-    config = replace(config, out=expand_path(config.out), world=world)
+    init_from = None if config.init_from is None else expand_path(config.init_from)
+    config = replace(config, out=expand_path(config.out), world=world, init_from=init_from)
     out, run = config.out, config.out / "run.json"
     if config.world is not None:
         check_world(config.world, out)
@@ -69,51 +70,13 @@ def train_policy(config: TrainPolicy) -> Path:
     return policy
 
 
-def _algorithm(learner: LearnerConfig, venv: Any, seed: int, out: Path, device: str) -> Any:
-    """A new SB3 model."""
-    import stable_baselines3 as sb3
-
-    from worldmodel.collect.learner_view import SmallEncoder
-
-    common: dict[str, Any] = {
-        "learning_rate": learner.learning_rate,
-        "gamma": learner.gamma,
-        "seed": seed,
-        "device": device,
-        "tensorboard_log": str(out / "tensorboard") if find_spec("tensorboard") else None,
-        "policy_kwargs": {
-            "features_extractor_class": SmallEncoder,
-            "features_extractor_kwargs": {"width": learner.width},
-        },
-    }
-    if learner.algo == "ppo":
-        size = min(learner.batch_size, learner.rollout_steps * learner.num_envs)
-        return sb3.PPO(
-            "CnnPolicy",
-            venv,
-            n_steps=learner.rollout_steps,
-            batch_size=size,
-            n_epochs=learner.epochs,
-            ent_coef=learner.entropy,
-            **common,
-        )
-    if learner.algo == "a2c":
-        return sb3.A2C("CnnPolicy", venv, n_steps=learner.rollout_steps, ent_coef=learner.entropy, **common)
-    off_policy: dict[str, Any] = {
-        "buffer_size": learner.buffer_size,
-        "batch_size": learner.batch_size,
-        "learning_starts": 1000,
-    }
-    if learner.algo == "dqn":
-        return sb3.DQN("CnnPolicy", venv, **off_policy, **common)
-    return sb3.SAC("CnnPolicy", venv, train_freq=1, gradient_steps=1, **off_policy, **common)
-
-
 def _train(config: TrainPolicy) -> None:
     from stable_baselines3.common.utils import set_random_seed
 
     from worldmodel.collect.global_state import preserved_global_state
-    from worldmodel.collect.training_callback import TrainingCallback, save_checkpoint
+    from worldmodel.collect.learner_model import normalized_rewards, save_checkpoint
+    from worldmodel.collect.policy_validation import Validator
+    from worldmodel.collect.training_callback import TrainingCallback
 
     out, learner = config.out, config.learner
     _check_device(config.device)
@@ -122,8 +85,9 @@ def _train(config: TrainPolicy) -> None:
         keep_freed_memory()
         set_random_seed(config.seed)
         venv.seed(config.seed)
-        model, minutes = _model(config, venv)
-        callback = TrainingCallback(learner, out, minutes)
+        validator = None if config.eval_every is None else Validator(config, venv)
+        model, minutes = _model(config, normalized_rewards(venv, learner))
+        callback = TrainingCallback(learner, out, minutes, validator)
         remaining = learner.decisions - model.num_timesteps
         try:
             if remaining > 0:
@@ -134,6 +98,8 @@ def _train(config: TrainPolicy) -> None:
             raise
         finally:
             callback.close()
+        if validator is not None and validator.best is None:  # stopped after its last decision
+            validator.evaluate(model, minutes)
         _finish(model, config, minutes)
 
 
@@ -147,14 +113,18 @@ def _check_device(device: str) -> None:
 
 def _model(config: TrainPolicy, venv: Any) -> tuple[Any, float]:
     """The SB3 model, new or from the checkpoint, and the minutes of training so far."""
-    checkpoint = config.out / "checkpoint.zip"
-    if not checkpoint.exists():
-        return _algorithm(config.learner, venv, config.seed, config.out, config.device), 0.0
-    import stable_baselines3
+    from worldmodel.collect.learner_model import load_checkpoint, load_initial_weights, new_model
 
-    algorithm = getattr(stable_baselines3, config.learner.algo.upper())
-    minutes = json.loads(checkpoint.with_suffix(".json").read_text())["minutes"]
-    return algorithm.load(checkpoint, env=venv, device=config.device), minutes
+    if (config.out / "checkpoint.zip").exists():
+        return load_checkpoint(config, venv)
+    model = new_model(config.learner, venv, config.seed, config.out, config.device)
+    if config.init_from is not None:
+        try:
+            load_initial_weights(model, config.init_from, config.learner.algo)
+        except UserError:
+            (config.out / "run.json").unlink(missing_ok=True)  # the same --out can be used with other settings
+            raise
+    return model, 0.0
 
 
 def _test(config: TrainPolicy) -> list[dict[str, Any]]:
@@ -177,6 +147,8 @@ def _test(config: TrainPolicy) -> list[dict[str, Any]]:
 
 def _finish(model: Any, config: TrainPolicy, minutes: float) -> None:
     """Write the results; policy.zip last, since its presence marks a finished training."""
+    from worldmodel.collect.learner_model import save_model
+
     out = config.out
     finished = list(model.ep_info_buffer or [])
     result = {
@@ -185,10 +157,17 @@ def _finish(model: Any, config: TrainPolicy, minutes: float) -> None:
         "episodes": len(finished),
         "return_mean": float(np.mean([episode["r"] for episode in finished])) if finished else float("nan"),
     }
-    write_json_atomic(
-        out / "policy.json", {"env": config.env_name, "learner": asdict(config.learner), "result": result}
-    )
-    with atomic_path(out / "policy.zip") as temporary:
-        model.save(temporary, exclude=["tensorboard_log"])
+    settings = {"env": config.env_name, "learner": asdict(config.learner), "result": result}
+    if config.init_from is not None:
+        run = json.loads((out / "run.json").read_text())
+        settings["init_from"] = {"path": str(config.init_from), "sha256": run["init_from_sha256"]}
+    if config.keep == "best":
+        settings["best"] = json.loads((out / "best.json").read_text())
+    write_json_atomic(out / "policy.json", settings)
+    if config.keep == "best":
+        with atomic_path(out / "policy.zip") as temporary:
+            shutil.copyfile(out / "best.zip", temporary)
+    else:
+        save_model(model, out / "policy.zip", exclude=("tensorboard_log",))
     for leftover in ("checkpoint.zip", "checkpoint.json"):
         (out / leftover).unlink(missing_ok=True)

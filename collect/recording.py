@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from worldmodel.collect.collect_config import parse_mix
+from worldmodel.collect.collect_arguments import parse_mix
 from worldmodel.collect.policies import CallablePolicy, Policy
 from worldmodel.collect.policy_specs import PolicySpec, check_policy_fits, mix_policies, parse_policy
 from worldmodel.collect.recorder import RecordingPlan, make_header, record_plan

@@ -61,6 +61,16 @@ class State(NamedTuple):
     lives: int
 
 
+class ToySavedState(NamedTuple):
+    """What `ToyEnv.save_state` returns: the state, steps of the episode, whether it runs, frame and variables."""
+
+    state: State
+    steps: int
+    running: bool
+    frame: np.ndarray | None
+    variables: dict[str, float]
+
+
 def quarter(place: int) -> int:
     """The quarter, 0 to 3, that contains a place."""
     row, column = divmod(place, SIDE)
@@ -144,6 +154,20 @@ class ToyEnv(PixelEnv):
         move = int(action) if action.ndim == 0 else discretise(action)
         self.state, reward, terminated = transition(self.state, move)
         return self._env_step(reward, terminated, struck=self.state.clock == 0)
+
+    def save_state(self) -> ToySavedState:
+        """The full state of the episode: after `restore_state` the same actions give the same frames and rewards.
+
+        The generator of the next episodes is not part of it.
+        """
+        frame = None if self._frame is None else self._frame.copy()
+        return ToySavedState(self.state, self._steps, self._running, frame, dict(self._variables))
+
+    def restore_state(self, state: ToySavedState) -> None:
+        """Go back to a state of `save_state`, in this environment or in one with the same arguments."""
+        self.state, self._steps, self._running = state.state, state.steps, state.running
+        self._frame = None if state.frame is None else state.frame.copy()
+        self._frame_valid, self._variables = True, dict(state.variables)
 
     def _env_step(self, reward: float, terminated: bool, struck: bool = False) -> EnvStep:
         place, storm, clock, lives = self.state

@@ -12,18 +12,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from worldmodel import WorldModel, envs
 from worldmodel.collect import record
+from worldmodel.collect.policies import Policy, RandomPolicy
 from worldmodel.collect.policy_evaluation import bootstrap_interval
-from worldmodel.dream import CrossEntropy, Simulator
+from worldmodel.collect.rollout import play
+from worldmodel.dream import CEM, DreamPlanningPolicy, Simulator
 from worldmodel.prior.sampling import Sampling
 from worldmodel.train import train_world
 from worldmodel.train.presets import PRESETS
 
-PLANS = 128  # rows of the simulator
-SEARCH = CrossEntropy(horizon=4, rounds=4, best=0.05, keep=0.2)  # four steps lie between a flash and its storm
+# four steps are between a flash and its storm
+PLANNER = CEM(horizon=4, candidates=128, rounds=4, elite_fraction=0.05, momentum=0.2)
 STORMS = 10  # in an episode without a termination
 
 
@@ -51,31 +52,10 @@ def train(folder: Path, quick: bool) -> WorldModel:
     return train_world(data, folder / "world", config)
 
 
-def play(env: envs.PixelEnv, simulator: Simulator, seed: int) -> float:
-    """Play an episode of the toy with the planner; its return."""
-    frame, _ = env.reset(seed=seed)
-    frames, actions, planned, total, done = [frame], [], [], 0.0, False
-    while not done:
-        if not planned:
-            history = torch.from_numpy(np.stack(frames))[None]  # (1, T, H, W, 3), of which the context takes the last
-            context = simulator.world.context(history, torch.tensor(actions, dtype=torch.int64)[None])
-            simulator.reset(rows=torch.tensor([0]), context=context)
-            planned = SEARCH.plan(simulator, seed=len(actions)).actions.tolist()
-        actions.append(planned.pop(0))
-        frame, reward, terminated, truncated, _ = env.step(actions[-1])
-        frames.append(frame)
-        total, done = total + float(reward), terminated or truncated
-    return total
-
-
-def play_at_random(env: envs.PixelEnv, seed: int) -> float:
-    """Play an episode of the toy with uniform random actions; its return."""
-    env.reset(seed=seed)
-    rng, total, done = np.random.default_rng(seed), 0.0, False
-    while not done:
-        _, reward, terminated, truncated, _ = env.step(rng.integers(5))
-        total, done = total + float(reward), terminated or truncated
-    return total
+def play_returns(env: envs.PixelEnv, policy: Policy, seeds: range) -> np.ndarray:
+    """Returns of the episodes of some seeds: (N,)."""
+    episodes = [play(env, policy, index=seed, seed=0, policy_name="policy", env_seed=seed) for seed in seeds]
+    return np.asarray([episode.rewards.sum() for episode in episodes])
 
 
 def main() -> None:
@@ -85,11 +65,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="only a few steps of each training")
     arguments = parser.parse_args()
     world = train(arguments.folder, arguments.quick)
-    simulator = Simulator(world, 8 if arguments.quick else PLANS, sampling=Sampling(top_p=0.9))
+    planner = replace(PLANNER, candidates=8) if arguments.quick else PLANNER
+    simulator = Simulator(world, planner.candidates, sampling=Sampling(top_p=0.9))
     env = envs.make("toy", size=16)
     seeds = range(1_000_000, 1_000_000 + arguments.episodes)  # never recorded
-    planned = np.asarray([play(env, simulator, seed) for seed in seeds])
-    random = np.asarray([play_at_random(env, seed) for seed in seeds])
+    planned = play_returns(env, DreamPlanningPolicy(simulator, planner, replan_every=planner.horizon), seeds)
+    random = play_returns(env, RandomPolicy(env.meta.action_space), seeds)
     for name, returns in (("planned", planned), ("random", random)):
         for measure, values in (("return", returns), ("success", (returns == STORMS).astype(float))):
             low, high = bootstrap_interval(values)

@@ -19,7 +19,8 @@ import pytest
 from worldmodel.cli import command_line as cli
 from worldmodel.cli import demo
 from worldmodel.collect import record
-from worldmodel.collect.collect_config import Collect, LearnerConfig, parse_mix, parse_shard
+from worldmodel.collect.collect_arguments import parse_mix, parse_shard
+from worldmodel.collect.collect_config import Collect, LearnerConfig
 from worldmodel.collect.env_options import EnvOptions, parse_env_args
 from worldmodel.common import run_info as runinfo
 from worldmodel.common.errors import UserError

@@ -106,6 +106,11 @@ VERBS: dict[str, Verb] = {
         "worldmodel.collect.policy_evaluation:eval_policy",
         "run policies on fixed test seeds, with intervals",
     ),
+    "eval plan": Verb(
+        "worldmodel.cli.eval_plan:EvalPlan",
+        "worldmodel.cli.eval_plan:eval_plan",
+        "plan in a learned world and act in the environment, compared with policies",
+    ),
     "eval world": Verb(
         "worldmodel.cli.eval_world:EvalWorld",
         "worldmodel.cli.eval_world:eval_world",

@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+# Fields that were added after version 0.1, with the values that earlier runs had.
+_ADDED_TO_LEARNER = {
+    "schedule": "constant",
+    "normalize_reward": False,
+    "gae_lambda": None,
+    "clip_range": 0.2,
+    "value_coef": 0.5,
+    "max_grad_norm": 0.5,
+}
+_ADDED_TO_TRAIN_POLICY = {"eval_episodes": 20, "keep": "last"}
+
 
 def upgrade_config(config: dict[str, Any]) -> dict[str, Any]:
     """A saved config with the fields of this version.
@@ -14,6 +25,10 @@ def upgrade_config(config: dict[str, Any]) -> dict[str, Any]:
     Args:
         config: of run.json; not changed.
     """
+    if isinstance(config, dict) and isinstance(config.get("learner"), dict):
+        config = {**config, "learner": {**_ADDED_TO_LEARNER, **config["learner"]}}
+        if "test_episodes" in config:  # of `train policy`
+            config = {**_ADDED_TO_TRAIN_POLICY, **config}
     if not isinstance(config, dict) or not isinstance(config.get("screen"), dict):
         return config
     upgraded = {key: value for key, value in config.items() if key != "screen"}

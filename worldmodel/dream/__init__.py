@@ -6,18 +6,30 @@ from typing import Any
 
 DREAM_ID = "worldmodel/Dream-v0"
 _MODULES = {
+    "CEM": "planners",
     "CrossEntropy": "planning",
     "DreamEnv": "dream_env",
+    "DreamEvaluator": "plan_evaluators",
     "DreamLearnerEnv": "learner_vec_env",
     "DreamOptions": "dream_options",
+    "DreamPlanningPolicy": "planning_policies",
     "DreamVecEnv": "dream_vec_env",
     "DreamVectorEnv": "dream_vector_env",
-    "Plan": "planning",
+    "EnvEvaluator": "plan_evaluators",
+    "EnvPlanningPolicy": "planning_policies",
+    "ICEM": "planners",
+    "MPPI": "planners",
+    "PLANNERS": "planners",
+    "Plan": "planners",
+    "Planner": "planners",
     "Rollout": "simulator_state",
     "Simulator": "simulator",
     "SimulatorState": "simulator_state",
-    "goal_similarity": "planning",
-    "reward_score": "planning",
+    "frame_score": "plan_scores",
+    "goal_embedding_mse": "plan_scores",
+    "goal_mse": "plan_scores",
+    "goal_similarity": "plan_scores",
+    "reward_score": "plan_scores",
 }
 
 

@@ -1,4 +1,4 @@
-"""Distributions over plans that the cross-entropy method samples from and refits.
+"""Distributions over plans that planners sample from and refit.
 
 Shapes: M plans, E of them the elite, L steps, A components of an action, C choices of a component.
 """
@@ -16,15 +16,26 @@ from torch import Tensor
 
 from worldmodel.common import spaces
 from worldmodel.common.errors import UserError
+from worldmodel.dream.coloured_noise import coloured_noise
 from worldmodel.prior.sampling import inverse_cdf
 
 
 class PlanDistribution(ABC):
-    """A distribution over plans (L, *shape of an action), independent over steps and components."""
+    """A distribution over plans (L, *shape of an action), independent over components.
+
+    It is independent over steps too, unless plans are sampled with coloured noise: then each step alone still has this
+    distribution, but actions of near steps are alike.
+    """
 
     @abstractmethod
-    def sample(self, num_plans: int, generator: torch.Generator) -> Tensor:
-        """Sample plans: (M, L) int64, (M, L, A) int64, or (M, L, A) float32 for Box."""
+    def sample(self, num_plans: int, generator: torch.Generator, noise_exponent: float = 0.0) -> Tensor:
+        """Sample plans: (M, L) int64, (M, L, A) int64, or (M, L, A) float32 for Box.
+
+        Args:
+            num_plans: M.
+            generator: on the CPU.
+            noise_exponent: of the spectrum over the steps, see `coloured_noise`; 0 is independent noise.
+        """
 
     @abstractmethod
     def mode(self) -> Tensor:
@@ -33,6 +44,24 @@ class PlanDistribution(ABC):
     @abstractmethod
     def refit(self, plans: Tensor, keep: float) -> Self:
         """Fit to some plans, (E, L) or (E, L, A); `keep` is the weight of this distribution in the result."""
+
+    @abstractmethod
+    def reweight(self, plans: Tensor, weights: Tensor, keep: float) -> Self:
+        """Move to the weighted mean of plans without becoming narrower, as MPPI does.
+
+        Args:
+            plans: (M, L) or (M, L, A).
+            weights: (M,) float32, sum 1.
+            keep: the weight of this distribution in the result.
+        """
+
+    @abstractmethod
+    def shift(self, num_steps: int, initial: Self) -> Self:
+        """The distribution of the next decision's first plans, after `num_steps` of these steps were executed.
+
+        The other steps move to the front, and the last is repeated at the end. It is as wide as `initial`, or, where
+        there are choices, the mean of both.
+        """
 
 
 @dataclass(frozen=True)
@@ -47,10 +76,17 @@ class CategoricalPlans(PlanDistribution):
     probs: Tensor
     shape: tuple[int, ...]
 
-    def sample(self, num_plans: int, generator: torch.Generator) -> Tensor:
-        """As `PlanDistribution.sample`: (M, L, *shape) int64."""
+    def sample(self, num_plans: int, generator: torch.Generator, noise_exponent: float = 0.0) -> Tensor:
+        """As `PlanDistribution.sample`: (M, L, *shape) int64.
+
+        Coloured noise gives uniform numbers by the normal distribution function (a Gaussian copula).
+        """
         length, size, _ = self.probs.shape
-        uniform = torch.rand((num_plans, length, size), generator=generator, dtype=torch.float32)
+        if noise_exponent:
+            normal = coloured_noise((num_plans, size, length), noise_exponent, generator).mT  # (M, L, A)
+            uniform = torch.special.ndtr(normal)
+        else:
+            uniform = torch.rand((num_plans, length, size), generator=generator, dtype=torch.float32)
         logits = self.probs.log().expand(num_plans, -1, -1, -1)  # (M, L, A, C)
         return inverse_cdf(logits, uniform.to(self.probs.device)).reshape(num_plans, length, *self.shape)
 
@@ -63,6 +99,17 @@ class CategoricalPlans(PlanDistribution):
         length, size, choices = self.probs.shape
         frequencies = F.one_hot(plans.reshape(-1, length, size), choices).float().mean(0)  # (L, A, C)
         return CategoricalPlans(keep * self.probs + (1 - keep) * frequencies, self.shape)
+
+    def reweight(self, plans: Tensor, weights: Tensor, keep: float) -> CategoricalPlans:
+        """As `PlanDistribution.reweight`; where there are choices, the weighted frequencies."""
+        length, size, choices = self.probs.shape
+        chosen = F.one_hot(plans.reshape(-1, length, size), choices).float()  # (M, L, A, C)
+        frequencies = torch.einsum("mlac,m->lac", chosen, weights)
+        return CategoricalPlans(keep * self.probs + (1 - keep) * frequencies, self.shape)
+
+    def shift(self, num_steps: int, initial: CategoricalPlans) -> CategoricalPlans:
+        """As `PlanDistribution.shift`."""
+        return CategoricalPlans((_shift(self.probs, num_steps) + initial.probs) / 2, self.shape)
 
 
 @dataclass(frozen=True)
@@ -79,9 +126,13 @@ class GaussianPlans(PlanDistribution):
     low: Tensor
     high: Tensor
 
-    def sample(self, num_plans: int, generator: torch.Generator) -> Tensor:
+    def sample(self, num_plans: int, generator: torch.Generator, noise_exponent: float = 0.0) -> Tensor:
         """As `PlanDistribution.sample`: (M, L, A) float32."""
-        noise = torch.randn((num_plans, *self.mean.shape), generator=generator, dtype=torch.float32)
+        length, size = self.mean.shape
+        if noise_exponent:
+            noise = coloured_noise((num_plans, size, length), noise_exponent, generator).mT  # (M, L, A)
+        else:
+            noise = torch.randn((num_plans, length, size), generator=generator, dtype=torch.float32)
         return (self.mean + noise.to(self.mean.device) * self.std).clamp(self.low, self.high)
 
     def mode(self) -> Tensor:
@@ -94,12 +145,29 @@ class GaussianPlans(PlanDistribution):
         std = keep * self.std + (1 - keep) * plans.std(0, correction=0)
         return GaussianPlans(mean, std, self.low, self.high)
 
+    def reweight(self, plans: Tensor, weights: Tensor, keep: float) -> GaussianPlans:
+        """As `PlanDistribution.reweight`."""
+        mean = keep * self.mean + (1 - keep) * torch.einsum("mla,m->la", plans, weights)
+        return GaussianPlans(mean, self.std, self.low, self.high)
 
-def initial_distribution(space: spaces.Space, length: int, device: torch.device) -> CategoricalPlans | GaussianPlans:
+    def shift(self, num_steps: int, initial: GaussianPlans) -> GaussianPlans:
+        """As `PlanDistribution.shift`."""
+        return GaussianPlans(_shift(self.mean, num_steps), initial.std, self.low, self.high)
+
+
+def _shift(values: Tensor, num_steps: int) -> Tensor:
+    """(L, ...) without the first steps, the last repeated at the end."""
+    steps = torch.arange(len(values), device=values.device) + num_steps
+    return values[steps.clamp_max(len(values) - 1)]
+
+
+def initial_distribution(
+    space: spaces.Space, length: int, device: torch.device, std_scale: float = 1.0
+) -> CategoricalPlans | GaussianPlans:
     """The distribution of the first plans, of `length` steps in an action space.
 
     All choices have the same probability. A real number has the middle of its bounds as its mean, 0 where one is
-    missing, and half of the distance between them as its standard deviation, 1 where one is missing.
+    missing, and half of the distance between them as its standard deviation, 1 where one is missing, times `std_scale`.
 
     Raises:
         UserError: the space has no actions.
@@ -107,7 +175,7 @@ def initial_distribution(space: spaces.Space, length: int, device: torch.device)
     if isinstance(space, spaces.NoAction):
         raise UserError("this world was learned from videos without actions: there is nothing to plan.")
     if isinstance(space, spaces.Box):
-        return _initial_gaussian(space, length, device)
+        return _initial_gaussian(space, length, device, std_scale)
     if isinstance(space, spaces.Discrete):
         counts: tuple[int, ...] = (space.n,)
     else:
@@ -118,13 +186,13 @@ def initial_distribution(space: spaces.Space, length: int, device: torch.device)
     return CategoricalPlans(probs.expand(length, -1, -1), space.shape)
 
 
-def _initial_gaussian(space: spaces.Box, length: int, device: torch.device) -> GaussianPlans:
+def _initial_gaussian(space: spaces.Box, length: int, device: torch.device, std_scale: float) -> GaussianPlans:
     low = np.asarray([-np.inf if x is None else x for x in space.low])
     high = np.asarray([np.inf if x is None else x for x in space.high])
     bounded = np.isfinite(low) & np.isfinite(high)
     finite_low, finite_high = np.where(bounded, low, 0), np.where(bounded, high, 0)
     mean = np.where(bounded, (finite_low + finite_high) / 2, np.clip(0, low, high))
-    std = np.where(bounded, (finite_high - finite_low) / 2, 1.0)
+    std = std_scale * np.where(bounded, (finite_high - finite_low) / 2, 1.0)
 
     def tensor(values: np.ndarray) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=device)
