@@ -9,6 +9,7 @@ from typing import Any
 from worldmodel.common.torch_state import isolated_torch_state
 from worldmodel.data import Dataset
 from worldmodel.metrics import free_run, policy_order
+from worldmodel.metrics.environment_rules import EnvironmentRules
 from worldmodel.metrics.evaluation_run import EvaluationRun, EvaluationSettings, PolicyFactory, Progress
 from worldmodel.metrics.frame_scores import MAX_BRIGHT
 from worldmodel.metrics.metric_registry import select_metrics
@@ -22,6 +23,7 @@ def evaluate(
     policies: Mapping[str, PolicyFactory],
     settings: EvaluationSettings = EvaluationSettings(),  # noqa: B008 (frozen)
     progress: Progress | None = None,
+    rules: EnvironmentRules = EnvironmentRules(),  # noqa: B008 (frozen)
 ) -> dict[str, Any]:
     """Evaluate a world on recordings that it was not trained on.
 
@@ -32,6 +34,7 @@ def evaluate(
             (seed, rows) and returns a function from the current frames, (rows, H, W, 3) uint8, to actions.
         settings: how to evaluate.
         progress: called as (stage, done, total, {}).
+        rules: what the environment declares about objects and opposite actions.
 
     Returns:
         JSON, the same for the same arguments: `environment`; `split`; `settings`; `notes`, sentences; `sections`:
@@ -42,7 +45,7 @@ def evaluate(
         UserError: an unknown metric, or data that the world cannot be evaluated on.
     """
     metrics = select_metrics(settings.metrics)
-    run = EvaluationRun(world, data, policies, settings, progress)
+    run = EvaluationRun(world, data, policies, settings, progress, rules)
     sections: dict[str, dict[str, Any]] = {}
     for metric in metrics:
         values = metric.function(run)
