@@ -11,9 +11,11 @@ from typing import TypeVar
 from worldmodel.common.errors import UserError, unknown_name
 from worldmodel.metrics import (
     action_effect,
+    action_recognition,
     frechet_clips,
     free_run,
     likelihood,
+    opposite_actions,
     outcomes,
     paired_clips,
     permanence,
@@ -32,6 +34,8 @@ METRICS: dict[str, Metric] = {
         policy_order,
         free_run,
         action_effect,
+        action_recognition,
+        opposite_actions,
         permanence,
         likelihood,
         prediction,
