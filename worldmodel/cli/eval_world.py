@@ -63,7 +63,7 @@ class EvalWorld:
     """Of clips, starts, policies and dreams."""
     metrics: str = ""
     """Names separated by commas; "all" for all; if not given, all but those that train a model of their own."""
-    inverse_steps: int = 600
+    inverse_steps: int = 400
     """Training steps of the inverse dynamics model, which some metrics train."""
     sampling: SamplingFlags = field(default_factory=SamplingFlags)
     """How the dreamed codes are sampled."""

@@ -57,7 +57,7 @@ class EvaluationSettings:
     rows: int = 64
     seed: int = 0
     sampling: Sampling = field(default_factory=Sampling)
-    inverse_steps: int = 600
+    inverse_steps: int = 400
     metrics: tuple[str, ...] = ()
 
 
