@@ -351,10 +351,12 @@ def world(world_dir: Path) -> WorldModel:
 
 @pytest.fixture(scope="module")
 def result(world: WorldModel, data: Dataset) -> dict:
-    rules = EnvironmentRules(
-        lambda frame: [("square", *np.argwhere(frame[..., 0] > 100).mean(0))] if frame.any() else []
-    )
-    return evaluate(world, data, policies_of(data), replace(SMALL, metrics=("all",)), rules=rules)
+    def find_square(frame: np.ndarray) -> list[tuple[str, float, float]]:
+        bright = np.argwhere(frame[..., 0] > 100)
+        return [("square", *bright.mean(0))] if len(bright) else []
+
+    everything = replace(SMALL, metrics=("all",))
+    return evaluate(world, data, policies_of(data), everything, rules=EnvironmentRules(find_square))
 
 
 def test_every_metric_reports_values_with_baselines(result: dict) -> None:
