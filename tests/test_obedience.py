@@ -131,8 +131,9 @@ def test_delta_psnr_by_hand(make_run: Any) -> None:
 
 
 def test_a_perfect_dream_reaches_the_score_of_reconstructions(make_run: Any) -> None:
-    share, score_of_all, right, _ = METRICS["inverse_dynamics"].function(make_run("perfect"))
-    assert share.value.mean == right.value.mean == 1
+    share, score_of_all, right, _, change, change_score = METRICS["inverse_dynamics"].function(make_run("perfect"))
+    assert share.value.mean == right.value.mean == change.value.mean == 1
+    assert change_score.baselines["previous action"].mean == 0
     assert share.verdict == "reaches the goal"
     assert score_of_all.value.mean > 0.95
     assert score_of_all.value == score_of_all.baselines["real frames"] == score_of_all.baselines["reconstruction"]
@@ -212,7 +213,24 @@ def test_scores_by_hand() -> None:
     r2 = r2_statistic(np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 2.0, 3.0, 2.0]), np.array([0, 0, 1, 1]))
     assert r2(np.ones(2)) == pytest.approx(1 - 4 / 5)
     assert r2_statistic(np.ones(3), np.zeros(3), np.zeros(3, int))(np.ones(1)) == 0
+    assert np.isnan(f1(np.zeros(2)))
+    assert np.isnan(r2(np.zeros(2)))
     assert chance_f1(np.array([[0], [1], [2], [0], [1], [2]])) == pytest.approx(1 / 3)
+
+
+def test_clips_of_one_episode_have_no_interval_and_no_score_has_no_share(
+    make_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run("perfect", opposites=(("stay", "move"),))
+    run.clips = replace(run.clips, episodes=np.zeros(len(run.clips.episodes), np.int64))
+    for name in ("inverse_dynamics", "opposite_actions", "delta_psnr"):
+        for value in METRICS[name].function(run):
+            lows = [value.value.low, *(baseline.low for baseline in value.baselines.values())]
+            assert lows == [None] * len(lows), (name, value.label)
+    monkeypatch.setattr(InverseDynamics, "choices", lambda self, outputs: np.full((*outputs.shape[:2], 1), 7))
+    share, *_ = METRICS["inverse_dynamics"].function(make_run("perfect"))
+    assert np.isnan(share.value.mean)
+    assert share.verdict == ""
 
 
 # -- permanence --------------------------------------------------------------------------------------------

@@ -85,7 +85,9 @@ def inverse_dynamics(run: EvaluationRun) -> list[MetricValue]:
 
     Discrete components: macro F1 over the classes that occur. Box components: R^2. The first value is the goal: the
     score on dreams as a share of that on reconstructions. "identifiable steps" are those whose action the model reads
-    correctly off the real frames: at the others, e.g. a step against a wall, the pixels do not show the action.
+    correctly off the real frames: at the others, e.g. a step against a wall, the pixels do not show the action. At
+    "changes of action" the action differs from the one before, so that a model gains nothing by assuming that actions
+    are repeated, as they are under a sticky policy.
     """
     if not np.prod(run.data.header.action_space.shape):
         return []
@@ -95,8 +97,10 @@ def inverse_dynamics(run: EvaluationRun) -> list[MetricValue]:
     values = _values("all steps", model, steps, seed)
     if model.classes:
         right = (steps.found["real frames"] == steps.truth).all(1)
-        if right.any():
-            values += _values("identifiable steps", model, steps.select(right), seed)[:2]
+        change = (steps.previous != steps.truth).any(1)
+        for label, chosen in (("identifiable steps", right), ("changes of action", change)):
+            if chosen.any():
+                values += _values(label, model, steps.select(chosen), seed)
     if model.num_components > 1:
         for i, name in enumerate(component_names(run)):
             values.append(_score(f"all steps, {name}", _scorer(model, steps, [i]), steps, seed))
@@ -116,8 +120,13 @@ def _values(label: str, model: InverseDynamics, steps: Recognised, seed: int) ->
     """The share of the score on reconstructions that dreams reach, and the score."""
     scorer = _scorer(model, steps, list(range(model.num_components)))
     dream, upper = scorer(steps.found["dream"]), scorer(steps.found[RECONSTRUCTION])
-    share = bootstrap(lambda w: dream(w) / upper(w), np.arange(int(steps.episode.max()) + 1), seed)
-    verdict = "reaches the goal" if share.mean >= GOAL else "below the goal"
+
+    def share_of_upper(weights: np.ndarray) -> float:
+        bound = upper(weights)
+        return dream(weights) / bound if bound > 0 else float("nan")  # nothing can be read off reconstructions
+
+    share = _estimate(share_of_upper, steps, seed)
+    verdict = "" if np.isnan(share.mean) else "reaches the goal" if share.mean >= GOAL else "below the goal"
     return [
         MetricValue(f"{label}, dream / reconstruction", share, {"goal": Estimate(GOAL)}, verdict),
         _score(label, scorer, steps, seed),
@@ -125,11 +134,18 @@ def _values(label: str, model: InverseDynamics, steps: Recognised, seed: int) ->
 
 
 def _score(label: str, scorer: Callable[[np.ndarray], Statistic], steps: Recognised, seed: int) -> MetricValue:
-    units = np.arange(int(steps.episode.max()) + 1)
-    found = {name: bootstrap(scorer(values), units, seed) for name, values in steps.found.items()}
-    found["previous action"] = bootstrap(scorer(steps.previous), units, seed)
+    found = {name: _estimate(scorer(values), steps, seed) for name, values in steps.found.items()}
+    found["previous action"] = _estimate(scorer(steps.previous), steps, seed)
     found["chance"] = Estimate(chance_f1(steps.truth) if steps.truth.dtype.kind == "i" else 0.0)
     return MetricValue(label, found.pop("dream"), found)
+
+
+def _estimate(statistic: Statistic, steps: Recognised, seed: int) -> Estimate:
+    """Resampled by episode; without interval where all steps are of one episode."""
+    units = np.arange(int(steps.episode.max()) + 1)
+    if len(np.unique(steps.episode)) < 2:
+        return Estimate(statistic(np.ones(len(units))))
+    return bootstrap(statistic, units, seed)
 
 
 def _scorer(model: InverseDynamics, steps: Recognised, components: list[int]) -> Callable[[np.ndarray], Statistic]:
@@ -153,6 +169,8 @@ def f1_statistic(truth: np.ndarray, found: np.ndarray, episode: np.ndarray) -> S
         table = (weights @ confusion).reshape(count, count)  # (true, found)
         true, predicted = table.sum(1), table.sum(0)
         occurs = true > 0
+        if not occurs.any():
+            return float("nan")
         return float((2 * np.diag(table) / np.maximum(true + predicted, 1e-12))[occurs].mean())
 
     return statistic
@@ -165,6 +183,8 @@ def r2_statistic(truth: np.ndarray, found: np.ndarray, episode: np.ndarray) -> S
 
     def statistic(weights: np.ndarray) -> float:
         n, total, squares, error = sums @ weights
+        if n <= 0:
+            return float("nan")
         variance = squares - total**2 / n
         return float(1 - error / variance) if variance > 1e-12 * max(squares, 1.0) else 0.0
 

@@ -13,6 +13,7 @@ from worldmodel.metrics.environment_rules import EnvironmentRules
 from worldmodel.metrics.evaluation_run import EvaluationRun, EvaluationSettings, PolicyFactory, Progress
 from worldmodel.metrics.frame_scores import MAX_BRIGHT
 from worldmodel.metrics.metric_registry import select_metrics
+from worldmodel.metrics.opposite_actions import opposite_values
 from worldmodel.world.world_model import WorldModel
 
 
@@ -76,6 +77,11 @@ def _notes(run: EvaluationRun, sections: Mapping[str, Any]) -> list[str]:
             f"Small bright pixels: their largest colour is above {run.train.bright_threshold} of 255, in frames of "
             f"which at most {MAX_BRIGHT:.0%} is bright (others flash)."
         )
+    names = {name for metrics in sections.values() for name in metrics}
+    if "permanence" in names and run.rules.objects is None:
+        notes.append("Permanence is not measured: the environment declares no rule that finds small objects.")
+    if "opposite_actions" in names and not opposite_values(run):
+        notes.append("Opposite actions are not tested: the environment declares none.")
     if free_run.SECTION in sections:
         notes += _free_run_notes(run, sections[free_run.SECTION])
     return notes
