@@ -33,6 +33,8 @@ TOY_ROWS = (
             "periodic": {"actions": [4, 2, 3, 1], "period": 2},
             "ppo": {"frame_stack": 4},
         },
+        objects="worldmodel.envs.toy_objects:find_agents",
+        opposites=(("up", "down"), ("left", "right")),
     ),
     EnvRow(
         id="worldmodel/ToyContinuous-v0",
@@ -46,6 +48,7 @@ TOY_ROWS = (
             "ppo": {"frame_stack": 4},
             "sac": {"frame_stack": 4},
         },
+        objects="worldmodel.envs.toy_objects:find_agents",
     ),
 )
 

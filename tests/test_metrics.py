@@ -19,7 +19,17 @@ from worldmodel.common import spaces
 from worldmodel.common.errors import UserError
 from worldmodel.common.pixels import PixelSpec
 from worldmodel.data import Dataset, Header, PartWriter, PolicyRecord, seal
-from worldmodel.metrics import METRICS, Estimate, EvaluationSettings, Metric, MetricValue, evaluate, register, table
+from worldmodel.metrics import (
+    METRICS,
+    EnvironmentRules,
+    Estimate,
+    EvaluationSettings,
+    Metric,
+    MetricValue,
+    evaluate,
+    register,
+    table,
+)
 from worldmodel.metrics.dream_rollouts import begin_dreams, select_rows
 from worldmodel.metrics.evaluation_run import EvaluationRun
 from worldmodel.metrics.frame_scores import bright_precision_counts, bright_recall_counts, changed, psnr, ssim
@@ -55,8 +65,14 @@ from worldmodel.train import train_world
 from worldmodel.train.presets import PRESETS
 from worldmodel.world.world_model import WorldModel
 
-SMALL = EvaluationSettings(clips=6, ahead=3, horizon=6, rows=5, seed=4)
-OPTIONAL = ("policy_order", "border_psnr", "reconstruction_border_psnr")  # not for every dataset and world
+SMALL = EvaluationSettings(clips=6, ahead=3, horizon=6, rows=5, seed=4, inverse_steps=5)
+OPTIONAL = (
+    "policy_order",
+    "border_psnr",
+    "reconstruction_border_psnr",
+    "permanence_precision",
+    "opposite_actions",
+)  # not for every dataset and world
 
 # -- by hand -----------------------------------------------------------------------------------------------
 
@@ -335,7 +351,12 @@ def world(world_dir: Path) -> WorldModel:
 
 @pytest.fixture(scope="module")
 def result(world: WorldModel, data: Dataset) -> dict:
-    return evaluate(world, data, policies_of(data), SMALL)
+    def find_square(frame: np.ndarray) -> list[tuple[str, float, float]]:
+        bright = np.argwhere(frame[..., 0] > 100)
+        return [("square", *bright.mean(0))] if len(bright) else []
+
+    everything = replace(SMALL, metrics=("all",))
+    return evaluate(world, data, policies_of(data), everything, rules=EnvironmentRules(find_square))
 
 
 def test_every_metric_reports_values_with_baselines(result: dict) -> None:

@@ -69,7 +69,7 @@ def train(config: Demo, path: Path, world: Path) -> None:
 def evaluate(config: Demo, path: Path, world_path: Path, out: Path) -> None:
     """Evaluate the world on the test split and write the result of `worldmodel.metrics.evaluate` as JSON."""
     from worldmodel import metrics
-    from worldmodel.cli.eval_world import policies_of
+    from worldmodel.cli.eval_world import policies_of, rules_of
     from worldmodel.common.files import atomic_path
     from worldmodel.data import Dataset
     from worldmodel.world.world_model import WorldModel
@@ -77,7 +77,7 @@ def evaluate(config: Demo, path: Path, world_path: Path, out: Path) -> None:
     world = WorldModel.from_pretrained(world_path)
     settings = metrics.EvaluationSettings(clips=config.eval_clips, rows=config.eval_rows, horizon=60, seed=config.seed)
     with Dataset.open_cropped(path, world.spec.pixels) as data, progress_bar() as progress:
-        result = metrics.evaluate(world, data, policies_of(data), settings, progress)
+        result = metrics.evaluate(world, data, policies_of(data), settings, progress, rules_of(world.spec.env))
     with atomic_path(out) as temporary:
         temporary.write_text(json.dumps(result))
 

@@ -19,7 +19,7 @@ from worldmodel.common.errors import UserError
 if TYPE_CHECKING:
     from worldmodel.data import Dataset
     from worldmodel.data.header import PolicyRecord
-    from worldmodel.metrics import PolicyFactory
+    from worldmodel.metrics import EnvironmentRules, PolicyFactory
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,9 @@ class EvalWorld:
     seed: int = 0
     """Of clips, starts, policies and dreams."""
     metrics: str = ""
-    """Names separated by commas; all if not given."""
+    """Names separated by commas; "all" for all; if not given, all but those that train a model of their own."""
+    inverse_steps: int = 400
+    """Training steps of the inverse dynamics model, which some metrics train."""
     sampling: SamplingFlags = field(default_factory=SamplingFlags)
     """How the dreamed codes are sampled."""
     out: Path | None = None
@@ -104,16 +106,28 @@ def eval_world(config: EvalWorld) -> None:
         rows=config.rows,
         seed=config.seed,
         sampling=Sampling(**vars(config.sampling)),
+        inverse_steps=config.inverse_steps,
         metrics=names,
     )
     world = WorldModel.from_pretrained(config.world, choose_runtime(config.device).device)
     with Dataset.open_cropped(list(config.data), world.spec.pixels) as data, progress_bar() as progress:
-        result = evaluate(world, data, policies_of(data), settings, progress)
+        result = evaluate(world, data, policies_of(data), settings, progress, rules_of(world.spec.env))
     if config.out is not None:
         origin = {"machine": machine(), **run_info("eval world", config)}
         with atomic_path(config.out) as temporary:
             temporary.write_text(json.dumps({**result, **origin}, indent=1) + "\n")
     print(json.dumps(result) if config.json else table(result))
+
+
+def rules_of(env: str) -> EnvironmentRules:
+    """What the registry row of an environment declares for metrics; nothing for an environment without a row."""
+    from worldmodel.envs.env_registry import load_entry_point, row_of
+    from worldmodel.metrics import EnvironmentRules
+
+    row = row_of(env)
+    if row is None:
+        return EnvironmentRules()
+    return EnvironmentRules(load_entry_point(row.objects) if row.objects else None, row.opposites)
 
 
 def policies_of(data: Dataset) -> dict[str, PolicyFactory]:

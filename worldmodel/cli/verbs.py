@@ -46,6 +46,11 @@ VERBS: dict[str, Verb] = {
         "worldmodel.cli.data_commands:data_verify",
         "check every checksum, offset and split",
     ),
+    "data audit": Verb(
+        "worldmodel.cli.audit_command:DataAudit",
+        "worldmodel.cli.audit_command:data_audit",
+        "look for shifted rewards and ends, dead frames, repeats",
+    ),
     "data preview": Verb(
         "worldmodel.cli.data_commands:DataPreview",
         "worldmodel.cli.data_commands:data_preview",

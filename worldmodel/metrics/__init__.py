@@ -6,6 +6,7 @@
 
 from worldmodel.metrics.clip_evaluation import evaluate_clips
 from worldmodel.metrics.clip_metric import ClipAccumulator, ClipMetric
+from worldmodel.metrics.environment_rules import EnvironmentRules
 from worldmodel.metrics.evaluation import evaluate, table
 from worldmodel.metrics.evaluation_run import EvaluationRun, EvaluationSettings, PolicyFactory
 from worldmodel.metrics.metric import Metric, MetricValue
@@ -17,6 +18,7 @@ __all__ = [
     "METRICS",
     "ClipAccumulator",
     "ClipMetric",
+    "EnvironmentRules",
     "Estimate",
     "EvaluationRun",
     "EvaluationSettings",

@@ -5,7 +5,8 @@ Shapes: R rows, T frames of context, h w code grid, A action size.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -51,13 +52,36 @@ def select_rows(simulator: Simulator, rows: Tensor) -> Simulator:
     return selected
 
 
-@torch.no_grad()
-def predict(
-    world: WorldModel, clip: CodeClip, actions: Tensor, num_frames: int, seeds: Tensor, sampling: Sampling
-) -> Tensor:
-    """Frames dreamed after a context: (R, n, H, W, 3) uint8 on the CPU for actions (R, n) or (R, n, A).
+@dataclass(frozen=True)
+class Dreams:
+    """Frames of dreams that began from recorded clips.
 
-    A dream that terminates early repeats its last frame.
+    Attributes:
+        frames: (R, n, H, W, 3) uint8 on the CPU. A dream that terminates early repeats its last frame.
+        ended: (R, n) bool on the CPU, the dream terminated at this step or before.
     """
+
+    frames: Tensor
+    ended: Tensor
+
+    def select(self, rows: slice) -> Dreams:
+        """Some of the rows."""
+        return Dreams(self.frames[rows], self.ended[rows])
+
+    @staticmethod
+    def concatenate(dreams: Sequence[Dreams]) -> Dreams:
+        """The rows of all, one after another."""
+        return Dreams(torch.cat([d.frames for d in dreams]), torch.cat([d.ended for d in dreams]))
+
+
+@torch.no_grad()
+def dream_clips(
+    world: WorldModel, clip: CodeClip, actions: Tensor, num_frames: int, seeds: Tensor, sampling: Sampling
+) -> Dreams:
+    """Dream n frames after a context of `num_frames` frames, for actions (R, n) or (R, n, A)."""
     simulator = begin_dreams(world, clip, num_frames, seeds, sampling)
-    return torch.stack([simulator.step(actions[:, t]).frames.cpu() for t in range(actions.shape[1])], 1)
+    frames, ended = [], []
+    for t in range(actions.shape[1]):
+        frames.append(simulator.step(actions[:, t]).frames.cpu())
+        ended.append(simulator.state.ended.cpu())
+    return Dreams(torch.stack(frames, 1), torch.stack(ended, 1))

@@ -9,9 +9,11 @@ from typing import Any
 from worldmodel.common.torch_state import isolated_torch_state
 from worldmodel.data import Dataset
 from worldmodel.metrics import free_run, policy_order
+from worldmodel.metrics.environment_rules import EnvironmentRules
 from worldmodel.metrics.evaluation_run import EvaluationRun, EvaluationSettings, PolicyFactory, Progress
 from worldmodel.metrics.frame_scores import MAX_BRIGHT
 from worldmodel.metrics.metric_registry import select_metrics
+from worldmodel.metrics.opposite_actions import opposite_values
 from worldmodel.world.world_model import WorldModel
 
 
@@ -22,6 +24,7 @@ def evaluate(
     policies: Mapping[str, PolicyFactory],
     settings: EvaluationSettings = EvaluationSettings(),  # noqa: B008 (frozen)
     progress: Progress | None = None,
+    rules: EnvironmentRules = EnvironmentRules(),  # noqa: B008 (frozen)
 ) -> dict[str, Any]:
     """Evaluate a world on recordings that it was not trained on.
 
@@ -32,6 +35,7 @@ def evaluate(
             (seed, rows) and returns a function from the current frames, (rows, H, W, 3) uint8, to actions.
         settings: how to evaluate.
         progress: called as (stage, done, total, {}).
+        rules: what the environment declares about objects and opposite actions.
 
     Returns:
         JSON, the same for the same arguments: `environment`; `split`; `settings`; `notes`, sentences; `sections`:
@@ -42,7 +46,7 @@ def evaluate(
         UserError: an unknown metric, or data that the world cannot be evaluated on.
     """
     metrics = select_metrics(settings.metrics)
-    run = EvaluationRun(world, data, policies, settings, progress)
+    run = EvaluationRun(world, data, policies, settings, progress, rules)
     sections: dict[str, dict[str, Any]] = {}
     for metric in metrics:
         values = metric.function(run)
@@ -73,6 +77,11 @@ def _notes(run: EvaluationRun, sections: Mapping[str, Any]) -> list[str]:
             f"Small bright pixels: their largest colour is above {run.train.bright_threshold} of 255, in frames of "
             f"which at most {MAX_BRIGHT:.0%} is bright (others flash)."
         )
+    names = {name for metrics in sections.values() for name in metrics}
+    if "permanence" in names and run.rules.objects is None:
+        notes.append("Permanence is not measured: the environment declares no rule that finds small objects.")
+    if "opposite_actions" in names and not opposite_values(run):
+        notes.append("Opposite actions are not tested: the environment declares none.")
     if free_run.SECTION in sections:
         notes += _free_run_notes(run, sections[free_run.SECTION])
     return notes

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from worldmodel.common.errors import UserError
 from worldmodel.data import ClipSampler, Dataset
+from worldmodel.metrics.environment_rules import EnvironmentRules
 from worldmodel.metrics.frame_scores import brightness
 from worldmodel.prior.code_clip import CodeClip
 from worldmodel.prior.sampling import Sampling
@@ -45,7 +46,8 @@ class EvaluationSettings:
         rows: free runs of each policy.
         seed: seed of clips, starts, policies and dreams.
         sampling: how dreamed codes are sampled.
-        metrics: names of metrics; empty for all.
+        inverse_steps: training steps of the inverse dynamics model, which some metrics train.
+        metrics: names of metrics; empty for those evaluated by default, "all" for all.
     """
 
     split: str = "test"
@@ -55,6 +57,7 @@ class EvaluationSettings:
     rows: int = 64
     seed: int = 0
     sampling: Sampling = field(default_factory=Sampling)
+    inverse_steps: int = 400
     metrics: tuple[str, ...] = ()
 
 
@@ -102,6 +105,7 @@ class EvaluationRun:
         policies: policies to play in the dream, by the policy name of their recorded episodes.
         settings: how to evaluate.
         progress: called as (stage, done, total, {}).
+        rules: what the environment declares about objects and opposite actions.
 
     Raises:
         UserError: the data has other frames or actions, lacks the status variable, or has too few episodes.
@@ -114,7 +118,9 @@ class EvaluationRun:
         policies: Mapping[str, PolicyFactory],
         settings: EvaluationSettings,
         progress: Progress | None = None,
+        rules: EnvironmentRules = EnvironmentRules(),  # noqa: B008 (frozen)
     ) -> None:
+        self.rules = rules
         self.world, self.data, self.policies, self.settings = world, data, dict(policies), settings
         self.progress: Progress = progress or (lambda *_: None)
         self._cache: dict[Any, Any] = {}
@@ -270,6 +276,6 @@ def _check(world: WorldModel, data: Dataset, settings: EvaluationSettings) -> No
             f"--ahead {settings.ahead}: this world's prior spans {max_frames} frames, {world.prior.window} of them "
             f"context; give at most --ahead {max_frames - world.prior.window}."
         )
-    for name, minimum in (("clips", 2), ("ahead", 1), ("horizon", 1), ("rows", 2)):
+    for name, minimum in (("clips", 2), ("ahead", 1), ("horizon", 1), ("rows", 2), ("inverse_steps", 1)):
         if getattr(settings, name) < minimum:
-            raise UserError(f"--{name} {getattr(settings, name)}: wanted at least {minimum}.")
+            raise UserError(f"--{name.replace('_', '-')} {getattr(settings, name)}: wanted at least {minimum}.")

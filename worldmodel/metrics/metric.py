@@ -45,6 +45,7 @@ class Metric:
         unit: unit of its values.
         better: "higher", "lower", or "real": the nearer to the baseline called "real".
         function: evaluation run -> values; empty where the world or the data has nothing to measure.
+        default: whether it is evaluated when no metric is named; False for expensive ones.
     """
 
     name: str
@@ -53,3 +54,4 @@ class Metric:
     unit: str
     better: str
     function: Callable[[EvaluationRun], list[MetricValue]]
+    default: bool = True

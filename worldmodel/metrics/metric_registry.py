@@ -10,11 +10,15 @@ from typing import TypeVar
 
 from worldmodel.common.errors import UserError, unknown_name
 from worldmodel.metrics import (
+    action_effect,
+    action_recognition,
     frechet_clips,
     free_run,
     likelihood,
+    opposite_actions,
     outcomes,
     paired_clips,
+    permanence,
     policy_order,
     prediction,
     reconstruction,
@@ -26,12 +30,24 @@ Row = TypeVar("Row", Metric, ClipMetric)
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
-    for module in (policy_order, free_run, likelihood, prediction, outcomes, reconstruction)
+    for module in (
+        policy_order,
+        free_run,
+        action_effect,
+        action_recognition,
+        opposite_actions,
+        permanence,
+        likelihood,
+        prediction,
+        outcomes,
+        reconstruction,
+    )
     for metric in module.ROWS
 }
 CLIP_METRICS: dict[str, ClipMetric] = {
     metric.name: metric for module in (frechet_clips, paired_clips) for metric in module.CLIP_ROWS
 }
+ALL = "all"
 FORMER_NAMES = {"life": "steps_survived", "orders": "policy_order"}  # still accepted
 
 
@@ -56,11 +72,17 @@ def register_clip_metric(metric: ClipMetric) -> None:
 
 
 def select_metrics(names: Sequence[str]) -> list[Metric]:
-    """The metrics of worlds of these names, in the registry's order; all of them if no name is given.
+    """The metrics of worlds of these names, in the registry's order.
+
+    Without a name those that are evaluated by default; `ALL` names all.
 
     Raises:
         UserError: an unknown name.
     """
+    if not names:
+        return [metric for metric in METRICS.values() if metric.default]
+    if ALL in names:
+        return list(METRICS.values())
     return _select([FORMER_NAMES.get(name, name) if name not in METRICS else name for name in names], METRICS)
 
 

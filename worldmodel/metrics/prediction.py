@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodel.metrics.dream_rollouts import predict
+from worldmodel.metrics.clip_dreams import paired_dreams
 from worldmodel.metrics.evaluation_run import EvaluationRun
 from worldmodel.metrics.frame_scores import WINDOW, bright_precision_counts, bright_recall_counts, changed, psnr, ssim
 from worldmodel.metrics.metric import Metric, MetricValue
 from worldmodel.metrics.statistics import Estimate, ratio
-from worldmodel.prior.code_clip import CodeClip
 from worldmodel.tokenizer import Tokenizer
 
 # candidate -> measure -> numerators and denominators, (B, n) each
@@ -32,19 +31,15 @@ def horizons(run: EvaluationRun) -> list[int]:
 
 def scores(run: EvaluationRun) -> Scores:
     """Frames of every candidate compared with the real ones, clip by clip and horizon by horizon."""
-    world, settings, clips, window = run.world, run.settings, run.clips, run.world.prior.window
-    ahead = torch.tensor(horizons(run))
+    world, clips, window = run.world, run.clips, run.world.prior.window
+    dreams, ahead = run.cached(paired_dreams), torch.tensor(horizons(run))
     chunks: list[Scores] = []
     for rows, clip in run.chunks("prediction"):
-        seeds = settings.seed + torch.arange(rows.start, rows.stop)
         frames = clips.frames[rows]
         real, last = frames[:, window - 1 + ahead], frames[:, window - 1 : window]
-        twice = CodeClip(**{name: torch.cat([tensor, tensor]) for name, tensor in vars(clip).items()})
-        future = torch.cat([clip.actions, clips.codes.actions[clips.other[rows]]])[:, window - 1 :]
-        dreams = predict(world, twice, future, window, seeds.repeat(2), settings.sampling)[:, ahead - 1]
         candidates = {
-            "dream": dreams[: len(real)],
-            OTHER: dreams[len(real) :],
+            "dream": dreams.recorded.frames[rows, ahead - 1],
+            OTHER: dreams.other.frames[rows, ahead - 1],
             "repeat last": last.expand_as(real),
             "mean frame": run.train.mean_frame.expand_as(real),
             "reconstruction": world.tokenizer.decode(clip.codes[:, window - 1 + ahead]).cpu(),

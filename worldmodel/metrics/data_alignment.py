@@ -1,0 +1,190 @@
+"""Whether the rewards and ends of a dataset are stored at the right step.
+
+A classifier of the frames of step t (the frame after it, and its difference from the frame before it) is trained to
+predict the event of step t, and likewise that of step t - 1 and of step t + 1. If a neighbour's event is predicted
+better than the step's own, the recording is probably shifted by one step.
+
+Shapes: N steps, M events, S = 3 shifts, K views.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from worldmodel.data import Dataset
+from worldmodel.metrics.event_classifier import SHIFTS, VIEWS, event_logits, shrink, train_classifier
+from worldmodel.metrics.statistics import AveragePrecision, Estimate, bootstrap
+
+MAX_TRAIN_STEPS, MAX_TEST_STEPS = 4000, 6000
+MIN_EVENTS = 10  # in either split, at a shift; with fewer it is not tested
+MARGIN = 0.05  # by which a neighbour's average precision must be better, beside its interval
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How well the event of a neighbouring step is predicted.
+
+    Attributes:
+        event: "reward" or "end".
+        view: what the classifier sees.
+        shift: -1 or 1: the event of step t + shift.
+        precision: average precision for it.
+        own: average precision for the event of step t.
+        gain: the first minus the second.
+    """
+
+    event: str
+    view: str
+    shift: int
+    precision: Estimate
+    own: Estimate
+    gain: Estimate
+
+    @property
+    def is_better(self) -> bool:
+        """Whether the neighbour is predicted better: the interval of the gain is above 0, and the gain is no trifle."""
+        return self.gain.sign > 0 and self.gain.mean > MARGIN
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Steps of a split whose two frames are valid.
+
+    Attributes:
+        frames: (N, 2, H, W, 3) uint8, the frame before and after each step.
+        labels: (N, M, S) bool, the events of the steps at each shift.
+        known: (N, M, S) bool, the episode has a step there.
+        episode: (N,) int64.
+    """
+
+    frames: np.ndarray
+    labels: np.ndarray
+    known: np.ndarray
+    episode: np.ndarray
+
+
+def reward_event(rewards: np.ndarray) -> tuple[np.ndarray, str]:
+    """The event of a reward, (S,) bool, and its description.
+
+    A reward other than the most common one; where no reward is common, a reward above the median.
+    """
+    values, counts = np.unique(rewards, return_counts=True)
+    common = values[counts.argmax()]
+    if counts.max() >= 0.5 * len(rewards):
+        return rewards != common, f"reward is not {common:g}"
+    median = np.median(rewards)
+    return rewards > median, f"reward is above {median:g}"
+
+
+def alignment(data: Dataset, seed: int, num_steps: int) -> tuple[list[Shift], dict[str, str]]:
+    """Compare each event's own step with its neighbours.
+
+    Args:
+        data: the dataset; the classifier learns from its training split and is tested on its test split.
+        seed: seed of the choice of steps and of the training.
+        num_steps: training steps.
+
+    Returns:
+        The comparisons, and for each event its description or why it was not tested.
+    """
+    rewards, description = reward_event(data.flat("rewards"))
+    events = {"reward": rewards, "end": data.flat("terminations").astype(bool)}
+    notes = {"reward": description, "end": "the step terminates the episode"}
+    splits = [data.episodes_of(split) for split in ("train", "test")]
+    if not all(len(episodes) for episodes in splits):
+        return [], dict.fromkeys(events, f"not tested: {data.missing_splits}")
+    stacked = np.stack(list(events.values()), 1)  # (all steps, M)
+    train, test = (
+        _steps(data, episodes, stacked, limit, seed, enrich)
+        for episodes, limit, enrich in ((splits[0], MAX_TRAIN_STEPS, True), (splits[1], MAX_TEST_STEPS, False))
+    )
+    counts = np.minimum(*((steps.labels & steps.known).sum(0) for steps in (train, test)))  # (M, S)
+    for i, name in enumerate(events):
+        if counts[i, SHIFTS.index(0)] < MIN_EVENTS:
+            notes[name] = (
+                f"not tested: {counts[i, SHIFTS.index(0)]} events ({notes[name]}) at steps with a valid frame after "
+                f"them, wanted {MIN_EVENTS} in the training and in the test split"
+            )
+    tested = [name for name in events if not notes[name].startswith("not tested")]
+    if not tested:
+        return [], notes
+    model = train_classifier(train.frames, train.labels, train.known, seed, num_steps)
+    logits = event_logits(model, test.frames)
+    return [
+        _compare(test, logits[:, k], name, list(events).index(name), view, shift, seed)
+        for name in tested
+        for k, view in enumerate(VIEWS)
+        for shift in SHIFTS
+        if shift and counts[list(events).index(name), SHIFTS.index(shift)] >= MIN_EVENTS
+    ], notes
+
+
+def _compare(steps: Steps, logits: np.ndarray, event: str, number: int, view: str, shift: int, seed: int) -> Shift:
+    _, episode = np.unique(steps.episode, return_inverse=True)
+    units = np.arange(int(episode.max()) + 1)
+
+    def precision(at: int) -> tuple[AveragePrecision, np.ndarray]:
+        s = SHIFTS.index(at)
+        rows = steps.known[:, number, s]
+        return AveragePrecision(logits[rows, number, s], steps.labels[rows, number, s]), episode[rows]
+
+    (own, own_rows), (other, other_rows) = precision(0), precision(shift)
+    return Shift(
+        event,
+        view,
+        shift,
+        bootstrap(lambda w: other(w[other_rows]), units, seed),
+        bootstrap(lambda w: own(w[own_rows]), units, seed),
+        bootstrap(lambda w: other(w[other_rows]) - own(w[own_rows]), units, seed),
+    )
+
+
+def _steps(data: Dataset, episodes: np.ndarray, events: np.ndarray, limit: int, seed: int, enrich: bool) -> Steps:
+    """Steps of random episodes, at most about `limit`.
+
+    Args:
+        data: the dataset.
+        episodes: episodes of the split.
+        events: (all steps, M) bool.
+        limit: number of steps.
+        seed: seed of the choice.
+        enrich: choose half of the steps among those with an event at any shift, and the rest from all episodes; else
+            every step of as many episodes as are needed.
+    """
+    rng = np.random.default_rng([seed, int(enrich)])
+    valid = data.flat("frame_valid")
+    numbers, places = [], []  # episode and index of each step
+    for number in rng.permutation(episodes):
+        first, length = int(data.frame_offsets[number]), int(data.lengths[number])
+        usable = np.flatnonzero(valid[first : first + length] & valid[first + 1 : first + length + 1])
+        numbers.append(np.full(len(usable), number))
+        places.append(usable)
+        if not enrich and sum(map(len, places)) >= limit:
+            break
+    number, place = np.concatenate(numbers), np.concatenate(places)
+    labels, known = _labels(data, events, number, place)
+    if enrich and len(number) > limit:
+        has_event = (labels & known).any((1, 2))
+        some, rest = rng.permutation(np.flatnonzero(has_event))[: limit // 2], rng.permutation(len(number))
+        chosen = np.unique(np.concatenate([some, rest[: limit - len(some)]]))
+        number, place, labels, known = number[chosen], place[chosen], labels[chosen], known[chosen]
+    frames = np.zeros((0, 2, *data.header.pixels.frame_shape), np.uint8)
+    parts, order = [], np.argsort(number, kind="stable")
+    number, place, labels, known = number[order], place[order], labels[order], known[order]
+    for episode in np.unique(number):
+        at = place[number == episode]
+        recorded = shrink(data.frames(int(episode), int(at.min()), int(at.max()) + 2))
+        at = at - at.min()
+        parts.append(np.stack([recorded[at], recorded[at + 1]], 1))
+    return Steps(np.concatenate(parts) if parts else frames, labels, known, number)
+
+
+def _labels(data: Dataset, events: np.ndarray, number: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Events at each shift of steps given by episode and index, and whether there is a step: (N, M, S) bool each."""
+    at = place[:, None] + np.asarray(SHIFTS)  # (N, S)
+    known = (at >= 0) & (at < data.lengths[number][:, None])
+    rows = data.step_offsets[number][:, None] + np.clip(at, 0, data.lengths[number][:, None] - 1)
+    labels = np.moveaxis(events[rows], 2, 1) & known[:, None]  # (N, M, S)
+    return labels, np.repeat(known[:, None], events.shape[1], 1)
