@@ -57,32 +57,53 @@ class _PrivilegedPolicy:
 
 
 class _Wanderer:
-    """Walks where there is room: ahead, and to the farther side at a wall, or a random side if it is stuck."""
+    """Walks to the farthest visible place, by the depth buffer, and turns by a random angle where it is stuck.
 
-    WALL = 8  # depth of a near wall, in units of the depth buffer (0 to 255)
-    STUCK = 4.0  # map units a step
+    A bias to one side, sampled again every few seconds, keeps it from walking in circles.
+    """
+
+    HALF_VIEW = 45.0  # degrees from the middle of the screen to its edge
+    CLEARANCE = 0.12  # share of the columns on each side that must be as far, for the width of the player
+    NEAR = 6.0  # depth of a wall at which it turns away, in units of the depth buffer (0 to 255)
+    STUCK_STEPS, STUCK_DISTANCE = 3, 5.0  # stuck after so many steps that moved less than so many map units
+    GOAL = 0.8  # weight of the direction of a goal
+    BIAS_STEPS, BIAS = 30, 0.3  # steps between two samples; relative depth added at one edge of the view
 
     def begin(self, rng: np.random.Generator) -> None:
         """Start an episode."""
-        self._rng, self._turn, self._steps, self._position = rng, 0, 0, (math.inf, math.inf)
+        self._rng = rng
+        self._position, self._slow_steps, self._escape, self._escape_steps = (math.inf, math.inf), 0, 0.0, 0
+        self._bias, self._bias_steps = 0.0, 0
 
-    def turn(self, state: dict[str, Any]) -> int:
-        """1 to turn left, -1 to turn right, 0 to walk."""
-        before, self._position = self._position, state["position"][:2]
-        is_stuck = self._turn == 0 and math.dist(before, self._position) < self.STUCK
-        if self._steps > 0:
-            self._steps -= 1
-            return self._turn
-        depth = state["depth"]
-        height, width = depth.shape
-        band = depth[height // 2 - max(1, height // 16) : height // 2 + 1].astype(float)
-        if not is_stuck and band[:, width * 3 // 8 : width * 5 // 8].min() > self.WALL:
-            self._turn = 0
-            return 0
-        left, right = band[:, : width // 3].mean(), band[:, -(width // 3) :].mean()
-        self._turn = int(self._rng.choice((-1, 1))) if is_stuck else 1 if left > right else -1
-        self._steps = int(self._rng.integers(2, 7))
-        return self._turn
+    def bearing(self, state: dict[str, Any], goal: float | None = None) -> float:
+        """The bearing to turn to in this step; call it in every step.
+
+        Args:
+            state: the privileged state.
+            goal: bearing of a place to prefer, which may be behind walls; None prefers none.
+        """
+        moved, self._position = math.dist(self._position, state["position"][:2]), state["position"][:2]
+        self._slow_steps = self._slow_steps + 1 if moved < self.STUCK_DISTANCE else 0
+        if self._bias_steps == 0:
+            self._bias, self._bias_steps = float(self._rng.uniform(-self.BIAS, self.BIAS)), self.BIAS_STEPS
+        self._bias_steps -= 1
+        if self._escape_steps > 0:
+            self._escape_steps -= 1
+            self._slow_steps = 0
+            return self._escape
+        height, width = state["depth"].shape
+        depth = state["depth"][height // 2 - 1 : height // 2 + 1].min(0).astype(float)  # (W,)
+        margin = max(1, int(width * self.CLEARANCE))
+        clear = np.lib.stride_tricks.sliding_window_view(np.pad(depth, margin, mode="edge"), 2 * margin + 1).min(1)
+        offset = 1 - 2 * (np.arange(width) + 0.5) / width  # 1 at the left edge, -1 at the right
+        if self._slow_steps >= self.STUCK_STEPS or clear.max() < self.NEAR:
+            self._escape, self._escape_steps = float(self._rng.choice((-90.0, 90.0))), int(self._rng.integers(2, 6))
+            return self._escape
+        bearings = np.degrees(np.arctan(offset * math.tan(math.radians(self.HALF_VIEW))))
+        value = clear * (1 + self._bias * offset)
+        if goal is not None:
+            value *= 1 + self.GOAL * np.cos(np.radians(bearings - goal))
+        return float(bearings[int(np.argmax(value))])
 
 
 class MedikitSeeker(_PrivilegedPolicy):
@@ -92,9 +113,9 @@ class MedikitSeeker(_PrivilegedPolicy):
     choice until the medikit is gone or out of view.
     """
 
-    TURN_COST = 4.0  # map units a degree
-    REACH = 20.0  # map units off the line at which a medikit is still picked up
-    MIN_TOLERANCE = 5.0  # degrees: one step of a turn is about this large
+    TURN_COST = 2.0  # map units a degree: a step turns by 7 to 14 degrees or walks some 25 units
+    REACH = 36.0  # map units off the line at which a medikit is still picked up
+    MIN_TOLERANCE, WANDER_TOLERANCE = 12.0, 25.0  # degrees
 
     def __init__(self, space: Space, env: Any) -> None:
         super().__init__(space, env)
@@ -110,7 +131,7 @@ class MedikitSeeker(_PrivilegedPolicy):
     def act(self, frame: np.ndarray) -> int:
         """The action for the current state; the frame is not used."""
         state = self._env.privileged_state()
-        wander = self._wanderer.turn(state)
+        wander = self._wanderer.bearing(state)
         medikits = {
             label["id"]: bearing_and_distance(state, label["position"])
             for label in state["labels"]
@@ -118,11 +139,14 @@ class MedikitSeeker(_PrivilegedPolicy):
         }
         if not medikits:
             self._target = None
-            return self._left if wander > 0 else self._right if wander < 0 else self._forward
+            return self._towards(wander, self.WANDER_TOLERANCE)
         if self._target not in medikits:
             self._target = min(medikits, key=lambda i: medikits[i][1] + self.TURN_COST * abs(medikits[i][0]))
         bearing, distance = medikits[self._target]
         tolerance = max(self.MIN_TOLERANCE, math.degrees(math.atan2(self.REACH, max(distance, 1.0))))
+        return self._towards(bearing, tolerance)
+
+    def _towards(self, bearing: float, tolerance: float) -> int:
         if abs(bearing) <= tolerance:
             return self._forward
         return self._left if bearing > 0 else self._right
@@ -210,7 +234,8 @@ class FireballDodger(_PrivilegedPolicy):
 class Fighter(_PrivilegedPolicy):
     """Battle and battle2: turns to the nearest visible monster and shoots, fetches what it lacks, wanders otherwise.
 
-    It moves sideways while it fights. It walks to visible clips and medikits while ammunition or health is short.
+    It moves sideways while it fights, and wanders in the direction of the nearest monster of the map. It walks to
+    visible clips and medikits while ammunition or health is short.
     """
 
     AIM = 16.0  # map units off the line at which a shot still hits
@@ -232,7 +257,7 @@ class Fighter(_PrivilegedPolicy):
     def act(self, frame: np.ndarray) -> np.ndarray:
         """The action for the current state; the frame is not used."""
         state = self._env.privileged_state()
-        wander = self._wanderer.turn(state)
+        wander = self._wanderer.bearing(state, self._nearest_monster(state))
         ammo = state["variables"]["ammo2"]
         monsters = self._visible(state, "Monster")
         if monsters and ammo > 0:
@@ -245,7 +270,7 @@ class Fighter(_PrivilegedPolicy):
         if wanted:
             bearing, _ = min(wanted, key=lambda seen: seen[1] + 2 * abs(seen[0]))
             return self._action(move=abs(bearing) < 30, sprint=abs(bearing) < 15, bearing=bearing)
-        return self._action(move=wander == 0, sprint=wander == 0, bearing=30.0 * wander)
+        return self._action(move=abs(wander) < 60, sprint=abs(wander) < 20, bearing=wander)
 
     def _fight(self, bearing: float, distance: float) -> np.ndarray:
         if self._strafe_steps == 0:
@@ -261,6 +286,12 @@ class Fighter(_PrivilegedPolicy):
         wanted = -bearing / self._env.meta.frame_skip
         turn = int(np.argmin([abs(degrees - wanted) for degrees in TURNS])) if bearing else NO_TURN
         return np.array([int(move), strafe, int(attack), int(sprint), turn])
+
+    @staticmethod
+    def _nearest_monster(state: dict[str, Any]) -> float | None:
+        """The bearing of the nearest monster of the map, visible or not."""
+        seen = [bearing_and_distance(state, o["position"]) for o in state["objects"] if o["category"] == "Monster"]
+        return min(seen, key=lambda pair: pair[1])[0] if seen else None
 
     @staticmethod
     def _visible(state: dict[str, Any], category: str) -> list[tuple[float, float]]:
