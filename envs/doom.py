@@ -137,7 +137,8 @@ class DoomEnv(PixelEnv):
             raise UserError(f"privileged_state() of {self.meta.id} without an episode: call reset() first.")
         if not self._inner_is_privileged:
             raise UserError(
-                f"{self.meta.id} has no privileged state in this episode: call enable_privileged_state() before reset()."
+                f"{self.meta.id} has no privileged state in this episode: call enable_privileged_state() "
+                "before reset()."
             )
         state = read_state(self._inner.game, self._inner.state, self.meta.pixels)
         return {**state, "variables": dict(self._variables)}

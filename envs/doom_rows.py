@@ -60,11 +60,7 @@ _DOOM_POLICY: dict[str, dict[str, dict[str, Any]]] = {
     "health_gathering": {"periodic": _GATHERING_PERIODIC, "seeker": _SEEKER},
 }
 
-_OBJECTS = {
-    "take_cover": "worldmodel.envs.doom_objects:take_cover_objects",
-    "health_gathering": "worldmodel.envs.doom_objects:health_gathering_objects",
-    "health_gathering_supreme": "worldmodel.envs.doom_objects:health_gathering_objects",
-}
+_OBJECTS = ("take_cover", "health_gathering", "health_gathering_supreme", *MAP_ASSETS)  # have a rule of doom_objects
 
 _OPPOSITES: dict[str, tuple[tuple[str, str], ...]] = {
     "take_cover": (("left", "right"),),
@@ -87,13 +83,17 @@ def _doom_row(scenario: str) -> EnvRow:
         reward=reward,
         requires="vizdoom",
         policy=_DOOM_POLICY.get(scenario, {}),
-        objects=_OBJECTS.get(scenario, ""),
+        objects=_objects(scenario),
         opposites=_OPPOSITES.get(scenario, ()),
     )
 
 
 def _row_id(scenario: str) -> str:
     return "worldmodel/Doom" + "".join(word.capitalize() for word in scenario.split("_")) + "-v0"
+
+
+def _objects(scenario: str) -> str:
+    return f"worldmodel.envs.doom_objects:{scenario}_objects" if scenario in _OBJECTS else ""
 
 
 def _labels_with_keys(labels: tuple[str, ...]) -> list[str]:
@@ -103,7 +103,8 @@ def _labels_with_keys(labels: tuple[str, ...]) -> list[str]:
 
 
 def _battle_row(scenario: str) -> EnvRow:
-    """A row of battle or battle2. The open-loop baseline turns and shoots, then walks."""
+    """A row of battle or battle2. The open-loop baseline shoots while it walks in a circle, in battle sideways."""
+    circle = [0, 1, 1, 1, NO_TURN - 1] if scenario == "battle" else [1, 0, 1, 0, NO_TURN + 1]
     return EnvRow(
         id=_row_id(scenario),
         name="doom/" + scenario,
@@ -113,10 +114,10 @@ def _battle_row(scenario: str) -> EnvRow:
         reward="1 for each monster killed.",
         requires="vizdoom",
         policy={
-            "periodic": {"actions": [[1, 0, 1, 0, NO_TURN], [0, 0, 1, 0, NO_TURN + 2]], "period": 8},
+            "periodic": {"actions": [circle], "period": 8},
             "fighter": {"entry_point": _POLICIES + "Fighter"},
         },
-        objects="worldmodel.envs.doom_objects:battle_objects",
+        objects=_objects(scenario),
     )
 
 

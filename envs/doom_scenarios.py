@@ -1,4 +1,4 @@
-"""The configuration of ViZDoom for one scenario: shipped scenarios by their file, battle and battle2 by `doom_battle`."""
+"""The configuration of ViZDoom for a scenario: of a shipped one by its file, of battle and battle2 by `doom_battle`."""
 
 from __future__ import annotations
 
@@ -118,7 +118,11 @@ class DoomSettings:
         freedoom = os.path.join(vizdoom.install_path, "freedoom2.wad")
         if self.map_file is not None:
             arguments |= doom_battle.CONFIG
-            arguments |= {"max_buttons_pressed": 0, "doom_scenario_path": str(self.map_file), "doom_game_path": freedoom}
+            arguments |= {
+                "max_buttons_pressed": 0,
+                "doom_scenario_path": str(self.map_file),
+                "doom_game_path": freedoom,
+            }
         else:
             path = Path(vizdoom.scenarios_path, self.scenario + ".cfg")
             arguments["config_file"] = str(path)

@@ -13,7 +13,6 @@ from typing import Any
 
 from worldmodel.common.errors import UserError, unknown_name
 
-
 ARROW_KEYS = {
     "left": "ArrowLeft",
     "right": "ArrowRight",
