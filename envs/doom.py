@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -18,63 +17,26 @@ import numpy as np
 
 from worldmodel.common import spaces
 from worldmodel.common.arguments import checked_integer, is_integer
-from worldmodel.common.errors import UserError, unknown_name
-from worldmodel.envs import doom_processes
+from worldmodel.common.errors import UserError
+from worldmodel.envs import doom_battle, doom_processes
+from worldmodel.envs.doom_privileged import read_state
+from worldmodel.envs.doom_rewards import RewardTracker, check_reward
+from worldmodel.envs.doom_scenarios import DoomSettings, checked_kind, scenario_file
+from worldmodel.envs.doom_scenarios import screen_resolution as screen_resolution  # moved there
 from worldmodel.envs.pixel_env import EnvStep, PixelEnv, pixel_spec
 
 MAX_LAUNCH_ATTEMPTS = 4  # about one launch in a hundred fails
 
 
-def scenario_file(name: str) -> str:
-    """The file name, without ".cfg", of a shipped scenario.
-
-    Args:
-        name: "take_cover", "take-cover" or "doom/take-cover".
-
-    Raises:
-        UserError: ViZDoom ships no such scenario; names the closest.
-    """
-    import vizdoom
-
-    stem = name.removeprefix("doom/").replace("-", "_")
-    known = [c.removesuffix(".cfg") for c in vizdoom.configs]
-    if stem not in known:
-        raise unknown_name("scenario", name, ["doom/" + k.replace("_", "-") for k in known])
-    return stem
-
-
-def screen_resolution(size: tuple[int, int], resolutions: list[str]) -> str:
-    """Choose the resolution that ViZDoom renders for a frame of this size.
-
-    All candidates have the aspect ratio 4:3, since another ratio has another field of view, and at least 256 x 192
-    pixels. Preferred is the smallest that is a whole multiple of the frame, by a factor of 2 or more in both
-    directions: each pixel of the frame is then the mean of an exact box. If there is none, the smallest that is at
-    least twice as fine, whose boxes overlap at the edges.
-
-    Args:
-        size: (rows, columns) of the whole frame before the crop.
-        resolutions: ViZDoom's names, "RES_256X192" and so on.
-
-    Returns:
-        One of the names.
-    """
-    pairs = sorted((int(w), int(h)) for w, h in (name[4:].split("X") for name in resolutions))
-    pairs = [(w, h) for w, h in pairs if 3 * w == 4 * h and w >= 256]
-    fine = [(w, h) for w, h in pairs if h >= 2 * size[0] and w >= 2 * size[1]]
-    exact = [(w, h) for w, h in fine if h % size[0] == 0 and w % size[1] == 0]
-    width, height = (exact or fine or pairs[-1:])[0]
-    return f"RES_{width}X{height}"
-
-
 class DoomEnv(PixelEnv):
-    """One scenario of ViZDoom.
+    """One scenario of ViZDoom, or "battle" or "battle2" (`doom_battle`).
 
-    The reward is ViZDoom's own, summed over the skipped tics (35 tics are a second). An action is no button or a
-    single button; with `max_buttons=0` it is a MultiBinary of all buttons. Variables are those of the
+    An action is no button or a single button; with `max_buttons=0` it is a MultiBinary of all buttons. In battle and
+    battle2 it is a MultiDiscrete of movement, sideways movement, attack, sprint and turn. Variables are those of the
     scenario's config file, and health.
 
     Args:
-        scenario: a shipped scenario, "take_cover" or "take-cover".
+        scenario: a shipped scenario, "take_cover" or "take-cover", or "battle" or "battle2".
         size: (rows, columns) of the whole frame before the crop, or one number.
         crop: (top, bottom, left, right) of the part that is kept; frames need not be square.
         hud: draw the status bar with health and ammunition.
@@ -82,10 +44,15 @@ class DoomEnv(PixelEnv):
         max_steps: truncate after this many steps; None plays until the game ends.
         skill: difficulty, 1 to 5; None is the scenario's own.
         max_buttons: maximum number of buttons pressed at once; 0 is any number, as MultiBinary.
+        reward: "scenario", ViZDoom's own, summed over the skipped tics (35 tics are a second); "kills", +1 for each
+            monster killed (battle, battle2); or "sample-factory" (battle, battle2, health gathering), which is shaped
+            as in Sample Factory: see `doom_rewards`. Returns under different rewards must not be compared.
+        map_file: a copy of the map of battle or battle2; None fetches it (`worldmodel assets`).
         render_mode: None or "rgb_array".
 
     Raises:
-        UserError: an unknown scenario, one with a Dict action space (deathmatch) or several players.
+        UserError: an unknown scenario or reward, a Dict action space (deathmatch), several players, or a map that is
+            missing or cannot be fetched.
         ImportError: vizdoom is not installed.
     """
 
@@ -102,25 +69,22 @@ class DoomEnv(PixelEnv):
         max_steps: int | None = 525,
         skill: int | None = None,
         max_buttons: int = 1,
+        reward: str = "scenario",
+        map_file: str | None = None,
         render_mode: str | None = None,
     ) -> None:
-        self._game: Any = None
         stem = scenario_file(scenario)
         frame_skip, skill, max_buttons = _checked_arguments(hud, frame_skip, skill, max_buttons)
+        check_reward(stem, reward)
         pixels = pixel_spec(size, crop)
-        self._make_inner = _ScenarioFactory(stem, pixels.size, hud, frame_skip, skill, max_buttons)
-        inner = self._make_inner()
-        kind = type(inner.action_space).__name__
-        if kind == "Dict":
-            raise UserError(
-                f"scenario {scenario!r} has an action space of kind Dict (buttons and analogue axes "
-                "together); wanted Discrete, MultiDiscrete, MultiBinary or Box. Choose another scenario."
-            )
-        if inner.game.get_mode().name.startswith("ASYNC"):
-            raise UserError(f"scenario {scenario!r} is a multiplayer scenario in real time and cannot be stepped.")
-        buttons = [_button_label(b.name) for b in inner.game.get_available_buttons()]
-        combinations = getattr(inner, "button_map", None)
-        labels = buttons if combinations is None else [_combination_label(buttons, c) for c in combinations]
+        map_path = doom_battle.map_path(stem, map_file)
+        if map_path is not None and max_buttons != 1:
+            raise UserError(f"max_buttons={max_buttons}: the actions of {stem!r} press any buttons; leave it out.")
+        self._settings = DoomSettings(stem, pixels.size, hud, frame_skip, skill, max_buttons, reward, map_path)
+        self._rewards = RewardTracker(stem, reward)
+        self._is_battle = map_path is not None
+        inner = self._settings.make_engine()
+        action_space, labels = self._action_space(scenario, inner)
         self._variable_names = tuple(v.name.lower() for v in inner.game.get_available_game_variables())
         row_id = "worldmodel/Doom" + "".join(w.capitalize() for w in stem.split("_")) + "-v0"
         super().__init__(
@@ -134,10 +98,12 @@ class DoomEnv(PixelEnv):
                 "max_steps": max_steps,
                 "skill": skill,
                 "max_buttons": max_buttons,
+                # left out if it is the scenario's own, as in datasets older than the option
+                **({} if reward == "scenario" else {"reward": reward}),
             },
             pixels=pixels,
-            action_space=spaces.from_gymnasium(inner.action_space),
-            action_labels=tuple(labels),
+            action_space=action_space,
+            action_labels=labels,
             frame_skip=frame_skip,
             max_steps=max_steps,
             variables=self._variable_names,
@@ -145,13 +111,46 @@ class DoomEnv(PixelEnv):
         )
         self.metadata = {**self.metadata, "render_fps": 35 / frame_skip}
         self._inner: Any = None
+        self._privileged = self._inner_is_privileged = False
+
+    def _action_space(self, scenario: str, inner: Any) -> tuple[spaces.Space, tuple[str, ...]]:
+        """The action space, and one label per choice or component."""
+        if self._is_battle:
+            return doom_battle.ACTION_SPACE, doom_battle.ACTION_LABELS
+        checked_kind(scenario, inner)
+        buttons = [_button_label(b.name) for b in inner.game.get_available_buttons()]
+        combinations = getattr(inner, "button_map", None)
+        labels = buttons if combinations is None else [_combination_label(buttons, c) for c in combinations]
+        return spaces.from_gymnasium(inner.action_space), tuple(labels)
+
+    def enable_privileged_state(self) -> None:
+        """Enable the labels buffer, the depth buffer and the list of objects, from the next reset on."""
+        self._privileged = True
+
+    def privileged_state(self) -> dict[str, Any]:
+        """Labels, depth and objects of the engine at the current time step: see `doom_privileged.read_state`.
+
+        Raises:
+            UserError: `enable_privileged_state` was not called before the reset, or no episode is running.
+        """
+        if not self._running or self._inner.state is None:
+            raise UserError(f"privileged_state() of {self.meta.id} without an episode: call reset() first.")
+        if not self._inner_is_privileged:
+            raise UserError(
+                f"{self.meta.id} has no privileged state in this episode: call enable_privileged_state() "
+                "before reset()."
+            )
+        state = read_state(self._inner.game, self._inner.state, self.meta.pixels)
+        return {**state, "variables": dict(self._variables)}
 
     def _reset(self) -> EnvStep:
         seed = int(self.np_random.integers(2**31))
-        if self._inner is not None and self._inner.game.is_running():
+        is_ready = self._inner is not None and self._inner_is_privileged == self._privileged
+        if is_ready and self._inner.game.is_running():
             observation, _ = self._inner.reset(seed=seed)
         else:
             observation = self._launch(seed)
+        self._rewards.reset(self._inner.game)
         return self._env_step(observation, 0.0, False)
 
     def _launch(self, seed: int) -> dict[str, np.ndarray]:
@@ -160,7 +159,7 @@ class DoomEnv(PixelEnv):
         failure: Exception | None = None
         for attempt in range(MAX_LAUNCH_ATTEMPTS):
             time.sleep(0.2 * attempt)
-            inner = self._make_inner()
+            inner = self._settings.make_engine(self._privileged)
             observations: list[dict[str, np.ndarray]] = []
 
             def start(scratch: Path, inner: Any = inner, observations: list[Any] = observations) -> None:
@@ -176,7 +175,7 @@ class DoomEnv(PixelEnv):
                 failure = error
                 inner.game.close()
                 continue
-            self._inner = inner
+            self._inner, self._inner_is_privileged = inner, self._privileged
             return observations[0]
         raise UserError(
             f"the ViZDoom engine of {self.meta.id} died at start {MAX_LAUNCH_ATTEMPTS} times; last error: "
@@ -185,8 +184,11 @@ class DoomEnv(PixelEnv):
 
     def _step(self, action: np.ndarray) -> EnvStep:
         inner_action: Any = int(action) if action.ndim == 0 else action
+        if self._is_battle:
+            inner_action = doom_battle.engine_action(action)
         try:
-            observation, reward, terminated, _, _ = self._inner.step(inner_action)
+            observation, engine_reward, terminated, _, _ = self._inner.step(inner_action)
+            reward = self._rewards.step(self._inner.game, float(engine_reward), bool(terminated))
         except Exception as error:
             self._running = False
             self._stop()
@@ -194,7 +196,7 @@ class DoomEnv(PixelEnv):
                 f"the ViZDoom engine of {self.meta.id} ended during an episode "
                 f"({type(error).__name__}: {error}); reset() starts a new one."
             ) from error
-        return self._env_step(observation, float(reward), bool(terminated))
+        return self._env_step(observation, reward, bool(terminated))
 
     def _env_step(self, observation: dict[str, np.ndarray], reward: float, terminated: bool) -> EnvStep:
         # after termination ViZDoom has no state, and its wrapper returns zeros
@@ -223,50 +225,6 @@ def _checked_arguments(hud: bool, frame_skip: int, skill: int | None, max_button
         raise UserError(f"skill={skill!r}: wanted 1 (easiest) to 5, or None for the scenario's own.")
     skill = None if skill is None else int(skill)
     return checked_integer("frame_skip", frame_skip), skill, checked_integer("max_buttons", max_buttons, 0)
-
-
-class _ScenarioFactory:
-    """Makes ViZDoom's own environment of a scenario; its engine is not started."""
-
-    def __init__(
-        self,
-        scenario: str,
-        size: tuple[int, int],
-        hud: bool,
-        frame_skip: int,
-        skill: int | None,
-        max_buttons: int,
-    ) -> None:
-        import vizdoom
-
-        resolutions = list(vizdoom.ScreenResolution.__members__)
-        self._arguments: dict[str, Any] = {
-            "scenario_config_file": scenario + ".cfg",
-            "frame_skip": frame_skip,
-            "max_buttons_pressed": max_buttons,
-            "screen_resolution": screen_resolution(size, resolutions),
-            "screen_format": "RGB24",
-            "render_hud": hud,
-            "episode_timeout": 0,
-            "audio_buffer_enabled": False,
-            "automap_buffer_enabled": False,
-            "notifications_buffer_enabled": False,
-        }
-        if skill is not None:
-            self._arguments["doom_skill"] = skill
-        text = Path(vizdoom.scenarios_path, scenario + ".cfg").read_text()
-        if "doom_game_path" not in text:
-            self._arguments["doom_game_path"] = os.path.join(vizdoom.install_path, "freedoom2.wad")
-
-    def __call__(self) -> Any:
-        import vizdoom
-        from vizdoom.gymnasium_wrapper.gymnasium_env_defns import VizdoomScenarioEnv
-
-        inner = VizdoomScenarioEnv(**self._arguments)
-        if vizdoom.GameVariable.HEALTH not in inner.game.get_available_game_variables():
-            inner.game.add_available_game_variable(vizdoom.GameVariable.HEALTH)
-            inner.num_game_variables = inner.game.get_available_game_variables_size()
-        return inner
 
 
 def _button_label(button: str) -> str:

@@ -13,6 +13,18 @@ from typing import Any
 
 from worldmodel.common.errors import UserError, unknown_name
 
+ARROW_KEYS = {
+    "left": "ArrowLeft",
+    "right": "ArrowRight",
+    "up": "ArrowUp",
+    "down": "ArrowDown",
+    "turn_left": "ArrowLeft",
+    "turn_right": "ArrowRight",
+    "forward": "ArrowUp",
+    "backward": "ArrowDown",
+    "attack": " ",
+}  # keyboard keys of labels that several environments use
+
 
 @dataclass(frozen=True)
 class EnvRow:

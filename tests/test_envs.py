@@ -39,7 +39,12 @@ def episode(env: PixelEnv, seed: int, steps: int) -> list[Any]:
 def test_every_row_fulfils_the_contract(row: EnvRow) -> None:
     if row.requires == "mujoco":
         skip_without_mujoco()
-    env = envs.make(row.name, max_steps=6)
+    try:
+        env = envs.make(row.name, max_steps=6)
+    except UserError as error:
+        if "could not be fetched" in str(error):
+            pytest.skip(f"an asset of {row.name} cannot be fetched here")
+        raise
     try:
         meta = env.meta
         assert meta.id == row.id
