@@ -89,8 +89,10 @@ DOOM_HGS_SMALL = WorldConfig(
     train_prior=SMALL_PRIOR,
 )
 
-# Reward, aim and monsters: rewards are rare, so they weigh more.
-DOOM_BATTLE2_SMALL = replace(DOOM_HGS_SMALL, prior=replace(DOOM_HGS_SMALL.prior, reward_weight=0.3))
+# A reward is a monster killed: rewards are rare, so they weigh more.
+DOOM_BATTLE2_SMALL = replace(
+    DOOM_HGS_SMALL, prior=FactoredConfig(embed_dim=48, rare_weight=4.0, reward_weight=0.3, status=HEALTH_BINS)
+)
 
 # Nothing is hidden but velocities: two frames show them, and toys rest most of the time.
 PUSH_SMALL = WorldConfig(
