@@ -11,17 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import untrained
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recordings import make_episode, make_header, write_part
 from square import picture, record_square
 from torch import Tensor
 
 from worldmodel.common import spaces
 from worldmodel.common.errors import UserError
-from worldmodel.data import Dataset
+from worldmodel.common.pixels import PixelSpec
+from worldmodel.data import Dataset, seal
 from worldmodel.envs.env_registry import row_of
 from worldmodel.envs.toy_objects import find_agents
-from worldmodel.metrics import METRICS, EnvironmentRules, EvaluationSettings
+from worldmodel.metrics import METRICS, EnvironmentRules, EvaluationSettings, evaluate
 from worldmodel.metrics.action_recognition import chance_f1, f1_statistic, r2_statistic
 from worldmodel.metrics.clip_dreams import PairedDreams, paired_dreams, random_dreams
 from worldmodel.metrics.dream_rollouts import Dreams
@@ -208,13 +211,13 @@ def test_scores_by_hand() -> None:
     truth, found = np.array([0, 0, 1, 1, 1]), np.array([0, 1, 1, 1, 0])
     episode = np.array([0, 0, 1, 1, 1])
     f1 = f1_statistic(truth, found, episode)
-    assert f1(np.ones(2)) == pytest.approx((2 * 1 / 4 + 2 * 2 / 6) / 2)
-    assert f1(np.array([1.0, 0.0])) == pytest.approx(2 * 1 / 3)  # class 1 does not occur in the first episode
+    assert f1(np.ones((1, 2)))[0] == pytest.approx((2 * 1 / 4 + 2 * 2 / 6) / 2)
+    assert f1(np.array([[1.0, 0.0]]))[0] == pytest.approx(2 * 1 / 3)  # class 1 does not occur in the first episode
     r2 = r2_statistic(np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 2.0, 3.0, 2.0]), np.array([0, 0, 1, 1]))
-    assert r2(np.ones(2)) == pytest.approx(1 - 4 / 5)
-    assert r2_statistic(np.ones(3), np.zeros(3), np.zeros(3, int))(np.ones(1)) == 0
-    assert np.isnan(f1(np.zeros(2)))
-    assert np.isnan(r2(np.zeros(2)))
+    assert r2(np.ones((1, 2)))[0] == pytest.approx(1 - 4 / 5)
+    assert r2_statistic(np.ones(3), np.zeros(3), np.zeros(3, int))(np.ones((1, 1)))[0] == 0
+    assert np.isnan(f1(np.zeros((1, 2)))[0])
+    assert np.isnan(r2(np.zeros((1, 2)))[0])
     assert chance_f1(np.array([[0], [1], [2], [0], [1], [2]])) == pytest.approx(1 / 3)
 
 
@@ -231,6 +234,26 @@ def test_clips_of_one_episode_have_no_interval_and_no_score_has_no_share(
     share, *_ = METRICS["inverse_dynamics"].function(make_run("perfect"))
     assert np.isnan(share.value.mean)
     assert share.verdict == ""
+
+
+@pytest.mark.parametrize("space", untrained.SPACES.values(), ids=untrained.SPACES)
+def test_every_action_space_is_evaluated(tmp_path: Path, space: spaces.Space) -> None:
+    pixels = PixelSpec((16, 16))
+    header = make_header(num_episodes=20, pixels=pixels, action_space=space, variables=("lives",))
+    part = write_part(tmp_path / "a.part", header, [make_episode(header, i, 9) for i in range(20)])
+    world = untrained.make_world(space)
+    chosen = EvaluationSettings(
+        clips=4, ahead=2, inverse_steps=2, metrics=("delta_psnr", "inverse_dynamics", "opposite_actions")
+    )
+    with Dataset(seal([part], tmp_path / "a.h5")) as data:
+        result = evaluate(world, data, {}, chosen)
+    section = result["sections"]["obedience"]
+    assert [value["label"] for value in section["delta_psnr"]["values"]] == ["1 ahead", "2 ahead"]
+    labels = [value["label"] for value in section["inverse_dynamics"]["values"]]
+    assert labels[:2] == ["all steps, dream / reconstruction", "all steps"]
+    assert ("all steps, component 1" in labels) == bool(space.shape)
+    assert bool(section["opposite_actions"]["values"]) == isinstance(space, spaces.Box)
+    assert any("Opposite actions are not tested" in note for note in result["notes"]) != isinstance(space, spaces.Box)
 
 
 # -- permanence --------------------------------------------------------------------------------------------
