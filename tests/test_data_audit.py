@@ -21,7 +21,7 @@ from worldmodel.metrics.data_alignment import reward_event
 from worldmodel.metrics.data_audit import audit, format_audit
 from worldmodel.metrics.event_classifier import shrink
 
-NUM_EPISODES, STEPS = 160, 80
+NUM_EPISODES, STEPS = 160, 50
 
 
 def play_toy(index: int) -> Episode:
@@ -58,6 +58,11 @@ def play_toy(index: int) -> Episode:
 def episodes() -> list[Episode]:
     torch.set_num_threads(1)
     return [play_toy(index) for index in range(NUM_EPISODES)]
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worldmodel.metrics.data_alignment.RESAMPLES", 200)
 
 
 def write(path: Path, episodes: list[Episode]) -> Dataset:

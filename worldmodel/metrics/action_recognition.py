@@ -16,13 +16,13 @@ from worldmodel.metrics.clip_dreams import paired_dreams
 from worldmodel.metrics.evaluation_run import EvaluationRun
 from worldmodel.metrics.inverse_dynamics import InverseDynamics, train_inverse_dynamics
 from worldmodel.metrics.metric import Metric, MetricValue
-from worldmodel.metrics.statistics import Estimate, bootstrap
+from worldmodel.metrics.statistics import Estimate, bootstrap_units
 
 GOAL = 0.9  # score on dreams as a share of that on reconstructions
 CONTEXT = 2  # frames before the first dreamed one that a window needs
 RECONSTRUCTION = "reconstruction"
 
-Statistic = Callable[[np.ndarray], float]  # of the weights of the episodes, (E,)
+Statistic = Callable[[np.ndarray], np.ndarray]  # weights of the episodes, (n, E) -> (n,); NaN where undefined
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Recognised:
         truth: (S, A) the recorded actions.
         previous: (S, A) the recorded actions one step earlier.
         found: source of the frames -> (S, A) predicted actions.
-        episode: (S,) int64, number of the episode among those of the clips.
+        episode: (S,) int64, number of the episode, from 0 without gaps.
     """
 
     truth: np.ndarray
@@ -41,10 +41,16 @@ class Recognised:
     found: dict[str, np.ndarray]
     episode: np.ndarray
 
+    @property
+    def num_episodes(self) -> int:
+        """E."""
+        return int(self.episode.max()) + 1
+
     def select(self, steps: np.ndarray) -> Recognised:
         """Some of the steps, (S,) bool."""
         found = {name: values[steps] for name, values in self.found.items()}
-        return Recognised(self.truth[steps], self.previous[steps], found, self.episode[steps])
+        _, episode = np.unique(self.episode[steps], return_inverse=True)
+        return Recognised(self.truth[steps], self.previous[steps], found, episode)
 
 
 def context_frames(run: EvaluationRun, clips: slice) -> Tensor:
@@ -71,12 +77,13 @@ def recognise(run: EvaluationRun) -> Recognised:
     previous = clips.codes.actions.cpu().numpy().reshape(len(actions), -1, actions.shape[2])
     previous = np.concatenate([actions[:, :1], actions[:, :-1]], 1) if window < 2 else previous[:, window - 2 : -1]
     steps = ~dreams.ended.numpy()
-    _, episode = np.unique(clips.episodes, return_inverse=True)
+    episodes = np.repeat(clips.episodes[:, None], steps.shape[1], 1)
+    _, episode = np.unique(episodes[steps], return_inverse=True)
     return Recognised(
         actions[steps],
         previous[steps],
         {name: np.concatenate(values)[steps] for name, values in found.items()},
-        np.repeat(episode[:, None], steps.shape[1], 1)[steps],
+        episode,
     )
 
 
@@ -121,11 +128,11 @@ def _values(label: str, model: InverseDynamics, steps: Recognised, seed: int) ->
     scorer = _scorer(model, steps, list(range(model.num_components)))
     dream, upper = scorer(steps.found["dream"]), scorer(steps.found[RECONSTRUCTION])
 
-    def share_of_upper(weights: np.ndarray) -> float:
-        bound = upper(weights)
-        return dream(weights) / bound if bound > 0 else float("nan")  # nothing can be read off reconstructions
+    def share_of_upper(weights: np.ndarray) -> np.ndarray:
+        bound = upper(weights)  # NaN where nothing can be read off reconstructions
+        return dream(weights) / np.where(bound > 0, bound, np.nan)
 
-    share = _estimate(share_of_upper, steps, seed)
+    share = bootstrap_units(share_of_upper, steps.num_episodes, seed)
     verdict = "" if np.isnan(share.mean) else "reaches the goal" if share.mean >= GOAL else "below the goal"
     return [
         MetricValue(f"{label}, dream / reconstruction", share, {"goal": Estimate(GOAL)}, verdict),
@@ -134,18 +141,10 @@ def _values(label: str, model: InverseDynamics, steps: Recognised, seed: int) ->
 
 
 def _score(label: str, scorer: Callable[[np.ndarray], Statistic], steps: Recognised, seed: int) -> MetricValue:
-    found = {name: _estimate(scorer(values), steps, seed) for name, values in steps.found.items()}
-    found["previous action"] = _estimate(scorer(steps.previous), steps, seed)
+    found = {name: bootstrap_units(scorer(values), steps.num_episodes, seed) for name, values in steps.found.items()}
+    found["previous action"] = bootstrap_units(scorer(steps.previous), steps.num_episodes, seed)
     found["chance"] = Estimate(chance_f1(steps.truth) if steps.truth.dtype.kind == "i" else 0.0)
     return MetricValue(label, found.pop("dream"), found)
-
-
-def _estimate(statistic: Statistic, steps: Recognised, seed: int) -> Estimate:
-    """Resampled by episode; without interval where all steps are of one episode."""
-    units = np.arange(int(steps.episode.max()) + 1)
-    if len(np.unique(steps.episode)) < 2:
-        return Estimate(statistic(np.ones(len(units))))
-    return bootstrap(statistic, units, seed)
 
 
 def _scorer(model: InverseDynamics, steps: Recognised, components: list[int]) -> Callable[[np.ndarray], Statistic]:
@@ -154,7 +153,7 @@ def _scorer(model: InverseDynamics, steps: Recognised, components: list[int]) ->
     def score(found: np.ndarray) -> Statistic:
         kind = f1_statistic if model.classes else r2_statistic
         parts = [kind(steps.truth[:, i], found[:, i], steps.episode) for i in components]
-        return lambda weights: float(np.mean([part(weights) for part in parts]))
+        return lambda weights: np.mean([part(weights) for part in parts], axis=0)
 
     return score
 
@@ -165,13 +164,12 @@ def f1_statistic(truth: np.ndarray, found: np.ndarray, episode: np.ndarray) -> S
     cells = (episode * count + truth) * count + found
     confusion = np.bincount(cells, minlength=(int(episode.max()) + 1) * count**2).reshape(-1, count * count)
 
-    def statistic(weights: np.ndarray) -> float:
-        table = (weights @ confusion).reshape(count, count)  # (true, found)
-        true, predicted = table.sum(1), table.sum(0)
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        table = (weights @ confusion).reshape(-1, count, count)  # (n, true, found)
+        true, predicted = table.sum(2), table.sum(1)
+        f1 = 2 * np.diagonal(table, axis1=1, axis2=2) / np.maximum(true + predicted, 1e-12)
         occurs = true > 0
-        if not occurs.any():
-            return float("nan")
-        return float((2 * np.diag(table) / np.maximum(true + predicted, 1e-12))[occurs].mean())
+        return (f1 * occurs).sum(1) / np.where(occurs.any(1), occurs.sum(1), np.nan)
 
     return statistic
 
@@ -181,12 +179,12 @@ def r2_statistic(truth: np.ndarray, found: np.ndarray, episode: np.ndarray) -> S
     truth, found = truth.astype(np.float64), found.astype(np.float64)
     sums = np.stack([np.bincount(episode, x) for x in (np.ones(len(truth)), truth, truth**2, (found - truth) ** 2)])
 
-    def statistic(weights: np.ndarray) -> float:
-        n, total, squares, error = sums @ weights
-        if n <= 0:
-            return float("nan")
-        variance = squares - total**2 / n
-        return float(1 - error / variance) if variance > 1e-12 * max(squares, 1.0) else 0.0
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        n, total, squares, error = sums @ weights.T  # (n,) each
+        variance = squares - total**2 / np.where(n > 0, n, np.nan)
+        varies = variance > 1e-12 * np.maximum(squares, 1.0)
+        r2 = 1 - error / np.where(varies, variance, 1.0)
+        return np.where(np.isnan(variance), np.nan, np.where(varies, r2, 0.0))
 
     return statistic
 

@@ -15,10 +15,11 @@ import numpy as np
 
 from worldmodel.data import Dataset
 from worldmodel.metrics.event_classifier import SHIFTS, VIEWS, event_logits, shrink, train_classifier
-from worldmodel.metrics.statistics import AveragePrecision, Estimate, bootstrap
+from worldmodel.metrics.statistics import AveragePrecision, Estimate, estimate_from, resample_weights
 
 MAX_TRAIN_STEPS, MAX_TEST_STEPS = 4000, 6000
 MIN_EVENTS = 10  # in either split, at a shift; with fewer it is not tested
+RESAMPLES = 1000
 MARGIN = 0.05  # by which a neighbour's average precision must be better, beside its interval
 
 
@@ -112,33 +113,46 @@ def alignment(data: Dataset, seed: int, num_steps: int) -> tuple[list[Shift], di
         return [], notes
     model = train_classifier(train.frames, train.labels, train.known, seed, num_steps)
     logits = event_logits(model, test.frames)
-    return [
-        _compare(test, logits[:, k], name, list(events).index(name), view, shift, seed)
-        for name in tested
-        for k, view in enumerate(VIEWS)
-        for shift in SHIFTS
-        if shift and counts[list(events).index(name), SHIFTS.index(shift)] >= MIN_EVENTS
-    ], notes
+    shifts: list[Shift] = []
+    for name in tested:
+        number = list(events).index(name)
+        enough = [shift for shift in SHIFTS if counts[number, SHIFTS.index(shift)] >= MIN_EVENTS]
+        for k, view in enumerate(VIEWS):
+            shifts += _compare(test, logits[:, k, number], number, name, view, enough, seed)
+    return shifts, notes
 
 
-def _compare(steps: Steps, logits: np.ndarray, event: str, number: int, view: str, shift: int, seed: int) -> Shift:
+def _compare(
+    steps: Steps, logits: np.ndarray, number: int, event: str, view: str, shifts: list[int], seed: int
+) -> list[Shift]:
+    """Compare the average precision at the step itself with that at each neighbour, resampled by episode.
+
+    Args:
+        steps: the steps of the test split.
+        logits: (N, S).
+        number: index of the event.
+        event, view: names.
+        shifts: the shifts with enough events; 0 is one of them.
+        seed: seed of the resampling.
+    """
     _, episode = np.unique(steps.episode, return_inverse=True)
-    units = np.arange(int(episode.max()) + 1)
-
-    def precision(at: int) -> tuple[AveragePrecision, np.ndarray]:
-        s = SHIFTS.index(at)
+    count = int(episode.max()) + 1
+    weights = np.concatenate([np.ones((1, count)), resample_weights(count, seed, RESAMPLES)])
+    found = {}  # shift -> precision of the data, then of each resample
+    for shift in shifts:
+        s = SHIFTS.index(shift)
         rows = steps.known[:, number, s]
-        return AveragePrecision(logits[rows, number, s], steps.labels[rows, number, s]), episode[rows]
+        precision = AveragePrecision(logits[rows, s], steps.labels[rows, number, s])
+        found[shift] = np.asarray([precision(row[episode[rows]]) for row in weights])
 
-    (own, own_rows), (other, other_rows) = precision(0), precision(shift)
-    return Shift(
-        event,
-        view,
-        shift,
-        bootstrap(lambda w: other(w[other_rows]), units, seed),
-        bootstrap(lambda w: own(w[own_rows]), units, seed),
-        bootstrap(lambda w: other(w[other_rows]) - own(w[own_rows]), units, seed),
-    )
+    def estimate(values: np.ndarray) -> Estimate:
+        return estimate_from(float(values[0]), values[1:][np.isfinite(values[1:])])
+
+    own = found.pop(0)
+    return [
+        Shift(event, view, shift, estimate(values), estimate(own), estimate(values - own))
+        for shift, values in found.items()
+    ]
 
 
 def _steps(data: Dataset, episodes: np.ndarray, events: np.ndarray, limit: int, seed: int, enrich: bool) -> Steps:

@@ -74,7 +74,7 @@ def ratio(amounts: np.ndarray, sizes: np.ndarray, seed: int = 0, units: np.ndarr
     amounts, sizes = amounts[sizes > 0], sizes[sizes > 0]
     if len(sizes) < 2:
         return Estimate(float(amounts[0] / sizes[0]) if len(sizes) else float("nan"))
-    return _estimate(amounts.sum() / sizes.sum(), _resampled(amounts, sizes, seed))
+    return estimate_from(amounts.sum() / sizes.sum(), _resampled(amounts, sizes, seed))
 
 
 def difference(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], seed: int = 0) -> Estimate:
@@ -96,7 +96,7 @@ def difference(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, n
         too_few |= len(sizes) < 2
         ratios.append((amounts.sum() / sizes.sum(), _resampled(amounts, sizes, seed + i)))
     mean, resampled = ratios[0][0] - ratios[1][0], ratios[0][1] - ratios[1][1]
-    return Estimate(float(mean)) if too_few else _estimate(mean, resampled)
+    return Estimate(float(mean)) if too_few else estimate_from(mean, resampled)
 
 
 def bootstrap(statistic: Callable[[np.ndarray], float], units: np.ndarray, seed: int = 0) -> Estimate:
@@ -109,7 +109,22 @@ def bootstrap(statistic: Callable[[np.ndarray], float], units: np.ndarray, seed:
     """
     weights = resample_weights(int(units.max()) + 1, seed)
     values = np.asarray([statistic(row[units]) for row in weights])
-    return _estimate(statistic(np.ones(len(units))), values[np.isfinite(values)])
+    return estimate_from(statistic(np.ones(len(units))), values[np.isfinite(values)])
+
+
+def bootstrap_units(statistic: Callable[[np.ndarray], np.ndarray], num_units: int, seed: int = 0) -> Estimate:
+    """Estimate a statistic of weighted units, computed for all resamples at once; without interval of a single unit.
+
+    Args:
+        statistic: takes the weights of the units, (n, N) float64, and returns (n,); NaN where it is undefined.
+        num_units: N.
+        seed: seed of the resampling.
+    """
+    value = float(statistic(np.ones((1, num_units)))[0])
+    if num_units < 2:
+        return Estimate(value)
+    values = statistic(resample_weights(num_units, seed))
+    return estimate_from(value, values[np.isfinite(values)])
 
 
 def average_precision(scores: np.ndarray, truth: np.ndarray, weight: np.ndarray | None = None) -> float:
@@ -184,7 +199,8 @@ def _resampled(amounts: np.ndarray, sizes: np.ndarray, seed: int) -> np.ndarray:
     return (weights @ amounts) / (weights @ sizes)
 
 
-def _estimate(value: float, resampled: np.ndarray) -> Estimate:
+def estimate_from(value: float, resampled: np.ndarray) -> Estimate:
+    """A value with the interval of its resampled values; without interval where there are none."""
     if not len(resampled):
         return Estimate(float(value))
     low, high = np.quantile(resampled, [0.025, 0.975])
