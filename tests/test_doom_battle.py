@@ -100,7 +100,15 @@ def test_reward_is_one_for_each_monster_killed() -> None:
     assert rewards == map_rewards
     assert set(rewards) <= {0.0, 1.0, 2.0}
     env.close()
-    assert "reward" not in make_battle(reward="scenario").meta.kwargs
+
+
+@pytest.mark.parametrize("reward", ["kills", "scenario", "sample-factory"])
+def test_meta_makes_the_environment_with_the_same_reward_again(reward: str) -> None:
+    env = make_battle("doom/battle2", reward=reward)
+    again = envs.make(env.meta.id, **env.meta.kwargs)
+    assert again.meta == env.meta
+    assert again.meta.kwargs["reward"] == reward
+    assert "reward" not in envs.make("doom/take-cover").meta.kwargs  # as in datasets older than the option
 
 
 class Game:
