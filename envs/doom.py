@@ -98,8 +98,8 @@ class DoomEnv(PixelEnv):
                 "max_steps": max_steps,
                 "skill": skill,
                 "max_buttons": max_buttons,
-                # left out if it is the scenario's own, as in datasets older than the option
-                **({} if reward == "scenario" else {"reward": reward}),
+                # left out if it is the default of the row, as in datasets older than the option
+                **({} if reward == "scenario" and map_path is None else {"reward": reward}),
             },
             pixels=pixels,
             action_space=action_space,

@@ -87,22 +87,28 @@ def test_attack_costs_ammunition(battle: Any) -> None:
 
 def test_reward_is_one_for_each_monster_killed() -> None:
     """Until death: the last step counts, and the map's own reward is the same."""
-    env, scenario = make_battle(max_steps=None), make_battle(max_steps=None, reward="scenario")
-    assert "reward" not in scenario.meta.kwargs
+    env = make_battle(max_steps=None)
     rng = np.random.default_rng(0)
     env.reset(seed=0)
-    scenario.reset(seed=0)
-    rewards, own, terminated = [], [], False
+    rewards, map_rewards, terminated = [], [], False
     while not terminated:
         action = [int(rng.integers(3)), int(rng.integers(3)), 1, 0, int(rng.integers(11))]
         _, reward, terminated, _, _ = env.step(action)
         rewards.append(reward)
-        own.append(scenario.step(action)[1])
+        map_rewards.append(env._inner.game.get_last_reward())
     assert sum(rewards) == variable(env, "KILLCOUNT") > 0
-    assert rewards == own
+    assert rewards == map_rewards
     assert set(rewards) <= {0.0, 1.0, 2.0}
     env.close()
-    scenario.close()
+
+
+@pytest.mark.parametrize("reward", ["kills", "scenario", "sample-factory"])
+def test_meta_makes_the_environment_with_the_same_reward_again(reward: str) -> None:
+    env = make_battle("doom/battle2", reward=reward)
+    again = envs.make(env.meta.id, **env.meta.kwargs)
+    assert again.meta == env.meta
+    assert again.meta.kwargs["reward"] == reward
+    assert "reward" not in envs.make("doom/take-cover").meta.kwargs  # as in datasets older than the option
 
 
 class Game:
