@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from worldmodel.envs.doom_battle import ACTION_LABELS, MAP_ASSETS, NO_TURN
+from worldmodel.envs.doom_battle import ACTION_LABELS, MAP_ASSETS, NO_TURN, TURNS
 from worldmodel.envs.env_registry import ARROW_KEYS, EnvRow
 
 # scenario: buttons in the order of its config file, ViZDoom's own reward, max_steps in steps of 4 tics
@@ -66,6 +66,7 @@ _OPPOSITES: dict[str, tuple[tuple[str, str], ...]] = {
     "take_cover": (("left", "right"),),
     "health_gathering": (("turn_left", "turn_right"),),
     "health_gathering_supreme": (("turn_left", "turn_right"),),
+    **dict.fromkeys(MAP_ASSETS, (("turn=0", f"turn={len(TURNS) - 1}"), ("strafe=1", "strafe=2"))),
 }
 
 
@@ -118,6 +119,7 @@ def _battle_row(scenario: str) -> EnvRow:
             "fighter": {"entry_point": _POLICIES + "Fighter"},
         },
         objects=_objects(scenario),
+        opposites=_OPPOSITES[scenario],
     )
 
 

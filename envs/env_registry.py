@@ -46,8 +46,9 @@ class EnvRow:
             is called with the action space, the environment (None in a dream) and the other entries.
         objects: "package.module:function", the rule that finds small objects in a frame, for the metric of
             permanence; "" for none. The function takes (H, W, 3) uint8 and returns a list of (kind, row, column).
-        opposites: pairs of labels of actions that undo each other, for the metric of obedience; the components of a
-            Box action are undone by the opposite sign.
+        opposites: pairs of labels of actions that undo each other, for the metric of obedience; LABEL=CHOICE for a
+            component of a MultiDiscrete action, as ("turn=0", "turn=10"). The components of a Box action are undone by
+            the opposite sign.
     """
 
     id: str

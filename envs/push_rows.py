@@ -12,6 +12,7 @@ _POLICIES: dict[str, dict[str, Any]] = {
 }
 _LABELS = ("forwards", "left", "up", "grip")
 _ENTRY_POINT = "worldmodel.envs.push.push_env:PushEnv"
+_OBJECTS = "worldmodel.envs.push.push_objects:find_toys"
 
 PUSH_ROWS = (
     EnvRow(
@@ -22,7 +23,7 @@ PUSH_ROWS = (
         reward="always 0; the variant push/goal has a reward.",
         requires="mujoco",
         policy=_POLICIES,
-        objects="worldmodel.envs.push.push_objects:find_toys",
+        objects=_OBJECTS,
     ),
     EnvRow(
         id="worldmodel/PushGoal-v0",
@@ -33,5 +34,6 @@ PUSH_ROWS = (
         reward="the decrease of the distance from the green toy to the marker, in centimetres.",
         requires="mujoco",
         policy={**_POLICIES, "sac": {"frame_stack": 2}, "ppo": {"frame_stack": 2}},
+        objects=_OBJECTS,
     ),
 )

@@ -22,6 +22,7 @@ from worldmodel.common import spaces
 from worldmodel.common.errors import UserError
 from worldmodel.common.pixels import PixelSpec
 from worldmodel.data import Dataset, seal
+from worldmodel.envs.doom_battle import ACTION_LABELS, ACTION_SPACE
 from worldmodel.envs.env_registry import row_of
 from worldmodel.envs.toy_objects import find_agents
 from worldmodel.metrics import METRICS, EnvironmentRules, EvaluationSettings, evaluate
@@ -189,6 +190,7 @@ def test_opposites_of_every_kind_of_space() -> None:
     nested = (("back", "none", "ahead"), ("left", "none", "right"))
     found = pairs(spaces.MultiDiscrete((3, 3)), nested)
     assert found == [Opposites("left / right", 1, (0, 2)), Opposites("back / ahead", 0, (0, 2))]
+    assert pairs(spaces.MultiDiscrete((3, 3)), ("move", "strafe")) == []
     assert pairs(spaces.MultiBinary(2), ("left", "right")) == []
     moves = [[-1, 0], [1, 1], [1, 0.5], [-1, 0]]
     found = pairs(spaces.Box((-1, 0), (1, 1)), ("dx", "lift"), moves)  # the lift has one sign only
@@ -198,6 +200,49 @@ def test_opposites_of_every_kind_of_space() -> None:
     assert hold(actions, 1, -0.5)[..., 1].eq(-0.5).all()
     assert hold(actions, 1, -0.5)[..., 0].eq(0).all()
     assert hold(torch.zeros(2, 3, dtype=torch.int64), 0, 2).eq(2).all()
+
+
+def battle_run(*pairs: tuple[str, str], labels: tuple[str, ...] = ACTION_LABELS) -> Any:
+    header = SimpleNamespace(action_space=ACTION_SPACE, action_labels=labels)
+    return SimpleNamespace(data=SimpleNamespace(header=header), rules=EnvironmentRules(opposites=pairs))
+
+
+def test_choices_of_a_component_are_opposites() -> None:
+    for name in ("doom/battle", "doom/battle2"):
+        row = row_of(name)
+        assert row is not None
+        turn, strafe = opposite_values(battle_run(*row.opposites))
+        assert turn == Opposites("turn=0 / turn=10", 4, (0, 10))
+        assert strafe == Opposites("strafe=1 / strafe=2", 1, (1, 2))
+    assert opposite_values(battle_run(("turn=0", "turn=10"), labels=())) == []
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        (("turn=0", "turn=11"), r"unknown opposite action 'turn=11'. Did you mean 'turn=1"),
+        (("trun=0", "turn=10"), r"unknown opposite action 'trun=0'. Did you mean 'turn=0'\?"),
+        (("turn=0", "strafe=1"), "'turn=0' and 'strafe=1': wanted two choices of one component"),
+    ],
+)
+def test_opposites_that_are_no_choices_of_one_component_are_refused(pair: tuple[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        opposite_values(battle_run(pair))
+
+
+def test_opposite_choices_of_a_component_are_held_in_dreams(tmp_path: Path) -> None:
+    space = spaces.MultiDiscrete((3, 2))
+    header = make_header(
+        num_episodes=20, pixels=PixelSpec((16, 16)), action_space=space, action_labels=("turn", "attack"),
+        variables=("lives",),
+    )  # fmt: skip
+    part = write_part(tmp_path / "a.part", header, [make_episode(header, i, 9) for i in range(20)])
+    chosen = EvaluationSettings(clips=4, ahead=2, inverse_steps=2, metrics=("opposite_actions",))
+    rules = EnvironmentRules(opposites=(("turn=0", "turn=2"),))
+    with Dataset(seal([part], tmp_path / "a.h5")) as data:
+        result = evaluate(untrained.make_world(space), data, {}, chosen, rules=rules)
+    (value,) = result["sections"]["obedience"]["opposite_actions"]["values"]
+    assert value["label"] == "turn=0 / turn=2, 2 steps"
 
 
 SPACES = (spaces.Discrete(3), spaces.MultiDiscrete((2, 4)), spaces.MultiBinary(3), spaces.Box((-1, 0), (1, 4)))
@@ -353,6 +398,13 @@ def test_the_rule_of_the_toy_finds_the_agent_at_any_size() -> None:
                 at = np.asarray(divmod(place, 4)) * size + (size - 1) / 2
                 assert find_agents(image) == [("agent", *at)]
     assert find_agents(np.full((16, 16, 3), FLASH, np.uint8)) == []
+
+
+def test_both_pushing_environments_have_the_rule_of_toys() -> None:
+    push, goal = row_of("push"), row_of("push/goal")
+    assert push is not None
+    assert goal is not None
+    assert push.objects == goal.objects != ""
 
 
 # -- the registry ------------------------------------------------------------------------------------------

@@ -20,7 +20,8 @@ class EnvironmentRules:
 
     Attributes:
         objects: finds the small objects of a frame, (H, W, 3) uint8; None if the environment declares no rule.
-        opposites: pairs of labels of actions that undo each other.
+        opposites: pairs of labels of actions that undo each other; LABEL=CHOICE for a component of a MultiDiscrete
+            action, as ("turn=0", "turn=10").
     """
 
     objects: ObjectRule | None = None

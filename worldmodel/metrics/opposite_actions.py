@@ -5,6 +5,7 @@ Shapes: B clips, k steps, A components of an action, O outputs of the inverse dy
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.common import spaces
+from worldmodel.common.errors import UserError, unknown_name
 from worldmodel.metrics.action_recognition import component_names, context_frames
 from worldmodel.metrics.clip_dreams import dreams_with_actions
 from worldmodel.metrics.evaluation_run import EvaluationRun
@@ -42,7 +44,11 @@ class Opposites:
 def opposite_values(run: EvaluationRun) -> list[Opposites]:
     """The pairs that the environment declares; for a Box the signs of each component that takes both.
 
-    A label is that of a choice; a MultiBinary button has two values, so two buttons are no pair.
+    A label is that of a choice, or LABEL=CHOICE of a MultiDiscrete component, as "turn=10". A MultiBinary button has
+    two values, so two buttons are no pair.
+
+    Raises:
+        UserError: a pair LABEL=CHOICE names a component or a choice that the actions do not have, or two components.
     """
     header = run.data.header
     space, labels = header.action_space, header.action_labels
@@ -56,7 +62,8 @@ def opposite_values(run: EvaluationRun) -> list[Opposites]:
     if isinstance(space, spaces.Discrete):
         choices: tuple[tuple[str, ...], ...] = (tuple(map(str, labels)),)
     elif isinstance(space, spaces.MultiDiscrete):
-        choices = tuple(label if isinstance(label, tuple) else () for label in labels)
+        choices = tuple(choice_names(label, n) for label, n in zip(labels, space.nvec, strict=False))
+        check_component_pairs(run.rules.opposites, choices)
     else:
         return []
     return [
@@ -65,6 +72,37 @@ def opposite_values(run: EvaluationRun) -> list[Opposites]:
         for i, names in enumerate(choices)
         if a in names and b in names
     ]
+
+
+def choice_names(label: str | Sequence[str], count: int) -> tuple[str, ...]:
+    """Names of the choices of a MultiDiscrete component: its own labels, or LABEL=0, LABEL=1, ...
+
+    Args:
+        label: the component's label, or a label of each choice.
+        count: the number of choices.
+    """
+    return tuple(label) if not isinstance(label, str) else tuple(f"{label}={choice}" for choice in range(count))
+
+
+def check_component_pairs(pairs: Sequence[tuple[str, str]], choices: Sequence[tuple[str, ...]]) -> None:
+    """Refuse pairs of the form LABEL=CHOICE that are not two choices of one component.
+
+    Args:
+        pairs: as declared.
+        choices: names of the choices of each component; empty for actions without labels, which fit every pair.
+
+    Raises:
+        UserError: names an unknown choice, or two components.
+    """
+    known = [name for names in choices for name in names]
+    for pair in pairs if known else ():
+        if not any("=" in name for name in pair):
+            continue
+        for name in pair:
+            if name not in known:
+                raise unknown_name("opposite action", name, known)
+        if not any(set(pair) <= set(names) for names in choices):
+            raise UserError(f"opposite actions {pair[0]!r} and {pair[1]!r}: wanted two choices of one component.")
 
 
 def header_actions(run: EvaluationRun) -> np.ndarray:
