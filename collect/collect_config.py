@@ -189,6 +189,9 @@ Collect.PRESETS.update(
             env_options=EnvOptions(max_steps=100),
             learner=LEARNER_PRESETS["doom/take-cover"],
         ),
+        "paper-battle2": Collect(
+            out=tyro.MISSING, env="doom/battle2", policy="ppo", env_options=EnvOptions(max_steps=100)
+        ),
         # A mixture of policies with both long and short episodes; `worldmodel demo` records it.
         "take-cover-mixed": Collect(
             out=tyro.MISSING,
@@ -196,6 +199,40 @@ Collect.PRESETS.update(
             policy="periodic",
             mix="random=0.35,sticky=0.25",
             episodes=300,
+        ),
+        # Open-loop play with many periods. Periods 11, 14, 17 and 24, each +- 1, are left out: they test a world.
+        "take-cover-coverage": Collect(
+            out=tyro.MISSING,
+            env="doom/take-cover",
+            policy="periodic:34",
+            mix="periodic:6=0.06,periodic:8=0.08,periodic:20=0.1,periodic:27=0.08,periodic:44=0.08,periodic:60=0.06,"
+            "random=0.14,sticky=0.1,sticky:0.95=0.08,dodger=0.1",
+            epsilon=0.05,
+            episodes=1600,
+        ),
+        "health-gathering-supreme-mixed": Collect(
+            out=tyro.MISSING,
+            env="doom/health-gathering-supreme",
+            policy="seeker",
+            mix="random=0.2,sticky=0.25,periodic=0.15",
+            epsilon=0.1,
+            episodes=1000,
+        ),
+        "battle2-mixed": Collect(
+            out=tyro.MISSING,
+            env="doom/battle2",
+            policy="fighter",
+            mix="random=0.2,sticky=0.3",
+            epsilon=0.1,
+            episodes=600,
+        ),
+        "push-mixed": Collect(
+            out=tyro.MISSING,
+            env="push/goal",
+            policy="walk",
+            mix="reach=0.3,random=0.1,sticky=0.1",
+            epsilon=0.05,
+            episodes=4000,
         ),
     }
 )

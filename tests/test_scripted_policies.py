@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from worldmodel import envs
+from worldmodel.collect.collect_arguments import parse_mix
+from worldmodel.collect.collect_config import Collect
 from worldmodel.collect.policy_specs import parse_policy
 from worldmodel.common.errors import UserError
 from worldmodel.common.spaces import Discrete, Space
@@ -69,3 +71,18 @@ def test_a_policy_with_privileged_state_needs_the_environment(row: envs.EnvRow) 
 def test_an_entry_point_of_a_file_is_imported_only_if_a_row_declares_it() -> None:
     with pytest.raises(UserError, match="belongs to no registered environment"):
         env_registry.scripted_policy("os:system")
+
+
+RESERVED = {period + offset for period in (11, 14, 17, 24) for offset in (-1, 0, 1)}  # they test a world
+
+
+@pytest.mark.parametrize("name", Collect.PRESETS)
+def test_presets_of_recordings_name_policies_of_their_environment(name: str) -> None:
+    preset = Collect.PRESETS[name]
+    row = envs.lookup(preset.env)
+    shares = parse_mix(preset.mix)
+    assert sum(shares.values()) < 1
+    for policy in {preset.policy, *shares} - {"ppo"}:
+        # a space is needed only for the periodic policies of Doom's Discrete environments
+        spec = parse_policy(policy, Discrete(max(len(row.action_labels), 2)), envs.policy_defaults(preset.env))
+        assert spec.params.get("period") not in RESERVED

@@ -94,9 +94,10 @@ DOOM_BATTLE2_SMALL = replace(
     DOOM_HGS_SMALL, prior=FactoredConfig(embed_dim=48, rare_weight=4.0, reward_weight=0.3, status=HEALTH_BINS)
 )
 
-# Nothing is hidden but velocities: two frames show them, and toys rest most of the time.
+# Nothing is hidden but velocities: two frames show them, and toys rest most of the time. Two codes for each place: toys
+# of any colour and shape lie in any place.
 PUSH_SMALL = WorldConfig(
-    tokenizer=TokenizerConfig(num_codes=1024, rare_weight=4.0),
+    tokenizer=TokenizerConfig(num_codes=512, num_codebooks=2, code_dim=32, rare_weight=4.0),
     prior=FactoredConfig(window=3, embed_dim=48, action_dim=32, rare_weight=4.0),
     train_tokenizer=SMALL_TOKENIZER,
     train_prior=replace(SMALL_PRIOR, clip_length=4),
