@@ -39,14 +39,14 @@ def draw_clips(world: Any, data: Any, out: Path) -> dict[str, Any]:
     return {"clips": places, "frames": frames, "every": every}
 
 
-def plot_curves(work: Path, world: Path, flat: Path, out: Path) -> dict[str, Any]:
-    """Write curves.png from the logs of all trainings that have begun."""
+def plot_curves(work: Path, world: Path, flat: Path, out: Path, policy_title: str) -> dict[str, Any]:
+    """Write curves.png from the logs of all trainings that have begun; `policy_title` is that of the policy's curve."""
     panels: list[Any] = []
     for title, path, x, y in (
         ("tokenizer: loss", work / "tokenizer/training/tokenizer.jsonl", "step", "reconstruction"),
         ("prior: nats per code", world / "training/prior.jsonl", "step", "codes"),
         ("flat prior: nats per code", flat / "training/prior.jsonl", "step", "codes"),
-        ("return in the dream", work / "policy/curve.jsonl", "minutes", "return_mean"),
+        (policy_title, work / "policy/curve.jsonl", "minutes", "return_mean"),
     ):
         rows = read_json_lines(path) if path.exists() else []
         lines = []

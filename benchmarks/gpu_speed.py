@@ -39,16 +39,17 @@ def dream_speed(
         seconds: duration of each measurement.
         print_line: called with every row of the result.
     """
+    from worldmodel.bench.bench_worlds import random_actions
     from worldmodel.dream import Simulator
 
-    num_actions, rows = world.prior.action_space.n, []
+    rows = []
     for one in dict.fromkeys((dtype, torch.float32)):
         for batch in batches:
             row: dict[str, Any] = {"rows": batch, "dtype": str(one).removeprefix("torch.")}
             try:
                 simulator = Simulator(world, batch, starts="any", dtype=one)
                 simulator.reset()
-                actions = torch.randint(num_actions, (batch,), device=world.device)
+                actions = random_actions(world.spec.action_space, (batch,)).to(world.device)
                 step = lambda: simulator.step(actions)  # noqa: B023, E731 (called at once)
                 duration = mean_seconds(step, seconds, synchronizer(world.device))
                 row |= {"step_ms": 1000 * duration, "steps_per_second": batch / duration}

@@ -37,6 +37,8 @@ class Stages:
     device: str
     workers: int
 
+    policy_title = "return in the dream"  # of the policy's curve
+
     def __post_init__(self) -> None:
         from worldmodel.common.runtime import choose_runtime
         from worldmodel.train.presets import PRESETS
@@ -47,9 +49,14 @@ class Stages:
         self.files = [self.work / "first.h5", self.work / "rest.h5"]
         self.world_path, self.flat_path = self.work / "world", self.work / "flat"
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the minutes of each stage with a budget."""
+        return SHARES
+
     def seconds(self, stage: str) -> float:
         """A stage's share of the budget."""
-        return SHARES[stage] * self.minutes * self.sizes.scale
+        return self.shares[stage] * self.minutes * self.sizes.scale
 
     def data(self) -> Any:
         """The recordings; there is no second file if the first took all the time."""
@@ -100,15 +107,13 @@ class Stages:
     def _record(self, path: Path, seed: int, episodes: int) -> tuple[float, float] | None:
         """Record a file: seconds until its first episode and episodes per second after it; None if it was there."""
         from worldmodel import envs
-        from worldmodel.collect.policy_specs import mix_policies, parse_policy
         from worldmodel.collect.recorder import RecordingPlan, make_header, record_plan
 
         kwargs = dict(self.sizes.env_kwargs)
         env = envs.make(self.sizes.env, **kwargs)
-        meta, process_manager, defaults = env.meta, env.process_manager, envs.policy_defaults(self.sizes.env)
+        meta, process_manager = env.meta, env.process_manager
         env.close()
-        mixed = [replace(parse_policy(name, meta.action_space, defaults), share=share) for name, share in MIX.items()]
-        policies = mix_policies(parse_policy("periodic", meta.action_space, defaults), mixed)
+        policies = self.mixture(meta.action_space)
         header = make_header(meta, policies, seed, episodes, (0, 1))
         begin, times, steps = time.monotonic(), [], 0
 
@@ -127,6 +132,26 @@ class Stages:
         seconds = max(steady[-1] - steady[0], 1e-3)
         self.run.plan["steps_per_second"] = round(steps / max(times[-1] - times[0], 1e-3))
         return times[0] - begin, (len(steady) - 1) / seconds
+
+    def mixture(self, space: Any) -> tuple[Any, ...]:
+        """The policies that are recorded, `PolicySpec` each, with their shares of the episodes."""
+        return self.mixed_policies("periodic", MIX, space)
+
+    def mixed_policies(self, base: str, shares: dict[str, float], space: Any, epsilon: float = 0.0) -> tuple[Any, ...]:
+        """Policies by name, with their shares.
+
+        Args:
+            base: plays the episodes that the others leave.
+            shares: policy -> share of the episodes.
+            space: the action space.
+            epsilon: share of random actions of each policy.
+        """
+        from worldmodel import envs
+        from worldmodel.collect.policy_specs import mix_policies, parse_policy
+
+        defaults = envs.policy_defaults(self.sizes.env)
+        specs = {name: parse_policy(name, space, defaults, epsilon) for name in (base, *shares)}
+        return mix_policies(specs[base], [replace(specs[name], share=share) for name, share in shares.items()])
 
     def _max_on_disk(self) -> int:
         """Episodes of maximal length that the disk can hold twice."""
@@ -209,26 +234,37 @@ class Stages:
         return self._evaluate(self.flat_path, ("nats", "bits", "control_gap"))
 
     def _evaluate(self, path: Path, metrics: tuple[str, ...]) -> dict[str, Any]:
-        from worldmodel.cli.eval_world import policies_of
+        from worldmodel.cli.eval_world import policies_of, rules_of
         from worldmodel.metrics import EvaluationSettings, evaluate, table
 
+        world = self.world(path)
         with self.data() as data:
             settings = EvaluationSettings(metrics=metrics, **dict(self.sizes.evaluation))
-            result = evaluate(self.world(path), data, policies_of(data), settings)
+            result = evaluate(world, data, policies_of(data), settings, rules=rules_of(world.spec.env))
         print(table(result), flush=True)
         return result
 
     def policy(self) -> dict[str, Any]:
         """PPO trained in the dream only."""
+        return self.train_policy(self.sizes.learner, self.world_path)
+
+    def train_policy(self, learner: Any, world: Path | None) -> dict[str, Any]:
+        """Train a policy for its share of the minutes.
+
+        Args:
+            learner: the settings, a `LearnerConfig`; its minutes are replaced.
+            world: trains in the dreams of this world; None in the real game.
+        """
         from worldmodel.collect.collect_config import TrainPolicy
+        from worldmodel.collect.env_options import EnvOptions
         from worldmodel.collect.policy_training import train_policy
 
         minutes = self.run.once("policy_minutes", lambda: self.seconds("policy") / 60)
-        learner = replace(self.sizes.learner, minutes=minutes)
-        out = self.work / "policy"
+        learner, out = replace(learner, minutes=minutes), self.work / "policy"
+        options = EnvOptions() if world is not None else EnvOptions(**dict(self.sizes.env_kwargs))
         path = train_policy(
             TrainPolicy(
-                out, self.sizes.env, 0, learner=learner, world=self.world_path, test_episodes=0, device=self.device
+                out, self.sizes.env, 0, options, learner=learner, world=world, test_episodes=0, device=self.device
             )
         )
         shutil.copyfile(path, self.run.out / "policy.zip")
@@ -241,6 +277,15 @@ class Stages:
 
     def test(self) -> dict[str, Any]:
         """That policy in the real game, compared with scripted policies on the same seeds."""
+        return self.compare("dreamer", ("random", "periodic"))
+
+    def compare(self, label: str, baselines: tuple[str, ...]) -> dict[str, Any]:
+        """The policy in the real game.
+
+        Args:
+            label: of the policy in the table.
+            baselines: policies that play the same seeds.
+        """
         from worldmodel import envs
         from worldmodel.collect.policy_evaluation import evaluate, format_table
         from worldmodel.collect.policy_specs import parse_policy
@@ -248,8 +293,8 @@ class Stages:
         with self.data() as data:
             space = data.header.action_space
         defaults = envs.policy_defaults(self.sizes.env)
-        specs = {"dreamer": parse_policy(str(self.work / "policy"), space, defaults)}
-        specs |= {name: parse_policy(name, space, defaults) for name in ("random", "periodic")}
+        specs = {label: parse_policy(str(self.work / "policy"), space, defaults)}
+        specs |= {name: parse_policy(name, space, defaults) for name in baselines}
         count = self.sizes.test_episodes
         rows = evaluate(specs, self.sizes.env, dict(self.sizes.env_kwargs), count, TEST_SEED, self.workers)
         print(format_table(rows), flush=True)
@@ -298,7 +343,7 @@ class Stages:
         """Curves of the trainings."""
         from gpu_pictures import plot_curves
 
-        return plot_curves(self.work, self.world_path, self.flat_path, self.run.out)
+        return plot_curves(self.work, self.world_path, self.flat_path, self.run.out, self.policy_title)
 
 
 def _num_parameters(model: Any) -> int:

@@ -1,5 +1,7 @@
 """One Markdown table of several outputs of `worldmodel eval world --out FILE.json`, of any worlds.
 
+A result.json of `gpu_worlds.sh` is read too.
+
     python benchmarks/worlds_table.py take-cover=cover.json push=push.json --steps push=412 --out table.md
 
 A column is a world, a row is a figure: its value, its 95 % interval in brackets and its baselines in parentheses; "-"
@@ -63,9 +65,11 @@ def read_evaluations(arguments: list[str]) -> dict[str, Evaluation]:
     for argument in arguments:
         name, _, path = argument.rpartition("=")
         try:
-            evaluation = json.loads(Path(path).read_text())
+            content = json.loads(Path(path).read_text())
         except (OSError, ValueError) as error:
             raise UserError(f"{path} is no output of 'worldmodel eval world': {error}.") from None
+        stages = content.get("stages", {}) if isinstance(content, dict) else {}
+        evaluation = stages.get("evaluate", {}).get("figures", content)
         if not isinstance(evaluation, dict) or not {"environment", "sections"} <= set(evaluation):
             raise UserError(f"{path} is no output of 'worldmodel eval world': it has no sections.")
         row = row_of(evaluation["environment"])

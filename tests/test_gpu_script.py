@@ -22,9 +22,11 @@ from square import record_square, short
 import worldmodel.dream.learner_vec_env
 import worldmodel.train.clip_trainer
 import worldmodel.train.trainers
+from worldmodel import envs
 from worldmodel.cli.eval_world import policies_of
 from worldmodel.common.errors import UserError
 from worldmodel.common.runtime import Runtime
+from worldmodel.common.spaces import Discrete
 from worldmodel.data import Dataset
 from worldmodel.dream import DreamEnv, DreamLearnerEnv, DreamVectorEnv, Simulator
 from worldmodel.metrics import EvaluationSettings, evaluate, evaluate_clips
@@ -151,6 +153,33 @@ def test_the_rehearsal_of_the_clip_model_measures_every_stage(tmp_path: Path) ->
         assert figures["border"][row]["train_step_ms"] > 0
 
 
+@pytest.mark.slow
+def test_the_rehearsal_of_a_world_measures_every_stage(tmp_path: Path) -> None:
+    command = ["sh", str(BENCHMARKS / "gpu_worlds.sh"), "--world", "push", "--policy", "--tiny", "--device", "cpu"]
+    command += ["--workers", "2", "--work", str(tmp_path / "work")]
+    environment = {**os.environ, "OUT": str(tmp_path / "out"), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    stages = json.loads((tmp_path / "out" / "result.json").read_text())["stages"]
+    assert tuple(stages) == (
+        *("record", "policy", "test", "tokenizer", "prior", "world_files", "speed", "pictures", "evaluate", "plan"),
+        "curves",
+    )
+    figures = {name: stage["figures"] for name, stage in stages.items()}
+    assert figures["policy"]["decisions"] > 0
+    assert [row["policy"] for row in figures["test"]["rows"]] == ["ppo", "random", "periodic"]
+    sections = figures["evaluate"]["sections"]
+    assert {"delta_psnr", "inverse_dynamics", "opposite_actions"} <= set(sections["obedience"])
+    assert sections["permanence"]["permanence"]["values"]
+    assert [row["policy"] for row in figures["plan"]["rows"]] == ["cem, dream", "cem, true simulator", "random"]
+    assert all(row["episodes"] == 4 and 0 <= row["success"]["mean"] <= 1 for row in figures["plan"]["rows"])
+    assert all(row["steps_per_second"] > 0 for row in figures["speed"]["dream"])
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0
+    assert all(f"{name}: done before" in again.stdout for name in stages)
+
+
 @pytest.fixture
 def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
@@ -188,6 +217,53 @@ def test_a_staged_run_keeps_its_results_and_refuses_other_settings(tmp_path: Pat
     assert again.once("number", lambda: 3) == staged_run({"minutes": 1}).once("number", lambda: 4) == 3
     with pytest.raises(UserError, match="another run"):
         staged_run({"minutes": 2})
+
+
+@pytest.mark.usefixtures("scripts")
+def test_every_world_of_a_gpu_run_has_its_policies_and_shares(tmp_path: Path) -> None:
+    from gpu_run import StagedRun
+    from gpu_world_sizes import WORLDS, tiny
+    from gpu_world_stages import WorldStages
+    from gpu_worlds import ENGINES
+
+    assert set(WORLDS) == set(ENGINES)
+    run = StagedRun(tmp_path / "work", tmp_path / "out", {}, {}, 100.0)
+    for name, sizes in WORLDS.items():
+        row = envs.lookup(sizes.env)
+        assert row.requires == ENGINES[name]
+        assert row.objects
+        for with_policy in (False, True):
+            stages = WorldStages(run, sizes, 9.5, "cpu", 15, with_policy)
+            assert sum(stages.shares.values()) < 0.9
+            assert set(stages.shares) >= {"record", "tokenizer", "prior"}
+            policies = stages.mixture(Discrete(4))  # the space matters for the periodic policies alone
+            assert sum(spec.share for spec in policies) == pytest.approx(1)
+            assert sizes.baselines[-1] in {spec.name for spec in policies}
+        assert WorldStages(run, tiny(name), 9.5, "cpu", 2).mixture(Discrete(5))[0].name == "periodic"
+        assert (tiny(name).plan is None) == (sizes.plan is None)
+
+
+@pytest.mark.usefixtures("scripts")
+def test_plans_of_several_processes_are_one_table() -> None:
+    from gpu_plan import merged_rows
+
+    def part(dream: list[float], baseline: list[float]) -> list[dict[str, Any]]:
+        rows = {"dream": dream, "random": baseline}
+        return [
+            {"policy": name, "episodes": 2, "returns": values, "steps_mean": 3.0, "successes": [x > 1 for x in values]}
+            for name, values in rows.items()
+        ]
+
+    first, second = part([2.0, 3.0], [0.0, 1.0]), part([1.0, 2.0], [5.0, 0.0])
+    first[0]["seconds_per_search"], second[0]["seconds_per_search"] = 1.0, 3.0
+    dream, random = merged_rows([first, second])
+    assert dream["episodes"] == random["episodes"] == 4
+    assert dream["return_mean"] == 2
+    assert dream["seconds_per_search"] == 2
+    assert "seconds_per_search" not in random
+    assert dream["success"]["mean"] == 0.75
+    assert random["success_first_minus_this"]["mean"] == 0.5
+    assert random["first_minus_this"]["mean"] == 0.5
 
 
 @pytest.mark.usefixtures("scripts")

@@ -98,6 +98,9 @@ def test_files_are_read_and_written(evaluation: dict[str, Any], script: Any, tmp
     path, out = tmp_path / "evaluation.json", tmp_path / "docs" / "table.md"
     path.write_text(json.dumps({**evaluation, "environment": "worldmodel/Push-v0"}))
     assert list(script.read_evaluations([str(path), f"again={path}"])) == ["push", "again"]
+    result = tmp_path / "result.json"
+    result.write_text(json.dumps({"stages": {"evaluate": {"figures": evaluation}}}))
+    assert script.read_evaluations([f"gpu={result}"]) == {"gpu": evaluation}
     with pytest.raises(UserError, match="two columns are called 'push'"):
         script.read_evaluations([str(path), str(path)])
     for text in ("{}", "[", "[]"):

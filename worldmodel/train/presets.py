@@ -118,18 +118,20 @@ DOOM_TAKE_COVER_FLAT = replace(
 )
 
 # For one large GPU and some minutes (benchmarks/gpu_first_dream.py): whole frames, 64 codes each.
+GPU_PRIOR = FactoredConfig(
+    window=8,
+    width=384,
+    num_heads=6,
+    trunk_layers=6,
+    decoder_layers=3,
+    embed_dim=64,
+    rare_weight=4.0,
+    status=HEALTH,
+)
+
 DOOM_TAKE_COVER_GPU = WorldConfig(
     tokenizer=TokenizerConfig(width=64, code_width=192, num_codes=1024, rare_weight=4.0),
-    prior=FactoredConfig(
-        window=8,
-        width=384,
-        num_heads=6,
-        trunk_layers=6,
-        decoder_layers=3,
-        embed_dim=64,
-        rare_weight=4.0,
-        status=HEALTH,
-    ),
+    prior=GPU_PRIOR,
     train_tokenizer=LoopConfig(
         minutes=1.25, batch_size=256, clip_length=2, learning_rate=1e-3, warmup_steps=200, log_every=50
     ),
@@ -156,6 +158,16 @@ DOOM_TAKE_COVER_GPU_FLAT = replace(
     train_prior=replace(DOOM_TAKE_COVER_GPU.train_prior, batch_size=64),
 )
 
+# The same sizes for the other worlds (benchmarks/gpu_worlds.py).
+DOOM_HGS_GPU = replace(DOOM_TAKE_COVER_GPU, prior=replace(GPU_PRIOR, status=HEALTH_BINS))
+DOOM_BATTLE2_GPU = replace(DOOM_TAKE_COVER_GPU, prior=replace(GPU_PRIOR, status=HEALTH_BINS, reward_weight=0.3))
+PUSH_GPU = replace(
+    DOOM_TAKE_COVER_GPU,
+    tokenizer=replace(DOOM_TAKE_COVER_GPU.tokenizer, num_codes=512, num_codebooks=2, code_dim=32),
+    prior=replace(GPU_PRIOR, window=4, action_dim=32, status=StatusConfig()),
+    train_prior=replace(DOOM_TAKE_COVER_GPU.train_prior, clip_length=6),
+)
+
 PRESETS: dict[str, WorldConfig] = {
     "tiny": TINY,
     "tiny-flat": TINY_FLAT,
@@ -168,4 +180,7 @@ PRESETS: dict[str, WorldConfig] = {
     "doom-take-cover-flat": DOOM_TAKE_COVER_FLAT,
     "doom-take-cover-gpu": DOOM_TAKE_COVER_GPU,
     "doom-take-cover-gpu-flat": DOOM_TAKE_COVER_GPU_FLAT,
+    "doom-hgs-gpu": DOOM_HGS_GPU,
+    "doom-battle2-gpu": DOOM_BATTLE2_GPU,
+    "push-gpu": PUSH_GPU,
 }
