@@ -34,7 +34,8 @@ from worldmodel.metrics.evaluation_run import EvaluationRun
 from worldmodel.metrics.inverse_dynamics import InverseDynamics, class_counts, train_inverse_dynamics
 from worldmodel.metrics.metric_registry import select_metrics
 from worldmodel.metrics.object_tracks import follow_objects, nearby
-from worldmodel.metrics.opposite_actions import Opposites, hold, opposite_values, score
+from worldmodel.metrics.opposite_actions import Opposites, hold, opposite_values, score, verdict
+from worldmodel.metrics.statistics import Estimate
 
 WINDOW = 3
 
@@ -177,6 +178,13 @@ def test_opposite_actions_have_opposite_effects_in_an_obedient_world(
     assert value.verdict == {1.0: "right sign", 0.5: "", 0.0: "wrong sign"}[expected]
     assert value.baselines["real frames"].mean == 1
     assert METRICS["opposite_actions"].function(make_run(world)) == []  # no pair is declared
+
+
+def test_the_sign_of_opposite_actions_needs_an_interval_on_one_side() -> None:
+    assert verdict(Estimate(0.75, 0.0, 1.0)) == ""
+    assert verdict(Estimate(0.75, 0.6, 0.9)) == "right sign"
+    assert verdict(Estimate(0.1, 0.0, 0.3)) == "wrong sign"
+    assert verdict(Estimate(1.0)) == ""
 
 
 def test_opposites_of_every_kind_of_space() -> None:

@@ -139,10 +139,16 @@ def opposite_actions(run: EvaluationRun) -> list[MetricValue]:
             scores.append(score(model, model.outputs(frames), pair).mean(1))
         right = (scores[1] > scores[0]) + 0.5 * (scores[1] == scores[0])
         share = ratio(right, np.ones(count), run.settings.seed, run.clips.episodes[:count])
-        sign = "right" if (share.low or share.mean) > 0.5 else "wrong" if (share.high or share.mean) < 0.5 else ""
         baselines = {"real frames": real_share(run, model, pair, steps), "coin flip": Estimate(0.5)}
-        values.append(MetricValue(f"{pair.label}, {steps} steps", share, baselines, sign and f"{sign} sign"))
+        values.append(MetricValue(f"{pair.label}, {steps} steps", share, baselines, verdict(share)))
     return values
+
+
+def verdict(share: Estimate) -> str:
+    """Whether the interval of a share is above or below one half; "" where it contains it or there is none."""
+    if share.low is None or share.high is None:
+        return ""
+    return "right sign" if share.low > 0.5 else "wrong sign" if share.high < 0.5 else ""
 
 
 def hold(actions: Tensor, component: int, value: float) -> Tensor:
