@@ -2,7 +2,8 @@
 
 On 200 frames of the walk (`tests/test_push.py`, found within 6 pixels of the projected centre of mass): precision 0.98
 (a blob is right if it matches any toy), recall 0.91 of the toys whose centre is visible. White toys are not found; toys
-of similar colour that touch may count as one.
+of similar colour that touch may count as one. In `push/goal` the magenta marker is found as a toy where it is visible:
+precision 0.92 on 40 frames of random play, against 1.00 of the same measure in `push`.
 """
 
 from __future__ import annotations
