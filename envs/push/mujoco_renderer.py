@@ -8,6 +8,7 @@ a forked process.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import importlib
 import os
@@ -122,7 +123,8 @@ def _free_at_exit() -> None:
     renderer = getattr(_local, "renderer", None)
     if renderer is not None and _local.process == os.getpid():
         del _local.renderer
-        renderer.free()
+        with contextlib.suppress(Exception):  # the display has ended already: the process frees the rest
+            renderer.free()
 
 
 def _gl_context() -> Any:
