@@ -132,6 +132,8 @@ def rows() -> Iterator[tuple[str, Cell]]:
     yield "opposite actions, share in order", several("opposite_actions", ("real frames",))
     for k in PERMANENCE_AHEAD:
         yield f"permanence, {k} ahead", permanence(k)
+    for k in PERMANENCE_AHEAD:
+        yield f"permanence of objects that moved, {k} ahead", permanence(k, "moved")
     for name, label in (
         ("end_rate", "ends per step, free run"),
         ("hit_rate", "hits per step, free run"),
@@ -170,11 +172,11 @@ def several(metric: str, baselines: tuple[str, ...] | None) -> Cell:
     return lambda evaluation: labelled(values(evaluation, metric), baselines)
 
 
-def permanence(ahead: int) -> Cell:
-    """The permanence of all objects; of the only kind where there is one."""
+def permanence(ahead: int, kind: str = "") -> Cell:
+    """The permanence of a kind; without a kind that of all objects, or of the only kind where there is one."""
 
     def cell(evaluation: Evaluation) -> str:
-        found = [v for v in values(evaluation, "permanence") if v["label"].endswith(f", {ahead} ahead")]
+        found = [v for v in values(evaluation, "permanence") if v["label"].endswith(f"{kind}, {ahead} ahead")]
         return text(found[0], PERMANENCE_BASELINES) if found else ""  # "all" is the first where there are several
 
     return cell

@@ -20,6 +20,7 @@ from worldmodel.metrics.prediction import horizons
 from worldmodel.metrics.statistics import ratio
 
 DREAM, ALL = "dream", "all"
+MOVED = "moved"  # objects whose position in reality is no longer within 6 pixels of where the context ended
 
 # measure -> candidate -> kind -> numerators and denominators (B, n, 2)
 Counts = dict[str, dict[str, dict[str, np.ndarray]]]
@@ -80,7 +81,8 @@ def _count(
             place = track.positions[k : k + 1]
             if not np.isnan(place).any():
                 found = nearby(place, positions_of(candidate[i], track.kind), scale).sum()
-                for kind in (track.kind, ALL):
+                rests = nearby(place, track.positions[:1], scale).all()
+                for kind in (track.kind, ALL) if rests else (track.kind, ALL, MOVED):
                     recall[kind][row, i] += found, 1
     for i, k in enumerate(ahead):
         for kind in {kind for kind, *_ in candidate[i]}:
@@ -91,16 +93,18 @@ def _count(
 
 
 def by_kind(run: EvaluationRun, measure: str) -> list[MetricValue]:
-    """A measure of all objects and of each kind at each horizon, compared with baselines; resampled by episode.
+    """A measure of all objects, of each kind and of those that moved, at each horizon, compared with baselines.
+
+    Resampled by episode.
 
     Empty where the environment declares no rule for objects.
     """
     if run.rules.objects is None:
         return []
     table, seed, episodes = run.cached(counts)[measure], run.settings.seed, run.clips.episodes
-    kinds = sorted({kind for kinds in table.values() for kind in kinds} - {ALL})
+    kinds = sorted({kind for kinds in table.values() for kind in kinds} - {ALL, MOVED})
     values = []
-    for kind in [ALL, *kinds] if len(kinds) != 1 else kinds:
+    for kind in [*([ALL] if len(kinds) != 1 else []), *kinds, MOVED]:
         for i, k in enumerate(horizons(run)):
             found = {
                 name: ratio(kinds_of[kind][:, i, 0], kinds_of[kind][:, i, 1], seed, episodes)
