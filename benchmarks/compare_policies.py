@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.collect.collect_config import TrainPolicy, dream_learner_config
+from worldmodel.collect.collect_config import TrainPolicy
+from worldmodel.collect.learner_config import dream_learner_config
 from worldmodel.collect.policy_evaluation import bootstrap_interval
 from worldmodel.collect.policy_training import train_policy
 from worldmodel.common.files import atomic_path

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from worldmodel.collect.collect_config import LEARNER_PRESETS, LearnerConfig
+from worldmodel.collect.learner_config import LEARNER_PRESETS, LearnerConfig
 
 
 @dataclass(frozen=True)

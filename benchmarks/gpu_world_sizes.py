@@ -7,7 +7,8 @@ from typing import Any
 
 from gpu_sizes import TINY, Sizes
 
-from worldmodel.collect.collect_config import Collect, LearnerConfig, learner_config
+from worldmodel.collect.collect_config import Collect
+from worldmodel.collect.learner_config import LearnerConfig, learner_config
 
 
 @dataclass(frozen=True)

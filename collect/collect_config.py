@@ -3,109 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
 from worldmodel.collect.env_options import DEFAULT_ENV, EnvOptions, choose_env, env_name
+from worldmodel.collect.learner_config import (
+    LEARNER_PRESETS,
+    LearnerConfig,
+    dream_learner_config,
+    learner_config,
+)
 from worldmodel.common.errors import UserError
-
-
-@dataclass(frozen=True)
-class LearnerConfig:
-    """Settings of a training with Stable-Baselines3. One decision is `hold` environment steps."""
-
-    algo: Literal["ppo", "a2c", "dqn", "sac"] = "ppo"
-    """The algorithm; sac needs a continuous (Box) action space, dqn a Discrete one."""
-    decisions: int = 200_000
-    """Length of the training in decisions, over all environments."""
-    minutes: float | None = None
-    """Stop after this time even if `decisions` is not reached."""
-    num_envs: int = 8
-    """Environments stepped in parallel: one process each, or one batch of dreams."""
-    frame_stack: int = 4
-    """Number of frames in the policy's observation."""
-    view: tuple[int, int, int, int] | None = None
-    """Top, bottom, left, right of the part of the frame that the policy observes, in pixels of the frame before
-    --crop; the whole frame if not given."""
-    hold: int = 1
-    """Environment steps per action."""
-    reward: Literal["env", "health", "health_change"] = "env"
-    """The environment's reward, or the loss of its variable `health` in hundredths (never positive), or the change of
-    `health` in hundredths (gains are positive)."""
-    reward_scale: float = 1.0
-    """Factor on the reward."""
-    learning_rate: float = 3e-4
-    gamma: float = 0.99
-    rollout_steps: int = 128
-    """PPO and A2C: decisions of each environment between updates."""
-    batch_size: int = 256
-    epochs: int = 4
-    """PPO: passes over a rollout."""
-    entropy: float = 0.01
-    """PPO and A2C: weight of the entropy bonus."""
-    buffer_size: int = 20_000
-    """DQN and SAC: decisions in the replay buffer."""
-    width: int = 32
-    """Channels of the first convolution."""
-    schedule: Literal["constant", "linear"] = "constant"
-    """Learning rate over the training; linear falls to 0 at the end of `decisions` or `minutes`, whichever is first."""
-    normalize_reward: bool = False
-    """Divide rewards by the running standard deviation of the discounted return (SB3's VecNormalize)."""
-    gae_lambda: float | None = None
-    """PPO and A2C: lambda of generalized advantage estimation; 0.95 for PPO and 1 for A2C if not given."""
-    clip_range: float = 0.2
-    """PPO: range of the clipped probability ratio."""
-    value_coef: float = 0.5
-    """PPO and A2C: weight of the value loss."""
-    max_grad_norm: float = 0.5
-    """PPO and A2C: largest norm of the gradient."""
-    checkpoint_seconds: float = 30.0
-    """Seconds between checkpoints."""
-
-    def __post_init__(self) -> None:
-        for name in _COUNTS:
-            if getattr(self, name) < 1:
-                raise UserError(f"learner.{name}={getattr(self, name)}: wanted at least 1.")
-        for name, (accepted, wanted) in _RANGES.items():
-            value = getattr(self, name)
-            if value is not None and not accepted(value):
-                raise UserError(f"learner.{name}={value}: wanted {wanted}.")
-        if self.algo == "ppo" and min(self.batch_size, self.rollout_steps * self.num_envs) < 2:
-            raise UserError(
-                f"learner.batch_size={self.batch_size}, rollout_steps={self.rollout_steps}, num_envs={self.num_envs}: "
-                "ppo needs batches of at least 2 decisions."
-            )
-        if self.view is not None and not (0 <= self.view[0] < self.view[1] and 0 <= self.view[2] < self.view[3]):
-            raise UserError(f"learner.view={self.view}: wanted 0 <= top < bottom and 0 <= left < right.")
-
-
-_COUNTS = (
-    "decisions", "num_envs", "frame_stack", "hold", "rollout_steps", "batch_size", "epochs", "buffer_size", "width",
-)  # fmt: skip
-_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
-    "minutes": (lambda x: 0 < x < math.inf, "a positive number"),
-    "learning_rate": (lambda x: 0 < x < math.inf, "a positive number"),
-    "gamma": (lambda x: 0 <= x <= 1, "a number from 0 to 1"),
-    "gae_lambda": (lambda x: 0 <= x <= 1, "a number from 0 to 1"),
-    "clip_range": (lambda x: 0 < x < math.inf, "a positive number"),
-    "value_coef": (lambda x: 0 <= x < math.inf, "a number of at least 0"),
-    "max_grad_norm": (lambda x: 0 < x < math.inf, "a positive number"),
-    "entropy": (lambda x: 0 <= x < math.inf, "a number of at least 0"),
-    "reward_scale": (lambda x: math.isfinite(x) and x != 0, "a number other than 0"),
-    "checkpoint_seconds": (lambda x: x >= 0, "a number of at least 0"),
-}
-
-
-# Measured settings per environment (docs/benchmarks.md).
-LEARNER_PRESETS: dict[str, LearnerConfig] = {
-    "doom/take-cover": LearnerConfig(view=(20, 52, 0, 64), hold=4, reward="health", gamma=0.95),
-    "toy": LearnerConfig(learning_rate=1e-3, rollout_steps=64, batch_size=128, gamma=0.97),
-    "toy/continuous": LearnerConfig(learning_rate=1e-3, rollout_steps=64, batch_size=128, gamma=0.97),
-}
 
 
 def _value_of(flag: str, arguments: list[str], default: str = "") -> str:
@@ -116,17 +27,6 @@ def _value_of(flag: str, arguments: list[str], default: str = "") -> str:
         if word.startswith(f"{flag}="):
             return word[len(flag) + 1 :]
     return default
-
-
-def learner_config(env: str, algo: str | None = None) -> LearnerConfig:
-    """The measured settings of an environment, else the defaults."""
-    learner = LEARNER_PRESETS.get(env, LearnerConfig())
-    return learner if algo is None else replace(learner, algo=algo)  # type: ignore[arg-type]
-
-
-def dream_learner_config(env: str) -> LearnerConfig:
-    """The settings for learning in a dream of an environment: many dreams in one batch, short rollouts."""
-    return replace(learner_config(env), num_envs=32, rollout_steps=16, learning_rate=1e-3)
 
 
 @dataclass(frozen=True)

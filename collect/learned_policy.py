@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.collect.collect_config import LearnerConfig
 from worldmodel.collect.global_state import EpisodeGenerator
+from worldmodel.collect.learner_config import LearnerConfig
 from worldmodel.collect.policies import Policy
 from worldmodel.common.errors import UserError
 from worldmodel.common.pixels import PixelSpec

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worldmodel.collect.collect_config import LearnerConfig, TrainPolicy
+from worldmodel.collect.collect_config import TrainPolicy
+from worldmodel.collect.learner_config import LearnerConfig
 from worldmodel.collect.policy_files import file_hash, find_policy_file
 from worldmodel.common.errors import UserError
 from worldmodel.common.run_info import save_run_info

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import stable_baselines3 as sb3
 
-from worldmodel.collect.collect_config import LearnerConfig, TrainPolicy
+from worldmodel.collect.collect_config import TrainPolicy
+from worldmodel.collect.learner_config import LearnerConfig
 from worldmodel.collect.learner_view import SmallEncoder
 from worldmodel.collect.policy_files import find_policy_file, guess_algorithm
 from worldmodel.common.errors import UserError

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
-from worldmodel.collect.collect_config import LearnerConfig
+from worldmodel.collect.learner_config import LearnerConfig
 from worldmodel.common.errors import UserError
 from worldmodel.common.policy_view import FrameStack, PolicyView
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.collect.collect_config import LearnerConfig
+from worldmodel.collect.learner_config import LearnerConfig
 from worldmodel.collect.policies import (
     PERIOD,
     STICK,

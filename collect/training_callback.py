@@ -11,7 +11,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
-from worldmodel.collect.collect_config import LearnerConfig
+from worldmodel.collect.learner_config import LearnerConfig
 from worldmodel.collect.learner_model import LinearSchedule, save_checkpoint
 
 if TYPE_CHECKING:

@@ -20,8 +20,9 @@ from worldmodel.cli import command_line as cli
 from worldmodel.cli import demo
 from worldmodel.collect import record
 from worldmodel.collect.collect_arguments import parse_mix, parse_shard
-from worldmodel.collect.collect_config import Collect, LearnerConfig
+from worldmodel.collect.collect_config import Collect
 from worldmodel.collect.env_options import EnvOptions, parse_env_args
+from worldmodel.collect.learner_config import LearnerConfig
 from worldmodel.common import run_info as runinfo
 from worldmodel.common.errors import UserError
 from worldmodel.world.hub import shipped_worlds

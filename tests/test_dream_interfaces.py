@@ -21,7 +21,8 @@ from untrained import make_world
 import worldmodel
 from worldmodel.bench.bench_worlds import random_world
 from worldmodel.collect import record
-from worldmodel.collect.collect_config import LearnerConfig, TrainPolicy
+from worldmodel.collect.collect_config import TrainPolicy
+from worldmodel.collect.learner_config import LearnerConfig
 from worldmodel.collect.learner_view import LearnerView
 from worldmodel.collect.policy_training import train_policy
 from worldmodel.common.errors import UserError

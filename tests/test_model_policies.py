@@ -15,9 +15,9 @@ from stable_baselines3 import DQN, PPO
 from worldmodel import envs
 from worldmodel.cli import command_line as cli
 from worldmodel.collect import record
-from worldmodel.collect.collect_config import LearnerConfig
 from worldmodel.collect.global_state import EpisodeGenerator, preserved_global_state
 from worldmodel.collect.learned_policy import LearnedPolicy, ModelPolicy, model_policy
+from worldmodel.collect.learner_config import LearnerConfig
 from worldmodel.collect.policy_specs import describe_policy_file
 from worldmodel.common.errors import UserError
 from worldmodel.data.dataset import Dataset

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from untrained import make_world
 
-from worldmodel.collect.collect_config import LearnerConfig
+from worldmodel.collect.learner_config import LearnerConfig
 from worldmodel.collect.learner_view import LearnerView
 from worldmodel.common.errors import UserError
 from worldmodel.common.pixels import FrameStack as ReexportedFrameStack

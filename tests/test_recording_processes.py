@@ -91,7 +91,8 @@ import gymnasium as gym
 import numpy as np
 
 from worldmodel.collect import record
-from worldmodel.collect.collect_config import LearnerConfig, TrainPolicy
+from worldmodel.collect.collect_config import TrainPolicy
+from worldmodel.collect.learner_config import LearnerConfig
 from worldmodel.collect.env_options import EnvOptions
 from worldmodel.collect.policy_evaluation import evaluate
 from worldmodel.collect.policy_specs import PolicySpec

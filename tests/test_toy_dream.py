@@ -22,8 +22,9 @@ import pytest
 import torch
 
 from worldmodel.collect import record
-from worldmodel.collect.collect_config import LearnerConfig, TrainPolicy
+from worldmodel.collect.collect_config import TrainPolicy
 from worldmodel.collect.env_options import EnvOptions
+from worldmodel.collect.learner_config import LearnerConfig
 from worldmodel.collect.policy_evaluation import bootstrap_interval, evaluate
 from worldmodel.collect.policy_specs import describe_policy_file
 from worldmodel.collect.policy_training import TEST_SEED, train_policy

@@ -21,8 +21,9 @@ import torch
 from stable_baselines3 import PPO
 
 from worldmodel import envs
-from worldmodel.collect.collect_config import LEARNER_PRESETS, LearnerConfig, TrainPolicy
+from worldmodel.collect.collect_config import TrainPolicy
 from worldmodel.collect.env_options import EnvOptions
+from worldmodel.collect.learner_config import LEARNER_PRESETS, LearnerConfig
 from worldmodel.collect.learner_envs import LearnerEnvFactory, close_processes
 from worldmodel.collect.policy_evaluation import bootstrap_interval, evaluate
 from worldmodel.collect.policy_specs import check_policy_fits, describe_policy_file, parse_policy

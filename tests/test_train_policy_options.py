@@ -14,8 +14,9 @@ import pytest
 import torch
 from stable_baselines3 import A2C, PPO
 
-from worldmodel.collect.collect_config import LearnerConfig, TrainPolicy
+from worldmodel.collect.collect_config import TrainPolicy
 from worldmodel.collect.env_options import EnvOptions
+from worldmodel.collect.learner_config import LearnerConfig
 from worldmodel.collect.learner_model import LinearSchedule, new_model, save_model
 from worldmodel.collect.policy_files import file_hash
 from worldmodel.collect.policy_training import train_policy
