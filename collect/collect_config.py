@@ -80,7 +80,11 @@ Collect.PRESETS.update(
         # VideoGPT section 4.1: rollouts of the final policies, 1000 episodes of 100 steps, split 8:1:1. Shorter
         # episodes are kept and counted (`worldmodel data info`): without them the dataset would have no deaths.
         "paper-health-gathering-supreme": Collect(
-            out=tyro.MISSING, env="doom/health-gathering-supreme", policy="ppo", env_options=EnvOptions(max_steps=100)
+            out=tyro.MISSING,
+            env="doom/health-gathering-supreme",
+            policy="ppo",
+            env_options=EnvOptions(max_steps=100),
+            learner=LEARNER_PRESETS["doom/health-gathering-supreme"],
         ),
         "paper-take-cover": Collect(
             out=tyro.MISSING,

@@ -96,9 +96,20 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
 }
 
 
-# Measured settings per environment (docs/benchmarks.md).
+# Measured settings per environment (docs/benchmarks.md, docs/worlds).
 LEARNER_PRESETS: dict[str, LearnerConfig] = {
     "doom/take-cover": LearnerConfig(view=(20, 52, 0, 64), hold=4, reward="health", gamma=0.95),
+    "doom/health-gathering-supreme": LearnerConfig(
+        decisions=250_000,
+        frame_stack=2,
+        hold=2,
+        reward="health_change",
+        learning_rate=7e-4,
+        schedule="linear",
+        gamma=0.97,
+        epochs=3,
+        width=16,
+    ),
     "toy": LearnerConfig(learning_rate=1e-3, rollout_steps=64, batch_size=128, gamma=0.97),
     "toy/continuous": LearnerConfig(learning_rate=1e-3, rollout_steps=64, batch_size=128, gamma=0.97),
 }
