@@ -359,6 +359,16 @@ def test_wrong_arguments_and_actions_raise_a_sentence() -> None:
         env.step(np.full(4, 1.5))
 
 
+def test_a_display_that_other_code_ended_is_opened_again() -> None:
+    env = PushEnv()
+    frame, _ = env.reset(seed=3)
+    egl = sys.modules.get("mujoco.egl")
+    if egl is None:
+        pytest.skip("the frames are not rendered with EGL")
+    egl.EGL.eglTerminate(egl.EGL_DISPLAY)
+    np.testing.assert_array_equal(env.reset(seed=3)[0], frame)
+
+
 def test_a_missing_renderer_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     monkeypatch.setattr(mujoco_renderer, "_local", threading.local())

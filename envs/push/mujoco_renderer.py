@@ -47,6 +47,14 @@ class MujocoRenderer:
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
 
+    def works(self) -> bool:
+        """Whether the GL context can still be used: other code of the process may have ended the display."""
+        try:
+            self._gl.make_current()
+        except Exception:  # GLError, or RuntimeError of the backend
+            return False
+        return True
+
     def free(self) -> None:
         """Free the memory of the renderer; it cannot be used afterwards."""
         self._gl.make_current()
@@ -100,7 +108,7 @@ class MujocoRenderer:
 
 
 def shared_renderer(model: mujoco.MjModel) -> MujocoRenderer:
-    """The renderer of this process and thread, made on first use.
+    """The renderer of this process and thread, made on first use and again if its display has ended.
 
     Raises:
         UserError: no backend of OpenGL works.
@@ -110,6 +118,12 @@ def shared_renderer(model: mujoco.MjModel) -> MujocoRenderer:
         # forked: the GL context belongs to the parent, so its objects are never freed here
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(renderer))
         renderer = None
+    if renderer is not None and not renderer.works():
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(renderer))  # its objects are gone with the display
+        renderer = None
+        egl: Any = sys.modules.get("mujoco.egl")
+        if egl is not None:
+            egl.EGL_DISPLAY = None  # the next context opens a new display
     if renderer is None:
         renderer = MujocoRenderer(model)
         _local.renderer, _local.process = renderer, os.getpid()
