@@ -43,7 +43,7 @@ from worldmodel.dream.simulator_state import SimulatorStep
 
 
 class Function:
-    """Scores plans by a function; the state is not used. Keeps all plans that it was asked for."""
+    """Scores plans by a function; the state is not used. Keeps all plans that were evaluated."""
 
     def __init__(self, space: spaces.Space, function: Callable[[Tensor], Tensor]) -> None:
         self.action_space, self.function = space, function

@@ -1,6 +1,6 @@
 """Planning in a learned world by the cross-entropy method, with all rows of a simulator as plans.
 
-`planners` has the planners themselves, which also plan in environments. Here is the shortest way to plan in a dream.
+`planners` has the planners themselves, which also plan in environments. `CrossEntropy` plans in a dream with one call.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from worldmodel.metrics.statistics import AveragePrecision, Estimate, estimate_f
 MAX_TRAIN_STEPS, MAX_TEST_STEPS = 4000, 6000
 MIN_EVENTS = 10  # in either split, at a shift; with fewer it is not tested
 RESAMPLES = 1000
-MARGIN = 0.05  # by which a neighbour's average precision must be better, beside its interval
+MARGIN = 0.05  # by which a neighbour's average precision must be better; its interval must be above 0 too
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Shift:
 
     @property
     def is_better(self) -> bool:
-        """Whether the neighbour is predicted better: the interval of the gain is above 0, and the gain is no trifle."""
+        """Whether the neighbour is predicted better: the interval of the gain is above 0, and the gain above MARGIN."""
         return self.gain.sign > 0 and self.gain.mean > MARGIN
 
 

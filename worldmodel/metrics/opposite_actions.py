@@ -199,7 +199,7 @@ ROWS = (
         "opposite_actions",
         SECTION,
         "from the same start, an action and its opposite are held: share of starts at which the inverse dynamics model "
-        "tells the two dreams apart in the right direction",
+        "separates the two dreams in the right direction",
         "share",
         "higher",
         opposite_actions,
