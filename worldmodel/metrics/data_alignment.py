@@ -1,8 +1,13 @@
-"""Whether the rewards and ends of a dataset are stored at the right step.
+"""Whether the rewards, ends and actions of a dataset are stored at the right step.
 
 A classifier of the frames of step t (the frame after it, and its difference from the frame before it) is trained to
 predict the event of step t, and likewise that of step t - 1 and of step t + 1. If a neighbour's event is predicted
-better than the step's own, the recording is probably shifted by one step.
+better than the step's own, the recording is probably shifted by one step. The event of an action is one choice of a
+component, or a component of a Box above its median. It is read off the change alone: a policy that reacts to frames
+makes its next action predictable from the last frame.
+
+Where motion has inertia, or actions are held for many steps, the frames show neighbouring actions equally well, and a
+shift of actions cannot be found: the differences are then near 0.
 
 Shapes: N steps, M events, S = 3 shifts, K views.
 """
@@ -15,10 +20,12 @@ import numpy as np
 
 from worldmodel.data import Dataset
 from worldmodel.metrics.event_classifier import SHIFTS, VIEWS, event_logits, shrink, train_classifier
+from worldmodel.metrics.inverse_dynamics import class_counts
 from worldmodel.metrics.statistics import AveragePrecision, Estimate, estimate_from, resample_weights
 
 MAX_TRAIN_STEPS, MAX_TEST_STEPS = 4000, 6000
 MIN_EVENTS = 10  # in either split, at a shift; with fewer it is not tested
+MAX_ACTION_EVENTS = 8
 RESAMPLES = 1000
 MARGIN = 0.05  # by which a neighbour's average precision must be better; its interval must be above 0 too
 
@@ -28,7 +35,7 @@ class Shift:
     """How well the event of a neighbouring step is predicted.
 
     Attributes:
-        event: "reward" or "end".
+        event: "reward", "end", or "action" with a label.
         view: what the classifier sees.
         shift: -1 or 1: the event of step t + shift.
         precision: average precision for it.
@@ -79,28 +86,76 @@ def reward_event(rewards: np.ndarray) -> tuple[np.ndarray, str]:
     return rewards > median, f"reward is above {median:g}"
 
 
+def action_names(data: Dataset) -> list[str]:
+    """The name of each component of an action."""
+    labels, count = data.header.action_labels, int(np.prod(data.header.action_space.shape))
+    of_components = labels if len(labels) == count and count > 1 else [""] * count
+    return [label if isinstance(label, str) and label else f"component {i}" for i, label in enumerate(of_components)]
+
+
+def action_events(data: Dataset) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Events of the actions, (S,) bool each, by name, and their descriptions.
+
+    Discrete: each choice. Other discrete spaces: for each component, the choice whose share of the steps is nearest to
+    a half. Box: each component above its median. At most MAX_ACTION_EVENTS; those that do not vary are left out.
+    """
+    values, counts = data.flat("actions"), class_counts(data.header.action_space)
+    columns, names = values.reshape(len(values), -1).T, action_names(data)
+    events, notes = {}, {}
+    if len(columns) == 1 and counts:
+        labels = data.header.action_labels if len(data.header.action_labels) == counts[0] else range(counts[0])
+        for choice, label in enumerate(labels):
+            events[f"action {label}"], notes[f"action {label}"] = columns[0] == choice, f"the action is {label}"
+    else:
+        for i, (name, column) in enumerate(zip(names, columns, strict=True)):
+            if counts:
+                share = np.bincount(column, minlength=counts[i]) / len(column)
+                choice = int(np.abs(share - 0.5).argmin())
+                event, note = column == choice, f"the choice is {choice}"
+            else:
+                median = np.median(column)
+                event, note = column > median, f"the component is above {median:.3g}"
+            events[f"action {name}"], notes[f"action {name}"] = event, note
+    varying = [name for name, event in events.items() if 0 < event.mean() < 1][:MAX_ACTION_EVENTS]
+    return {name: events[name] for name in varying}, {name: notes[name] for name in varying}
+
+
 def alignment(data: Dataset, seed: int, num_steps: int) -> tuple[list[Shift], dict[str, str]]:
     """Compare each event's own step with its neighbours.
 
     Args:
-        data: the dataset; the classifier learns from its training split and is tested on its test split.
+        data: the dataset; the classifiers learn from its training split and are tested on its test split.
         seed: seed of the choice of steps and of the training.
-        num_steps: training steps.
+        num_steps: training steps of each of two classifiers: one of rewards and ends, one of actions.
 
     Returns:
         The comparisons, and for each event its description or why it was not tested.
     """
     rewards, description = reward_event(data.flat("rewards"))
-    events = {"reward": rewards, "end": data.flat("terminations").astype(bool)}
+    outcomes = {"reward": rewards, "end": data.flat("terminations").astype(bool)}
     notes = {"reward": description, "end": "the step terminates the episode"}
+    actions, action_notes = action_events(data)
+    shifts, notes = _align(data, outcomes, notes, seed, num_steps, enrich=True)
+    if actions:
+        action_shifts, action_notes = _align(data, actions, action_notes, seed, num_steps, enrich=False)
+        shifts, notes = shifts + action_shifts, notes | action_notes
+    return shifts, notes
+
+
+def _align(
+    data: Dataset, events: dict[str, np.ndarray], notes: dict[str, str], seed: int, num_steps: int, enrich: bool
+) -> tuple[list[Shift], dict[str, str]]:
+    """Train one classifier of some events, (all steps,) bool each, and compare their shifts on test episodes.
+
+    `enrich`: the events are rare; half of the training steps have one.
+    """
+    notes = dict(notes)
     splits = [data.episodes_of(split) for split in ("train", "test")]
     if not all(len(episodes) for episodes in splits):
         return [], dict.fromkeys(events, f"not tested: {data.missing_splits}")
     stacked = np.stack(list(events.values()), 1)  # (all steps, M)
-    train, test = (
-        _steps(data, episodes, stacked, limit, seed, enrich)
-        for episodes, limit, enrich in ((splits[0], MAX_TRAIN_STEPS, True), (splits[1], MAX_TEST_STEPS, False))
-    )
+    train = _steps(data, splits[0], stacked, MAX_TRAIN_STEPS, (seed, 1), enrich)
+    test = _steps(data, splits[1], stacked, MAX_TEST_STEPS, (seed, 0), False)
     counts = np.minimum(*((steps.labels & steps.known).sum(0) for steps in (train, test)))  # (M, S)
     for i, name in enumerate(events):
         if counts[i, SHIFTS.index(0)] < MIN_EVENTS:
@@ -118,7 +173,8 @@ def alignment(data: Dataset, seed: int, num_steps: int) -> tuple[list[Shift], di
         number = list(events).index(name)
         enough = [shift for shift in SHIFTS if counts[number, SHIFTS.index(shift)] >= MIN_EVENTS]
         for k, view in enumerate(VIEWS):
-            shifts += _compare(test, logits[:, k, number], number, name, view, enough, seed)
+            if view == "last change" or not name.startswith("action"):
+                shifts += _compare(test, logits[:, k, number], number, name, view, enough, seed)
     return shifts, notes
 
 
@@ -155,7 +211,9 @@ def _compare(
     ]
 
 
-def _steps(data: Dataset, episodes: np.ndarray, events: np.ndarray, limit: int, seed: int, enrich: bool) -> Steps:
+def _steps(
+    data: Dataset, episodes: np.ndarray, events: np.ndarray, limit: int, seed: tuple[int, int], enrich: bool
+) -> Steps:
     """Steps of random episodes, at most about `limit`.
 
     Args:
@@ -167,7 +225,7 @@ def _steps(data: Dataset, episodes: np.ndarray, events: np.ndarray, limit: int, 
         enrich: choose half of the steps among those with an event at any shift, and the rest from all episodes; else
             every step of as many episodes as are needed.
     """
-    rng = np.random.default_rng([seed, int(enrich)])
+    rng = np.random.default_rng(seed)
     valid = data.flat("frame_valid")
     numbers, places = [], []  # episode and index of each step
     for number in rng.permutation(episodes):

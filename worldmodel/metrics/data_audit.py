@@ -9,7 +9,7 @@ import numpy as np
 
 from worldmodel.common.torch_state import isolated_torch_state
 from worldmodel.data import Dataset
-from worldmodel.metrics.data_alignment import Shift, alignment
+from worldmodel.metrics.data_alignment import Shift, action_names, alignment
 from worldmodel.metrics.inverse_dynamics import class_counts
 
 FRAME_EPISODES = 64  # episodes of which every frame is compared with the one before it
@@ -120,9 +120,8 @@ def _actions(data: Dataset) -> list[dict[str, Any]]:
     columns, counts = values.reshape(len(values), -1).T, class_counts(data.header.action_space)
     labels = header.action_labels
     rows = []
-    for i, column in enumerate(columns):
+    for i, (name, column) in enumerate(zip(action_names(data), columns, strict=True)):
         of_component = labels[i] if len(labels) == len(columns) and len(columns) > 1 else ""
-        name = of_component if isinstance(of_component, str) and of_component else f"component {i}"
         if not counts:
             shares = {"negative": column < 0, "zero": column == 0, "positive": column > 0}
             rows.append({"name": name, "shares": {key: float(x.mean()) for key, x in shares.items()}})
@@ -150,10 +149,11 @@ def _shift_warnings(shifts: list[Shift]) -> list[str]:
         better = [s for s in shifts if s.event == event and s.is_better]
         if better:
             best = max(better, key=lambda s: s.gain.mean)
+            plural = "The actions" if event.startswith("action") else f"The {event}s"
             direction = "earlier" if best.shift > 0 else "later"
             warnings.append(
                 f"the {event} of step t{best.shift:+d} fits the {best.view} of step t better than that of step t: "
-                f"average precision {best.precision.mean:.3f} against {best.own.mean:.3f}. The {event}s are probably "
+                f"average precision {best.precision.mean:.3f} against {best.own.mean:.3f}. {plural} are probably "
                 f"stored one step too {'late' if best.shift > 0 else 'early'}: move them one step {direction}."
             )
     return warnings
