@@ -78,6 +78,7 @@ MAKES = {
     "data convert": "dataset",
     "data merge": "dataset",
     "train policy": "policy",
+    "train clone": "policy",
     "train world": "world",
     "train tokenizer": "tokenizer",
     "train prior": "world",

@@ -76,6 +76,11 @@ VERBS: dict[str, Verb] = {
         "worldmodel.collect.policy_training:train_policy",
         "train a policy with Stable-Baselines3",
     ),
+    "train clone": Verb(
+        "worldmodel.collect.clone_config:TrainClone",
+        "worldmodel.collect.cloning:train_clone",
+        "imitate recorded policies: behaviour cloning",
+    ),
     "train world": Verb(
         "worldmodel.cli.train_commands:TrainWorld",
         "worldmodel.cli.train_commands:train_world",
