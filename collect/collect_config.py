@@ -93,8 +93,9 @@ Collect.PRESETS.update(
             env_options=EnvOptions(max_steps=100),
             learner=LEARNER_PRESETS["doom/take-cover"],
         ),
+        # PPO alone does not learn battle2 within minutes (docs/worlds/battle.md): give a trained policy with --policy.
         "paper-battle2": Collect(
-            out=tyro.MISSING, env="doom/battle2", policy="ppo", env_options=EnvOptions(max_steps=100)
+            out=tyro.MISSING, env="doom/battle2", policy="fighter", env_options=EnvOptions(max_steps=100)
         ),
         # A mixture of policies with both long and short episodes; `worldmodel demo` records it.
         "take-cover-mixed": Collect(

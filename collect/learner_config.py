@@ -110,6 +110,17 @@ LEARNER_PRESETS: dict[str, LearnerConfig] = {
         epochs=3,
         width=16,
     ),
+    # continues a clone of the scripted fighter (docs/worlds/battle.md); without it nothing was learned in 17 minutes
+    "doom/battle2": LearnerConfig(
+        decisions=300_000,
+        frame_stack=2,
+        learning_rate=3e-4,
+        schedule="linear",
+        gamma=0.97,
+        epochs=3,
+        entropy=0.001,
+        width=16,
+    ),
     "toy": LearnerConfig(learning_rate=1e-3, rollout_steps=64, batch_size=128, gamma=0.97),
     "toy/continuous": LearnerConfig(learning_rate=1e-3, rollout_steps=64, batch_size=128, gamma=0.97),
 }
