@@ -211,11 +211,13 @@ class TrainPolicy:
         """Refuse options of dreams without a world, and a share of starts without recorded time steps."""
         learner, default = self.learner, LearnerConfig()
         given = {"more_worlds": bool(self.more_worlds), "starts_from": bool(self.starts_from)}
-        for name in ("horizon", "temperature", "start_before_end"):
+        for name in ("horizon", "temperature", "start_before_end", "disagreement_penalty", "backend"):
             given[f"learner.{name}"] = getattr(learner, name) != getattr(default, name)
         for name, is_given in given.items():
             if is_given and self.world is None:
                 raise UserError(f"{name} is an option of dreams: give --world, or leave it out.")
+        if learner.disagreement_penalty and not self.more_worlds:
+            raise UserError("learner.disagreement_penalty needs a second world: give --more-worlds.")
         if learner.start_before_end and not self.starts_from:
             raise UserError("learner.start_before_end needs recorded time steps to begin from: give --starts-from.")
 

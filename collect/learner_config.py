@@ -46,6 +46,13 @@ class LearnerConfig:
     start_before_end: float = 0.0
     """With --starts-from: share of dreams that begin shortly before a termination or a loss of the world's hidden
     variable, such as a hit."""
+    disagreement_penalty: float = 0.0
+    """With --more-worlds: the next world follows each dream; this weight times the difference of their predicted
+    hazards, and of their expected hidden variable in hundredths, is subtracted from the reward of each step."""
+    backend: Literal["auto", "torch", "onnx"] = "auto"
+    """With --world: what steps the dreams; onnx makes an export of the world, once, and keeps it in a cache."""
+    threads: int = 1
+    """Threads of torch, and with --world of the dreams; environments run in processes of their own."""
     learning_rate: float = 3e-4
     gamma: float = 0.99
     rollout_steps: int = 128
@@ -93,7 +100,7 @@ class LearnerConfig:
 
 _COUNTS = (
     "decisions", "num_envs", "frame_stack", "hold", "rollout_steps", "batch_size", "epochs", "buffer_size", "width",
-    "horizon",
+    "horizon", "threads",
 )  # fmt: skip
 _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "minutes": (lambda x: 0 < x < math.inf, "a positive number"),
@@ -107,6 +114,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "reward_scale": (lambda x: math.isfinite(x) and x != 0, "a number other than 0"),
     "checkpoint_seconds": (lambda x: x >= 0, "a number of at least 0"),
     "temperature": (lambda x: 0 <= x < math.inf, "a number of at least 0"),
+    "disagreement_penalty": (lambda x: 0 <= x < math.inf, "a number of at least 0"),
     "start_before_end": (lambda x: 0 <= x <= 1, "a share from 0 to 1"),
 }
 

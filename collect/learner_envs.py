@@ -218,6 +218,9 @@ def dream_envs(config: TrainPolicy) -> Iterator[Any]:
         temperature=learner.temperature,
         starts_from=config.starts_from or None,
         start_before_end=learner.start_before_end,
+        disagreement_penalty=learner.disagreement_penalty,
+        backend=learner.backend,
+        threads=learner.threads,
         seed=config.seed,
         device=config.device,
     )

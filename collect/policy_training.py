@@ -86,7 +86,7 @@ def _train(config: TrainPolicy) -> None:
     out, learner = config.out, config.learner
     _check_device(config.device)
     environments = dream_envs(config) if config.world is not None else real_envs(config)
-    with preserved_global_state(), environments as venv:
+    with preserved_global_state(learner.threads), environments as venv:
         keep_freed_memory()
         set_random_seed(config.seed)
         venv.seed(config.seed)

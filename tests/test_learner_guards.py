@@ -22,6 +22,8 @@ from worldmodel.common import spaces
 from worldmodel.common.errors import UserError
 from worldmodel.data import Dataset
 from worldmodel.dream import DreamLearnerEnv, recorded_starts
+from worldmodel.dream.held_dreams import HeldDreams
+from worldmodel.dream.shadow_world import OutcomeRisk
 from worldmodel.prior import StatusConfig
 
 TINY = LearnerConfig(
@@ -98,6 +100,7 @@ def test_a_policy_of_two_worlds_is_evaluated_and_tested_with_its_last_action(tmp
         ({"world": None, "more_worlds": (), "learner": replace(TINY, horizon=None)}, "learner.temperature is"),
         ({"world": None, "learner": LearnerConfig()}, "more_worlds is an option of dreams"),
         ({"learner": replace(TINY, start_before_end=0.5)}, "give --starts-from"),
+        ({"more_worlds": (), "learner": replace(TINY, disagreement_penalty=1.0)}, "give --more-worlds"),
     ],
 )
 def test_options_of_dreams_without_their_condition_are_refused(
@@ -200,3 +203,76 @@ def test_recordings_that_do_not_fit_the_world_are_refused(data: Dataset) -> None
         DreamLearnerEnv(make_world(), 2, starts_from=data.paths)
     with pytest.raises(UserError, match="give starts_from"):
         DreamLearnerEnv(make_world(), 2, start_before_end=0.5)
+
+
+# -- disagreement of two worlds ----------------------------------------------------------------------------
+
+
+def test_disagreement_of_two_worlds_is_subtracted_from_the_reward() -> None:
+    first, second = make_world(hazard=-2.5), make_world(hazard=-1.5)
+    for parameter in second.prior.parameters():
+        parameter.data.mul_(0.9)
+    options: dict[str, Any] = {"seed": 4, "reward": "status", "hold": 2, "frame_stack": 1}
+    penalised = DreamLearnerEnv([first, second], 8, **options, disagreement_penalty=3.0)
+    plain = DreamLearnerEnv([first, second], 8, **options)
+    np.testing.assert_array_equal(penalised.reset(), plain.reset())
+    rng, penalties = np.random.default_rng(0), []
+    for _ in range(10):
+        actions = rng.integers(3, size=8)
+        observations, rewards, dones, _ = penalised.step(actions)
+        frames, plain_rewards, plain_dones, _ = plain.step(actions)
+        np.testing.assert_array_equal(observations, frames)
+        np.testing.assert_array_equal(dones, plain_dones)
+        penalties.append(plain_rewards - rewards)
+    assert (np.stack(penalties) >= -1e-6).all()
+    assert np.mean(penalties) > 0.05
+    same = DreamLearnerEnv([first, first], 8, **options, disagreement_penalty=3.0)
+    same.reset()
+    own = [same.step(actions)[1] for _ in range(3)]
+    assert np.isfinite(own).all()
+
+
+def test_a_shadow_predicts_what_its_world_predicts_of_the_same_frames() -> None:
+    dreamed, world = make_world(hazard=-6.0), make_world(hazard=-1.0)
+    world.tokenizer.codebook.embeddings.mul_(0.5)
+    dreams = HeldDreams(dreamed, 4, world, seed=1, disagreement_penalty=1.0)
+    dreams.reset()
+    assert dreams.shadow is not None
+    frames, actions = [dreams.simulator.state.frames], []
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        actions.append(torch.from_numpy(rng.integers(3, size=4)))
+        dreams.step(actions[-1].numpy())
+        frames.append(dreams.simulator.state.frames)
+    assert (dreams.lengths == 5).all()
+    status = dreams.simulator.state.prior.status
+    codes, valid = world.tokenizer.encode(torch.stack(frames, 1)), torch.ones(4, 6, dtype=torch.bool)
+    context = world.prior.context(codes, valid, torch.stack(actions, 1), status)
+    for name, value in vars(context).items():
+        torch.testing.assert_close(getattr(dreams.shadow.context, name), value, rtol=0, atol=0)
+    last = torch.zeros(4, dtype=torch.int64)
+    predictions = world.prior.predict_step(world.prior.init_state(context), last)
+    risk = dreams.shadow.predict(last)
+    torch.testing.assert_close(risk.hazards, predictions.hazards)
+    dreams._reset_rows(np.array([2]))
+    begun = world.context(dreams.simulator.state.frames[2:3, None], last[:0].reshape(1, 0), status=status[2:3])
+    torch.testing.assert_close(dreams.shadow.context.codes[2:3], begun.codes, rtol=0, atol=0)
+    torch.testing.assert_close(dreams.shadow.context.codes[3:], context.codes[3:], rtol=0, atol=0)
+
+
+def test_the_difference_of_outcomes_counts_ends_and_losses() -> None:
+    sure, dead = OutcomeRisk(torch.tensor([0.0]), torch.tensor([80.0])), OutcomeRisk(torch.tensor([1.0]), torch.ones(1))
+    assert sure.difference(sure).item() == 0
+    assert sure.difference(dead).item() == pytest.approx(1.8)
+    hurt = OutcomeRisk(torch.tensor([0.0]), torch.tensor([50.0]))
+    assert hurt.difference(sure).item() == pytest.approx(0.3)
+
+
+def test_a_penalty_without_a_fitting_second_world_is_refused() -> None:
+    with pytest.raises(UserError, match="give several worlds"):
+        DreamLearnerEnv(make_world(), 2, disagreement_penalty=1.0)
+    other = make_world(status=StatusConfig("lives", (0.5,)))
+    with pytest.raises(UserError, match="different hidden variables"):
+        DreamLearnerEnv([make_world(), other], 2, disagreement_penalty=1.0)
+    with pytest.raises(UserError, match="disagreement_penalty=-1"):
+        DreamLearnerEnv(make_world(), 2, disagreement_penalty=-1.0)

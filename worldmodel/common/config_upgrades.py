@@ -17,6 +17,9 @@ _ADDED_TO_LEARNER = {
     "horizon": None,
     "temperature": 1.0,
     "start_before_end": 0.0,
+    "disagreement_penalty": 0.0,
+    "backend": "auto",
+    "threads": 1,
 }
 _ADDED_TO_TRAIN_POLICY = {"eval_episodes": 20, "keep": "last", "more_worlds": [], "starts_from": []}
 

@@ -17,28 +17,48 @@ import torch
 from worldmodel.common import spaces
 from worldmodel.common.action_planes import ActionPlanes
 from worldmodel.common.arguments import checked_integer
+from worldmodel.common.errors import UserError
 from worldmodel.common.mirroring import action_mirror, flip_rows
 from worldmodel.common.policy_view import FrameStack, PolicyView, Rectangle
 from worldmodel.common.random import STREAM_MIRROR
+from worldmodel.common.runtime import choose_runtime
 from worldmodel.dream.batch_vec_env import BatchVecEnv
 from worldmodel.dream.dream_options import DreamOptions
 from worldmodel.dream.learner_options import LearnerKeywords, LearnerOptions
 from worldmodel.dream.recorded_starts import recorded_starts
+from worldmodel.dream.shadow_world import OutcomeRisk, ShadowWorld, expected_status
 from worldmodel.dream.simulator_state import SimulatorStep
 from worldmodel.prior.sampling import uniforms
 from worldmodel.world.world_model import WorldModel
 
 
 class HeldDreams(BatchVecEnv):
-    """The VecEnv inside `DreamLearnerEnv`; its observations have the channels last, (N, h, w, 3*D+P) uint8."""
+    """The VecEnv inside `DreamLearnerEnv`; its observations have the channels last, (N, h, w, 3*D+P) uint8.
 
-    def __init__(self, world: str | Path | WorldModel, num_envs: int, **options: Unpack[LearnerKeywords]) -> None:
+    Args:
+        world: a world directory, the name of a shipped world, or a loaded `WorldModel`.
+        num_envs: N.
+        second_world: follows the dreams, for `disagreement_penalty`.
+        **options: the fields of `LearnerOptions`.
+
+    Raises:
+        UserError: as `DreamLearnerEnv`.
+    """
+
+    def __init__(
+        self,
+        world: str | Path | WorldModel,
+        num_envs: int,
+        second_world: WorldModel | None = None,
+        **options: Unpack[LearnerKeywords],
+    ) -> None:
         num_envs = checked_integer("num_envs", num_envs)
         self.options = LearnerOptions.from_keywords(**options)
         self.hold = self.options.hold
         horizon = DreamOptions(horizon=self.options.horizon)
-        self.simulator = self.options.simulator(world, num_envs)
-        self.world = self.simulator.world
+        self.world = self.options.load(world)
+        self.simulator = self.options.simulator(self.world, num_envs)
+        self.shadow = self._make_shadow(second_world, num_envs)
         self.horizon = horizon.max_steps(self.world)
         spec, planes = self.world.spec, 0
         self.planes = ActionPlanes(spec.action_space) if self.options.last_action else None
@@ -64,6 +84,15 @@ class HeldDreams(BatchVecEnv):
             gymnasium.spaces.Box(0, 255, self.view.shape, np.uint8),
             spaces.to_gymnasium(self.world.spec.action_space),
         )
+
+    def _make_shadow(self, second_world: WorldModel | None, num_envs: int) -> ShadowWorld | None:
+        """The world that follows the dreams; None without a penalty."""
+        if not self.options.disagreement_penalty:
+            return None
+        if second_world is None:
+            raise UserError("disagreement_penalty needs a second world that follows the dreams: give several worlds.")
+        dtype = choose_runtime(self.world.device.type).dtype
+        return ShadowWorld(second_world, self.world, num_envs, dtype, self.simulator.threads)
 
     @property
     def worlds(self) -> list[WorldModel]:
@@ -92,6 +121,8 @@ class HeldDreams(BatchVecEnv):
             seeds, episodes = simulator.state.seeds.cpu()[index], simulator.state.episodes.cpu()[index]
             numbers = uniforms(seeds, episodes, torch.zeros_like(seeds), 1, STREAM_MIRROR)
             self.mirrored[rows] = numbers[:, 0].numpy() < 0.5
+        if self.shadow is not None:
+            self.shadow.reset(index, simulator.state.frames, simulator.state.prior.status)
         frames = self._visible(frames)
         everything = len(rows) == self.num_envs
         self.stacked = self.stack.reset(frames) if everything else self.stack.reset(frames[rows], rows)
@@ -143,10 +174,13 @@ class HeldDreams(BatchVecEnv):
         for _ in range(self.hold):
             active = ~(terminations | truncations)
             status_before = simulator.status_to_values(simulator.state.prior.status)
+            shadow = None if self.shadow is None else self.shadow.predict(actions)
             out = simulator.step(actions)
             env_rewards = out.rewards.cpu().numpy()
             self.returns += np.where(active, env_rewards, 0.0)
             step_rewards = env_rewards if self.options.reward == "env" else self._status_rewards(status_before, out)
+            if shadow is not None:
+                step_rewards = step_rewards - self._disagreement(shadow, actions, out)
             rewards += np.where(active, step_rewards, 0.0)
             frames = simulator.state.frames.cpu().numpy()
             self.stacked = self.stack.push(self._visible(frames), active)
@@ -159,6 +193,14 @@ class HeldDreams(BatchVecEnv):
             if cut_off.any():
                 simulator.hold(torch.from_numpy(cut_off))
         return rewards, terminations, truncations
+
+    def _disagreement(self, shadow: OutcomeRisk, actions: torch.Tensor, out: SimulatorStep) -> np.ndarray:
+        """The penalty of a step, (N,) float32; the second world then follows the step."""
+        assert self.shadow is not None
+        status = expected_status(out.status_probs, self.simulator.status_values)
+        difference = OutcomeRisk(out.hazards, status).difference(shadow)
+        self.shadow.follow(actions, out.frames, out.status)
+        return self.options.disagreement_penalty * difference.cpu().numpy()
 
     def _status_rewards(self, status_before: torch.Tensor, out: SimulatorStep) -> np.ndarray:
         """The expected change of the hidden variable in hundredths, (N,), and 0 where it is not known.

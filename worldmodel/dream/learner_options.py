@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -36,6 +37,7 @@ class LearnerKeywords(TypedDict, total=False):
     last_action: bool
     starts_from: str | Path | Sequence[str | Path] | None
     start_before_end: float
+    disagreement_penalty: float
     backend: str
     threads: int | None
 
@@ -63,6 +65,8 @@ class LearnerOptions:
             (`dream.recorded_starts`). None begins at the world's own starts.
         start_before_end: with `starts_from`, the share of dreams that begin shortly before a termination or a loss of
             the hidden variable.
+        disagreement_penalty: with several worlds: each dream is followed by the next world, and this weight times the
+            difference of their predicted outcomes (`dream.shadow_world`) is subtracted from the reward of each step.
         backend, threads: see `Simulator`.
 
     Raises:
@@ -82,6 +86,7 @@ class LearnerOptions:
     last_action: bool = False
     starts_from: str | Path | Sequence[str | Path] | None = None
     start_before_end: float = 0.0
+    disagreement_penalty: float = 0.0
     backend: str = "auto"
     threads: int | None = None
 
@@ -90,6 +95,8 @@ class LearnerOptions:
             object.__setattr__(self, name, checked_integer(name, getattr(self, name), least))
         if self.reward not in REWARDS:
             raise unknown_name("reward", str(self.reward), REWARDS)
+        if not 0 <= self.disagreement_penalty < math.inf:
+            raise UserError(f"disagreement_penalty={self.disagreement_penalty}: wanted a number of at least 0.")
         if not 0 <= self.start_before_end <= 1:
             raise UserError(f"start_before_end={self.start_before_end}: wanted a share from 0 to 1.")
         if self.start_before_end and not self.starts_from:
@@ -108,16 +115,24 @@ class LearnerOptions:
                 raise unknown_name("option of dreams to learn in", name, names)
         return LearnerOptions(**keywords)
 
-    def simulator(self, world: str | Path | WorldModel, num_rows: int) -> Simulator:
-        """A simulator of a world, which is loaded first if it is a directory or a name.
+    def load(self, world: str | Path | WorldModel) -> WorldModel:
+        """The world: loaded from its directory or by its name, unless it is loaded already.
 
         Raises:
-            UserError: not a world directory, or a reward from the hidden variable in a world that has none.
+            UserError: not a world directory, or a device that is not there.
         """
-        runtime = choose_runtime(world.device.type if isinstance(world, WorldModel) else self.device)
-        if not isinstance(world, WorldModel):
-            with limit_threads(1):
-                world = WorldModel.from_pretrained(world, runtime.device)
+        if isinstance(world, WorldModel):
+            return world
+        with limit_threads(1):
+            return WorldModel.from_pretrained(world, choose_runtime(self.device).device)
+
+    def simulator(self, world: WorldModel, num_rows: int) -> Simulator:
+        """A simulator of a world.
+
+        Raises:
+            UserError: a reward from the hidden variable in a world that has none.
+        """
+        runtime = choose_runtime(world.device.type)
         if self.reward != "env" and not world.prior.status_config.num_bins:
             raise UserError(
                 f"reward={self.reward!r} needs a world with a hidden variable; this one learned none. Train it with "

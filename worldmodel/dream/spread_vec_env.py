@@ -16,7 +16,7 @@ from worldmodel.common.arguments import checked_integer
 from worldmodel.common.errors import UserError
 from worldmodel.dream.batch_vec_env import BatchVecEnv
 from worldmodel.dream.held_dreams import HeldDreams
-from worldmodel.dream.learner_options import LearnerKeywords
+from worldmodel.dream.learner_options import LearnerKeywords, LearnerOptions
 from worldmodel.world.world_model import WorldModel
 
 
@@ -45,11 +45,13 @@ class SpreadDreams(BatchVecEnv):
             raise UserError(f"num_envs={num_envs}: wanted at least one for each of the {count} worlds.")
         borders = [num_envs * i // count for i in range(count + 1)]
         self.slices = [slice(first, end) for first, end in pairwise(borders)]
-        seed = options.get("seed", 0)
+        seed, checked = options.get("seed", 0), LearnerOptions.from_keywords(**options)
+        loaded = [checked.load(world) for world in worlds]
         self.parts: list[HeldDreams] = []
-        for world, rows in zip(worlds, self.slices, strict=True):
+        for i, rows in enumerate(self.slices):
             part_options: LearnerKeywords = {**options, "seed": seed + rows.start}
-            self.parts.append(HeldDreams(world, rows.stop - rows.start, **part_options))
+            second = loaded[(i + 1) % count] if count > 1 else None
+            self.parts.append(HeldDreams(loaded[i], rows.stop - rows.start, second, **part_options))
         first = self.parts[0]
         for world, part in zip(worlds, self.parts, strict=True):
             same = part.observation_space == first.observation_space and part.action_space == first.action_space
