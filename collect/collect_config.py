@@ -167,6 +167,11 @@ class TrainPolicy:
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     world: Path | None = None
     """Train in this world directory instead of the environment."""
+    more_worlds: tuple[Path, ...] = ()
+    """With --world: further worlds of the same environment; the dreams are spread evenly over all of them."""
+    starts_from: tuple[Path, ...] = ()
+    """With --world: datasets of its environment; dreams begin at any time step of their training split instead of at
+    the world's own starts. See --learner.start-before-end."""
     init_from: Path | None = None
     """A policy FILE.zip, or the directory of another training, stopped or finished, whose weights this one begins
     with, and whose optimizer if the algorithm is the same. It contains pickles: load only files that you trust."""
@@ -199,8 +204,23 @@ class TrainPolicy:
             raise UserError(f"eval_episodes={self.eval_episodes}: wanted at least 2.")
         if self.keep == "best" and self.eval_every is None:
             raise UserError("keep='best' needs evaluations: give --eval-every MINUTES.")
+        self._check_dreams()
         if self.device.partition(":")[0] not in ("auto", "cpu", "cuda"):
             raise UserError(f"device={self.device!r}: wanted auto, cpu, cuda or cuda:INDEX.")
+
+    def _check_dreams(self) -> None:
+        """Refuse options of dreams without a world, and a share of starts without recorded time steps."""
+        learner, default = self.learner, LearnerConfig()
+        given = {"more_worlds": bool(self.more_worlds), "starts_from": bool(self.starts_from)}
+        for name in ("horizon", "temperature", "start_before_end", "disagreement_penalty", "backend"):
+            given[f"learner.{name}"] = getattr(learner, name) != getattr(default, name)
+        for name, is_given in given.items():
+            if is_given and self.world is None:
+                raise UserError(f"{name} is an option of dreams: give --world, or leave it out.")
+        if learner.disagreement_penalty and not self.more_worlds:
+            raise UserError("learner.disagreement_penalty needs a second world: give --more-worlds.")
+        if learner.start_before_end and not self.starts_from:
+            raise UserError("learner.start_before_end needs recorded time steps to begin from: give --starts-from.")
 
     @classmethod
     def defaults(cls, arguments: list[str]) -> TrainPolicy:

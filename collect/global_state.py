@@ -13,15 +13,18 @@ from worldmodel.common.torch_state import isolated_torch_state
 
 
 @contextmanager
-def preserved_global_state() -> Iterator[None]:
-    """Run a block of Stable-Baselines3 with one torch thread and torch's own defaults, and restore everything after.
+def preserved_global_state(num_threads: int = 1) -> Iterator[None]:
+    """Run a block of Stable-Baselines3 with few torch threads and torch's own defaults, and restore everything after.
 
     Restored are the number of torch threads, the generators of `random` and numpy, and what `isolated_torch_state`
     restores. Inside, the generators continue from their present state; Stable-Baselines3 seeds them.
+
+    Args:
+        num_threads: torch threads. With environment processes on two cores, one is three to six times faster than two.
     """
     threads = torch.get_num_threads()
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 (the global generator is meant)
-    torch.set_num_threads(1)  # with environment processes on two cores, three to six times faster than two
+    torch.set_num_threads(num_threads)
     try:
         with isolated_torch_state():
             yield

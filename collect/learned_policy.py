@@ -9,6 +9,7 @@ import numpy as np
 from worldmodel.collect.global_state import EpisodeGenerator
 from worldmodel.collect.learner_config import LearnerConfig
 from worldmodel.collect.policies import Policy
+from worldmodel.common.action_planes import ActionPlanes
 from worldmodel.common.errors import UserError
 from worldmodel.common.pixels import PixelSpec
 from worldmodel.common.policy_view import FrameStack, PolicyView
@@ -77,17 +78,20 @@ class LearnedPolicy(ModelPolicy):
         super().__init__(model, deterministic, num_threads)
         self.view, self.hold, self.channels_first = view, hold, channels_first
         self.stack = FrameStack(view.frame_stack)
+        self.planes = ActionPlanes(self.space) if view.action_planes else None
 
     def begin(self, rng: np.random.Generator) -> None:
         """Start an episode."""
         super().begin(rng)
-        self.step = 0
+        self.step, self.action = 0, None
 
     def act(self, frame: np.ndarray) -> Any:
         """A new action every `hold` steps."""
         frame = self.view.crop(frame)
         stacked = self.stack.reset(frame) if self.step == 0 else self.stack.push(frame)
         if self.step % self.hold == 0:
+            if self.planes is not None:
+                stacked = self.planes.append_action(stacked, self.action)
             self.action = super().act(np.moveaxis(stacked, -1, 0) if self.channels_first else stacked)
         self.step += 1
         return self.action
@@ -115,7 +119,7 @@ def model_policy(
         UserError: the model has another action space, or observes something else.
     """
     check_action_space(model, env.meta.action_space, name)
-    view = _frame_view(model.observation_space, env.meta.pixels, learner)
+    view = _frame_view(model.observation_space, env, learner)
     if view is not None:
         rows, columns, channels = view.shape
         # three equal axes: `train policy` puts the channels first, Stable-Baselines3 alone does not
@@ -145,25 +149,41 @@ def check_action_space(model: Any, space: Space, name: str) -> None:
         raise UserError(f"{name} acts in {model_space}, but the environment takes {space}.")
 
 
+def observed_view(learner: LearnerConfig, pixels: PixelSpec, space: Space) -> PolicyView:
+    """What a policy observes with the settings of its training.
+
+    Args:
+        learner: frame_stack, last_action, view.
+        pixels: of the frames.
+        space: the action space.
+
+    Raises:
+        UserError: a view that is not inside the frames, or a last action without bounds.
+    """
+    planes = ActionPlanes(space).count if learner.last_action else 0
+    return PolicyView(
+        pixels.frame_shape, learner.frame_stack, learner.view, pixels.origin, "learner.view", action_planes=planes
+    )
+
+
 def _learner_view(env: Any, learner: LearnerConfig) -> PolicyView:
-    pixels = env.meta.pixels
-    return PolicyView(pixels.frame_shape, learner.frame_stack, learner.view, pixels.origin, "learner.view")
+    return observed_view(learner, env.meta.pixels, env.meta.action_space)
 
 
-def _frame_view(space: Any, pixels: PixelSpec, learner: LearnerConfig | None) -> PolicyView | None:
+def _frame_view(space: Any, env: Any, learner: LearnerConfig | None) -> PolicyView | None:
     """The view of frames that gives observations of this space, channels first or last; None if there is none."""
     shape: tuple[int, ...] = space.shape or ()
     if len(shape) != 3 or space.dtype != np.uint8:
         return None
+    pixels = env.meta.pixels
     _, _, channels = pixels.frame_shape
-    if learner is not None:
-        stacks = [learner.frame_stack]
-    else:
-        stacks = [size // channels for size in (shape[-1], shape[0]) if size and size % channels == 0]
-    for frame_stack in stacks:
+    stacks = [size // channels for size in (shape[-1], shape[0]) if size and size % channels == 0]
+    for frame_stack in stacks if learner is None else [learner.frame_stack]:
         try:
-            rectangle = None if learner is None else learner.view
-            view = PolicyView(pixels.frame_shape, frame_stack, rectangle, pixels.origin)
+            if learner is None:
+                view = PolicyView(pixels.frame_shape, frame_stack, None, pixels.origin)
+            else:
+                view = _learner_view(env, learner)
         except UserError:  # a part that this frame does not have
             return None
         rows, columns, stacked = view.shape

@@ -24,6 +24,8 @@ class LearnerConfig:
     """Environments stepped in parallel: one process each, or one batch of dreams."""
     frame_stack: int = 4
     """Number of frames in the policy's observation."""
+    last_action: bool = False
+    """The policy also observes its last action, as constant planes behind the frames."""
     view: tuple[int, int, int, int] | None = None
     """Top, bottom, left, right of the part of the frame that the policy observes, in pixels of the frame before
     --crop; the whole frame if not given."""
@@ -34,6 +36,23 @@ class LearnerConfig:
     `health` in hundredths (gains are positive)."""
     reward_scale: float = 1.0
     """Factor on the reward."""
+    mirror: bool = False
+    """Mirror each episode of the training with probability one half: the policy observes flipped frames and its
+    actions are mirrored. Only in environments whose row declares it."""
+    horizon: int | None = None
+    """With --world: environment steps after which a dream is truncated; the recorded limit if not given."""
+    temperature: float = 1.0
+    """With --world: temperature of the sampled frames; above 1 dreams are more varied and less certain."""
+    start_before_end: float = 0.0
+    """With --starts-from: share of dreams that begin shortly before a termination or a loss of the world's hidden
+    variable, such as a hit."""
+    disagreement_penalty: float = 0.0
+    """With --more-worlds: the next world follows each dream; this weight times the difference of their predicted
+    hazards, and of their expected hidden variable in hundredths, is subtracted from the reward of each step."""
+    backend: Literal["auto", "torch", "onnx"] = "auto"
+    """With --world: what steps the dreams; onnx makes an export of the world, once, and keeps it in a cache."""
+    threads: int = 1
+    """Threads of torch, and with --world of the dreams; environments run in processes of their own."""
     learning_rate: float = 3e-4
     gamma: float = 0.99
     rollout_steps: int = 128
@@ -64,7 +83,7 @@ class LearnerConfig:
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"learner.{name}={getattr(self, name)}: wanted at least 1.")
         for name, (accepted, wanted) in _RANGES.items():
             value = getattr(self, name)
@@ -81,6 +100,7 @@ class LearnerConfig:
 
 _COUNTS = (
     "decisions", "num_envs", "frame_stack", "hold", "rollout_steps", "batch_size", "epochs", "buffer_size", "width",
+    "horizon", "threads",
 )  # fmt: skip
 _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "minutes": (lambda x: 0 < x < math.inf, "a positive number"),
@@ -93,6 +113,9 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "entropy": (lambda x: 0 <= x < math.inf, "a number of at least 0"),
     "reward_scale": (lambda x: math.isfinite(x) and x != 0, "a number other than 0"),
     "checkpoint_seconds": (lambda x: x >= 0, "a number of at least 0"),
+    "temperature": (lambda x: 0 <= x < math.inf, "a number of at least 0"),
+    "disagreement_penalty": (lambda x: 0 <= x < math.inf, "a number of at least 0"),
+    "start_before_end": (lambda x: 0 <= x <= 1, "a share from 0 to 1"),
 }
 
 

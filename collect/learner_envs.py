@@ -191,7 +191,7 @@ def real_envs(config: TrainPolicy) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def dream_envs(config: TrainPolicy) -> Iterator[Any]:
-    """Dreams of the world at `config.world` as an SB3 VecEnv.
+    """Dreams of the worlds at `config.world` and `config.more_worlds` as an SB3 VecEnv.
 
     Raises:
         UserError: no such world, a learner that does not fit it, or a test environment with other actions or frames.
@@ -200,17 +200,27 @@ def dream_envs(config: TrainPolicy) -> Iterator[Any]:
     from worldmodel.collect.learner_view import LearnerView
     from worldmodel.common.channels_first import VecChannelsFirst
     from worldmodel.dream import DreamLearnerEnv
+    from worldmodel.dream.dream_options import RECORDED
 
     assert config.world is not None
     learner = config.learner
     venv: Any = DreamLearnerEnv(
-        config.world,
+        [config.world, *config.more_worlds] if config.more_worlds else config.world,
         learner.num_envs,
         frame_stack=learner.frame_stack,
+        last_action=learner.last_action,
         view=learner.view,
         hold=learner.hold,
         reward=DREAM_REWARDS[learner.reward],
         reward_scale=learner.reward_scale,
+        mirror=learner.mirror,
+        horizon=RECORDED if learner.horizon is None else learner.horizon,
+        temperature=learner.temperature,
+        starts_from=config.starts_from or None,
+        start_before_end=learner.start_before_end,
+        disagreement_penalty=learner.disagreement_penalty,
+        backend=learner.backend,
+        threads=learner.threads,
         seed=config.seed,
         device=config.device,
     )

@@ -14,8 +14,10 @@ from worldmodel.collect.collect_config import TrainPolicy
 from worldmodel.collect.learner_config import LearnerConfig
 from worldmodel.collect.learner_view import SmallEncoder
 from worldmodel.collect.policy_files import find_policy_file, guess_algorithm
+from worldmodel.common.action_planes import ActionPlanes
 from worldmodel.common.errors import UserError
 from worldmodel.common.files import atomic_path, write_json_atomic
+from worldmodel.common.spaces import from_gymnasium
 
 GAE_LAMBDA = {"ppo": 0.95, "a2c": 1.0}  # SB3's defaults
 
@@ -58,6 +60,9 @@ def normalized_rewards(venv: Any, learner: LearnerConfig) -> Any:
 def new_model(learner: LearnerConfig, venv: Any, seed: int, out: Path, device: str) -> Any:
     """A new SB3 model."""
     rate = learner.learning_rate
+    encoder = {"width": learner.width}
+    if learner.last_action:
+        encoder["action_planes"] = ActionPlanes(from_gymnasium(venv.action_space)).count
     common: dict[str, Any] = {
         "learning_rate": rate if learner.schedule == "constant" else LinearSchedule(rate, learner.minutes),
         "gamma": learner.gamma,
@@ -66,7 +71,7 @@ def new_model(learner: LearnerConfig, venv: Any, seed: int, out: Path, device: s
         "tensorboard_log": str(out / "tensorboard") if find_spec("tensorboard") else None,
         "policy_kwargs": {
             "features_extractor_class": SmallEncoder,
-            "features_extractor_kwargs": {"width": learner.width},
+            "features_extractor_kwargs": encoder,
         },
     }
     if learner.algo in ("ppo", "a2c"):

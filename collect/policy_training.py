@@ -42,9 +42,14 @@ def train_policy(config: TrainPolicy) -> Path:
     world = None if config.world is None else expand_path(config.world)
     init_from = None if config.init_from is None else expand_path(config.init_from)
     config = replace(config, out=expand_path(config.out), world=world, init_from=init_from)
+    config = replace(
+        config,
+        more_worlds=tuple(expand_path(path) for path in config.more_worlds),
+        starts_from=tuple(expand_path(path) for path in config.starts_from),
+    )
     out, run = config.out, config.out / "run.json"
-    if config.world is not None:
-        check_world(config.world, out)
+    for directory in () if config.world is None else (config.world, *config.more_worlds):
+        check_world(directory, out)
     if config.force:
         remove_run(out)
     check_same_run(run, out, config)
@@ -81,7 +86,7 @@ def _train(config: TrainPolicy) -> None:
     out, learner = config.out, config.learner
     _check_device(config.device)
     environments = dream_envs(config) if config.world is not None else real_envs(config)
-    with preserved_global_state(), environments as venv:
+    with preserved_global_state(learner.threads), environments as venv:
         keep_freed_memory()
         set_random_seed(config.seed)
         venv.seed(config.seed)

@@ -37,8 +37,8 @@ class Validator:
         self.best: dict[str, Any] | None = None
         if (self.out / "best.json").exists():
             self.best = json.loads((self.out / "best.json").read_text())
-        self.world = None if config.world is None else venv.world
-        if self.world is not None and venv.horizon is None:
+        self.worlds = [] if config.world is None else venv.worlds
+        if self.worlds and venv.horizon is None:
             raise UserError("--eval-every needs dreams that end, but this world has no horizon; leave it out.")
 
     def evaluate(self, model: Any, minutes: float) -> dict[str, Any]:
@@ -51,7 +51,7 @@ class Validator:
         Returns:
             The mean return, its 95 % interval, and the number of episodes, as entries of curve.jsonl.
         """
-        returns = self._play_env(model) if self.world is None else self._play_dreams(model)
+        returns = self._play_dreams(model) if self.worlds else self._play_env(model)
         low, high = bootstrap_interval(returns)
         row = {
             "validation_mean": float(returns.mean()),
@@ -81,13 +81,18 @@ class Validator:
             env.close()
 
     def _play_dreams(self, model: Any) -> np.ndarray:
-        """Returns of one dream of each validation seed: (N,)."""
+        """Returns of one dream of each validation seed, spread over the worlds: (N,).
+
+        They begin and end like episodes of the environment, whatever the settings of the training.
+        """
         from worldmodel.dream import DreamLearnerEnv
+        from worldmodel.dream.dream_options import RECORDED
 
         learner, count = self.config.learner, self.config.eval_episodes
         dreams: Any = DreamLearnerEnv(
-            self.world, count, frame_stack=learner.frame_stack, view=learner.view, hold=learner.hold,
-            seed=VALIDATION_SEED,
+            self.worlds, count, frame_stack=learner.frame_stack, last_action=learner.last_action, view=learner.view,
+            hold=learner.hold, seed=VALIDATION_SEED,
+            horizon=learner.horizon if None in [world.spec.max_steps for world in self.worlds] else RECORDED,
         )  # fmt: skip
         generator = EpisodeGenerator(model.device)
         generator.seed(VALIDATION_SEED)

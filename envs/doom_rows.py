@@ -69,6 +69,20 @@ _OPPOSITES: dict[str, tuple[tuple[str, str], ...]] = {
     **dict.fromkeys(MAP_ASSETS, (("turn=0", f"turn={len(TURNS) - 1}"), ("strafe=1", "strafe=2"))),
 }
 
+# The maps of health gathering and battle are not symmetric, but what is seen from any place could be seen in a mirror.
+_MIRRORS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "take_cover": (("left", "right"),),
+    "health_gathering": (("turn_left", "turn_right"),),
+    "health_gathering_supreme": (("turn_left", "turn_right"),),
+    **dict.fromkeys(
+        MAP_ASSETS,
+        (
+            ("strafe=1", "strafe=2"),
+            *((f"turn={k}", f"turn={len(TURNS) - 1 - k}") for k in range(NO_TURN)),
+        ),
+    ),
+}
+
 
 def _doom_row(scenario: str) -> EnvRow:
     buttons, reward, max_steps = _SCENARIOS[scenario]
@@ -86,6 +100,7 @@ def _doom_row(scenario: str) -> EnvRow:
         policy=_DOOM_POLICY.get(scenario, {}),
         objects=_objects(scenario),
         opposites=_OPPOSITES.get(scenario, ()),
+        mirror=_MIRRORS.get(scenario),
     )
 
 
@@ -120,6 +135,7 @@ def _battle_row(scenario: str) -> EnvRow:
         },
         objects=_objects(scenario),
         opposites=_OPPOSITES[scenario],
+        mirror=_MIRRORS[scenario],
     )
 
 

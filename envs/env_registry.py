@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from worldmodel.common.errors import UserError, unknown_name
+from worldmodel.common.mirroring import MirrorRule, declare_mirror
 
 ARROW_KEYS = {
     "left": "ArrowLeft",
@@ -49,6 +50,9 @@ class EnvRow:
         opposites: pairs of labels of actions that undo each other, for the metric of obedience; LABEL=CHOICE for a
             component of a MultiDiscrete action, as ("turn=0", "turn=10"). The components of a Box action are undone by
             the opposite sign.
+        mirror: how actions change where the frame is flipped left to right, for an environment that looks and behaves
+            alike in a mirror; None for one that does not. Pairs of labels that are exchanged, as ("left", "right") or
+            ("turn=0", "turn=10"), and for a Box the labels of the components that are negated, as ("left",).
     """
 
     id: str
@@ -62,6 +66,7 @@ class EnvRow:
     policy: dict[str, dict[str, Any]] = field(default_factory=dict)
     objects: str = ""
     opposites: tuple[tuple[str, str], ...] = ()
+    mirror: MirrorRule | None = None
 
 
 _ROWS: dict[str, EnvRow] = {}  # by id
@@ -90,6 +95,7 @@ def register(row: EnvRow) -> None:
                     f"{other.id!r} with entry point {other.entry_point!r}. Choose another id and short name."
                 )
     _ROWS[row.id] = row
+    declare_mirror(row.id, row.mirror)
     try:
         import gymnasium
     except ImportError:  # training and stepping of learned worlds need no gymnasium

@@ -19,7 +19,7 @@ import pytest
 import torch
 from square import record_square, short
 
-import worldmodel.dream.learner_vec_env
+import worldmodel.dream.learner_options
 import worldmodel.train.clip_trainer
 import worldmodel.train.trainers
 from worldmodel import envs
@@ -354,7 +354,7 @@ def test_training_and_dreaming_in_half_precision(
 def another_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training and dreams choose the pretended device; autocast, which does not know it, is switched off."""
     runtime = Runtime(pretend.DEVICE, torch.float32)
-    for module in (worldmodel.train.trainers, worldmodel.train.clip_trainer, worldmodel.dream.learner_vec_env):
+    for module in (worldmodel.train.trainers, worldmodel.train.clip_trainer, worldmodel.dream.learner_options):
         monkeypatch.setattr(module, "choose_runtime", lambda *_: runtime)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
     for name in ("tensor", "as_tensor"):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from worldmodel.bench.timing import interleave
+from worldmodel.bench.timing import Clock, interleave
 from worldmodel.dream import DreamVecEnv
 from worldmodel.world.world_model import WorldModel
 
@@ -21,11 +21,15 @@ MIN_CNN_SIZE = 36  # pixels in height and width that SB3's convolutions need
 class Stopwatch:
     """Adds up the seconds spent inside some methods.
 
+    Args:
+        clock: returns seconds.
+
     Attributes:
         seconds: by the names given to `watch`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = time.perf_counter) -> None:
+        self.clock = clock
         self.seconds: dict[str, float] = {}
 
     def watch(self, owner: Any, method: str, name: str) -> None:
@@ -34,11 +38,11 @@ class Stopwatch:
         self.seconds[name] = 0.0
 
         def timed(*arguments: Any, **named: Any) -> Any:
-            begin = time.perf_counter()
+            begin = self.clock()
             try:
                 return inner(*arguments, **named)
             finally:
-                self.seconds[name] += time.perf_counter() - begin
+                self.seconds[name] += self.clock() - begin
 
         setattr(owner, method, timed)
 

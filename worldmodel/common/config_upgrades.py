@@ -12,8 +12,16 @@ _ADDED_TO_LEARNER = {
     "clip_range": 0.2,
     "value_coef": 0.5,
     "max_grad_norm": 0.5,
+    "last_action": False,
+    "mirror": False,
+    "horizon": None,
+    "temperature": 1.0,
+    "start_before_end": 0.0,
+    "disagreement_penalty": 0.0,
+    "backend": "auto",
+    "threads": 1,
 }
-_ADDED_TO_TRAIN_POLICY = {"eval_episodes": 20, "keep": "last"}
+_ADDED_TO_TRAIN_POLICY = {"eval_episodes": 20, "keep": "last", "more_worlds": [], "starts_from": []}
 
 
 def upgrade_config(config: dict[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ class PolicyView:
         origin: row and column of the frame's first pixel in the coordinates of `view`, for frames that are a crop of
             a larger frame.
         name: of the argument `view`, for error messages.
+        action_planes: planes behind the frames that hold the last action, see `common.action_planes`.
 
     Raises:
         UserError: a view that is not inside the frame, or a frame stack below 1.
@@ -36,6 +37,7 @@ class PolicyView:
     view: Rectangle | None = None
     origin: tuple[int, int] = (0, 0)
     name: str = "view"
+    action_planes: int = 0
 
     def __post_init__(self) -> None:
         if self.frame_stack < 1:
@@ -61,9 +63,10 @@ class PolicyView:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(h, w, C*D) of an observation. Channels are last."""
+        """(h, w, C*D + action_planes) of an observation. Channels are last."""
         rows, columns = self.slices
-        return rows.stop - rows.start, columns.stop - columns.start, self.frame_shape[2] * self.frame_stack
+        channels = self.frame_shape[2] * self.frame_stack + self.action_planes
+        return rows.stop - rows.start, columns.stop - columns.start, channels
 
     def crop(self, frames: np.ndarray) -> np.ndarray:
         """The view of frames, (..., H, W, C) -> (..., h, w, C); not a copy."""

@@ -16,6 +16,7 @@ ROUNDS = 10
 # Streams keep the random numbers of different uses apart.
 STREAM_STEP = 0  # a step of a dream
 STREAM_START = 1  # the choice of the start of an episode
+STREAM_MIRROR = 2  # whether an episode of a learner, or a clip of a training step, is mirrored
 
 
 def uniforms(
@@ -30,7 +31,7 @@ def uniforms(
         episodes: (B,) int64, the episode number of each row, in [0, 2^32).
         steps: (B,) int64, the step within the episode, in [0, 2^32).
         num: how many numbers per row.
-        stream: `STREAM_STEP` or `STREAM_START`; two uses never share a number.
+        stream: a `STREAM_` constant; two uses never share a number.
 
     Returns:
         (B, num) float32 in [0, 1), multiples of 2^-24.

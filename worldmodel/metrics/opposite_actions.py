@@ -14,6 +14,7 @@ from torch import Tensor
 
 from worldmodel.common import spaces
 from worldmodel.common.errors import UserError, unknown_name
+from worldmodel.common.mirroring import choice_names
 from worldmodel.metrics.action_recognition import component_names, context_frames
 from worldmodel.metrics.clip_dreams import dreams_with_actions
 from worldmodel.metrics.evaluation_run import EvaluationRun
@@ -72,16 +73,6 @@ def opposite_values(run: EvaluationRun) -> list[Opposites]:
         for i, names in enumerate(choices)
         if a in names and b in names
     ]
-
-
-def choice_names(label: str | Sequence[str], count: int) -> tuple[str, ...]:
-    """Names of the choices of a MultiDiscrete component: its own labels, or LABEL=0, LABEL=1, ...
-
-    Args:
-        label: the component's label, or a label of each choice.
-        count: the number of choices.
-    """
-    return tuple(label) if not isinstance(label, str) else tuple(f"{label}={choice}" for choice in range(count))
 
 
 def check_component_pairs(pairs: Sequence[tuple[str, str]], choices: Sequence[tuple[str, ...]]) -> None:

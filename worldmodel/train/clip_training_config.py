@@ -25,6 +25,8 @@ class ClipTraining(TokenizerTraining):
     train_prior: LoopConfig = field(default_factory=lambda: LoopConfig(clip_length=16))
 
     def __post_init__(self) -> None:
+        if self.mirror:
+            raise UserError("mirror=True: clip models have no mirror augmentation; leave it out.")
         if self.train_prior.clip_length != self.prior.num_frames:
             raise UserError(
                 f"train-prior.clip-length={self.train_prior.clip_length} and prior.num-frames={self.prior.num_frames}: "

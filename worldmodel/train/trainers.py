@@ -13,6 +13,7 @@ from worldmodel.data import Dataset
 from worldmodel.tokenizer import make_tokenizer
 from worldmodel.train.calibration import calibrate_hazards
 from worldmodel.train.code_cache import CodeCache, encode_dataset
+from worldmodel.train.mirror_augmentation import dataset_mirror
 from worldmodel.train.quick_evaluation import evaluate_world
 from worldmodel.train.training_config import PriorTraining, TokenizerTraining, WorldConfig, stage_config
 from worldmodel.train.training_inputs import (
@@ -181,6 +182,8 @@ def train_prior(
     _check_time(source.tokenizer.config.time)
     check_pixels(source, tokenizer, data)
     check_data_fits(data, config)
+    if config.mirror:
+        dataset_mirror(data, source.tokenizer.config.encoded)
     codes_hash = tokenizer_hash(source.tokenizer)
     identity = {**training_identity(config, data, init_from), "tokenizer": codes_hash}
     torch.manual_seed(config.seed)
@@ -207,10 +210,13 @@ def _fit_prior(
     world: WorldModel, data: Dataset, config: PriorTraining, run: TrainingRun, keep_statistics: bool
 ) -> None:
     """Encode the dataset, gather starts, train the prior; then, in the main process, calibrate and evaluate it."""
-    path = run.folder / f"codes-{tokenizer_hash(world.tokenizer)[:16]}.npy"
+    tokenizer = world.tokenizer
+    name = f"codes-{tokenizer_hash(tokenizer)[:16]}"
+    mirror = dataset_mirror(data, tokenizer.config.encoded) if config.mirror else None
     with run.runtime.main_first():
-        codes = encode_dataset(data, world.tokenizer, path)
-    cache = CodeCache(data, codes, world.tokenizer.config.num_codes, config.prior.status)
+        codes = encode_dataset(data, tokenizer, run.folder / f"{name}.npy")
+        flipped = encode_dataset(data, tokenizer, run.folder / f"{name}-mirrored.npy", flipped=True) if mirror else None
+    cache = CodeCache(data, codes, tokenizer.config.num_codes, config.prior.status, flipped, mirror)
     world.starts = gather_starts(world, cache, config.num_starts, config.seed).to(run.runtime.device)
     train_prior_stage(world, cache, config, run, keep_statistics)
     if run.runtime.is_main:

@@ -79,6 +79,8 @@ class TokenizerTraining:
         train_tokenizer: the training loop; the loss covers every frame of its clips.
         seed: seed of all random numbers in training.
         overfit_one_batch: train on the first batch only, to test whether the model can fit it.
+        mirror: mirror augmentation: each clip is flipped left to right, and its actions with it, with probability one
+            half. For environments that declare it (`EnvRow.mirror`).
     """
 
     crop: Crop | None = None
@@ -86,6 +88,7 @@ class TokenizerTraining:
     train_tokenizer: LoopConfig = field(default_factory=LoopConfig)
     seed: int = 0
     overfit_one_batch: bool = False
+    mirror: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ class PriorTraining:
         num_starts: minimum number of contexts, stored with the world, that dreams can begin from.
         seed: seed of all random numbers in training.
         overfit_one_batch: train on the first batch only, to test whether the model can fit it.
+        mirror: as for `TokenizerTraining`.
     """
 
     prior: PriorConfig = field(default_factory=FactoredConfig)
@@ -105,6 +109,7 @@ class PriorTraining:
     num_starts: int = 256
     seed: int = 0
     overfit_one_batch: bool = False
+    mirror: bool = False
 
     def __post_init__(self) -> None:
         if self.num_starts < 1:

@@ -32,6 +32,8 @@ def open_dataset(data: Data, crop: Crop | None) -> Dataset:
 def training_identity(config: Any, data: Dataset, init_from: str | Path | None) -> dict[str, Any]:
     """Everything that determines the result of a training, as JSON."""
     identity = json.loads(json.dumps({"config": asdict(config), "dataset": data.fingerprint}))
+    if not identity["config"].get("mirror", True):  # a field that earlier versions did not have
+        del identity["config"]["mirror"]
     if init_from is not None:
         config_path = Path(init_from).expanduser() / "config.json"  # holds the sha256 of the weights
         if not config_path.is_file():

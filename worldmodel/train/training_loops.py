@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
 
+from worldmodel.common.mirroring import flip_rows
 from worldmodel.common.processes import process_rows
 from worldmodel.data import ClipSampler, Dataset
 from worldmodel.tokenizer import Tokenizer
 from worldmodel.train.code_cache import CodeCache, check_status
 from worldmodel.train.loop import LocateClips, Loop
+from worldmodel.train.mirror_augmentation import dataset_mirror, mirrored_clips
 from worldmodel.train.training_config import LoopConfig, PriorTraining, TokenizerTraining
 from worldmodel.train.training_run import TrainingRun
 from worldmodel.train.validation import prior_validation, tokenizer_validation
@@ -29,10 +32,13 @@ def check_data_fits(data: Dataset, config: TokenizerTraining | PriorTraining) ->
     """Refuse data that a stage cannot be trained on, before anything is written.
 
     Raises:
-        UserError: no episode is long enough for the clips of a loop, or there is no such status variable.
+        UserError: no episode is long enough for the clips of a loop, there is no such status variable, or mirror
+            augmentation of frames that are not symmetric.
     """
     if isinstance(config, TokenizerTraining):
         clip_sampler(data, config.train_tokenizer, config.seed)
+        if config.mirror:
+            dataset_mirror(data, config.tokenizer.encoded)
     if isinstance(config, PriorTraining):
         clip_sampler(data, config.train_prior, config.seed)
         check_status(data, config.prior.status)
@@ -63,14 +69,19 @@ def train_tokenizer_stage(
     settings = config.train_tokenizer
     sampler = clip_sampler(data, settings, config.seed)
     locate = _clips_of_steps(sampler, config.overfit_one_batch)
+    mirrored = mirrored_clips(config.seed, settings.batch_size, config.overfit_one_batch)
     if not keep_statistics:
-        tokenizer.fit_normaliser(_spread_frames(data))
+        frames = _spread_frames(data)
+        tokenizer.fit_normaliser((part for x in frames for part in (x, x.flip(-2))) if config.mirror else frames)
     validate = tokenizer_validation(tokenizer, data, settings.clip_length, config.seed, run)
     loop = Loop("tokenizer", tokenizer, settings, config.seed, run, locate, validate)
     rows = process_rows(settings.batch_size)
     for step in loop.steps():
         episodes, starts = locate(step)
-        batch = sampler.gather(episodes[rows], starts[rows]).torch(run.runtime.device)
+        arrays = sampler.gather(episodes[rows], starts[rows])
+        if config.mirror:
+            arrays = replace(arrays, frames=flip_rows(arrays.frames, mirrored(step)[rows]))
+        batch = arrays.torch(run.runtime.device)
         with run.runtime.autocast():
             losses = tokenizer.loss(batch.frames, batch.frame_valid)
         loop.update(losses)
@@ -98,11 +109,14 @@ def train_prior_stage(
     """
     settings, prior = config.train_prior, world.prior
     locate = _clips_of_steps(clip_sampler(cache.data, settings, config.seed), config.overfit_one_batch)
+    mirrored = mirrored_clips(config.seed, settings.batch_size, config.overfit_one_batch)
     _prepare_prior(world, cache, config.seed, run, keep_statistics)
     validate = prior_validation(world, cache, settings.clip_length, config.seed, run)
     loop = Loop("prior", prior, settings, config.seed, run, locate, validate)
     for step in loop.steps():
-        clip = cache.clip(*locate(step), settings.clip_length, prior.predicts_whole_clips).to(run.runtime.device)
+        flips = mirrored(step) if config.mirror else None
+        clip = cache.clip(*locate(step), settings.clip_length, prior.predicts_whole_clips, flips)
+        clip = clip.to(run.runtime.device)
         with run.runtime.autocast():
             losses = prior.loss(clip)
         loop.update(losses)
