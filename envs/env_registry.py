@@ -51,6 +51,8 @@ class EnvRow:
             the opposite sign.
         reserved_periods: periods of open-loop play, in steps per action, that recordings leave out, so that worlds can
             be evaluated with play that they have not learned from.
+        ladder: policies of the held-out ladder of `eval world`, as the command line names them, with NAME@SHARE for a
+            share of random actions. Recordings should contain few of them.
     """
 
     id: str
@@ -65,6 +67,7 @@ class EnvRow:
     objects: str = ""
     opposites: tuple[tuple[str, str], ...] = ()
     reserved_periods: tuple[int, ...] = ()
+    ladder: tuple[str, ...] = ()
 
 
 _ROWS: dict[str, EnvRow] = {}  # by id

@@ -6,7 +6,7 @@ R rows (dreams of a batch).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -30,8 +30,27 @@ BRIGHT_SHARE = 0.005  # share of the training split's pixels that are bright
 
 # (seed, R) -> a function from the current frames, (R, H, W, 3) uint8, to actions (R,) or (R, A)
 PolicyFactory = Callable[[int, int], Callable[[np.ndarray], np.ndarray]]
+# number of episodes -> (N,) float64, returns on the first validation seeds of the environment
+RealReturns = Callable[[int], np.ndarray]
 Progress = Callable[[str, int, int, dict[str, float]], None]
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class LadderPolicy:
+    """A policy of the held-out ladder (`metrics.ladder`).
+
+    Attributes:
+        name: in the report.
+        play: makes the policy for dreams.
+        real_returns: its returns in the environment.
+        recorded: whether the dataset contains it, so that it is not held out.
+    """
+
+    name: str
+    play: PolicyFactory
+    real_returns: RealReturns
+    recorded: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,7 +66,8 @@ class EvaluationSettings:
         seed: seed of clips, starts, policies and dreams.
         sampling: how dreamed codes are sampled.
         inverse_steps: training steps of the inverse dynamics model, which some metrics train.
-        metrics: names of metrics; empty for those evaluated by default, "all" for all.
+        ladder_episodes: dreams, and episodes of the environment, of each policy of the held-out ladder.
+        metrics: names of metrics or of their sections; empty for those evaluated by default, "all" for all.
     """
 
     split: str = "test"
@@ -58,6 +78,7 @@ class EvaluationSettings:
     seed: int = 0
     sampling: Sampling = field(default_factory=Sampling)
     inverse_steps: int = 400
+    ladder_episodes: int = 100
     metrics: tuple[str, ...] = ()
 
 
@@ -106,6 +127,7 @@ class EvaluationRun:
         settings: how to evaluate.
         progress: called as (stage, done, total, {}).
         rules: what the environment declares about objects and opposite actions.
+        ladder: policies of the held-out ladder.
 
     Raises:
         UserError: the data has other frames or actions, lacks the status variable, or has too few episodes.
@@ -119,8 +141,9 @@ class EvaluationRun:
         settings: EvaluationSettings,
         progress: Progress | None = None,
         rules: EnvironmentRules = EnvironmentRules(),  # noqa: B008 (frozen)
+        ladder: Sequence[LadderPolicy] = (),
     ) -> None:
-        self.rules = rules
+        self.rules, self.ladder = rules, tuple(ladder)
         self.world, self.data, self.policies, self.settings = world, data, dict(policies), settings
         self.progress: Progress = progress or (lambda *_: None)
         self._cache: dict[Any, Any] = {}
@@ -276,6 +299,13 @@ def _check(world: WorldModel, data: Dataset, settings: EvaluationSettings) -> No
             f"--ahead {settings.ahead}: this world's prior spans {max_frames} frames, {world.prior.window} of them "
             f"context; give at most --ahead {max_frames - world.prior.window}."
         )
-    for name, minimum in (("clips", 2), ("ahead", 1), ("horizon", 1), ("rows", 2), ("inverse_steps", 1)):
+    for name, minimum in (
+        ("clips", 2),
+        ("ahead", 1),
+        ("horizon", 1),
+        ("rows", 2),
+        ("inverse_steps", 1),
+        ("ladder_episodes", 2),
+    ):
         if getattr(settings, name) < minimum:
             raise UserError(f"--{name.replace('_', '-')} {getattr(settings, name)}: wanted at least {minimum}.")
