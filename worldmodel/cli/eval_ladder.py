@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from worldmodel.common.errors import UserError
-
 if TYPE_CHECKING:
     from worldmodel.collect.policy_specs import PolicySpec
     from worldmodel.data.header import PolicyRecord
@@ -30,6 +28,7 @@ def ladder_of(world: WorldModel, records: Sequence[PolicyRecord], more: Sequence
     """
     from worldmodel import envs
     from worldmodel.collect.batch_policies import batch_policy
+    from worldmodel.collect.policy_specs import parse_noisy_policy
     from worldmodel.collect.return_cache import validation_returns
     from worldmodel.envs.make_like import env_arguments
     from worldmodel.metrics import LadderPolicy
@@ -43,30 +42,11 @@ def ladder_of(world: WorldModel, records: Sequence[PolicyRecord], more: Sequence
     env.close()
     ladder = []
     for text in names:
-        spec = parse_noisy_policy(text, name, world)
+        spec = parse_noisy_policy(text, world.spec.action_space, envs.policy_defaults(name))
         play = batch_policy(spec, world.spec.action_space, env)
         real = partial(validation_returns, name, kwargs, spec)
         ladder.append(LadderPolicy(text, play, real, any(is_same_policy(spec, record) for record in records)))
     return ladder
-
-
-def parse_noisy_policy(text: str, env: str, world: WorldModel) -> PolicySpec:
-    """A policy of the command line, or NAME@SHARE: with a share of uniform random actions, in (0, 1].
-
-    Raises:
-        UserError: an unknown policy.
-    """
-    from worldmodel.collect.policy_specs import parse_policy
-    from worldmodel.envs import policy_defaults
-
-    inner, separator, value = text.rpartition("@")
-    try:
-        share = float(value) if separator else 0.0
-    except ValueError:  # the path of a policy
-        inner, share = text, 0.0
-    if not 0 <= share <= 1:
-        raise UserError(f"policy {text!r}: the share of random actions is {share}; wanted 0 to 1.")
-    return parse_policy(inner if separator else text, world.spec.action_space, policy_defaults(env), share)
 
 
 def is_same_policy(spec: PolicySpec, record: PolicyRecord) -> bool:

@@ -196,7 +196,7 @@ class EvaluationRun:
         data, settings = self.data, self.settings
         clips = self._separate_clips(settings.split, self.length)
         if len(clips) < 2:
-            longest = int(_valid_frames(data)[data.episodes_of(settings.split)].max())
+            longest = int(valid_frames(data)[data.episodes_of(settings.split)].max())
             raise UserError(
                 f"a clip of {self.length} frames ({self.world.prior.window} of context, {settings.ahead} ahead) fits "
                 f"{len(clips)} times into the {settings.split} split of {data.name}, wanted at least 2; its longest "
@@ -212,7 +212,7 @@ class EvaluationRun:
     def train(self) -> TrainSample:
         """Clips of the training split, for baselines that use its frequencies."""
         data = self.data
-        length = min(TRAIN_LENGTH, int(_valid_frames(data)[data.episodes_of("train")].max()))
+        length = min(TRAIN_LENGTH, int(valid_frames(data)[data.episodes_of("train")].max()))
         clips = self._separate_clips("train", length)
         order = np.random.default_rng(self.settings.seed).permutation(len(clips))[:TRAIN_CLIPS]
         codes, valid, count = [], [], 0
@@ -235,7 +235,7 @@ class EvaluationRun:
 
     def _separate_clips(self, split: str, length: int) -> np.ndarray:
         """Clips of valid frames that do not overlap: episode and first frame of each, (n, 2) int64."""
-        valid = _valid_frames(self.data)
+        valid = valid_frames(self.data)
         found = [(e, start) for e in self.data.episodes_of(split) for start in range(0, valid[e] - length + 1, length)]
         return np.asarray(found, np.int64).reshape(-1, 2)
 
@@ -248,7 +248,7 @@ class EvaluationRun:
             self.progress(stage, rows.stop, len(clip.codes), {})
 
 
-def _valid_frames(data: Dataset) -> np.ndarray:
+def valid_frames(data: Dataset) -> np.ndarray:
     """(N,) int64: the frames of each episode before its first invalid one."""
     valid = np.append(data.flat("frame_valid"), False)
     invalid = np.flatnonzero(~valid)
