@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from worldmodel.common.spaces import Box, Space
-from worldmodel.envs.toy import FLASH, SIDE, quarter
-from worldmodel.envs.toy_objects import TOLERANCE, find_agents
+from worldmodel.envs.toy import FLASH, SIDE
+from worldmodel.envs.toy_objects import TOLERANCE, find_agents, share_of_places
 
 # discrete action -> continuous action
 _VECTORS = ((0.0, 0.0), (0.0, -1.0), (0.0, 1.0), (-1.0, 0.0), (1.0, 0.0))
@@ -56,10 +55,7 @@ def find_flash(frame: np.ndarray) -> int | None:
     Returns:
         0 to 3, or None where fewer than three places of one quarter are lit (the agent hides at most one).
     """
-    is_flash = (np.abs(frame.astype(int) - FLASH).max(-1) <= TOLERANCE).astype(float)  # (H, W)
-    rows, columns = (np.linspace(0, side, SIDE + 1).round().astype(int) for side in frame.shape[:2])
-    count = np.zeros(4, int)
-    for i, (top, bottom) in enumerate(pairwise(rows)):
-        for j, (left, right) in enumerate(pairwise(columns)):
-            count[quarter(i * SIDE + j)] += is_flash[top:bottom, left:right].mean() > 0.5
-    return int(count.argmax()) if count.max() >= 3 else None
+    share, _, _ = share_of_places(np.abs(frame.astype(int) - FLASH).max(-1) <= TOLERANCE)
+    half = SIDE // 2
+    lit = (share > 0.5).reshape(2, half, 2, half).sum((1, 3)).ravel()  # (4,), places of each quarter
+    return int(lit.argmax()) if lit.max() >= 3 else None
