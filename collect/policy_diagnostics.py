@@ -16,7 +16,6 @@ from worldmodel.collect.policy_specs import PolicySpec
 from worldmodel.common.errors import UserError
 
 if TYPE_CHECKING:
-    from worldmodel.metrics import PolicyFactory
     from worldmodel.metrics.exploitation import TwoPredictions
     from worldmodel.metrics.reactivity import Reactivity
     from worldmodel.metrics.statistics import Estimate
@@ -66,9 +65,13 @@ def _add_reactivity(
     for row in rows:
         label, spec = row["policy"], policies[row["policy"]]
         found = {"environment": env_reactivity(name, kwargs, spec, row["returns"], config.first_seed, config.workers)}
-        play = None if world is None else _dream_policy(spec, env)
-        if world is not None and play is not None:
-            found["dreams"] = dream_reactivity(world, play, config.episodes, config.first_seed)
+        if world is not None:
+            try:
+                play = batch_policy(spec, env.meta.action_space, env)
+            except UserError as error:  # it needs more than frames
+                lines.append(f"{label}, dreams: {error}")
+            else:
+                found["dreams"] = dream_reactivity(world, play, config.episodes, config.first_seed)
         row["reactivity"] = {place: reactivity.to_json() for place, reactivity in found.items()}
         for place, reactivity in found.items():
             texts = [_text(x) for x in (reactivity.own, reactivity.replayed, reactivity.difference)]
@@ -141,14 +144,6 @@ def _recorded_predictions(config: EvalPolicy, world: WorldModel, second: WorldMo
     with Dataset.open_cropped(list(config.data), world.spec.pixels) as data:
         clips = recorded_clips(EvaluationRun(world, data, {}, settings))
     return two_predictions(world, second, *clips)
-
-
-def _dream_policy(spec: PolicySpec, env: Any) -> PolicyFactory | None:
-    """The policy for dreams; None if it needs more than frames."""
-    try:
-        return batch_policy(spec, env.meta.action_space, env)
-    except UserError:
-        return None
 
 
 def _text(estimate: Estimate) -> str:

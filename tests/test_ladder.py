@@ -178,6 +178,10 @@ def test_recorded_policies_are_recognised() -> None:
     drawn = PolicyRecord("periodic:3-5", "", {**same.params, "periods": [3, 4, 5], "epsilons": [0.0, 0.3]})
     assert is_same_policy(policy_of("periodic:4@0.3"), drawn)
     assert not is_same_policy(policy_of("periodic:6"), drawn)
+    actions = {"actions": spec.params["actions"], "periods": [3, 4]}
+    ranges = PolicyRecord("periodic:3-4", "", {"kind": "periodic", "epsilon": 0.0, **actions})
+    assert is_same_policy(policy_of("periodic:4"), ranges)
+    assert is_same_policy(PolicySpec("periodic:3-4", "periodic", actions), ranges)
     file = PolicySpec("ppo", "file", {"learner": {}}, "x.zip", "abc")
     assert is_same_policy(file, PolicyRecord("mine", "abc", {"kind": "file", "epsilon": 0.0}))
     assert not is_same_policy(file, PolicyRecord("mine", "def", {"kind": "file", "epsilon": 0.0}))
@@ -285,6 +289,9 @@ def test_the_shipped_toy_has_the_right_order_and_a_broken_hazard_a_worse_ratio(
     with torch.no_grad():
         broken.prior.heads.end.bias += 9.0
     broken.save_pretrained(tmp_path / "broken")
+    with pytest.raises(SystemExit):
+        cli.main(["eval", "world", "toy", "--data", str(data), "--metrics", "nats", "--ladder-policies", "random"])
+    assert "add --metrics ladder" in capsys.readouterr().err
     monkeypatch.setattr(return_cache, "play_returns", lambda *_: pytest.fail("measured already"))
     metrics = measure(str(tmp_path / "broken"))[0]["sections"]["ladder"]
     assert metrics["ladder_ratio"]["values"][0]["value"]["mean"] > 2 * ratio["value"]["mean"]

@@ -62,7 +62,7 @@ def is_same_policy(spec: PolicySpec, record: PolicyRecord) -> bool:
         return False
     if kind == "file":
         return record.hash == spec.hash
-    periods = params.pop("periods", None)
-    if periods:
-        params["period"] = spec.params.get("period") if spec.params.get("period") in periods else None
+    period = spec.params.get("period")
+    if period in params.get("periods", ()):
+        params = {**{name: value for name, value in params.items() if name != "periods"}, "period": period}
     return params == spec.params

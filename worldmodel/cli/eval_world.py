@@ -57,8 +57,8 @@ class EvalWorld:
     seed: int = 0
     """Of clips, starts, policies and dreams."""
     metrics: str = ""
-    """Names of metrics or sections, separated by commas; "all" for all; if not given, all but those that train a model
-    of their own and the ladder."""
+    """Names of metrics or sections, separated by commas; "all" for all but the ladder; if not given, all but the ladder
+    and those that train a model of their own."""
     inverse_steps: int = 400
     """Training steps of the inverse dynamics model, which some metrics train."""
     ladder_policies: tuple[str, ...] = ()
@@ -88,7 +88,7 @@ def eval_world(config: EvalWorld) -> None:
     from worldmodel.common.runtime import choose_runtime
     from worldmodel.data import Dataset
     from worldmodel.metrics import EvaluationSettings, evaluate, ladder, table
-    from worldmodel.metrics.metric_registry import select_metrics
+    from worldmodel.metrics.metric_registry import ALL, select_metrics
     from worldmodel.prior.sampling import Sampling
     from worldmodel.world.world_model import WorldModel
 
@@ -99,7 +99,11 @@ def eval_world(config: EvalWorld) -> None:
     if not config.data:
         raise UserError("eval world: name at least one dataset with --data FILE.")
     names = tuple(name for name in config.metrics.split(",") if name)
-    plays_ladder = any(metric.section == ladder.SECTION for metric in select_metrics(names))
+    select_metrics(names)
+    named = [name for name in names if name != ALL]  # the ladder plays the environment, so "all" does not include it
+    plays_ladder = any(metric.section == ladder.SECTION for metric in select_metrics(named))
+    if config.ladder_policies and not plays_ladder:
+        raise UserError("--ladder-policies are played by the metrics of the ladder: add --metrics ladder.")
     settings = EvaluationSettings(
         split=config.split,
         clips=config.clips,

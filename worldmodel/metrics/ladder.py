@@ -135,7 +135,7 @@ def _factor(rung: Rung, seed: int) -> Estimate:
 def notes(run: EvaluationRun) -> list[str]:
     """What a reader must know to interpret the ladder."""
     if not run.ladder:
-        return ["The ladder is not played: the environment declares no policies for it, and none were given."]
+        return ["The ladder is not played: no policies were given, by the environment's row or --ladder-policies."]
     try:
         episode_steps(run.world)
     except UserError as error:
