@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,7 +15,9 @@ from worldmodel.collect.policy_specs import PolicySpec, uses_privileged_state
 from worldmodel.common.errors import UserError
 from worldmodel.common.spaces import Space
 from worldmodel.envs.env_registry import scripted_policy
-from worldmodel.metrics import PolicyFactory
+
+if TYPE_CHECKING:
+    from worldmodel.metrics import PolicyFactory
 
 
 def batch_policy(spec: PolicySpec, space: Space, env: Any = None) -> PolicyFactory:
