@@ -253,7 +253,8 @@ class EvalPolicy:
     """
 
     policies: tyro.conf.Positional[tuple[str, ...]]
-    """random, sticky, periodic, periodic:32 (its period in steps), FILE.zip or a directory of `train policy`."""
+    """random, sticky, periodic, periodic:32 (its period in steps), a scripted policy of the environment, FILE.zip or a
+    directory of `train policy`; NAME@SHARE adds a share of random actions."""
     env: str = ""
     """Short name (see `worldmodel envs`) or any gymnasium id; doom/take-cover if not given."""
     world: Path | None = None
@@ -262,7 +263,17 @@ class EvalPolicy:
     first_seed: int = 1_000_000
     """Test seeds are first_seed, first_seed + 1, ...; `collect` never uses them."""
     workers: int = 2
+    reactivity: bool = False
+    """Also play each episode with the actions that the policy takes in another episode: a policy that ignores what it
+    observes is as good with these. With --world in its dreams too."""
+    second_world: Path | None = None
+    """With --world: a world that differs from it in the seed of its training alone. Measures how much both disagree on
+    dreams of the policy in --world, against recorded clips of --data."""
+    data: tuple[Path, ...] = ()
+    """With --second-world: dataset files, whose test split is compared with the dreams."""
     env_options: Annotated[EnvOptions, tyro.conf.arg(name="")] = field(default_factory=EnvOptions)
+    device: str = "auto"
+    """auto, cpu or cuda: device of the worlds."""
     out: Path | None = None
     """Also write the table to this file, as JSON."""
     json: bool = False

@@ -54,6 +54,8 @@ class ModelPolicy:
 class LearnedPolicy(ModelPolicy):
     """A Stable-Baselines3 model that gets frames, as `LearnerView` gives them in training.
 
+    It also acts for R episodes at once, which begin and step together: frames (R, H, W, 3), actions (R,) or (R, A).
+
     Args:
         model: the model.
         view: the part of the frame and the number of frames that it observes.
@@ -92,7 +94,7 @@ class LearnedPolicy(ModelPolicy):
         if self.step % self.hold == 0:
             if self.planes is not None:
                 stacked = self.planes.append_action(stacked, self.action)
-            self.action = super().act(np.moveaxis(stacked, -1, 0) if self.channels_first else stacked)
+            self.action = super().act(np.moveaxis(stacked, -1, -3) if self.channels_first else stacked)
         self.step += 1
         return self.action
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import numpy as np
 
-from worldmodel.collect.collect_config import EvalPolicy
-from worldmodel.collect.env_options import choose_env
-from worldmodel.collect.policy_specs import PolicySpec, check_policy_fits, parse_policy
+from worldmodel.collect.policy_specs import PolicySpec
 from worldmodel.common.errors import UserError
-from worldmodel.common.files import write_json_atomic
 from worldmodel.common.signals import exit_on_sigterm
 from worldmodel.common.subprocesses import start_forkserver
 from worldmodel.envs.registrations import pickle_registrations, restore_registrations
@@ -74,10 +71,7 @@ def evaluate(
     seeds = list(range(first_seed, first_seed + episodes))
     jobs = [(label, seeds[i::workers]) for label in policies for i in range(workers) if seeds[i::workers]]
     results: dict[str, dict[int, tuple[float, int]]] = {label: {} for label in policies}
-    if workers == 1:
-        played = [play_returns(env, env_kwargs, policies[label], part) for label, part in jobs]
-    else:
-        played = _play_in_processes(env, env_kwargs, [(policies[label], part) for label, part in jobs], workers)
+    played = run_jobs(play_returns, env, [(env, env_kwargs, policies[label], part) for label, part in jobs], workers)
     for (label, part), outcomes in zip(jobs, played, strict=True):
         results[label].update(zip(part, outcomes, strict=True))
     returns = {label: np.asarray([results[label][seed][0] for seed in seeds]) for label in policies}
@@ -85,13 +79,25 @@ def evaluate(
     return comparison_rows(returns, steps)
 
 
-def _play_in_processes(
-    env: str, env_kwargs: dict[str, Any], jobs: list[tuple[PolicySpec, list[int]]], workers: int
+def run_jobs(
+    function: Callable[..., list[tuple[float, int]]], env: str, jobs: list[tuple[Any, ...]], workers: int
 ) -> list[list[tuple[float, int]]]:
-    """`play_returns` of each job (policy, seeds), in several processes."""
+    """Call a function of a module, which plays an environment, once for each job.
+
+    Args:
+        function: called with the arguments in a job.
+        env: short name or id of the environment.
+        jobs: arguments.
+        workers: processes; with 1 this process plays.
+
+    Raises:
+        UserError: a process died.
+    """
+    if workers == 1:
+        return [function(*job) for job in jobs]
     context, registrations = start_forkserver(), pickle_registrations(env)
     with ProcessPoolExecutor(workers, context, _init_process, (registrations,)) as pool:
-        futures = [pool.submit(play_returns, env, env_kwargs, *job) for job in jobs]
+        futures = [pool.submit(function, *job) for job in jobs]
         try:
             return [future.result() for future in futures]
         except BrokenProcessPool as error:
@@ -153,30 +159,3 @@ def format_table(rows: list[dict[str, Any]]) -> str:
             f"{r['steps_mean']:>7.1f}  {tail}"
         )
     return "\n".join(lines)
-
-
-def eval_policy(config: EvalPolicy) -> list[dict[str, Any]]:
-    """Run `worldmodel eval policy`: print the table or JSON, and return the rows."""
-    from worldmodel import envs
-    from worldmodel.common.run_info import run_info
-
-    if not config.policies:
-        raise UserError("eval policy: give at least one policy, for example random or FILE.zip.")
-    if config.episodes < 2 or config.workers < 1 or config.first_seed < 0:
-        raise UserError(
-            f"got --episodes {config.episodes} --workers {config.workers} --first-seed {config.first_seed}; wanted at "
-            "least 2, 1 and 0."
-        )
-    name, kwargs = choose_env(config.env, config.world, config.env_options)
-    env = envs.make(name, **kwargs)
-    env.close()
-    policies: dict[str, PolicySpec] = {}
-    for text in config.policies:
-        spec = parse_policy(text, env.meta.action_space, envs.policy_defaults(name))
-        check_policy_fits(spec, env)
-        policies[text] = spec
-    rows = evaluate(policies, name, kwargs, config.episodes, config.first_seed, config.workers)
-    if config.out is not None:
-        write_json_atomic(config.out, {**run_info("eval policy", config), "rows": rows})
-    print(json.dumps(rows) if config.json else format_table(rows))
-    return rows

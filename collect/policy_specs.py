@@ -157,6 +157,25 @@ def parse_policy(text: str, space: Space, defaults: dict[str, Any], epsilon: flo
     return PolicySpec(text, kind, params, "", _digest(kind, params), 1.0, epsilon)
 
 
+def parse_noisy_policy(text: str, space: Space, defaults: dict[str, Any]) -> PolicySpec:
+    """Parse a policy name of the command line, or NAME@SHARE: "periodic:14@0.3" acts at random in 30 % of its steps.
+
+    Args:
+        text, space, defaults: as for `parse_policy`.
+
+    Raises:
+        UserError: as `parse_policy`, or a share outside [0, 1].
+    """
+    inner, separator, value = text.rpartition("@")
+    try:
+        share = float(value) if separator else 0.0
+    except ValueError:  # an @ in the path of a file
+        separator, share = "", 0.0
+    if not 0 <= share <= 1:
+        raise UserError(f"policy {text!r}: the share of random actions is {share}; wanted 0 to 1.")
+    return parse_policy(inner if separator else text, space, defaults, share)
+
+
 def describe_policy_file(path: Path, epsilon: float = 0.0, name: str = "") -> PolicySpec:
     """Describe a Stable-Baselines3 file, with the policy.json that `train policy` writes next to it.
 

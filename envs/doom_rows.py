@@ -82,6 +82,25 @@ _MIRRORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ),
     ),
 }
+# around 11, 14, 17 and 24: open-loop play that no recording should contain
+_RESERVED_PERIODS: dict[str, tuple[int, ...]] = {"take_cover": (10, 11, 12, 13, 14, 15, 16, 17, 18, 23, 24, 25)}
+
+_TAKE_COVER_PERIODS = tuple(f"periodic:{period}" for period in _RESERVED_PERIODS["take_cover"])
+_GATHERING_LADDER = (
+    *(f"periodic:{period}" for period in (2, 3, 6, 9, 13)),
+    *("periodic:6@0.15", "periodic:6@0.3", "periodic:6@0.6", "sticky:0.5", "sticky:0.7", "sticky:0.95", "sticky:0.98"),
+)
+
+# policies of the held-out ladder; see `EnvRow.ladder`
+_LADDER: dict[str, tuple[str, ...]] = {
+    "take_cover": (*_TAKE_COVER_PERIODS, "sticky:0.6", "sticky:0.97", "periodic:14@0.3", "periodic:24@0.2"),
+    "health_gathering_supreme": _GATHERING_LADDER,
+    "health_gathering": _GATHERING_LADDER,
+}
+_BATTLE_LADDER = (
+    *(f"periodic:{period}" for period in (2, 4, 12, 20)),
+    *("periodic:8@0.25", "periodic:8@0.5", "periodic:20@0.3", "sticky:0.5", "sticky:0.7", "sticky:0.95"),
+)
 
 
 def _doom_row(scenario: str) -> EnvRow:
@@ -101,6 +120,8 @@ def _doom_row(scenario: str) -> EnvRow:
         objects=_objects(scenario),
         opposites=_OPPOSITES.get(scenario, ()),
         mirror=_MIRRORS.get(scenario),
+        reserved_periods=_RESERVED_PERIODS.get(scenario, ()),
+        ladder=_LADDER.get(scenario, ()),
     )
 
 
@@ -136,6 +157,7 @@ def _battle_row(scenario: str) -> EnvRow:
         objects=_objects(scenario),
         opposites=_OPPOSITES[scenario],
         mirror=_MIRRORS[scenario],
+        ladder=_BATTLE_LADDER,
     )
 
 

@@ -53,6 +53,10 @@ class EnvRow:
         mirror: how actions change where the frame is flipped left to right, for an environment that looks and behaves
             alike in a mirror; None for one that does not. Pairs of labels that are exchanged, as ("left", "right") or
             ("turn=0", "turn=10"), and for a Box the labels of the components that are negated, as ("left",).
+        reserved_periods: periods of open-loop play, in steps per action, that recordings leave out, so that worlds can
+            be evaluated with play that they have not learned from.
+        ladder: policies of the held-out ladder of `eval world`, as the command line names them, with NAME@SHARE for a
+            share of random actions. Recordings should contain few of them.
     """
 
     id: str
@@ -67,6 +71,8 @@ class EnvRow:
     objects: str = ""
     opposites: tuple[tuple[str, str], ...] = ()
     mirror: MirrorRule | None = None
+    reserved_periods: tuple[int, ...] = ()
+    ladder: tuple[str, ...] = ()
 
 
 _ROWS: dict[str, EnvRow] = {}  # by id

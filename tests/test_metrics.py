@@ -72,6 +72,9 @@ OPTIONAL = (
     "reconstruction_border_psnr",
     "permanence_precision",
     "opposite_actions",
+    "ladder_returns",
+    "ladder_rank",
+    "ladder_ratio",
 )  # not for every dataset and world
 
 # -- by hand -----------------------------------------------------------------------------------------------

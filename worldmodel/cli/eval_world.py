@@ -1,17 +1,12 @@
-"""The verb `eval world`, and the scripted policies of a dataset as the metrics run them.
-
-Shapes: R rows (dreams of a batch), A action size, H x W pixels.
-"""
+"""The verb `eval world`, and the scripted policies of a dataset as the metrics run them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import tyro
 
 from worldmodel.common.errors import UserError
@@ -62,9 +57,15 @@ class EvalWorld:
     seed: int = 0
     """Of clips, starts, policies and dreams."""
     metrics: str = ""
-    """Names separated by commas; "all" for all; if not given, all but those that train a model of their own."""
+    """Names of metrics or sections, separated by commas; "all" for all but the ladder; if not given, all but the ladder
+    and those that train a model of their own."""
     inverse_steps: int = 400
     """Training steps of the inverse dynamics model, which some metrics train."""
+    ladder_policies: tuple[str, ...] = ()
+    """With --metrics ladder: more policies than the environment's row has, as for `eval policy`; NAME@SHARE adds a
+    share of random actions. A directory of `train policy` contains pickles: load only files that you trust."""
+    ladder_episodes: int = 100
+    """With --metrics ladder: dreams of each policy, and episodes in the environment, which are played once and kept."""
     sampling: SamplingFlags = field(default_factory=SamplingFlags)
     """How the dreamed codes are sampled."""
     out: Path | None = None
@@ -79,14 +80,15 @@ class EvalWorld:
 
 def eval_world(config: EvalWorld) -> None:
     """Evaluate with a progress bar on stderr, and print the table."""
+    from worldmodel.cli.eval_ladder import ladder_of
     from worldmodel.cli.outputs import refuse_existing
     from worldmodel.cli.progress import progress_bar
     from worldmodel.common.files import atomic_path
     from worldmodel.common.run_info import machine, run_info
     from worldmodel.common.runtime import choose_runtime
     from worldmodel.data import Dataset
-    from worldmodel.metrics import EvaluationSettings, evaluate, table
-    from worldmodel.metrics.metric_registry import select_metrics
+    from worldmodel.metrics import EvaluationSettings, evaluate, ladder, table
+    from worldmodel.metrics.metric_registry import ALL, select_metrics
     from worldmodel.prior.sampling import Sampling
     from worldmodel.world.world_model import WorldModel
 
@@ -98,6 +100,10 @@ def eval_world(config: EvalWorld) -> None:
         raise UserError("eval world: name at least one dataset with --data FILE.")
     names = tuple(name for name in config.metrics.split(",") if name)
     select_metrics(names)
+    named = [name for name in names if name != ALL]  # the ladder plays the environment, so "all" does not include it
+    plays_ladder = any(metric.section == ladder.SECTION for metric in select_metrics(named))
+    if config.ladder_policies and not plays_ladder:
+        raise UserError("--ladder-policies are played by the metrics of the ladder: add --metrics ladder.")
     settings = EvaluationSettings(
         split=config.split,
         clips=config.clips,
@@ -107,11 +113,13 @@ def eval_world(config: EvalWorld) -> None:
         seed=config.seed,
         sampling=Sampling(**vars(config.sampling)),
         inverse_steps=config.inverse_steps,
+        ladder_episodes=config.ladder_episodes,
         metrics=names,
     )
     world = WorldModel.from_pretrained(config.world, choose_runtime(config.device).device)
     with Dataset.open_cropped(list(config.data), world.spec.pixels) as data, progress_bar() as progress:
-        result = evaluate(world, data, policies_of(data), settings, progress, rules_of(world.spec.env))
+        rungs = ladder_of(world, data.header.policies, config.ladder_policies) if plays_ladder else []
+        result = evaluate(world, data, policies_of(data), settings, progress, rules_of(world.spec.env), rungs)
     if config.out is not None:
         origin = {"machine": machine(), **run_info("eval world", config)}
         with atomic_path(config.out) as temporary:
@@ -138,6 +146,7 @@ def policies_of(data: Dataset) -> dict[str, PolicyFactory]:
 
 def policy_factory(record: PolicyRecord, data: Dataset) -> PolicyFactory | None:
     """A recorded policy as `worldmodel.metrics` runs it; None if its record does not define how it acts."""
+    from worldmodel.collect.batch_policies import batch_policy
     from worldmodel.collect.policy_specs import BUILT_IN, PolicySpec, uses_privileged_state
     from worldmodel.envs.env_registry import scripted_policy
 
@@ -153,18 +162,4 @@ def policy_factory(record: PolicyRecord, data: Dataset) -> PolicyFactory | None:
             return None
     elif kind not in BUILT_IN or (kind == "periodic" and "actions" not in params):
         return None
-    spec = PolicySpec(record.name, kind, params, epsilon=epsilon)
-    space = data.header.action_space
-
-    def begin(seed: int, num_rows: int) -> Callable[[np.ndarray], np.ndarray]:
-        policies = [spec.build(space) for _ in range(num_rows)]
-        for row, policy in enumerate(policies):
-            policy.begin(np.random.default_rng([seed, row]))
-
-        def act(frames: np.ndarray) -> np.ndarray:  # (R, H, W, 3) uint8
-            actions = [policy.act(frame) for policy, frame in zip(policies, frames, strict=True)]
-            return np.asarray(actions, space.dtype)  # (R,) or (R, A)
-
-        return act
-
-    return begin
+    return batch_policy(PolicySpec(record.name, kind, params, epsilon=epsilon), data.header.action_space)

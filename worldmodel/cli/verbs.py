@@ -113,7 +113,7 @@ VERBS: dict[str, Verb] = {
     ),
     "eval policy": Verb(
         "worldmodel.collect.collect_config:EvalPolicy",
-        "worldmodel.collect.policy_evaluation:eval_policy",
+        "worldmodel.collect.eval_policy_command:eval_policy",
         "run policies on fixed test seeds, with intervals",
     ),
     "eval plan": Verb(

@@ -144,10 +144,10 @@ def register(asset: Asset) -> None:
         raise UserError(f"asset {asset.name!r} is in the table with another source; choose another name.")
 
 
-def cache_folder() -> Path:
-    """Where assets are kept: `$XDG_CACHE_HOME/worldmodel/assets`, else `~/.cache/worldmodel/assets`."""
+def cache_folder(name: str = "assets") -> Path:
+    """A folder of files that can be made again: `$XDG_CACHE_HOME/worldmodel/NAME`, else `~/.cache/worldmodel/NAME`."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "worldmodel" / "assets"
+    return Path(base) / "worldmodel" / name
 
 
 def cached_path(asset: Asset) -> Path:

@@ -8,7 +8,7 @@ from worldmodel.metrics.clip_evaluation import evaluate_clips
 from worldmodel.metrics.clip_metric import ClipAccumulator, ClipMetric
 from worldmodel.metrics.environment_rules import EnvironmentRules
 from worldmodel.metrics.evaluation import evaluate, table
-from worldmodel.metrics.evaluation_run import EvaluationRun, EvaluationSettings, PolicyFactory
+from worldmodel.metrics.evaluation_run import EvaluationRun, EvaluationSettings, LadderPolicy, PolicyFactory
 from worldmodel.metrics.metric import Metric, MetricValue
 from worldmodel.metrics.metric_registry import CLIP_METRICS, METRICS, register, register_clip_metric
 from worldmodel.metrics.statistics import Estimate, bootstrap, difference, ratio
@@ -22,6 +22,7 @@ __all__ = [
     "Estimate",
     "EvaluationRun",
     "EvaluationSettings",
+    "LadderPolicy",
     "Metric",
     "MetricValue",
     "PolicyFactory",

@@ -18,6 +18,8 @@ from worldmodel.prior.sampling import Sampling
 from worldmodel.world.world_model import WorldModel
 
 BACKEND = "torch"  # so that a result does not depend on whether the world's directory holds an ONNX export
+# Share of running dreams at which a simulator is rebuilt without those that have ended, which cost as much.
+COMPACT_BELOW = 0.75
 
 
 def begin_dreams(world: WorldModel, clip: CodeClip, num_frames: int, seeds: Tensor, sampling: Sampling) -> Simulator:

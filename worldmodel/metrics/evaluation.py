@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from worldmodel.common.torch_state import isolated_torch_state
 from worldmodel.data import Dataset
 from worldmodel.metrics import free_run, policy_order
+from worldmodel.metrics import ladder as held_out_ladder
 from worldmodel.metrics.environment_rules import EnvironmentRules
-from worldmodel.metrics.evaluation_run import EvaluationRun, EvaluationSettings, PolicyFactory, Progress
+from worldmodel.metrics.evaluation_run import EvaluationRun, EvaluationSettings, LadderPolicy, PolicyFactory, Progress
 from worldmodel.metrics.frame_scores import MAX_BRIGHT
 from worldmodel.metrics.metric_registry import select_metrics
 from worldmodel.metrics.opposite_actions import opposite_values
@@ -25,6 +26,7 @@ def evaluate(
     settings: EvaluationSettings = EvaluationSettings(),  # noqa: B008 (frozen)
     progress: Progress | None = None,
     rules: EnvironmentRules = EnvironmentRules(),  # noqa: B008 (frozen)
+    ladder: Sequence[LadderPolicy] = (),
 ) -> dict[str, Any]:
     """Evaluate a world on recordings that it was not trained on.
 
@@ -36,6 +38,7 @@ def evaluate(
         settings: how to evaluate.
         progress: called as (stage, done, total, {}).
         rules: what the environment declares about objects and opposite actions.
+        ladder: policies of the held-out ladder, for the metrics of that section.
 
     Returns:
         JSON, the same for the same arguments: `environment`; `split`; `settings`; `notes`, sentences; `sections`:
@@ -46,7 +49,7 @@ def evaluate(
         UserError: an unknown metric, or data that the world cannot be evaluated on.
     """
     metrics = select_metrics(settings.metrics)
-    run = EvaluationRun(world, data, policies, settings, progress, rules)
+    run = EvaluationRun(world, data, policies, settings, progress, rules, ladder)
     sections: dict[str, dict[str, Any]] = {}
     for metric in metrics:
         values = metric.function(run)
@@ -82,6 +85,8 @@ def _notes(run: EvaluationRun, sections: Mapping[str, Any]) -> list[str]:
         notes.append("Permanence is not measured: the environment declares no rule that finds small objects.")
     if "opposite_actions" in names and not opposite_values(run):
         notes.append("Opposite actions are not tested: the environment declares none.")
+    if held_out_ladder.SECTION in sections:
+        notes += held_out_ladder.notes(run)
     if free_run.SECTION in sections:
         notes += _free_run_notes(run, sections[free_run.SECTION])
     return notes

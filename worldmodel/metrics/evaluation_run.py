@@ -6,7 +6,7 @@ R rows (dreams of a batch).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -30,8 +30,27 @@ BRIGHT_SHARE = 0.005  # share of the training split's pixels that are bright
 
 # (seed, R) -> a function from the current frames, (R, H, W, 3) uint8, to actions (R,) or (R, A)
 PolicyFactory = Callable[[int, int], Callable[[np.ndarray], np.ndarray]]
+# number of episodes -> (N,) float64, returns on the first validation seeds of the environment
+RealReturns = Callable[[int], np.ndarray]
 Progress = Callable[[str, int, int, dict[str, float]], None]
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class LadderPolicy:
+    """A policy of the held-out ladder (`metrics.ladder`).
+
+    Attributes:
+        name: in the report.
+        play: makes the policy for dreams.
+        real_returns: its returns in the environment.
+        recorded: whether the dataset contains it, so that it is not held out.
+    """
+
+    name: str
+    play: PolicyFactory
+    real_returns: RealReturns
+    recorded: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,7 +66,8 @@ class EvaluationSettings:
         seed: seed of clips, starts, policies and dreams.
         sampling: how dreamed codes are sampled.
         inverse_steps: training steps of the inverse dynamics model, which some metrics train.
-        metrics: names of metrics; empty for those evaluated by default, "all" for all.
+        ladder_episodes: dreams, and episodes of the environment, of each policy of the held-out ladder.
+        metrics: names of metrics or of their sections; empty for those evaluated by default, "all" for all.
     """
 
     split: str = "test"
@@ -58,6 +78,7 @@ class EvaluationSettings:
     seed: int = 0
     sampling: Sampling = field(default_factory=Sampling)
     inverse_steps: int = 400
+    ladder_episodes: int = 100
     metrics: tuple[str, ...] = ()
 
 
@@ -106,6 +127,7 @@ class EvaluationRun:
         settings: how to evaluate.
         progress: called as (stage, done, total, {}).
         rules: what the environment declares about objects and opposite actions.
+        ladder: policies of the held-out ladder.
 
     Raises:
         UserError: the data has other frames or actions, lacks the status variable, or has too few episodes.
@@ -119,8 +141,9 @@ class EvaluationRun:
         settings: EvaluationSettings,
         progress: Progress | None = None,
         rules: EnvironmentRules = EnvironmentRules(),  # noqa: B008 (frozen)
+        ladder: Sequence[LadderPolicy] = (),
     ) -> None:
-        self.rules = rules
+        self.rules, self.ladder = rules, tuple(ladder)
         self.world, self.data, self.policies, self.settings = world, data, dict(policies), settings
         self.progress: Progress = progress or (lambda *_: None)
         self._cache: dict[Any, Any] = {}
@@ -173,7 +196,7 @@ class EvaluationRun:
         data, settings = self.data, self.settings
         clips = self._separate_clips(settings.split, self.length)
         if len(clips) < 2:
-            longest = int(_valid_frames(data)[data.episodes_of(settings.split)].max())
+            longest = int(valid_frames(data)[data.episodes_of(settings.split)].max())
             raise UserError(
                 f"a clip of {self.length} frames ({self.world.prior.window} of context, {settings.ahead} ahead) fits "
                 f"{len(clips)} times into the {settings.split} split of {data.name}, wanted at least 2; its longest "
@@ -189,7 +212,7 @@ class EvaluationRun:
     def train(self) -> TrainSample:
         """Clips of the training split, for baselines that use its frequencies."""
         data = self.data
-        length = min(TRAIN_LENGTH, int(_valid_frames(data)[data.episodes_of("train")].max()))
+        length = min(TRAIN_LENGTH, int(valid_frames(data)[data.episodes_of("train")].max()))
         clips = self._separate_clips("train", length)
         order = np.random.default_rng(self.settings.seed).permutation(len(clips))[:TRAIN_CLIPS]
         codes, valid, count = [], [], 0
@@ -212,7 +235,7 @@ class EvaluationRun:
 
     def _separate_clips(self, split: str, length: int) -> np.ndarray:
         """Clips of valid frames that do not overlap: episode and first frame of each, (n, 2) int64."""
-        valid = _valid_frames(self.data)
+        valid = valid_frames(self.data)
         found = [(e, start) for e in self.data.episodes_of(split) for start in range(0, valid[e] - length + 1, length)]
         return np.asarray(found, np.int64).reshape(-1, 2)
 
@@ -225,7 +248,7 @@ class EvaluationRun:
             self.progress(stage, rows.stop, len(clip.codes), {})
 
 
-def _valid_frames(data: Dataset) -> np.ndarray:
+def valid_frames(data: Dataset) -> np.ndarray:
     """(N,) int64: the frames of each episode before its first invalid one."""
     valid = np.append(data.flat("frame_valid"), False)
     invalid = np.flatnonzero(~valid)
@@ -276,6 +299,13 @@ def _check(world: WorldModel, data: Dataset, settings: EvaluationSettings) -> No
             f"--ahead {settings.ahead}: this world's prior spans {max_frames} frames, {world.prior.window} of them "
             f"context; give at most --ahead {max_frames - world.prior.window}."
         )
-    for name, minimum in (("clips", 2), ("ahead", 1), ("horizon", 1), ("rows", 2), ("inverse_steps", 1)):
+    for name, minimum in (
+        ("clips", 2),
+        ("ahead", 1),
+        ("horizon", 1),
+        ("rows", 2),
+        ("inverse_steps", 1),
+        ("ladder_episodes", 2),
+    ):
         if getattr(settings, name) < minimum:
             raise UserError(f"--{name.replace('_', '-')} {getattr(settings, name)}: wanted at least {minimum}.")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodel.metrics.dream_rollouts import begin_dreams, select_rows
+from worldmodel.metrics.dream_rollouts import COMPACT_BELOW, begin_dreams, select_rows
 from worldmodel.metrics.evaluation_run import EvaluationRun, PolicyFactory
 from worldmodel.metrics.frame_scores import small_bright
 from worldmodel.metrics.metric import Metric, MetricValue
@@ -22,7 +22,6 @@ from worldmodel.metrics.statistics import ratio
 
 MIN_EPISODES = 30  # recorded episodes of a policy; with fewer in the split, the other held-out split is used too
 MAX_EPISODES_PER_ROW = 4  # recorded episodes that are read of each policy, for each dream of it
-COMPACT_BELOW = 0.75  # share of running dreams at which the simulator is rebuilt without the terminated ones
 
 
 @dataclass(frozen=True)
@@ -178,7 +177,7 @@ def dreamed_events(run: EvaluationRun, policy: PolicyFactory, number: int, name:
         run.progress(f"free run, {name}", t + 1, steps, {})
         if not running.any():
             break
-        if running.sum() <= COMPACT_BELOW * len(running):  # a dream that has ended costs as much as one that runs
+        if running.sum() <= COMPACT_BELOW * len(running):
             index = torch.nonzero(running)[:, 0]
             simulator = select_rows(simulator, index.to(world.device))
             rows, before, status, running = rows[index], before[index], status[index], running[index]

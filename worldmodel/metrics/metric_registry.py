@@ -14,6 +14,7 @@ from worldmodel.metrics import (
     action_recognition,
     frechet_clips,
     free_run,
+    ladder,
     likelihood,
     opposite_actions,
     outcomes,
@@ -33,6 +34,7 @@ METRICS: dict[str, Metric] = {
     for module in (
         policy_order,
         free_run,
+        ladder,
         action_effect,
         action_recognition,
         opposite_actions,
@@ -74,7 +76,8 @@ def register_clip_metric(metric: ClipMetric) -> None:
 def select_metrics(names: Sequence[str]) -> list[Metric]:
     """The metrics of worlds of these names, in the registry's order.
 
-    Without a name those that are evaluated by default; `ALL` names all.
+    The name of a section names all of its metrics, unless it is the name of a metric too. Without a name those that are
+    evaluated by default; `ALL` names all.
 
     Raises:
         UserError: an unknown name.
@@ -83,7 +86,11 @@ def select_metrics(names: Sequence[str]) -> list[Metric]:
         return [metric for metric in METRICS.values() if metric.default]
     if ALL in names:
         return list(METRICS.values())
-    return _select([FORMER_NAMES.get(name, name) if name not in METRICS else name for name in names], METRICS)
+    found: list[str] = []
+    for name in names:
+        section = [metric.name for metric in METRICS.values() if metric.section == name]
+        found += [name] if name in METRICS else section or [FORMER_NAMES.get(name, name)]
+    return _select(found, METRICS)
 
 
 def select_clip_metrics(names: Sequence[str]) -> list[ClipMetric]:

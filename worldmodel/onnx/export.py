@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from worldmodel.common.assets import cache_folder
 from worldmodel.common.directories import check_target, write_directory
 from worldmodel.onnx.graphs import prior_facts, to_onnx, world_graphs
 from worldmodel.onnx.onnx_world import EXPORT, STARTS
@@ -69,12 +69,11 @@ def find_or_make_export(world: WorldModel) -> Path:
     carried = carried_export(world)
     if carried is not None:
         return carried
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "worldmodel" / "onnx"
     assert world.starts is not None
     digest = hashlib.sha256(f"{EXPORT.version} {world_hash(world)}".encode())
     for tensor in world.starts.tensors().values():
         digest.update(tensor.cpu().numpy().tobytes())
-    cached = cache / digest.hexdigest()[:32]
+    cached = cache_folder("onnx") / digest.hexdigest()[:32]
     return cached if _read_config(cached) is not None else export_world(world, cached)
 
 
