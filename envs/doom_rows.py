@@ -69,6 +69,9 @@ _OPPOSITES: dict[str, tuple[tuple[str, str], ...]] = {
     **dict.fromkeys(MAP_ASSETS, (("turn=0", f"turn={len(TURNS) - 1}"), ("strafe=1", "strafe=2"))),
 }
 
+# around 11, 14, 17 and 24: open-loop play that no recording should contain
+_RESERVED_PERIODS: dict[str, tuple[int, ...]] = {"take_cover": (10, 11, 12, 13, 14, 15, 16, 17, 18, 23, 24, 25)}
+
 
 def _doom_row(scenario: str) -> EnvRow:
     buttons, reward, max_steps = _SCENARIOS[scenario]
@@ -86,6 +89,7 @@ def _doom_row(scenario: str) -> EnvRow:
         policy=_DOOM_POLICY.get(scenario, {}),
         objects=_objects(scenario),
         opposites=_OPPOSITES.get(scenario, ()),
+        reserved_periods=_RESERVED_PERIODS.get(scenario, ()),
     )
 
 

@@ -49,6 +49,8 @@ class EnvRow:
         opposites: pairs of labels of actions that undo each other, for the metric of obedience; LABEL=CHOICE for a
             component of a MultiDiscrete action, as ("turn=0", "turn=10"). The components of a Box action are undone by
             the opposite sign.
+        reserved_periods: periods of open-loop play, in steps per action, that recordings leave out, so that worlds can
+            be evaluated with play that they have not learned from.
     """
 
     id: str
@@ -62,6 +64,7 @@ class EnvRow:
     policy: dict[str, dict[str, Any]] = field(default_factory=dict)
     objects: str = ""
     opposites: tuple[tuple[str, str], ...] = ()
+    reserved_periods: tuple[int, ...] = ()
 
 
 _ROWS: dict[str, EnvRow] = {}  # by id
