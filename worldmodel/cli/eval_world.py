@@ -143,7 +143,7 @@ def policy_factory(record: PolicyRecord, data: Dataset) -> PolicyFactory | None:
 
     params = dict(record.params)
     kind = str(params.pop("kind", record.name))
-    epsilon = float(params.pop("epsilon", 0.0))
+    epsilon, epsilons = float(params.pop("epsilon", 0.0)), tuple(params.pop("epsilons", ()))
     if kind == "scripted":
         try:
             policy_class = scripted_policy(str(params.get("entry_point")))
@@ -153,7 +153,7 @@ def policy_factory(record: PolicyRecord, data: Dataset) -> PolicyFactory | None:
             return None
     elif kind not in BUILT_IN or (kind == "periodic" and "actions" not in params):
         return None
-    spec = PolicySpec(record.name, kind, params, epsilon=epsilon)
+    spec = PolicySpec(record.name, kind, params, epsilon=epsilon, epsilons=epsilons)
     space = data.header.action_space
 
     def begin(seed: int, num_rows: int) -> Callable[[np.ndarray], np.ndarray]:
