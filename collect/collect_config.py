@@ -19,7 +19,7 @@ from worldmodel.collect.learner_config import (
 from worldmodel.common.errors import UserError
 
 
-def _value_of(flag: str, arguments: list[str], default: str = "") -> str:
+def flag_value(flag: str, arguments: list[str], default: str = "") -> str:
     """The value of a flag on the command line."""
     for i, word in enumerate(arguments):
         if word == flag and i + 1 < len(arguments):
@@ -75,7 +75,7 @@ class Collect:
     @classmethod
     def defaults(cls, arguments: list[str]) -> Collect:
         """Defaults for the environment in the arguments."""
-        return cls(out=tyro.MISSING, learner=learner_config(_value_of("--env", arguments, DEFAULT_ENV)))
+        return cls(out=tyro.MISSING, learner=learner_config(flag_value("--env", arguments, DEFAULT_ENV)))
 
 
 # Open-loop play in which each episode samples its period; the row's reserved periods are left out: they test a world.
@@ -210,11 +210,11 @@ class TrainPolicy:
     @classmethod
     def defaults(cls, arguments: list[str]) -> TrainPolicy:
         """Defaults for the environment in the arguments, with or without --world."""
-        world = _value_of("--world", arguments)
+        world = flag_value("--world", arguments)
         if not world:
-            return cls(out=tyro.MISSING, learner=learner_config(_value_of("--env", arguments, DEFAULT_ENV)))
+            return cls(out=tyro.MISSING, learner=learner_config(flag_value("--env", arguments, DEFAULT_ENV)))
         try:
-            env = env_name(_value_of("--env", arguments), Path(world))
+            env = env_name(flag_value("--env", arguments), Path(world))
         except UserError:  # not a world: the command reports it
             env = DEFAULT_ENV
         return cls(out=tyro.MISSING, learner=dream_learner_config(env))

@@ -229,8 +229,7 @@ def load_policy_file(spec: PolicySpec, env: Any) -> Policy:
     algorithm = getattr(stable_baselines3, settings["algo"].upper())
     learner = None
     if len(settings) > 1:  # from policy.json; without it the algorithm is all that is known
-        view = settings.get("view")
-        learner = LearnerConfig(**{**settings, "view": None if view is None else tuple(view)})
+        learner = LearnerConfig.from_json(settings)
     with preserved_global_state():
         model = algorithm.load(spec.path, device="cpu")
         return model_policy(model, env, spec.path, learner, deterministic, num_threads=1)

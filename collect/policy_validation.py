@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.collect.collect_config import TrainPolicy
-from worldmodel.collect.global_state import EpisodeGenerator
+from worldmodel.collect.dream_evaluation import dream_returns
 from worldmodel.collect.learned_policy import model_policy
 from worldmodel.collect.learner_model import save_model
 from worldmodel.collect.policy_evaluation import bootstrap_interval
@@ -82,20 +82,5 @@ class Validator:
 
     def _play_dreams(self, model: Any) -> np.ndarray:
         """Returns of one dream of each validation seed: (N,)."""
-        from worldmodel.dream import DreamLearnerEnv
-
-        learner, count = self.config.learner, self.config.eval_episodes
-        dreams: Any = DreamLearnerEnv(
-            self.world, count, frame_stack=learner.frame_stack, view=learner.view, hold=learner.hold,
-            seed=VALIDATION_SEED,
-        )  # fmt: skip
-        generator = EpisodeGenerator(model.device)
-        generator.seed(VALIDATION_SEED)
-        returns, observations = np.full(count, np.nan), dreams.reset()
-        while np.isnan(returns).any():
-            with generator.active():
-                actions, _ = model.predict(observations)
-            observations, _, dones, infos = dreams.step(actions)
-            for i in np.flatnonzero(dones & np.isnan(returns)):
-                returns[i] = infos[i]["episode"]["r"]
-        return returns
+        assert self.world is not None
+        return dream_returns(model, self.config.learner, self.world, self.config.eval_episodes, VALIDATION_SEED)[0]
