@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -186,6 +188,25 @@ def loop_command_in(folder: Path, *extra: str) -> list[str]:
     ]  # fmt: skip
 
 
+def is_killed(folder: Path, log: Path, seconds: float) -> bool:
+    """Start the loop in `folder` and kill its process group some seconds after its first line; False if it ends."""
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            loop_command_in(folder), cwd=folder, stdout=file, stderr=file, start_new_session=True
+        )
+    try:
+        while not log.stat().st_size and process.poll() is None:
+            time.sleep(0.05)
+        assert process.wait(seconds) == 0, log.read_text()
+        return False
+    except subprocess.TimeoutExpired:
+        return True
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 def without_times(table: Path) -> list[dict]:  # type: ignore[type-arg]
     return [{**row, "minutes": 0} for row in read(table)["rounds"]]
 
@@ -196,20 +217,10 @@ def test_a_loop_killed_ten_times_gives_the_same_data_and_worlds(tmp_path: Path) 
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     killed.mkdir()
     rng, kills = random.Random(0), 0
-    for _ in range(60):
-        with (tmp_path / "log").open("ab") as log:
-            process = subprocess.Popen(
-                loop_command_in(killed), cwd=killed, stdout=log, stderr=log, start_new_session=True
-            )
-            try:
-                wait = rng.uniform(2, 14) if kills < 10 else 600
-                assert process.wait(wait) == 0, (tmp_path / "log").read_text()
-                break
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-                kills += 1
-    assert kills >= 5
+    while kills < 10 and is_killed(killed, tmp_path / f"log-{kills}", rng.uniform(0.1, 5)):
+        kills += 1
+    assert kills >= 5, "the loop was finished too early"
+    assert not is_killed(killed, tmp_path / "log", 600)
     for number in (1, 2):
         policy = RoundFolder.of(Path("out"), number).policy
         shutil.copytree(killed / policy, whole / policy)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import tyro
 
@@ -140,10 +140,6 @@ def _scaled(loop: LoopConfig, factor: float) -> LoopConfig:
     return replace(loop, minutes=loop.minutes * factor, num_steps=num_steps, min_steps=round(loop.min_steps * factor))
 
 
-def _short(loop: LoopConfig, num_steps: int, **changes: Any) -> LoopConfig:
-    return replace(loop, num_steps=num_steps, **changes)
-
-
 _TOY, _TINY = WORLD_PRESETS["toy"], WORLD_PRESETS["tiny"]
 _TOY_LEARNER = dream_learner_config("toy")
 
@@ -180,8 +176,8 @@ RoundsConfig.PRESETS.update(
             later=RecordingConfig(mix="random=0.1", episodes=200),
             world=replace(
                 _TOY,
-                train_tokenizer=_short(_TOY.train_tokenizer, 600),
-                train_prior=_short(_TOY.train_prior, 1000),
+                train_tokenizer=replace(_TOY.train_tokenizer, num_steps=600),
+                train_prior=replace(_TOY.train_prior, num_steps=1000),
             ),
             learner=replace(_TOY_LEARNER, decisions=30_000),
         ),
@@ -195,8 +191,8 @@ RoundsConfig.PRESETS.update(
             later=RecordingConfig(mix="random=0.2", episodes=10),
             world=replace(
                 _TINY,
-                train_tokenizer=_short(_TINY.train_tokenizer, 20, validations=0),
-                train_prior=_short(_TINY.train_prior, 20, validations=0),
+                train_tokenizer=replace(_TINY.train_tokenizer, num_steps=20, validations=0),
+                train_prior=replace(_TINY.train_prior, num_steps=20, validations=0),
             ),
             learner=replace(
                 _TOY_LEARNER, decisions=128, num_envs=8, rollout_steps=8, batch_size=64, epochs=1, width=4

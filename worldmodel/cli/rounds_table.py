@@ -9,6 +9,8 @@ from typing import Any
 from worldmodel.cli.round_folder import RoundFolder
 from worldmodel.cli.rounds_config import RoundsConfig
 
+BASELINES = ("random", "periodic")  # policies that play the same seeds in the environment
+
 
 def round_rows(config: RoundsConfig) -> list[dict[str, Any]]:
     """One row for each round that has begun; figures of stages that are not finished are None.
@@ -46,18 +48,20 @@ def write_rounds(config: RoundsConfig) -> list[dict[str, Any]]:
 
     rows = round_rows(config)
     content = {"env": config.env, "rounds": rows}
-    changed = _read(config.out / "rounds.json") != content
-    write_json_atomic(config.out / "rounds.json", content)
-    finished = [row for row in rows if row["dream_return"] and row["real_return"]]
-    if finished and changed:
-        write_bytes_atomic(config.out / "rounds.png", _plot(finished))
+    table, plot = config.out / "rounds.json", config.out / "rounds.png"
+    if _read(table) != content or not plot.exists():
+        write_json_atomic(table, content)
+        finished = [row for row in rows if row["dream_return"] and row["real_return"]]
+        if finished:
+            write_bytes_atomic(plot, _plot(finished))
     return rows
 
 
 def format_rounds(rows: list[dict[str, Any]]) -> str:
     """The rows as text."""
     metrics = sorted({name for row in rows for name in row["metrics"]})
-    head = ["round", "real frames", "dream return", "real return", "dream / real", "random", *metrics, "minutes"]
+    baselines = [name for name in BASELINES if any(row.get(name) for row in rows)]
+    head = ["round", "real frames", "dream return", "real return", "dream / real", *baselines, *metrics, "minutes"]
     lines = [head]
     for row in rows:
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
@@ -69,7 +73,7 @@ def format_rounds(rows: list[dict[str, Any]]) -> str:
                 _text(row["dream_return"]),
                 _text(row["real_return"]),
                 ratio,
-                _text(row.get("random")),
+                *(_text(row.get(name)) for name in baselines),
                 *("" if figure is None else f"{figure:.3g}" for figure in figures),
                 f"{row['minutes']:.1f}",
             ]
@@ -82,8 +86,7 @@ def _plot(rows: list[dict[str, Any]]) -> bytes:
     """Returns in dreams and outside by round, and by real frames, as a PNG."""
     from worldmodel.cli.plots import line_plots
 
-    policies = ("dream_return", "real_return", "random", "periodic")
-    names = [name for name in policies if all(row.get(name) for row in rows)]
+    names = [name for name in ("dream_return", "real_return", *BASELINES) if all(row.get(name) for row in rows)]
 
     def lines(key: str) -> list[tuple[str, list[float], list[float]]]:
         xs = [row[key] for row in rows]
