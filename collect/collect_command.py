@@ -19,6 +19,7 @@ from worldmodel.collect.policy_specs import (
     describe_policy_file,
     mix_policies,
     parse_policy,
+    with_epsilons,
 )
 from worldmodel.collect.recorder import RecordingPlan, make_header, record_plan
 from worldmodel.common.errors import UserError
@@ -114,8 +115,10 @@ def _policies(config: Collect, env: Any, shard: tuple[int, int]) -> tuple[Policy
 
     def parse(text: str) -> PolicySpec:
         if text in LEARNED_POLICIES:
-            return replace(_train_policy(config, text, shard), epsilon=config.epsilon)
-        return parse_policy(text, env.meta.action_space, defaults, config.epsilon)
+            spec = replace(_train_policy(config, text, shard), epsilon=config.epsilon)
+        else:
+            spec = parse_policy(text, env.meta.action_space, defaults, config.epsilon)
+        return with_epsilons(spec, config.epsilons)
 
     shares = parse_mix(config.mix)
     base = parse(config.policy)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -19,7 +19,7 @@ from worldmodel.collect.learner_config import (
 from worldmodel.common.errors import UserError
 
 
-def _value_of(flag: str, arguments: list[str], default: str = "") -> str:
+def flag_value(flag: str, arguments: list[str], default: str = "") -> str:
     """The value of a flag on the command line."""
     for i, word in enumerate(arguments):
         if word == flag and i + 1 < len(arguments):
@@ -45,11 +45,14 @@ class Collect:
     env: str = "doom/take-cover"
     """Short name (see `worldmodel envs`) or any gymnasium id."""
     policy: str = "random"
-    """random, sticky, periodic, FILE.zip, or ppo, a2c, dqn, sac, which are trained first."""
+    """random, sticky, periodic, periodic:6-60 (each episode samples its period), FILE.zip, or ppo, a2c, dqn, sac, which
+    are trained first."""
     mix: str = ""
     """Shares of episodes that other policies play: 'random=0.2,periodic=0.2'."""
     epsilon: float = 0.0
     """Share of steps with a random action, for every policy."""
+    epsilons: tuple[float, ...] = ()
+    """Each episode samples its share of random steps from these, in place of --epsilon."""
     episodes: int = 1000
     """Number of episodes, over all shards."""
     seed: int = 0
@@ -72,8 +75,19 @@ class Collect:
     @classmethod
     def defaults(cls, arguments: list[str]) -> Collect:
         """Defaults for the environment in the arguments."""
-        return cls(out=tyro.MISSING, learner=learner_config(_value_of("--env", arguments, DEFAULT_ENV)))
+        return cls(out=tyro.MISSING, learner=learner_config(flag_value("--env", arguments, DEFAULT_ENV)))
 
+
+# Open-loop play in which each episode samples its period; the row's reserved periods are left out: they test a world.
+# Each episode also samples how noisy its policy is.
+TAKE_COVER_COVERAGE = Collect(
+    out=tyro.MISSING,
+    env="doom/take-cover",
+    policy="periodic:6-60",
+    mix="random=0.15,sticky:0.7=0.06,sticky=0.08,sticky:0.95=0.08,sticky:0.98=0.06,dodger=0.1",
+    epsilons=(0.0, 0.05, 0.1, 0.2, 0.4),
+    episodes=1500,
+)
 
 Collect.PRESETS.update(
     {
@@ -105,16 +119,8 @@ Collect.PRESETS.update(
             mix="random=0.35,sticky=0.25",
             episodes=300,
         ),
-        # Open-loop play with many periods. Periods 11, 14, 17 and 24, each +- 1, are left out: they test a world.
-        "take-cover-coverage": Collect(
-            out=tyro.MISSING,
-            env="doom/take-cover",
-            policy="periodic:34",
-            mix="periodic:6=0.06,periodic:8=0.08,periodic:20=0.1,periodic:27=0.08,periodic:44=0.08,periodic:60=0.06,"
-            "random=0.14,sticky=0.1,sticky:0.95=0.08,dodger=0.1",
-            epsilon=0.05,
-            episodes=1600,
-        ),
+        "take-cover-coverage": TAKE_COVER_COVERAGE,  # 200,000 steps
+        "take-cover-coverage-1m": replace(TAKE_COVER_COVERAGE, episodes=7400),  # a million steps
         "health-gathering-supreme-mixed": Collect(
             out=tyro.MISSING,
             env="doom/health-gathering-supreme",
@@ -225,11 +231,11 @@ class TrainPolicy:
     @classmethod
     def defaults(cls, arguments: list[str]) -> TrainPolicy:
         """Defaults for the environment in the arguments, with or without --world."""
-        world = _value_of("--world", arguments)
+        world = flag_value("--world", arguments)
         if not world:
-            return cls(out=tyro.MISSING, learner=learner_config(_value_of("--env", arguments, DEFAULT_ENV)))
+            return cls(out=tyro.MISSING, learner=learner_config(flag_value("--env", arguments, DEFAULT_ENV)))
         try:
-            env = env_name(_value_of("--env", arguments), Path(world))
+            env = env_name(flag_value("--env", arguments), Path(world))
         except UserError:  # not a world: the command reports it
             env = DEFAULT_ENV
         return cls(out=tyro.MISSING, learner=dream_learner_config(env))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from worldmodel.common.errors import UserError
 
@@ -96,6 +96,12 @@ class LearnerConfig:
             )
         if self.view is not None and not (0 <= self.view[0] < self.view[1] and 0 <= self.view[2] < self.view[3]):
             raise UserError(f"learner.view={self.view}: wanted 0 <= top < bottom and 0 <= left < right.")
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> LearnerConfig:
+        """The settings that policy.json holds, where tuples are lists."""
+        view = data.get("view")
+        return LearnerConfig(**{**data, "view": None if view is None else tuple(view)})
 
 
 _COUNTS = (

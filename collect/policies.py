@@ -6,7 +6,7 @@ generator that `begin` receives, so an episode is a pure function of its seed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -71,16 +71,24 @@ class PeriodicPolicy:
 
     The first action of the cycle is sampled once per episode. On take-cover, left and right for about 32 steps each
     survive longer than every reactive policy but the best, so this is the baseline to beat.
+
+    Args:
+        actions: the cycle.
+        period: steps per action.
+        periods: if not empty, each episode samples its period from these.
     """
 
-    def __init__(self, actions: list[Any], period: int = PERIOD) -> None:
-        if period < 1 or not actions:
-            raise UserError(f"periodic: got period {period} and {len(actions)} actions, wanted at least 1 of each.")
-        self.actions, self.period = actions, period
+    def __init__(self, actions: list[Any], period: int = PERIOD, periods: Sequence[int] = ()) -> None:
+        if min((period, *periods)) < 1 or not actions:
+            least = min((period, *periods))
+            raise UserError(f"periodic: got period {least} and {len(actions)} actions, wanted at least 1 of each.")
+        self.actions, self.period, self.periods = actions, period, periods
 
     def begin(self, rng: np.random.Generator) -> None:
-        """Start an episode: sample the first action of the cycle."""
+        """Start an episode: sample the first action of the cycle, and the period if there are several."""
         self.offset, self.step = int(rng.integers(len(self.actions))), 0
+        if self.periods:
+            self.period = int(rng.choice(self.periods))
 
     def act(self, frame: np.ndarray) -> Any:
         """The action of this time step; the frame is ignored."""
@@ -104,15 +112,24 @@ class CallablePolicy:
 
 
 class NoisyPolicy:
-    """Another policy, with a share of uniform random actions."""
+    """Another policy, with a share of uniform random actions.
 
-    def __init__(self, inner: Policy, space: Space, epsilon: float) -> None:
-        self.inner, self.space, self.epsilon = inner, space, epsilon
+    Args:
+        inner: the other policy.
+        space: the action space.
+        epsilon: share of steps with a random action, in [0, 1].
+        epsilons: if not empty, each episode samples its share from these.
+    """
+
+    def __init__(self, inner: Policy, space: Space, epsilon: float, epsilons: Sequence[float] = ()) -> None:
+        self.inner, self.space, self.epsilon, self.epsilons = inner, space, epsilon, epsilons
         self.uses_inner_observation = getattr(inner, "uses_inner_observation", False)
 
     def begin(self, rng: np.random.Generator) -> None:
         """Start an episode."""
         self.rng = np.random.default_rng(rng.integers(2**63))
+        if self.epsilons:
+            self.epsilon = float(self.rng.choice(self.epsilons))
         self.inner.begin(rng)
 
     def act(self, frame: np.ndarray) -> Any:

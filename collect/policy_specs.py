@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from worldmodel.common.errors import UserError, unknown_name
 from worldmodel.common.files import expand_path
 from worldmodel.common.memory import keep_freed_memory
 from worldmodel.common.spaces import Discrete, MultiBinary, MultiDiscrete, NoAction, Space, check_actions
+from worldmodel.data.header import PolicyRecord
 from worldmodel.envs.env_registry import scripted_policy
 
 BUILT_IN = ("random", "sticky", "periodic")
@@ -42,6 +44,7 @@ class PolicySpec:
         hash: sha256 of the file, or of kind and params.
         share: share of episodes that it plays, in (0, 1].
         epsilon: share of steps with a random action.
+        epsilons: if not empty, each episode samples its share from these.
     """
 
     name: str
@@ -51,6 +54,7 @@ class PolicySpec:
     hash: str = ""
     share: float = 1.0
     epsilon: float = 0.0
+    epsilons: tuple[float, ...] = ()
 
     def build(self, space: Space, env: Any = None) -> Policy:
         """Make the policy.
@@ -74,7 +78,13 @@ class PolicySpec:
             policy = _scripted_policy(self, space, env)
         else:
             policy = load_policy_file(self, env)
-        return NoisyPolicy(policy, space, self.epsilon) if self.epsilon > 0 else policy
+        is_noisy = self.epsilon > 0 or self.epsilons
+        return NoisyPolicy(policy, space, self.epsilon, self.epsilons) if is_noisy else policy
+
+    def record(self) -> PolicyRecord:
+        """The policy as the header of a dataset stores it."""
+        noise = {"epsilon": self.epsilon, **({"epsilons": list(self.epsilons)} if self.epsilons else {})}
+        return PolicyRecord(self.name, self.hash, {"kind": self.kind, **noise, **self.params}, self.share)
 
 
 def _scripted_policy(spec: PolicySpec, space: Space, env: Any) -> Policy:
@@ -122,10 +132,11 @@ def parse_policy(text: str, space: Space, defaults: dict[str, Any], epsilon: flo
     """Parse a policy name of the command line.
 
     Args:
-        text: random, sticky[:STICK], periodic[:PERIOD], a scripted policy of the environment, FILE.zip, or a
-            directory of `train policy`.
+        text: random, sticky[:STICK], periodic[:PERIOD], periodic:FIRST-LAST (each episode samples its period from
+            this range), a scripted policy of the environment, FILE.zip, or a directory of `train policy`.
         space: the environment's action space.
-        defaults: the environment's default parameters per kind, e.g. {"periodic": {"actions": [1, 2]}}.
+        defaults: the environment's default parameters per kind, e.g. {"periodic": {"actions": [1, 2]}}. Its
+            "reserved_periods" are left out of a range of periods.
         epsilon: share of steps with a random action.
 
     Raises:
@@ -147,7 +158,7 @@ def parse_policy(text: str, space: Space, defaults: dict[str, Any], epsilon: flo
         if kind == "periodic":
             params.setdefault("actions", default_cycle(space))
             check_actions(space, params["actions"], "periodic actions")
-            params["period"] = int(value) if value else int(params.get("period", PERIOD))
+            params |= _period_params(value or str(params.pop("period", PERIOD)), params.pop("reserved_periods", ()))
         elif kind == "sticky":
             params["stick"] = float(value) if value else float(params.get("stick", STICK))
     except ValueError as error:
@@ -174,6 +185,22 @@ def parse_noisy_policy(text: str, space: Space, defaults: dict[str, Any]) -> Pol
     if not 0 <= share <= 1:
         raise UserError(f"policy {text!r}: the share of random actions is {share}; wanted 0 to 1.")
     return parse_policy(inner if separator else text, space, defaults, share)
+
+
+def _period_params(text: str, reserved: Sequence[int]) -> dict[str, Any]:
+    """ "32" -> {"period": 32}; "6-9" -> {"periods": [6, 7, 8, 9]} without the reserved ones.
+
+    Raises:
+        UserError: a range in which no period is left.
+        ValueError: not a number.
+    """
+    first, dash, last = text.partition("-")
+    if not dash or not first:
+        return {"period": int(text)}
+    periods = [period for period in range(int(first), int(last) + 1) if period not in reserved]
+    if not periods:
+        raise UserError(f"policy 'periodic:{text}': wanted FIRST-LAST with a period that is not reserved, as 6-60.")
+    return {"periods": periods}
 
 
 def describe_policy_file(path: Path, epsilon: float = 0.0, name: str = "") -> PolicySpec:
@@ -221,11 +248,24 @@ def load_policy_file(spec: PolicySpec, env: Any) -> Policy:
     algorithm = getattr(stable_baselines3, settings["algo"].upper())
     learner = None
     if len(settings) > 1:  # from policy.json; without it the algorithm is all that is known
-        view = settings.get("view")
-        learner = LearnerConfig(**{**settings, "view": None if view is None else tuple(view)})
+        learner = LearnerConfig.from_json(settings)
     with preserved_global_state():
         model = algorithm.load(spec.path, device="cpu")
         return model_policy(model, env, spec.path, learner, deterministic, num_threads=1)
+
+
+def with_epsilons(spec: PolicySpec, epsilons: Sequence[float]) -> PolicySpec:
+    """The policy with a share of random steps that each episode samples from `epsilons`; () changes nothing.
+
+    Raises:
+        UserError: a share outside [0, 1], or the policy has a fixed share.
+    """
+    if not epsilons:
+        return spec
+    if spec.epsilon or not all(0 <= epsilon <= 1 for epsilon in epsilons):
+        raise UserError(f"epsilon={spec.epsilon}, epsilons={tuple(epsilons)}: wanted one of them, from 0 to 1.")
+    digest = spec.hash if spec.kind == "file" else _digest(spec.kind, {**spec.params, "epsilons": list(epsilons)})
+    return replace(spec, epsilons=tuple(epsilons), hash=digest)
 
 
 def check_policy_fits(spec: PolicySpec, env: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.collect.collect_config import TrainPolicy
-from worldmodel.collect.global_state import EpisodeGenerator
+from worldmodel.collect.dream_evaluation import dream_returns
 from worldmodel.collect.learned_policy import model_policy
 from worldmodel.collect.learner_model import save_model
 from worldmodel.collect.policy_evaluation import bootstrap_interval
@@ -81,26 +81,5 @@ class Validator:
             env.close()
 
     def _play_dreams(self, model: Any) -> np.ndarray:
-        """Returns of one dream of each validation seed, spread over the worlds: (N,).
-
-        They begin and end like episodes of the environment, whatever the settings of the training.
-        """
-        from worldmodel.dream import DreamLearnerEnv
-        from worldmodel.dream.dream_options import RECORDED
-
-        learner, count = self.config.learner, self.config.eval_episodes
-        dreams: Any = DreamLearnerEnv(
-            self.worlds, count, frame_stack=learner.frame_stack, last_action=learner.last_action, view=learner.view,
-            hold=learner.hold, seed=VALIDATION_SEED,
-            horizon=learner.horizon if None in [world.spec.max_steps for world in self.worlds] else RECORDED,
-        )  # fmt: skip
-        generator = EpisodeGenerator(model.device)
-        generator.seed(VALIDATION_SEED)
-        returns, observations = np.full(count, np.nan), dreams.reset()
-        while np.isnan(returns).any():
-            with generator.active():
-                actions, _ = model.predict(observations)
-            observations, _, dones, infos = dreams.step(actions)
-            for i in np.flatnonzero(dones & np.isnan(returns)):
-                returns[i] = infos[i]["episode"]["r"]
-        return returns
+        """Returns of one dream of each validation seed, spread over the worlds: (N,)."""
+        return dream_returns(model, self.config.learner, self.worlds, self.config.eval_episodes, VALIDATION_SEED)[0]

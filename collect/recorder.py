@@ -27,7 +27,7 @@ from worldmodel.common.errors import UserError
 from worldmodel.common.files import sync_folder
 from worldmodel.common.version import VERSION
 from worldmodel.data.dataset import Dataset
-from worldmodel.data.header import Header, PolicyRecord
+from worldmodel.data.header import Header
 from worldmodel.data.parts import PartWriter
 from worldmodel.data.sealing import seal
 from worldmodel.envs.process_manager import load_process_manager
@@ -79,9 +79,7 @@ def make_header(meta: Any, policies: Sequence[PolicySpec], seed: int, episodes: 
         frame_skip=meta.frame_skip,
         max_steps=meta.max_steps,
         variables=tuple(meta.variables),
-        policies=tuple(
-            PolicyRecord(p.name, p.hash, {"kind": p.kind, "epsilon": p.epsilon, **p.params}, p.share) for p in policies
-        ),
+        policies=tuple(policy.record() for policy in policies),
         seed=seed,
         shard=(int(shard[0]), int(shard[1])),
         num_episodes=episodes,

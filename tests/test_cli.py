@@ -99,6 +99,9 @@ def paths_made(name: str, config: Any) -> set[tuple[str, str]]:
     """(kind, path) of what a command makes."""
     if name == "demo":
         return {("dataset", f"{config.out}/cover.h5"), ("world", f"{config.out}/world")}
+    if name == "loop":
+        files = (("dataset", "data.h5"), ("world", "world"), ("policy", "policy"))
+        return {(kind, f"{config.out}/round-{n + 1}/{file}") for kind, file in files for n in range(config.rounds)}
     if name not in MAKES:
         return set()
     made = {(MAKES[name], str(config.out))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 import runpy
 from pathlib import Path
@@ -63,6 +64,15 @@ def test_surprise_runs(tmp_path: Path) -> None:
     output = run("surprise.py", tmp_path, "--quick")
     assert figures(output, "own:")[0] < 0
     assert 0 <= figures(output, "other player:")[1] <= 1
+
+
+def test_a_loop_of_recordings_worlds_and_policies_runs(tmp_path: Path) -> None:
+    output = run("dream_loop.py", tmp_path, "--quick")
+    assert output.count("random ") == 2
+    for name in ("data.h5", "world/config.json", "policy/policy.zip"):
+        assert all((tmp_path / f"round-{number}" / name).exists() for number in (1, 2))
+    policy = json.loads((tmp_path / "round-2" / "policy" / "policy.json").read_text())
+    assert policy["init_from"]["path"].endswith("round-1/policy/policy.zip")
 
 
 @pytest.mark.slow

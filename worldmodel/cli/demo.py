@@ -6,12 +6,11 @@ Each stage leaves a file and is skipped when that file exists, so the same comma
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from worldmodel.cli.stages import Stage, run_stages
 from worldmodel.common.errors import UserError, unknown_name
 
 
@@ -63,23 +62,6 @@ class Demo:
             )
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One stage of the demo.
-
-    Attributes:
-        name: its key in seconds.json.
-        description: what it does, for the status line.
-        product: the file whose existence means that the stage is finished.
-        run: does it.
-    """
-
-    name: str
-    description: str
-    product: Path
-    run: Callable[[], None]
-
-
 def demo(config: Demo) -> None:
     """Run the stages that are not finished, write report.html and print what to try next.
 
@@ -88,7 +70,6 @@ def demo(config: Demo) -> None:
     """
     from worldmodel.cli.demo_page import next_commands, write_report
     from worldmodel.cli.progress import print_status
-    from worldmodel.common.files import atomic_path
     from worldmodel.common.run_info import check_same_run, remove_run, save_run_info
     from worldmodel.train.presets import PRESETS
 
@@ -102,19 +83,7 @@ def demo(config: Demo) -> None:
     if not run.exists():
         save_run_info(run, "demo", config)
     print_status(f"All files are written to {out}/. Press Ctrl-C at any time: the same command continues.\n")
-    times = out / "seconds.json"
-    seconds: dict[str, float] = json.loads(times.read_text()) if times.exists() else {}
-    for stage in stages(config):
-        if stage.product.exists():
-            print_status(f"[{stage.name}] is done: {stage.product}")
-            continue
-        print_status(f"[{stage.name}] {stage.description}")
-        begin = time.monotonic()
-        stage.run()
-        seconds[stage.name] = seconds.get(stage.name, 0.0) + time.monotonic() - begin
-        with atomic_path(times) as temporary:
-            temporary.write_text(json.dumps(seconds))
-    write_report(config, out, seconds)
+    write_report(config, out, run_stages(stages(config), out / "seconds.json"))
     print(next_commands(config, out))
 
 

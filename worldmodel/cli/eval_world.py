@@ -152,7 +152,7 @@ def policy_factory(record: PolicyRecord, data: Dataset) -> PolicyFactory | None:
 
     params = dict(record.params)
     kind = str(params.pop("kind", record.name))
-    epsilon = float(params.pop("epsilon", 0.0))
+    epsilon, epsilons = float(params.pop("epsilon", 0.0)), tuple(params.pop("epsilons", ()))
     if kind == "scripted":
         try:
             policy_class = scripted_policy(str(params.get("entry_point")))
@@ -162,4 +162,5 @@ def policy_factory(record: PolicyRecord, data: Dataset) -> PolicyFactory | None:
             return None
     elif kind not in BUILT_IN or (kind == "periodic" and "actions" not in params):
         return None
-    return batch_policy(PolicySpec(record.name, kind, params, epsilon=epsilon), data.header.action_space)
+    spec = PolicySpec(record.name, kind, params, epsilon=epsilon, epsilons=epsilons)
+    return batch_policy(spec, data.header.action_space)

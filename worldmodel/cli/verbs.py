@@ -26,6 +26,11 @@ VERBS: dict[str, Verb] = {
         "worldmodel.cli.demo:demo",
         "all stages on real take-cover, with an HTML report",
     ),
+    "loop": Verb(
+        "worldmodel.cli.rounds_config:RoundsConfig",
+        "worldmodel.cli.loop_command:loop",
+        "rounds of recording, learning the world, learning a policy in it, testing it outside",
+    ),
     "envs": Verb(
         "worldmodel.cli.env_commands:Envs",
         "worldmodel.cli.env_commands:envs",

@@ -21,7 +21,8 @@ _ADDED_TO_LEARNER = {
     "backend": "auto",
     "threads": 1,
 }
-_ADDED_TO_TRAIN_POLICY = {"eval_episodes": 20, "keep": "last", "more_worlds": [], "starts_from": []}
+_ADDED_TO_COLLECT: dict[str, Any] = {"epsilons": []}
+_ADDED_TO_TRAIN_POLICY: dict[str, Any] = {"eval_episodes": 20, "keep": "last", "more_worlds": [], "starts_from": []}
 
 
 def upgrade_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -37,6 +38,8 @@ def upgrade_config(config: dict[str, Any]) -> dict[str, Any]:
         config = {**config, "learner": {**_ADDED_TO_LEARNER, **config["learner"]}}
         if "test_episodes" in config:  # of `train policy`
             config = {**_ADDED_TO_TRAIN_POLICY, **config}
+        if "shard" in config:  # of `collect`
+            config = {**_ADDED_TO_COLLECT, **config}
     if not isinstance(config, dict) or not isinstance(config.get("screen"), dict):
         return config
     upgraded = {key: value for key, value in config.items() if key != "screen"}

@@ -25,8 +25,8 @@ from worldmodel.common.version import VERSION
 
 T = TypeVar("T")
 PACKAGES = ("torch", "numpy", "gymnasium", "vizdoom", "stable-baselines3", "h5py", "imageio", "pillow")
-# Config fields that do not change the output of a run; they may differ when a run is resumed.
-EXECUTION_FIELDS = frozenset({"workers", "device", "json", "force", "threads", "minutes_left", "quiet"})
+# Config fields that may differ when a run is resumed: they do not change its output, or (rounds) only extend it.
+EXECUTION_FIELDS = frozenset({"workers", "device", "json", "force", "threads", "minutes_left", "quiet", "rounds"})
 
 
 def structure_unions_by_kind(converter: Any) -> Any:
