@@ -87,7 +87,8 @@ MAKES = {
 READS = {"data": "dataset", "files": "dataset", "file": "dataset", "tokenizer": "tokenizer", "world": "world"}
 READS |= {
     "model": "clip model",
-    "generated": "clip model",
+    "real": "dataset",
+    "fake": "clip model",
     "directory": "world",
     "folder": "part files",
     "policies": "policy",

@@ -447,7 +447,7 @@ def test_eval_clips_compares_models_and_datasets(
     assert value["value"]["mean"] < 5 * value["baselines"]["half of the real clips"]["mean"]
     run(["eval", "clips", file, str(model_dir), "--num", "8", "--reconstruct", "--json"])
     result = json.loads(capsys.readouterr().out)
-    assert result["sections"]["pairs of clips"]["clip_psnr"]["values"][0]["value"]["mean"] > 15
+    assert result["sections"]["pairs of clips"]["psnr"]["values"][0]["value"]["mean"] > 15
     run(["eval", "clips", file, file, "--num", "8", "--length", "3", "--json", "--metrics", "frechet_motion"])
     distances = json.loads(capsys.readouterr().out)["sections"]["distributions of clips"]
     assert list(distances) == ["frechet_motion"]
