@@ -134,6 +134,7 @@ def test_other_sources_are_refused_in_a_sentence(folder: Path) -> None:
         ((real, fake, "--floor", "--metrics", "fvd"), "needs 512 real clips, got 24"),
         ((real, fake, "--reconstruct"), "which has no tokenizer"),
         ((real, fake, "--best-of", "2"), "is no model; give a .npy"),
+        ((real, fake, "--likelihood"), "is no clip model"),
         ((real, fake, "--num", "0"), "wanted at least 1"),
         ((real, fake, "--protocol", "videogp"), "unknown protocol 'videogp'. Did you mean 'videogpt'"),
         ((real, fake, "--context-frames", "4", "--metrics", "psnr"), "have none after 4 context frames"),

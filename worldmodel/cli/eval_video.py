@@ -62,6 +62,8 @@ class EvalVideo:
     """Repetitions with other clips and samples; the mean and the deviation are reported."""
     floor: bool = False
     """Compare real clips with as many other real clips too."""
+    likelihood: bool = False
+    """Report nats and bits of the real clips under a clip model too, and the use of its codes."""
     detector: Path | None = None
     """A TorchScript file whose features are used instead of I3D's."""
     classifier: Path | None = None
@@ -135,9 +137,11 @@ def _evaluate(config: EvalVideo, metrics: tuple[str, ...]) -> dict[str, Any]:
     with ExitStack() as stack:
         comparison = _open(config, settings, stack)
         networks = ClipNetworks(settings)
+        extra = _likelihood(comparison, config)
         result = compare_clips(
             comparison, metrics, networks, config.trials, config.floor, _Watch(comparison.choice.num)
         )
+    result["sections"] |= extra
     facts = {"split": config.split, "seed": config.seed, "reconstruct": config.reconstruct}
     facts |= {"reconstruct_real": config.reconstruct_real, "best_of": config.best_of}
     protocol = {"name": config.protocol, **asdict(settings.rules)}
@@ -179,6 +183,18 @@ def _open(config: EvalVideo, settings: ClipSettings, stack: ExitStack) -> Compar
     choice = Choice(length, num, config.split, config.seed, config.batch_size)
     sampling = Sampling(**vars(config.sampling), exact=False)
     return ModelComparison(data, model, choice, sampling, config.reconstruct, config.reconstruct_real, config.best_of)
+
+
+def _likelihood(comparison: Comparison, config: EvalVideo) -> dict[str, Any]:
+    """The section of the likelihood, if it is asked for."""
+    from worldmodel.metrics.clip_comparison import ModelComparison
+    from worldmodel.metrics.clip_likelihood import SECTION
+
+    if not config.likelihood:
+        return {}
+    if not isinstance(comparison, ModelComparison):
+        raise UserError(f"--likelihood: {config.fake} is no clip model, which has one; leave it out.")
+    return {SECTION: comparison.likelihood()}
 
 
 def _is_model(path: Path) -> bool:

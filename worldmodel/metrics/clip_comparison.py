@@ -18,6 +18,7 @@ from worldmodel.common.errors import UserError
 from worldmodel.data import Dataset
 from worldmodel.metrics.clip_evaluation import SECTIONS, evaluate_clips
 from worldmodel.metrics.clip_files import ClipFile
+from worldmodel.metrics.clip_likelihood import likelihood_section
 from worldmodel.metrics.clip_protocols import ClipNetworks
 from worldmodel.metrics.clip_sources import (
     DEFAULT_SAMPLING,
@@ -197,6 +198,16 @@ class ModelComparison(Comparison):
 
     def check_trials(self) -> None:
         """As `Comparison.check_trials`; reconstructions of other clips and new samples differ."""
+
+    def likelihood(self) -> dict[str, Any]:
+        """The section of `likelihood_section` for the real clips of the first trial.
+
+        Raises:
+            UserError: the model is a world.
+        """
+        if not isinstance(self.model, ClipModel):
+            raise UserError("the likelihood is of clip models; a world has it in 'worldmodel eval world'.")
+        return likelihood_section(self.model, self._batches(0))
 
 
 def _check_twice(found: int, num: int) -> None:
