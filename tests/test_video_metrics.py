@@ -226,27 +226,31 @@ def test_resizing_keeps_constants_and_differs_between_protocols() -> None:
         network_input(plain, 12, "bicubic")
 
 
-def test_features_are_computed_once_and_those_of_real_clips_cached(tmp_path: Path) -> None:
+def test_features_are_computed_once_and_cached(tmp_path: Path) -> None:
     networks = TinyNetworks(ClipSettings(cache=tmp_path))
     real, generated = random_clips(5), random_clips(5, seed=1)
-    for expected in (2, 3):  # batches that reach the network: both sides, then the generated ones only
-        evaluate_clips([real], [generated], ["fvd", "kvd"], networks=networks)
+    for clips, expected in ((generated, 2), (generated, 2), (generated + 1, 3)):  # calls of the network so far
+        evaluate_clips([real], [clips], ["fvd", "kvd"], networks=networks)
         assert networks.detector.calls == expected
         del networks.features  # as in another process
-    (file,) = tmp_path.iterdir()
-    file.write_bytes(b"damaged")
-    np.testing.assert_array_equal(ClipFeatures(networks.detector, tmp_path)(real, True), mean_colours(real))
+    for file in tmp_path.iterdir():
+        file.write_bytes(b"damaged")
+    np.testing.assert_array_equal(ClipFeatures(networks.detector, tmp_path)(real), mean_colours(real))
     other = TinyNetworks(ClipSettings(cache=tmp_path), identity="other weights")
     evaluate_clips([real], [generated], ["fvd"], networks=other)
     assert other.detector.calls == 2
-    assert len(list(tmp_path.iterdir())) == 2
+    uncached = TinyNetworks()
+    for _ in range(2):
+        evaluate_clips([real], [generated], ["fvd", "kvd"], networks=uncached)
+    assert uncached.detector.calls == 4
+    assert len(list(tmp_path.iterdir())) == 5
 
 
 class Classes(nn.Module):
-    """A network from clips to as many numbers as colours; with `return_features` twice of them."""
+    """A network from clips to as many numbers as colours; with `return_features` twice of them, with `resize` none."""
 
-    def forward(self, clips: torch.Tensor, return_features: bool = False) -> torch.Tensor:
-        values = clips.mean((2, 3, 4))
+    def forward(self, clips: torch.Tensor, resize: bool, return_features: bool = False) -> torch.Tensor:
+        values = clips.mean((2, 3, 4)) * (0.0 if resize else 1.0)
         return values * 2 if return_features else values
 
 

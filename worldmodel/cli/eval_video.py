@@ -79,7 +79,7 @@ class EvalVideo:
     batch_size: int = 16
     """Clips generated at once."""
     cache: bool = True
-    """Keep features of real clips in the cache folder."""
+    """Keep features of networks in the cache folder; the same command then continues where it was stopped."""
     out: Path | None = None
     """Write JSON here."""
     force: bool = False

@@ -50,7 +50,7 @@ class ClipSettings:
         classifier: a TorchScript file that gives the class logits of the Inception Score; None for I3D's.
         context_frames: first frames of every clip that metrics of pairs leave out, because the model was given them.
         device: "cpu" or "cuda".
-        cache: folder of cached features of real clips; None for no cache.
+        cache: folder of cached features; None for no cache.
 
     Raises:
         UserError: an unknown protocol, or a negative number of frames.

@@ -24,6 +24,7 @@ from worldmodel.metrics.pretrained import load_pretrained
 
 I3D_ASSET = "i3d-kinetics-400"
 CHUNK = 4  # clips at once, to bound memory
+PUBLISHED_OPTIONS = {"rescale": False, "resize": False, "return_features": True}
 
 
 class Detector(ABC):
@@ -97,8 +98,9 @@ def load_i3d(resizing: str, device: str = "cpu") -> Detector:
 def load_torchscript(path: Path, resizing: str, device: str = "cpu") -> Detector:
     """A network of a user's TorchScript file, (N, 3, T, 224, 224) in [-1, 1] -> (N, F).
 
-    A network that takes `return_features`, as the published TorchScript files of I3D and Inception do, is asked for
-    them. TorchScript can contain code: load files that you trust.
+    The published TorchScript files of I3D and Inception take the arguments `rescale`, `resize` and `return_features`:
+    they are asked for features of clips that are resized and scaled already. TorchScript can contain code: load files
+    that you trust.
 
     Raises:
         UserError: the file cannot be read as TorchScript.
@@ -112,20 +114,23 @@ def load_torchscript(path: Path, resizing: str, device: str = "cpu") -> Detector
         except (RuntimeError, ValueError) as error:
             raise UserError(f"'{path}' cannot be read: wanted a network saved by torch.jit.save.") from error
     names = {argument.name for argument in module.forward.schema.arguments}
+    options = {name: value for name, value in PUBLISHED_OPTIONS.items() if name in names}
 
     def network(clips: Tensor) -> Tensor:
-        return module(clips, return_features=True) if "return_features" in names else module(clips)
+        return module(clips, **options)
 
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     return NetworkDetector(network, path.name, sha256, 1, resizing, device)
 
 
 class ClipFeatures:
-    """Features of clips for several metrics: those of the last batch are kept, and those of real clips cached.
+    """Features of clips for several metrics: those of the last batch are kept in memory, and all of them in files.
+
+    So the features of real clips are computed once for many comparisons, and a command that was stopped continues.
 
     Args:
         detector: computes the features.
-        cache: folder of files with the features of real batches, named by the hash of clips and detector; None for no
+        cache: folder of files with the features of batches, named by the hash of clips and detector; None for no
             cache.
     """
 
@@ -134,10 +139,10 @@ class ClipFeatures:
         self._clips: Tensor | None = None
         self._features = np.zeros((0, 0))
 
-    def __call__(self, clips: Tensor, is_real: bool) -> np.ndarray:
+    def __call__(self, clips: Tensor) -> np.ndarray:
         """(N, T, H, W, 3) uint8 -> (N, F) float64."""
         if clips is not self._clips:
-            found = self._cached(clips) if is_real and self.cache is not None else self.detector.features(clips)
+            found = self.detector.features(clips) if self.cache is None else self._cached(clips)
             self._clips, self._features = clips, found
         return self._features
 

@@ -37,7 +37,7 @@ class FeatureAccumulator(ClipAccumulator):
 
     def update(self, clips: Tensor, is_real: bool) -> None:
         """As `ClipAccumulator.update`."""
-        self._found[REAL if is_real else GENERATED].append(self.features(clips, is_real))
+        self._found[REAL if is_real else GENERATED].append(self.features(clips))
 
     def vectors(self, side: str) -> np.ndarray:
         """(N, F) float64 of one side; (0, 0) without clips."""

@@ -74,13 +74,12 @@ class PairedAccumulator(ClipAccumulator):
         self._waiting = {True: real[count:], False: generated[count:]}
 
     def _score_pairs(self, real: Tensor, generated: Tensor) -> None:
-        """Score (n, 1, T, H, W, 3) and (n, S, T, H, W, 3)."""
-        count, samples = generated.shape[:2]
-        first, second = (
-            x[:, :, self.context_frames :].flatten(0, 2) for x in (real.expand(-1, samples, -1, -1, -1, -1), generated)
-        )
-        scores = self.score(first, second)  # (n * S * T,)
-        self._scores.append(scores.double().cpu().view(count, samples, -1).mean(2).numpy())
+        """Score (n, 1, T, H, W, 3) and (n, S, T, H, W, 3), sample by sample to bound memory."""
+        frames, scores = real[:, 0, self.context_frames :].flatten(0, 1), []  # (n * T, H, W, 3)
+        for sample in generated.unbind(1):
+            score = self.score(frames, sample[:, self.context_frames :].flatten(0, 1))  # (n * T,)
+            scores.append(score.double().cpu().view(len(real), -1).mean(1))
+        self._scores.append(torch.stack(scores, 1).numpy())  # (n, S)
 
     def compute(self) -> list[MetricValue]:
         """As `ClipAccumulator.compute`."""
