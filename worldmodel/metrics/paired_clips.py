@@ -94,8 +94,8 @@ class PairedAccumulator(ClipAccumulator):
 
     def details(self) -> dict[str, str]:
         """As `ClipAccumulator.details`."""
-        context = "all frames" if not self.context_frames else f"without the first {self.context_frames} frames"
-        return {"frames": f"mean over frames, {context}", **self.rules}
+        frames = "all" if not self.context_frames else f"all but the first {self.context_frames}"
+        return {"frames": f"mean over {frames}", **self.rules}
 
     def state(self) -> State:
         """As `ClipAccumulator.state`."""
