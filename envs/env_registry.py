@@ -169,6 +169,14 @@ def action_keys(name: str, labels: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def policy_defaults(name: str) -> dict[str, dict[str, Any]]:
-    """Default parameters by kind of policy, for a short name or id; {} for an environment without a row."""
+    """Default parameters by kind of policy, for a short name or id; {} for an environment without a row.
+
+    Those of "periodic" contain the row's reserved periods, if there are any.
+    """
     row = row_of(name)
-    return {} if row is None else {kind: dict(params) for kind, params in row.policy.items()}
+    if row is None:
+        return {}
+    defaults = {kind: dict(params) for kind, params in row.policy.items()}
+    if row.reserved_periods and "periodic" in defaults:
+        defaults["periodic"]["reserved_periods"] = row.reserved_periods
+    return defaults

@@ -88,7 +88,8 @@ MAKES = {
 READS = {"data": "dataset", "files": "dataset", "file": "dataset", "tokenizer": "tokenizer", "world": "world"}
 READS |= {
     "model": "clip model",
-    "generated": "clip model",
+    "real": "dataset",
+    "fake": "dataset",
     "directory": "world",
     "folder": "part files",
     "policies": "policy",
@@ -112,12 +113,18 @@ def paths_made(name: str, config: Any) -> set[tuple[str, str]]:
 
 
 def paths_read(config: Any) -> set[tuple[str, str]]:
-    """(kind, path) of what a command reads; policies with a slash are directories."""
+    """(kind, path) of what a command reads; policies with a slash are directories.
+
+    Clips in arrays and in a folder called videos are the reader's own.
+    """
     read = set()
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         for item in value if isinstance(value, tuple) else (value,):
-            if field.name in READS and (isinstance(item, Path) or (isinstance(item, str) and "/" in item)):
+            if field.name in ("real", "fake") and item.suffix != ".h5":
+                kind = "world" if str(item) in shipped_worlds() else "clip model"
+                read |= {(kind, str(item))} if item.suffix != ".npy" and item.name != "videos" else set()
+            elif field.name in READS and (isinstance(item, Path) or (isinstance(item, str) and "/" in item)):
                 read.add((READS[field.name], str(item)))
     return read
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from tiny_networks import TinyNetworks
 
 from worldmodel.common.errors import UserError
 from worldmodel.metrics import CLIP_METRICS, ClipMetric, evaluate_clips, register_clip_metric
@@ -103,7 +104,8 @@ def test_a_perfect_generator_is_near_the_noise_floor_and_a_wrong_one_is_not() ->
 @pytest.mark.parametrize("row", ROWS)
 def test_every_metric_keeps_the_contract(row: ClipMetric) -> None:
     real, generated = random_clips(20, 0), random_clips(20, 1)
-    whole, parts = row.make(), row.make()
+    networks = TinyNetworks()
+    whole, parts = row.accumulator(networks), row.accumulator(networks)
     assert whole.compute() == []
     whole.update(real, True)
     assert whole.compute() == [], "one set alone has no value"
@@ -112,14 +114,14 @@ def test_every_metric_keeps_the_contract(row: ClipMetric) -> None:
     assert np.isfinite(value.value.mean)
     for begin, end in ((0, 3), (3, 4), (4, 20)):  # stopped and continued after each batch
         parts.update(real[begin:end], True)
-        continued = row.make()
+        continued = row.accumulator(networks)
         continued.load_state({name: array.copy() for name, array in parts.state().items()})
         continued.update(generated[begin:end], False)
-        parts = row.make()
+        parts = row.accumulator(networks)
         parts.load_state(continued.state())
     (other,) = parts.compute()
     assert other.value.mean == pytest.approx(value.value.mean, rel=1e-6)
-    equal = row.make()
+    equal = row.accumulator(networks)
     equal.update(real, True)
     equal.update(real, False)
     (best,) = equal.compute()
@@ -132,19 +134,20 @@ def test_all_metrics_are_evaluated_batch_by_batch() -> None:
     found = evaluate_clips(batches(real, 4), batches(generated, 3), paired=True)
     assert found["clips"] == {"real": 10, "generated": 14}
     sections = found["sections"]
-    assert set(sections["pairs of clips"]) | set(sections["distributions of clips"]) == set(CLIP_METRICS)
+    defaults = {name for name, row in CLIP_METRICS.items() if row.default}
+    assert set(sections["pairs of clips"]) | set(sections["distributions of clips"]) == defaults
     for name, metric in evaluate_clips([real], [generated], paired=True)["sections"]["pairs of clips"].items():
         assert metric["values"] == sections["pairs of clips"][name]["values"]
     assert "pairs of clips" not in evaluate_clips([real], [generated])["sections"]
     small = evaluate_clips([real[:, :, :8, :8]], [generated[:, :, :8, :8]], paired=True)["sections"]["pairs of clips"]
-    assert small["clip_ssim"]["values"] == [], "frames are smaller than its window"
+    assert small["ssim"]["values"] == [], "frames are smaller than its window"
 
 
 def test_wrong_requests_are_refused() -> None:
     real = random_clips(4, 0)
     for arguments, message in (
-        ((["fvd"],), "unknown metric 'fvd'"),
-        ((["clip_psnr"],), "these sets are not paired"),
+        ((["fvx"],), "unknown metric 'fvx'"),
+        ((["psnr"],), "these sets are not paired"),
     ):
         with pytest.raises(UserError, match=message):
             evaluate_clips([real], [real], *arguments)
@@ -152,5 +155,5 @@ def test_wrong_requests_are_refused() -> None:
         evaluate_clips([real], [real[:, :2]])
     with pytest.raises(UserError, match="T >= 2"):
         evaluate_clips([real[:, :1]], [real[:, :1]])
-    with pytest.raises(UserError, match="there is a metric 'clip_psnr' already"):
-        register_clip_metric(CLIP_METRICS["clip_psnr"])
+    with pytest.raises(UserError, match="there is a metric 'psnr' already"):
+        register_clip_metric(CLIP_METRICS["psnr"])

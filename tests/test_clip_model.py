@@ -436,19 +436,30 @@ def test_the_commands_train_and_sample(data: Dataset, tmp_path: Path, capsys: py
         run([*command, *loops, "--minutes", "1"])
 
 
-def test_eval_clips_compares_models_and_datasets(
+def test_eval_video_compares_models_and_datasets(
     data: Dataset, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, out = str(data.paths[0]), tmp_path / "evaluation.json"
-    run(["eval", "clips", file, str(model_dir), "--num", "24", "--split", "train", "--out", str(out)])
+    run(["eval", "video", file, str(model_dir), "--num", "24", "--split", "train", "--out", str(out)])
     assert "24 real and 24 generated clips of 4 frames" in capsys.readouterr().out
     distances = json.loads(out.read_text())["sections"]["distributions of clips"]
     value = distances["frechet_pixels"]["values"][0]
     assert value["value"]["mean"] < 5 * value["baselines"]["half of the real clips"]["mean"]
-    run(["eval", "clips", file, str(model_dir), "--num", "8", "--reconstruct", "--json"])
+    run(["eval", "video", file, str(model_dir), "--num", "8", "--reconstruct", "--json"])
     result = json.loads(capsys.readouterr().out)
-    assert result["sections"]["pairs of clips"]["clip_psnr"]["values"][0]["value"]["mean"] > 15
-    run(["eval", "clips", file, file, "--num", "8", "--length", "3", "--json", "--metrics", "frechet_motion"])
+    assert result["sections"]["pairs of clips"]["psnr"]["values"][0]["value"]["mean"] > 15
+    run(["eval", "video", file, str(model_dir), "--num", "8", "--likelihood", "--json"])
+    likelihood = json.loads(capsys.readouterr().out)["sections"]["likelihood of real clips"]
+    figures = {name: metric["values"][0]["value"]["mean"] for name, metric in likelihood.items()}
+    model = ClipModel.from_pretrained(model_dir)
+    codes = model.prior.num_steps * model.tokenizer.grid[0] * model.tokenizer.grid[1]
+    assert figures["bits_per_code"] == pytest.approx(figures["nats_per_code"] / np.log(2))
+    assert figures["bits_per_dim"] == pytest.approx(figures["bits_per_code"] * codes / (4 * SIZE * SIZE * 3))
+    batch = next(recorded_clips(data, 4, 8, "test"))
+    nats = -model.log_prob(batch.frames, model.conditioning_of(batch)).mean().item() / codes
+    assert figures["nats_per_code"] == pytest.approx(nats, rel=1e-5)
+    assert 1 <= figures["perplexity"] <= model.prior.num_codes - figures["unused_codes"]
+    run(["eval", "video", file, file, "--num", "8", "--length", "3", "--json", "--metrics", "frechet_motion"])
     distances = json.loads(capsys.readouterr().out)["sections"]["distributions of clips"]
     assert list(distances) == ["frechet_motion"]
     assert distances["frechet_motion"]["values"][0]["value"]["mean"] < 1e-9
@@ -461,7 +472,7 @@ def test_eval_clips_compares_models_and_datasets(
         ([str(model_dir), "--num", "0"], "wanted at least 1"),
     ):
         with pytest.raises(UserError, match=message):
-            run(["eval", "clips", file, *arguments])
+            run(["eval", "video", file, *arguments])
 
 
 def test_a_world_generates_clips_from_first_frames_and_actions(data: Dataset) -> None:

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from worldmodel.cli.failures import failure_sentence
-from worldmodel.cli.verbs import VERBS, usage
+from worldmodel.cli.verbs import FORMER_VERBS, VERBS, usage
 from worldmodel.common.entries import load_entry
 from worldmodel.common.errors import UserError, unknown_name
 
@@ -86,6 +86,7 @@ def expand_home(value: Any) -> Any:
 def _split_verb(arguments: list[str]) -> tuple[str, list[str]]:
     """The verb, of one word or two, and the arguments after it."""
     words = [a for a in arguments[:2] if not a.startswith("-")]
+    words = FORMER_VERBS.get(" ".join(words), " ".join(words)).split()
     name = next((n for n in (" ".join(words), words[0] if words else "") if n in VERBS), None)
     if name is None:
         group = {n for n in VERBS if words and n.startswith(words[0] + " ")}
@@ -116,7 +117,7 @@ def _load_saved_config(path: Path, verb: str, config_class: Any) -> Any:
     from worldmodel.common.run_info import config_from_json, load_run_info
 
     info = load_run_info(path)
-    if info["verb"] != verb:
+    if FORMER_VERBS.get(info["verb"], info["verb"]) != verb:
         raise UserError(f"{path} was saved by 'worldmodel {info['verb']}', not by 'worldmodel {verb}'.")
     renamed: dict[str, str] = getattr(config_class, "RENAMED_FIELDS", {})
     values = {renamed.get(name, name): value for name, value in info["config"].items()}

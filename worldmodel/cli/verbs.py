@@ -131,10 +131,10 @@ VERBS: dict[str, Verb] = {
         "worldmodel.cli.eval_world:eval_world",
         "evaluate a world: free runs, likelihood, prediction",
     ),
-    "eval clips": Verb(
-        "worldmodel.cli.eval_clips:EvalClips",
-        "worldmodel.cli.eval_clips:eval_clips",
-        "compare generated clips with recorded ones",
+    "eval video": Verb(
+        "worldmodel.cli.eval_video:EvalVideo",
+        "worldmodel.cli.eval_video:eval_video",
+        "compare two sets of clips: FVD, LPIPS, PSNR and others",
     ),
     "predict": Verb(
         "worldmodel.cli.predict_command:Predict",
@@ -182,6 +182,8 @@ VERBS: dict[str, Verb] = {
         "whole steps of dreams per second, alone and in batches",
     ),
 }
+
+FORMER_VERBS = {"eval clips": "eval video"}  # still accepted, also in saved configs
 
 
 def usage() -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from worldmodel.metrics.clip_protocols import ClipNetworks
 from worldmodel.metrics.metric import MetricValue
 
 State = dict[str, np.ndarray]
@@ -39,6 +40,14 @@ class ClipAccumulator(ABC):
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Continue from a `state` of the same metric."""
 
+    def details(self) -> dict[str, str]:
+        """What the value depends on besides the clips, for reports: name -> phrase."""
+        return {}
+
+    def warnings(self) -> list[str]:
+        """What a reader must know to interpret the value, in sentences."""
+        return []
+
 
 @dataclass(frozen=True)
 class ClipMetric:
@@ -52,6 +61,8 @@ class ClipMetric:
         is_paired: whether it compares generated clip i with real clip i, so that both sets must be in the same order;
             otherwise it compares the two distributions.
         make: makes an empty accumulator.
+        default: whether it is evaluated when no metric is named; False for expensive ones.
+        uses_networks: whether `make` takes a `ClipNetworks`, which has settings and shared networks.
     """
 
     name: str
@@ -59,4 +70,14 @@ class ClipMetric:
     unit: str
     better: str
     is_paired: bool
-    make: Callable[[], ClipAccumulator]
+    make: Callable[..., ClipAccumulator]
+    default: bool = True
+    uses_networks: bool = False
+
+    def accumulator(self, networks: ClipNetworks) -> ClipAccumulator:
+        """An empty accumulator.
+
+        Raises:
+            UserError: a network that it needs cannot be loaded.
+        """
+        return self.make(networks) if self.uses_networks else self.make()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from worldmodel.common.errors import UserError
@@ -23,7 +24,7 @@ DEFAULT_SAMPLING = Sampling(exact=False)
 
 
 def recorded_clips(
-    data: Dataset, length: int, num: int, split: str, seed: int = 0, batch_size: int = 16
+    data: Dataset, length: int, num: int, split: str, seed: int = 0, batch_size: int = 16, skip: int = 0
 ) -> Iterator[Batch[Tensor]]:
     """Clips of a split in a random order, without clips that hold an invalid frame.
 
@@ -34,6 +35,7 @@ def recorded_clips(
         split: "train", "validation" or "test".
         seed: of the order.
         batch_size: clips at once.
+        skip: clips to leave out at the beginning of the order.
 
     Yields:
         Batches of at most `batch_size` clips.
@@ -48,8 +50,9 @@ def recorded_clips(
         begin = int(data.frame_offsets[episodes[0]] + starts[0])
         if valid[begin : begin + length].all():
             chosen.append((episodes, starts))
-        if len(chosen) == num:
+        if len(chosen) == skip + num:
             break
+    chosen = chosen[skip:]
     for i in range(0, len(chosen), batch_size):
         episodes, starts = (np.concatenate(x) for x in zip(*chosen[i : i + batch_size], strict=True))
         yield sampler.gather(episodes, starts).torch()
@@ -60,6 +63,7 @@ def generated_clips(
     batches: Iterable[Batch[Tensor]],
     seed: int = 0,
     sampling: Sampling = DEFAULT_SAMPLING,
+    samples: int = 1,
 ) -> Iterator[Tensor]:
     """Clips of a model, clip i from the conditions of recorded clip i.
 
@@ -67,23 +71,31 @@ def generated_clips(
         model: a clip model, which gets the classes, actions and frames that it is conditioned on; or a world, which
             dreams on from the first frame of each clip with its actions.
         batches: of recorded clips.
-        seed: clip i is a function of seed + i.
+        seed: samples are numbered batch by batch, all first samples of a batch before all second ones; number i is a
+            function of seed + i.
         sampling: how codes are sampled.
+        samples: S, samples of each clip.
 
     Yields:
-        (N, L, H, W, 3) uint8 on the CPU, for each batch.
+        (N, L, H, W, 3) uint8 on the CPU, for each batch; (N, S, L, H, W, 3) if S is above 1.
     """
     for batch in batches:
-        rows = len(batch.frames)
-        if isinstance(model, ClipModel):
-            given = model.conditioning_of(batch)
-            clips = model.sample(rows, given.class_index, given.actions, seed, sampling, given.frames, rows)
-            yield clips.cpu()
-        else:
-            simulator = Simulator(model, rows, seed=seed, sampling=sampling, backend=BACKEND)
-            context = model.context(batch.frames[:, :1], batch.actions[:, :0])
-            yield simulator.rollout(batch.actions.to(model.device), context).frames.cpu()
-        seed += rows
+        found = []
+        for _ in range(samples):
+            found.append(_generate(model, batch, seed, sampling).cpu())
+            seed += len(batch.frames)
+        yield found[0] if samples == 1 else torch.stack(found, 1)
+
+
+def _generate(model: ClipModel | WorldModel, batch: Batch[Tensor], seed: int, sampling: Sampling) -> Tensor:
+    """One clip from the conditions of each recorded clip: (N, L, H, W, 3) uint8."""
+    rows = len(batch.frames)
+    if isinstance(model, ClipModel):
+        given = model.conditioning_of(batch)
+        return model.sample(rows, given.class_index, given.actions, seed, sampling, given.frames, rows)
+    simulator = Simulator(model, rows, seed=seed, sampling=sampling, backend=BACKEND)
+    context = model.context(batch.frames[:, :1], batch.actions[:, :0])
+    return simulator.rollout(batch.actions.to(model.device), context).frames
 
 
 def reconstructed_clips(model: ClipModel | WorldModel, batches: Iterable[Batch[Tensor]]) -> Iterator[Tensor]:

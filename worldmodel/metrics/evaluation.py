@@ -132,6 +132,8 @@ def section_lines(sections: Mapping[str, Any]) -> list[str]:
         for name, metric in metrics.items():
             lines.append(f"{name} ({metric['unit']}; {directions[metric['better']]}): {metric['description']}")
             lines += _rows(metric["values"]) or ["    there is no data to measure it"]
+            if metric.get("details"):
+                lines.append("    " + "; ".join(f"{what}: {text}" for what, text in metric["details"].items()))
     return lines
 
 
@@ -151,7 +153,10 @@ def _rows(values: list[Mapping[str, Any]]) -> list[str]:
 def _cells(value: Mapping[str, Any]) -> list[str]:
     baselines = [f"{name} {_text(estimate)}" for name, estimate in value["baselines"].items()]
     verdict = [value["verdict"]] if value["verdict"] else []
-    return [value["label"], _text(value["value"]), *baselines, *verdict]
+    number = _text(value["value"])
+    if "trials" in value:
+        number += f" ± {value['deviation']:.4g} ({len(value['trials'])} trials)"
+    return [value["label"], number, *baselines, *verdict]
 
 
 def _text(estimate: Mapping[str, float | None]) -> str:

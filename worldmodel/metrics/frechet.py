@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+MAX_NUCLEAR = 1000  # vectors: up to so many the distance is computed from singular values
+
 
 @dataclass
 class GaussianStatistics:
@@ -69,12 +71,43 @@ def frechet_distance(first: GaussianStatistics, second: GaussianStatistics) -> f
     """
     if min(first.count, second.count) < 2:
         return float("nan")
+    return _distance(first.mean, first.covariance, second.mean, second.covariance)
+
+
+def frechet_of_features(first: np.ndarray, second: np.ndarray, ddof: int = 1) -> float:
+    """The Frechet distance of two sets of feature vectors, in float64.
+
+    Args:
+        first, second: (N, F) and (M, F).
+        ddof: the divisor of the covariances is the number of vectors minus this: 1 or 0.
+
+    Returns:
+        0 or more; NaN where a set has fewer than two vectors.
+    """
+    if min(len(first), len(second)) < 2:
+        return float("nan")
+    means, roots = [], []
+    for features in (first, second):
+        features = np.asarray(features, np.float64)
+        means.append(features.mean(0))
+        roots.append((features - means[-1]) / np.sqrt(len(features) - ddof))  # A with A^T A the covariance
+    if max(len(first), len(second)) > MAX_NUCLEAR:
+        return _distance(means[0], roots[0].T @ roots[0], means[1], roots[1].T @ roots[1])
+    # tr (A^T A B^T B)^(1/2) is the sum of the singular values of A B^T: exact where covariances are singular
+    cross = np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
+    difference = means[0] - means[1]
+    distance = difference @ difference + np.square(roots[0]).sum() + np.square(roots[1]).sum() - 2 * cross
+    return max(0.0, float(distance))
+
+
+def _distance(mean_1: np.ndarray, covariance_1: np.ndarray, mean_2: np.ndarray, covariance_2: np.ndarray) -> float:
+    """The Frechet distance from means and covariances, by eigenvalues."""
     # tr (S1 S2)^(1/2) = sum of the roots of the eigenvalues of S1^(1/2) S2 S1^(1/2), which is symmetric
-    root = _symmetric_root(first.covariance)
-    eigenvalues = np.linalg.eigvalsh(root @ second.covariance @ root)
+    root = _symmetric_root(covariance_1)
+    eigenvalues = np.linalg.eigvalsh(root @ covariance_2 @ root)
     cross = np.sqrt(eigenvalues.clip(0)).sum()
-    difference = first.mean - second.mean
-    distance = difference @ difference + np.trace(first.covariance) + np.trace(second.covariance) - 2 * cross
+    difference = mean_1 - mean_2
+    distance = difference @ difference + np.trace(covariance_1) + np.trace(covariance_2) - 2 * cross
     return max(0.0, float(distance))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from worldmodel.metrics.statistics import Estimate
@@ -27,6 +27,11 @@ class MetricValue:
     value: Estimate
     baselines: dict[str, Estimate] = field(default_factory=dict)
     verdict: str = ""
+
+    def scaled(self, factor: float) -> MetricValue:
+        """The value and its baselines times a positive number."""
+        baselines = {name: estimate.scaled(factor) for name, estimate in self.baselines.items()}
+        return replace(self, value=self.value.scaled(factor), baselines=baselines)
 
     def to_json(self) -> dict[str, Any]:
         """{"label", "value", "baselines", "verdict"}."""

@@ -12,9 +12,11 @@ from worldmodel.common.errors import UserError, unknown_name
 from worldmodel.metrics import (
     action_effect,
     action_recognition,
+    feature_distances,
     frechet_clips,
     free_run,
     ladder,
+    inception_score,
     likelihood,
     opposite_actions,
     outcomes,
@@ -47,10 +49,13 @@ METRICS: dict[str, Metric] = {
     for metric in module.ROWS
 }
 CLIP_METRICS: dict[str, ClipMetric] = {
-    metric.name: metric for module in (frechet_clips, paired_clips) for metric in module.CLIP_ROWS
+    metric.name: metric
+    for module in (feature_distances, frechet_clips, inception_score, paired_clips)
+    for metric in module.CLIP_ROWS
 }
 ALL = "all"
 FORMER_NAMES = {"life": "steps_survived", "orders": "policy_order"}  # still accepted
+FORMER_CLIP_NAMES = {"clip_psnr": "psnr", "clip_ssim": "ssim"}
 
 
 def register(metric: Metric) -> None:
@@ -94,12 +99,18 @@ def select_metrics(names: Sequence[str]) -> list[Metric]:
 
 
 def select_clip_metrics(names: Sequence[str]) -> list[ClipMetric]:
-    """The metrics of clips of these names, in the registry's order; all of them if no name is given.
+    """The metrics of clips of these names, in the registry's order.
+
+    Without a name those that are evaluated by default; `ALL` names all.
 
     Raises:
         UserError: an unknown name.
     """
-    return _select(names, CLIP_METRICS)
+    if not names:
+        return [metric for metric in CLIP_METRICS.values() if metric.default]
+    if ALL in names:
+        return list(CLIP_METRICS.values())
+    return _select([FORMER_CLIP_NAMES.get(x, x) if x not in CLIP_METRICS else x for x in names], CLIP_METRICS)
 
 
 def _check_row(

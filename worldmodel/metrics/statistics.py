@@ -34,6 +34,11 @@ class Estimate:
             return 0
         return int(self.low > 0) - int(self.high < 0)
 
+    def scaled(self, factor: float) -> Estimate:
+        """The estimate times a positive number."""
+        low, high = (None if bound is None else bound * factor for bound in (self.low, self.high))
+        return Estimate(self.mean * factor, low, high)
+
     def to_json(self) -> dict[str, float | None]:
         """{"mean", "low", "high"}; None where a number is not finite."""
         return {
