@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from worldmodel.cli.key_figures import key_figures, values_of
+
 if TYPE_CHECKING:
     from worldmodel.cli.demo import Demo
     from worldmodel.cli.html_page import Section
@@ -30,12 +32,13 @@ def write_report(config: Demo, out: Path, seconds: dict[str, float]) -> None:
     dream, evaluation = _read(out / "dream.json"), _read(out / "evaluation.json")
     test_rows = _read(out / "dreamer" / "test.json")["rows"]
     sections = [
-        _summary_section(dream, evaluation, test_rows),
+        Section("In short").figures(key_figures(dream, evaluation, test_rows)),
         _dataset_section(config, out, summary, histograms),
         _training_section(out, evaluation),
         _dream_section(out),
         _free_run_section(evaluation),
         _policy_section(out, test_rows),
+        _table_section(dream, evaluation, test_rows),
         Section("Try next").code(next_commands(config, out)),
     ]
     computer = machine()
@@ -52,11 +55,6 @@ def _read(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-def figures_of(evaluation: dict[str, Any], metric: str) -> list[dict[str, Any]]:
-    """The figures of one metric of an evaluation; none if it was not measured."""
-    return next((s[metric]["values"] for s in evaluation["sections"].values() if metric in s), [])
-
-
 def summary_rows(
     dream: dict[str, Any], evaluation: dict[str, Any], test_rows: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
@@ -69,13 +67,13 @@ def summary_rows(
             rows.append({"figure": title, "this world": _format(value), "baseline": compared, "verdict": verdict})
 
     def compare(metric: str, title: str, names: tuple[str, ...], start: str = "", lower: bool = False) -> None:
-        for figure in figures_of(evaluation, metric):
+        for figure in values_of(evaluation, metric):
             if figure["label"].startswith(start):
                 for name in (name for name in names if name in figure["baselines"]):
                     baseline = figure["baselines"][name]
                     add(title, figure["value"], name, baseline, _verdict(figure["value"], baseline, lower))
 
-    for figure in figures_of(evaluation, "policy_order")[:2]:
+    for figure in values_of(evaluation, "policy_order")[:2]:
         name, chance = next(iter(figure["baselines"].items()))
         significantly = "significantly " if "significant" in figure["label"] else ""
         add(f"order of policies {significantly}kept in free runs: {figure['verdict']}", figure["value"], name, chance)
@@ -84,14 +82,14 @@ def summary_rows(
         ("hit_rate", "hits per step"),
         ("end_rate", "terminations per step"),
     ):
-        figures = figures_of(evaluation, metric)
+        figures = values_of(evaluation, metric)
         longest = max((_num_steps(figure["label"]) for figure in figures), default=0)
         for figure in figures:
             if _num_steps(figure["label"]) == longest:
                 policy = figure["label"].rsplit(",", 1)[0]
                 add(f"{title}, {policy} policy, {longest} steps", figure["value"], "real", figure["baselines"]["real"])
     compare("nats", "held-out codes, nats per code", ("other actions", "bigram"), "true", lower=True)
-    for figure in figures_of(evaluation, "control_gap"):
+    for figure in values_of(evaluation, "control_gap"):
         zero = {"mean": 0.0, "low": 0.0, "high": 0.0}
         verdict = _verdict(figure["value"], zero)
         add("gain from the true actions, nats per code", figure["value"], "actions ignored", zero, verdict)
@@ -137,7 +135,7 @@ def _format(value: dict[str, Any]) -> str:
     return f"{value['mean']:.3g}{interval}"
 
 
-def _summary_section(dream: dict[str, Any], evaluation: dict[str, Any], test_rows: list[dict[str, Any]]) -> Section:
+def _table_section(dream: dict[str, Any], evaluation: dict[str, Any], test_rows: list[dict[str, Any]]) -> Section:
     from worldmodel.cli.html_page import Section
 
     text = (
@@ -147,7 +145,7 @@ def _summary_section(dream: dict[str, Any], evaluation: dict[str, Any], test_row
         "of several possible futures, so some frames ahead the mean frame has a high PSNR. The environment checkers "
         "of Gymnasium and Stable-Baselines3 passed."
     )
-    return Section("Summary").text(text).table(summary_rows(dream, evaluation, test_rows))
+    return Section("All figures").text(text).table(summary_rows(dream, evaluation, test_rows))
 
 
 def _dataset_section(config: Demo, out: Path, summary: dict[str, Any], histograms: bytes) -> Section:
@@ -179,10 +177,10 @@ def _training_section(out: Path, evaluation: dict[str, Any]) -> Section:
         panels.append(("steps", label, [line for line in lines if line[1]]))
     section.image(line_plots(panels), "losses of tokenizer and prior")
     text = ""
-    for row in figures_of(evaluation, "reconstruction_psnr"):
+    for row in values_of(evaluation, "reconstruction_psnr"):
         baseline = row["baselines"]["mean frame"]
         text = f"PSNR of reconstructed test frames: {_format(row['value'])} dB; the mean frame: {_format(baseline)} dB."
-    for row in figures_of(evaluation, "perplexity"):
+    for row in values_of(evaluation, "perplexity"):
         most = row["baselines"]["uniform"]["mean"]
         text += f" Codes in effective use (perplexity): {row['value']['mean']:.0f} of {most:.0f}."
     return section.text(text)

@@ -18,6 +18,8 @@ h1 { margin-bottom: 0 } h2 { margin-top: 2.2rem; border-bottom: 1px solid #ddd }
 img { max-width: 100%; image-rendering: pixelated; display: block; margin: .6rem 0 } img.plot { image-rendering: auto }
 table { border-collapse: collapse; margin: .6rem 0 } td, th { padding: .2rem .9rem .2rem 0; text-align: left }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums } th { border-bottom: 1px solid #999 }
+dl { display: grid; grid-template-columns: max-content auto; gap: .6rem 1.2rem; align-items: baseline }
+dt { font-size: 1.9rem; font-weight: 600; text-align: right } dd { margin: 0 }
 pre { background: #f5f5f2; padding: .7rem; overflow-x: auto; font-size: 13px } .note { color: #555; font-size: 14px }
 </style></head><body>
 <h1>{{ title }}</h1><p class="lead">{{ lead }}</p>
@@ -37,6 +39,12 @@ class Section:
     def text(self, text: str, note: bool = False) -> Section:
         """Append a paragraph; a note is smaller and grey."""
         self.blocks.append(f"<p{' class=note' if note else ''}>{html.escape(text)}</p>")
+        return self
+
+    def figures(self, figures: list[tuple[str, str]]) -> Section:
+        """Append large figures, each with a sentence that says what it means."""
+        rows = [f"<dt>{html.escape(figure)}</dt><dd>{html.escape(text)}</dd>" for figure, text in figures]
+        self.blocks.append(f"<dl>{''.join(rows)}</dl>")
         return self
 
     def code(self, text: str) -> Section:
