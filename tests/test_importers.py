@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,20 +10,16 @@ from typing import Any
 import imageio.v3 as iio
 import numpy as np
 import pytest
+from import_sources import SOURCES, some_frames
 
 from worldmodel.cli import command_line as cli
 from worldmodel.common import spaces
 from worldmodel.common.errors import UserError
 from worldmodel.data import Dataset
 from worldmodel.data.importers import IMPORTERS, ImportOptions, convert
+from worldmodel.data.importers.imported_dataset import source_files
+from worldmodel.data.importers.importer_registry import detect_format
 from worldmodel.data.verification import verify
-
-COLORS = np.asarray([[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
-
-
-def some_frames(seed: int, num: int = 4, size: tuple[int, int] = (8, 6)) -> np.ndarray:
-    """Frames of four colours, which a GIF stores exactly."""
-    return COLORS[np.random.default_rng(seed).integers(0, 4, (num, *size))]
 
 
 def write_npz(path: Path, seed: int, split: str | None, label: str | None, /, **arrays: Any) -> None:
@@ -43,6 +40,7 @@ def write_videos(folder: Path, rows: list[tuple[str | None, str | None]]) -> Non
         iio.imwrite(path, some_frames(i), plugin="pillow", duration=100, loop=0)
 
 
+# Formats whose sources may have splits and labels.
 WRITERS: dict[str, Callable[[Path, list[tuple[str | None, str | None]]], None]] = {
     "npz": write_npz_source,
     "video": write_videos,
@@ -51,8 +49,8 @@ WRITERS: dict[str, Callable[[Path, list[tuple[str | None, str | None]]], None]] 
 
 @pytest.mark.parametrize("labelled", [False, True])
 @pytest.mark.parametrize("given", [False, True])
-@pytest.mark.parametrize("format", IMPORTERS)
-def test_every_importer_round_trips(tmp_path: Path, format: str, given: bool, labelled: bool) -> None:
+@pytest.mark.parametrize("format", WRITERS)
+def test_splits_and_labels_round_trip(tmp_path: Path, format: str, given: bool, labelled: bool) -> None:
     splits = ["test", "train", "train", "valid"] if given else [None] * 4
     labels = ["b", "a", "b", "b"] if labelled else [None] * 4
     rows = list(zip(splits, labels, strict=True))
@@ -79,18 +77,50 @@ def test_every_importer_round_trips(tmp_path: Path, format: str, given: bool, la
 
 
 @pytest.mark.parametrize("format", IMPORTERS)
-def test_every_importer_refuses_wrong_folders(tmp_path: Path, format: str) -> None:
-    with pytest.raises(UserError, match="is not a folder"):
-        convert(format, tmp_path / "none", tmp_path / "a.h5")
+def test_every_importer_reads_its_layout(tmp_path: Path, format: str) -> None:
+    source = SOURCES[format](tmp_path / "source")
+    assert detect_format(source) == format
+    first = convert(None, source, tmp_path / "a.h5", ImportOptions(seed=5, env="mine"))
+    assert verify(first).num_episodes > 1
+    second = convert(format, source, tmp_path / "b.h5", ImportOptions(seed=5, env="mine"))
+    assert first.read_bytes() == second.read_bytes(), "the same source gives the same file"
+    resized = convert(format, source, tmp_path / "c.h5", ImportOptions(size=(4, 3), ignore_splits=True))
+    with Dataset(first) as data, Dataset(resized) as small:
+        assert data.header.env == "mine"
+        assert small.header.env == f"imported/{format}"
+        assert small.header.split_rule == "hash"
+        assert small.frames(0).shape == (len(data.frames(0)), 4, 3, 3)
+        assert [data.episode(i).length for i in range(2)] == data.lengths[:2].tolist()
+    assert {path.name for path in tmp_path.iterdir()} == {"a.h5", "b.h5", "c.h5", source.name}
+
+
+@pytest.mark.parametrize("format", IMPORTERS)
+def test_every_importer_refuses_wrong_sources(tmp_path: Path, format: str) -> None:
+    for name in (format, None):
+        with pytest.raises(UserError, match=r"none' (is not a folder|does not exist)"):
+            convert(name, tmp_path / "none", tmp_path / "a.h5")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="wanted files that end in"):
+    with pytest.raises(UserError, match=r"empty' (has no .*; wanted files that end in|is a folder; wanted)"):
         convert(format, tmp_path / "empty", tmp_path / "a.h5")
-    WRITERS[format](tmp_path / "source", [(None, None)])
-    damaged = next((tmp_path / "source").iterdir())
-    damaged.write_bytes(damaged.read_bytes()[:50])
-    with pytest.raises(UserError, match=rf"'{damaged}'.*(cannot be read|has no frames)"):
-        convert(format, tmp_path / "source", tmp_path / "a.h5")
+    with pytest.raises(UserError, match="empty' has no files of a known format; choose one with --from: npz, video"):
+        convert(None, tmp_path / "empty", tmp_path / "a.h5")
+    source = SOURCES[format](tmp_path / "source")
+    for damaged in [source] if source.is_file() else source_files(source, IMPORTERS[format].folder[-1], "files"):
+        damaged.write_bytes(damaged.read_bytes()[:50])
+    with pytest.raises(UserError, match=rf"'{source}.*(cannot be read|has no frames|is cut off)"):
+        convert(format, source, tmp_path / "a.h5")
     assert not (tmp_path / "a.h5").exists()
+
+
+@pytest.mark.parametrize("format", IMPORTERS)
+def test_options_that_a_format_does_not_use_are_refused(tmp_path: Path, format: str) -> None:
+    values = {"frame_skip": 2, "camera": "x", "num_frames": 3, "num_sequences": 1, "drop_action": "last"}
+    for name, value in values.items():
+        if name not in IMPORTERS[format].options:
+            with pytest.raises(UserError, match=f"{name}={value!r} does not apply to the format {format!r}"):
+                convert(format, tmp_path, tmp_path / "a.h5", ImportOptions(**{name: value}))
+    known = {field.name for field in dataclasses.fields(ImportOptions)}
+    assert set(IMPORTERS[format].options) <= known
 
 
 @pytest.mark.parametrize(
@@ -157,7 +187,7 @@ def test_npz_files_must_all_have_actions_or_none(tmp_path: Path) -> None:
     (tmp_path / "s" / "0.npy").replace(tmp_path / "s" / "0.npz")
     with pytest.raises(UserError, match="has a single array"):
         convert("npz", tmp_path / "s", tmp_path / "a.h5")
-    with pytest.raises(UserError, match="keeps every frame"):
+    with pytest.raises(UserError, match="frame_skip=2 does not apply to the format 'npz'; its options are env, size"):
         convert("npz", tmp_path / "s", tmp_path / "a.h5", ImportOptions(frame_skip=2))
 
 
@@ -169,7 +199,7 @@ def test_action_labels_give_the_number_of_actions(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"1 action_labels, but '.*s' has actions of Discrete\(n=2\)"):
         convert("npz", tmp_path / "s", tmp_path / "b.h5", ImportOptions(action_labels=("stay",)))
     write_videos(tmp_path / "v", [(None, None)])
-    with pytest.raises(UserError, match="videos have no actions"):
+    with pytest.raises(UserError, match=r"action_labels=.* does not apply to the format 'video'"):
         convert("video", tmp_path / "v", tmp_path / "b.h5", ImportOptions(action_labels=labels))
 
 

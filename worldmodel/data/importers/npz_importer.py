@@ -14,8 +14,9 @@ import numpy as np
 
 from worldmodel.common import spaces
 from worldmodel.common.errors import UserError, unknown_name
-from worldmodel.common.pixels import PixelSpec, to_frame
+from worldmodel.common.pixels import PixelSpec
 from worldmodel.data.episode import Episode
+from worldmodel.data.importers.frame_conversion import fit_frames
 from worldmodel.data.importers.imported_dataset import (
     POLICY,
     ImportedDataset,
@@ -159,8 +160,6 @@ def open_npz(source: Path, options: ImportOptions) -> ImportedDataset:
     Raises:
         UserError: a file is damaged or disagrees with the others; the message names file and key.
     """
-    if options.frame_skip != 1:
-        raise UserError(f"frame_skip={options.frame_skip}; the npz importer keeps every frame, wanted 1.")
     paths = source_files(source, (".npz",), "npz files")
     scans = [_scan(path) for path in paths]
     for key, values in (("actions", [scan.actions for scan in scans]), ("split", [scan.split for scan in scans])):
@@ -168,7 +167,7 @@ def open_npz(source: Path, options: ImportOptions) -> ImportedDataset:
         if lacking and len(lacking) < len(paths):
             raise UserError(f"'{lacking[0]}' has no {key}, which other files have; wanted {key} in all files or none.")
     names, numbers = _classes([scan.label for scan in scans], paths)
-    splits = [scan.split for scan in scans]
+    splits = [None if options.ignore_splits else scan.split for scan in scans]
     with NpzFile(paths[0]) as first:
         rows, columns = first.frames().shape[1:3]
     space = _action_space(scans, paths)
@@ -182,7 +181,7 @@ def open_npz(source: Path, options: ImportOptions) -> ImportedDataset:
     def episodes() -> Iterator[Episode]:
         for index, path in enumerate(paths):
             with NpzFile(path) as file:
-                yield _episode(file, index, header.pixels, options.size is not None, numbers[index], splits[index])
+                yield _episode(file, index, header.pixels, options, numbers[index], splits[index])
 
     return ImportedDataset(header, episodes)
 
@@ -218,12 +217,12 @@ def _action_space(scans: list[_Scan], paths: list[Path]) -> spaces.Space:
 
 
 def _episode(
-    file: NpzFile, index: int, pixels: PixelSpec, resize: bool, label: int | None, split: str | None
+    file: NpzFile, index: int, pixels: PixelSpec, options: ImportOptions, label: int | None, split: str | None
 ) -> Episode:
     """The episode of one file."""
     frames = file.frames()
-    if resize:
-        frames = np.stack([to_frame(frame, pixels) for frame in frames])
+    if options.size is not None:
+        frames = fit_frames(frames, options.size, options.fit or "stretch")
     elif frames.shape[1:] != pixels.frame_shape:
         wanted = f"frames of {pixels.frame_shape} as in the first file; give a size to resize all (--size)"
         raise file.fail("frames", frames, wanted)

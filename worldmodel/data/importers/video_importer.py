@@ -12,18 +12,19 @@ import numpy as np
 
 from worldmodel.common import spaces
 from worldmodel.common.errors import UserError
-from worldmodel.common.pixels import PixelSpec, to_frame
+from worldmodel.common.pixels import PixelSpec
 from worldmodel.data.episode import Episode
+from worldmodel.data.importers.frame_conversion import fit_frame
 from worldmodel.data.importers.imported_dataset import (
     POLICY,
     SPLIT_NAMES,
+    VIDEO_SUFFIXES,
     ImportedDataset,
     ImportOptions,
     imported_header,
+    official_splits,
     source_files,
 )
-
-SUFFIXES = (".mp4", ".gif", ".avi", ".mov", ".mkv", ".webm")
 
 
 def open_videos(source: Path, options: ImportOptions) -> ImportedDataset:
@@ -39,13 +40,11 @@ def open_videos(source: Path, options: ImportOptions) -> ImportedDataset:
     Raises:
         UserError: no videos, folders that are nested too deep, or a video that cannot be read.
     """
-    if options.action_labels:
-        raise UserError(f"action_labels={options.action_labels}; videos have no actions, wanted none.")
-    paths = source_files(source, SUFFIXES, "videos")
+    paths = source_files(source, VIDEO_SUFFIXES, "videos")
     folders = [list(path.relative_to(source).parts[:-1]) for path in paths]
     splits: list[str | None] = [None] * len(paths)
     if all(folder and folder[0].lower() in SPLIT_NAMES for folder in folders):
-        splits = [SPLIT_NAMES[folder.pop(0).lower()] for folder in folders]
+        splits = official_splits([SPLIT_NAMES[folder.pop(0).lower()] for folder in folders], options)
     for path, folder in zip(paths, folders, strict=True):
         if len(folder) > 1:
             raise UserError(f"'{path}' is nested too deep; wanted SOURCE/[SPLIT/][CLASS/]NAME{path.suffix}.")
@@ -102,7 +101,7 @@ def _read_clip(path: Path, pixels: PixelSpec, options: ImportOptions) -> np.ndar
                 f"'{path}' has frames of {frame.shape}, the first video has {pixels.frame_shape}; give a size to "
                 "resize all (--size ROWS COLUMNS)."
             )
-        frames.append(to_frame(frame, pixels))
+        frames.append(frame if options.size is None else fit_frame(frame, options.size, options.fit or "crop"))
     if len(frames) < 2:
         raise UserError(f"'{path}' gives {len(frames)} frames at frame_skip={options.frame_skip}; wanted at least two.")
     return np.stack(frames)
