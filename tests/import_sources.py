@@ -127,10 +127,23 @@ def mnist_source(folder: Path) -> Path:
     return path
 
 
+def write_video_csv(folder: Path, name: str, text: str, num_frames: int = 4) -> None:
+    """A video and the CSV file beside it."""
+    write_gif(folder / f"{name}.gif", some_frames(0, num_frames))
+    (folder / f"{name}.csv").write_text(text)
+
+
+def video_csv_source(folder: Path) -> Path:
+    for name in ("a", "b"):
+        write_video_csv(folder, name, "action\n0\n1\n2\n")
+    return folder
+
+
 # A small source of each format.
 SOURCES: dict[str, Callable[[Path], Path]] = {
     "npz": npz_source,
     "video": video_source,
+    "video-csv": video_csv_source,
     "bair": bair_source,
     "videogpt-hdf5": videogpt_source,
     "moving-mnist": mnist_source,

@@ -104,7 +104,7 @@ def test_digits_of_other_layouts(tmp_path: Path) -> None:
         (b"a,b\n", "cannot be read as digits: could not convert"),
     ):
         bad.write_bytes(content)
-        with pytest.raises(UserError, match=rf"'{bad}' {sentence}|{sentence}"):
+        with pytest.raises(UserError, match=rf"'{bad}' .*{sentence}"):
             read_digits(bad)
     write_digits(bad, 4)
     with pytest.raises(UserError, match=r"has 4 digits, none for the .* split; wanted 10 or more"):

@@ -105,7 +105,7 @@ def test_every_importer_refuses_wrong_sources(tmp_path: Path, format: str) -> No
     with pytest.raises(UserError, match="empty' has no files of a known format; choose one with --from: npz, video"):
         convert(None, tmp_path / "empty", tmp_path / "a.h5")
     source = SOURCES[format](tmp_path / "source")
-    for damaged in [source] if source.is_file() else source_files(source, IMPORTERS[format].folder[-1], "files"):
+    for damaged in [source] if source.is_file() else source_files(source, IMPORTERS[format].folder[0], "files"):
         damaged.write_bytes(damaged.read_bytes()[:50])
     with pytest.raises(UserError, match=rf"'{source}.*(cannot be read|has no frames|is cut off)"):
         convert(format, source, tmp_path / "a.h5")

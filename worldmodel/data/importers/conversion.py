@@ -52,7 +52,7 @@ def convert(
         raise write_error(out, error) from error
     with folder as name:
         part = Path(name) / "part-000.bin"
-        with PartWriter(part, imported.header) as writer:
+        with PartWriter(part, imported.header, durable=False) as writer:
             total = imported.header.num_episodes
             for episode in tqdm(imported.episodes(), "converting", total, unit="episode", disable=not progress):
                 writer.append(episode)

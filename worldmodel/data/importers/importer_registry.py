@@ -58,9 +58,16 @@ IMPORTERS: dict[str, ImporterRow] = {
     ),
     "video": ImporterRow(
         "worldmodel.data.importers.video_importer:open_videos",
-        "a folder of video files, one per episode; folders inside it may name splits and classes",
+        "a folder of video files, one per episode; folders or lists may name splits, folders classes",
         folder=(VIDEO_SUFFIXES,),
-        options=("frame_skip",),
+        options=("frame_skip", "num_frames", "split_files"),
+        tested_on="real bytes",
+    ),
+    "video-csv": ImporterRow(
+        "worldmodel.data.importers.video_csv_importer:open_video_csv",
+        "a folder of video files, each beside a .csv file of its actions",
+        folder=(VIDEO_SUFFIXES, (".csv",)),
+        options=("action_labels", "drop_action", "split_files"),
     ),
     "bair": ImporterRow(
         "worldmodel.data.importers.bair_importer:open_bair",

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from worldmodel.common import spaces
 from worldmodel.common.errors import UserError, unknown_name
 from worldmodel.common.pixels import PixelSpec
 from worldmodel.data.episode import Episode
+from worldmodel.data.importers.action_inference import infer_space
 from worldmodel.data.importers.frame_conversion import fit_frames
 from worldmodel.data.importers.imported_dataset import (
     POLICY,
@@ -170,12 +170,7 @@ def open_npz(source: Path, options: ImportOptions) -> ImportedDataset:
     splits = [None if options.ignore_splits else scan.split for scan in scans]
     with NpzFile(paths[0]) as first:
         rows, columns = first.frames().shape[1:3]
-    space = _action_space(scans, paths)
-    if options.action_labels:
-        num_labels = len(options.action_labels)
-        if not isinstance(space, spaces.Discrete) or space.n > num_labels:
-            raise UserError(f"{num_labels} action_labels, but '{source}' has actions of {space}; wanted one for each.")
-        space = spaces.Discrete(num_labels)
+    space = infer_space([scan.actions for scan in scans], paths, source, options)
     header = imported_header("npz", options, (rows, columns), space, names, splits)
 
     def episodes() -> Iterator[Episode]:
@@ -196,24 +191,6 @@ def _classes(labels: list[int | str | None], paths: list[Path]) -> tuple[list[st
         if isinstance(label, int):
             raise UserError(f"'{path}': label is the number {label}, other files have names; wanted a name.")
     return names, [None if label is None else names.index(str(label)) for label in labels]
-
-
-def _action_space(scans: list[_Scan], paths: list[Path]) -> spaces.Space:
-    """The smallest space that has the actions of all files."""
-    found = [scan.actions for scan in scans if scan.actions is not None]
-    if not found:
-        return spaces.NoAction()
-    first = found[0]
-    for actions, path in zip(found, paths, strict=True):
-        if (actions.shape, actions.dtype) != (first.shape, first.dtype):
-            raise UserError(
-                f"'{path}': an action has shape {actions.shape} {actions.dtype}; wanted {first.shape} {first.dtype} as "
-                f"in '{paths[0]}'."
-            )
-    if first.dtype.kind == "f":
-        return spaces.Box((None,) * len(first), (None,) * len(first))
-    largest = np.max(found, axis=0)
-    return spaces.Discrete(int(largest) + 1) if not first.ndim else spaces.MultiDiscrete(tuple((largest + 1).tolist()))
 
 
 def _episode(
