@@ -139,6 +139,35 @@ def video_csv_source(folder: Path) -> Path:
     return folder
 
 
+def write_robonet(path: Path, seed: int, encoding: str = "raw", action_dim: int = 4, robot: str = "sawyer") -> None:
+    """A file of RoboNet: five frames of two cameras (16 x 16), five states, four actions."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        for camera in range(2):
+            frames = np.full((5, 16, 16, 3), (200, 40 * camera, 10 * seed), np.uint8)
+            group = file.create_group(f"env/cam{camera}_video")
+            if encoding == "jpg":
+                for t, frame in enumerate(frames):
+                    group[f"frame{t}"] = np.frombuffer(iio.imwrite("<bytes>", frame, extension=".jpg"), np.uint8)
+                    group[f"frame{t}"].attrs["image_format"] = "BGR"
+                continue
+            if encoding == "mp4":
+                data = iio.imwrite("<bytes>", frames, extension=".mp4", plugin="pyav", codec="libx264", fps=5)
+                group["frames"] = np.frombuffer(data, np.uint8)
+            else:
+                group["frames"] = frames[..., ::-1] if encoding == "bgr" else frames
+            group["frames"].attrs["image_format"] = "BGR" if encoding == "bgr" else "RGB"
+        file["env/state"] = np.zeros((5, 5))
+        file["policy/actions"] = np.arange(4.0 * action_dim).reshape(4, action_dim)
+        file.create_group("metadata").attrs["robot"] = robot
+
+
+def robonet_source(folder: Path) -> Path:
+    for i in range(2):
+        write_robonet(folder / f"{i}.hdf5", i)
+    return folder
+
+
 # A small source of each format.
 SOURCES: dict[str, Callable[[Path], Path]] = {
     "npz": npz_source,
@@ -146,5 +175,6 @@ SOURCES: dict[str, Callable[[Path], Path]] = {
     "video-csv": video_csv_source,
     "bair": bair_source,
     "videogpt-hdf5": videogpt_source,
+    "robonet": robonet_source,
     "moving-mnist": mnist_source,
 }

@@ -54,7 +54,7 @@ IMPORTERS: dict[str, ImporterRow] = {
         "worldmodel.data.importers.npz_importer:open_npz",
         "a folder of .npz files, one per episode: frames and optional actions, rewards, ends, label, split",
         folder=((".npz",),),
-        options=("action_labels",),
+        options=("action_labels", "camera", "drop_action"),
     ),
     "video": ImporterRow(
         "worldmodel.data.importers.video_importer:open_videos",
@@ -79,6 +79,12 @@ IMPORTERS: dict[str, ImporterRow] = {
         "worldmodel.data.importers.videogpt_importer:open_videogpt",
         "an HDF5 file of VideoGPT's layout (bair.hdf5): train_data, train_idx, test_data, test_idx",
         file=(".hdf5", ".h5"),
+    ),
+    "robonet": ImporterRow(
+        "worldmodel.data.importers.robonet_importer:open_robonet",
+        "a folder of RoboNet's HDF5 files, one per episode",
+        folder=((".hdf5", ".h5"),),
+        options=("camera", "action_dim"),
     ),
     "moving-mnist": ImporterRow(
         "worldmodel.data.importers.moving_mnist_importer:open_moving_mnist",
