@@ -160,8 +160,8 @@ def data_merge(config: DataMerge) -> None:
 class DataConvert:
     """Make a dataset of videos or episodes in another format.
 
-    Formats: npz, video, video-csv, moving-mnist, bair, videogpt-hdf5, robonet. The guide "Other formats" has the layout
-    and the options of each.
+    Formats: npz, video, video-csv, moving-mnist, bair, videogpt-hdf5, robonet. The section "Other formats" of the guide
+    docs/guides/collect.md has the layout and the options of each.
 
     Example:
         worldmodel data convert clips clips.h5 --size 64 64
