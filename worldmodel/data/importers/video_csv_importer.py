@@ -124,16 +124,22 @@ def open_video_csv(source: Path, options: ImportOptions) -> ImportedDataset:
     def episodes() -> Iterator[Episode]:
         for index, (path, table) in enumerate(zip(videos.paths, tables, strict=True)):
             frames = read_clip(path, videos.size, options, options.fit or "stretch")
-            columns = {
-                "actions": arrays[index],
-                "rewards": table.rewards(),
-                "terminations": table.flags("terminated"),
-                "truncations": table.flags("truncated"),
-            }
             where = f"'{table.path}'"
-            steps = {k: steps_of(array, len(frames), options.drop_action, where) for k, array in columns.items()}
-            label, split = videos.labels[index], videos.splits[index]
-            yield imported_episode(frames, index, where, label=label, split=split, **steps)
+
+            def steps(column: np.ndarray, num_frames: int = len(frames), where: str = where) -> np.ndarray:
+                return steps_of(column, num_frames, options.drop_action, where)
+
+            yield imported_episode(
+                frames,
+                index,
+                where,
+                actions=steps(arrays[index]),
+                rewards=steps(table.rewards()),
+                terminations=steps(table.flags("terminated")),
+                truncations=steps(table.flags("truncated")),
+                label=videos.labels[index],
+                split=videos.splits[index],
+            )
 
     return ImportedDataset(header, episodes)
 
