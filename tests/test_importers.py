@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,20 +10,17 @@ from typing import Any
 import imageio.v3 as iio
 import numpy as np
 import pytest
+from import_sources import SOURCES, some_frames
 
 from worldmodel.cli import command_line as cli
 from worldmodel.common import spaces
 from worldmodel.common.errors import UserError
 from worldmodel.data import Dataset
 from worldmodel.data.importers import IMPORTERS, ImportOptions, convert
+from worldmodel.data.importers.array_frames import frames_from_array
+from worldmodel.data.importers.imported_dataset import source_files
+from worldmodel.data.importers.importer_registry import detect_format
 from worldmodel.data.verification import verify
-
-COLORS = np.asarray([[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
-
-
-def some_frames(seed: int, num: int = 4, size: tuple[int, int] = (8, 6)) -> np.ndarray:
-    """Frames of four colours, which a GIF stores exactly."""
-    return COLORS[np.random.default_rng(seed).integers(0, 4, (num, *size))]
 
 
 def write_npz(path: Path, seed: int, split: str | None, label: str | None, /, **arrays: Any) -> None:
@@ -43,6 +41,7 @@ def write_videos(folder: Path, rows: list[tuple[str | None, str | None]]) -> Non
         iio.imwrite(path, some_frames(i), plugin="pillow", duration=100, loop=0)
 
 
+# Formats whose sources may have splits and labels.
 WRITERS: dict[str, Callable[[Path, list[tuple[str | None, str | None]]], None]] = {
     "npz": write_npz_source,
     "video": write_videos,
@@ -51,8 +50,8 @@ WRITERS: dict[str, Callable[[Path, list[tuple[str | None, str | None]]], None]] 
 
 @pytest.mark.parametrize("labelled", [False, True])
 @pytest.mark.parametrize("given", [False, True])
-@pytest.mark.parametrize("format", IMPORTERS)
-def test_every_importer_round_trips(tmp_path: Path, format: str, given: bool, labelled: bool) -> None:
+@pytest.mark.parametrize("format", WRITERS)
+def test_splits_and_labels_round_trip(tmp_path: Path, format: str, given: bool, labelled: bool) -> None:
     splits = ["test", "train", "train", "valid"] if given else [None] * 4
     labels = ["b", "a", "b", "b"] if labelled else [None] * 4
     rows = list(zip(splits, labels, strict=True))
@@ -79,18 +78,50 @@ def test_every_importer_round_trips(tmp_path: Path, format: str, given: bool, la
 
 
 @pytest.mark.parametrize("format", IMPORTERS)
-def test_every_importer_refuses_wrong_folders(tmp_path: Path, format: str) -> None:
-    with pytest.raises(UserError, match="is not a folder"):
-        convert(format, tmp_path / "none", tmp_path / "a.h5")
+def test_every_importer_reads_its_layout(tmp_path: Path, format: str) -> None:
+    source = SOURCES[format](tmp_path / "source")
+    assert detect_format(source) == format
+    first = convert(None, source, tmp_path / "a.h5", ImportOptions(seed=5, env="mine"))
+    assert verify(first).num_episodes > 1
+    second = convert(format, source, tmp_path / "b.h5", ImportOptions(seed=5, env="mine"))
+    assert first.read_bytes() == second.read_bytes(), "the same source gives the same file"
+    resized = convert(format, source, tmp_path / "c.h5", ImportOptions(size=(4, 3), ignore_splits=True))
+    with Dataset(first) as data, Dataset(resized) as small:
+        assert data.header.env == "mine"
+        assert small.header.env == f"imported/{format}"
+        assert small.header.split_rule == "hash"
+        assert small.frames(0).shape == (len(data.frames(0)), 4, 3, 3)
+        assert [data.episode(i).length for i in range(2)] == data.lengths[:2].tolist()
+    assert {path.name for path in tmp_path.iterdir()} == {"a.h5", "b.h5", "c.h5", source.name}
+
+
+@pytest.mark.parametrize("format", IMPORTERS)
+def test_every_importer_refuses_wrong_sources(tmp_path: Path, format: str) -> None:
+    for name in (format, None):
+        with pytest.raises(UserError, match=r"none' (is not a folder|does not exist)"):
+            convert(name, tmp_path / "none", tmp_path / "a.h5")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="wanted files that end in"):
+    with pytest.raises(UserError, match=r"empty' (has no .*; wanted files that end in|is a folder; wanted)"):
         convert(format, tmp_path / "empty", tmp_path / "a.h5")
-    WRITERS[format](tmp_path / "source", [(None, None)])
-    damaged = next((tmp_path / "source").iterdir())
-    damaged.write_bytes(damaged.read_bytes()[:50])
-    with pytest.raises(UserError, match=rf"'{damaged}'.*(cannot be read|has no frames)"):
-        convert(format, tmp_path / "source", tmp_path / "a.h5")
+    with pytest.raises(UserError, match="empty' has no files of a known format; choose one with --from: npz, video"):
+        convert(None, tmp_path / "empty", tmp_path / "a.h5")
+    source = SOURCES[format](tmp_path / "source")
+    for damaged in [source] if source.is_file() else source_files(source, IMPORTERS[format].folder[0], "files"):
+        damaged.write_bytes(damaged.read_bytes()[:50])
+    with pytest.raises(UserError, match=rf"'{source}.*(cannot be read|has no frames|is cut off)"):
+        convert(format, source, tmp_path / "a.h5")
     assert not (tmp_path / "a.h5").exists()
+
+
+@pytest.mark.parametrize("format", IMPORTERS)
+def test_options_that_a_format_does_not_use_are_refused(tmp_path: Path, format: str) -> None:
+    values = {"frame_skip": 2, "camera": "x", "num_frames": 3, "num_sequences": 1, "drop_action": "last"}
+    for name, value in values.items():
+        if name not in IMPORTERS[format].options:
+            with pytest.raises(UserError, match=f"{name}={value!r} does not apply to the format {format!r}"):
+                convert(format, tmp_path, tmp_path / "a.h5", ImportOptions(**{name: value}))
+    known = {field.name for field in dataclasses.fields(ImportOptions)}
+    assert set(IMPORTERS[format].options) <= known
 
 
 @pytest.mark.parametrize(
@@ -118,10 +149,13 @@ def test_npz_files_with_actions_and_ends(tmp_path: Path, actions: np.ndarray, sp
 @pytest.mark.parametrize(
     ("arrays", "sentence"),
     [
-        ({"frames": np.zeros((4, 8, 6), np.uint8)}, r"frames has shape \(4, 8, 6\) uint8; wanted \(T\+1, H, W, 3\)"),
-        ({"frames": np.zeros((4, 8, 6, 3))}, r"frames has shape \(4, 8, 6, 3\) float64; wanted"),
+        ({"frames": np.zeros((4, 8), np.uint8)}, r"frames has shape \(4, 8\) uint8; wanted \(T\+1, H, W, 3\)"),
+        ({"frames": np.full((4, 8, 6, 3), 1.5)}, r"frames has values in 1.5 \.\. 1.5; wanted floats in \[0, 1\]; div"),
+        ({"frames": np.full((4, 8, 6, 3), np.nan)}, r"frames has values in nan \.\. nan"),
+        ({"frames": np.full((4, 8, 6, 3), 256)}, r"frames has values in 256 .*; wanted integers in 0 \.\. 255"),
         ({"frames": np.zeros((4, 9, 6, 3), np.uint8)}, "as in the first file; give a size"),
-        ({"actions": np.zeros(4, np.int64)}, r"actions has shape \(4,\) int64; wanted 3 actions between 4 frames"),
+        ({"actions": np.zeros(5, np.int64)}, r"actions has shape \(5,\) int64; wanted 3 actions between 4 frames"),
+        ({"actions": np.zeros(4, np.int64)}, "actions has 4 rows for 4 frames, one too many.*--drop-action last"),
         ({"actions": np.array([0, -1, 0])}, "actions have -1; wanted integers counted from 0"),
         ({"actions": np.zeros(3)}, r"actions has shape \(3,\) float64; wanted \(T,\) or \(T, A\) integers"),
         ({"actions": np.zeros((3, 2), np.int64)}, r"an action has shape \(2,\) int64; wanted \(\) int64 as in"),
@@ -133,7 +167,9 @@ def test_npz_files_with_actions_and_ends(tmp_path: Path, actions: np.ndarray, sp
         ({"label": np.array([1])}, r"label has shape \(1,\) int64; wanted \(\) of an integer"),
         ({"label": 3}, "label is the number 3, other files have names"),
         ({"split": "holdout"}, "unknown split 'holdout'"),
-        ({"action": np.zeros(3)}, "unknown key 'action'. Did you mean 'actions'"),
+        ({"acton": np.zeros(3)}, "unknown key 'acton'. Did you mean 'action'"),
+        ({"action": np.zeros(3)}, "has 'actions' and 'action'; remove one"),
+        ({"image": some_frames(0)}, "has 'frames' and 'image'; choose one with --camera"),
     ],
 )
 def test_wrong_npz_files_are_refused_by_name_and_key(tmp_path: Path, arrays: dict[str, Any], sentence: str) -> None:
@@ -145,19 +181,81 @@ def test_wrong_npz_files_are_refused_by_name_and_key(tmp_path: Path, arrays: dic
     assert [p.name for p in tmp_path.iterdir()] == ["s"]
 
 
+def test_npz_frames_of_other_layouts_and_dtypes(tmp_path: Path) -> None:
+    frames = some_frames(0, 4, (12, 10))
+    old = some_frames(1, 4, (12, 10))
+    grey = frames[..., :1]
+    alpha = np.full_like(grey, 255)
+    three_greys = np.concatenate([old, frames[..., :1]], axis=3)  # (T+1, H, W, 4)
+    cases = {
+        "channels first": (frames.transpose(0, 3, 1, 2), frames),
+        "int64": (frames.astype(np.int64), frames),
+        "float": (frames / 255, frames),
+        "float16, first": ((frames / 255).astype(np.float16).transpose(0, 3, 1, 2), frames),
+        "grey": (grey[..., 0], grey),
+        "grey first": (grey.transpose(0, 3, 1, 2), grey),
+        "alpha": (np.concatenate([frames, alpha], axis=3), frames),
+        "two stacked": (np.concatenate([old, frames], axis=3), frames),
+        "two stacked, first": (np.concatenate([old, frames], axis=3).transpose(0, 3, 1, 2), frames),
+        "four greys": (three_greys, grey),
+        "four greys, first": (three_greys.transpose(0, 3, 1, 2), grey),
+        "stack axis": (np.stack([old, old, frames], axis=1), frames),
+        "stack axis, first": (np.stack([old, frames], axis=1).transpose(0, 1, 4, 2, 3), frames),
+    }
+    for name, (array, wanted) in cases.items():
+        found = frames_from_array(array, "x")
+        assert found.dtype == np.uint8, name
+        assert (found == np.broadcast_to(wanted, frames.shape)).all(), name
+
+
+def test_npz_keys_of_other_programs_and_a_second_camera(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    arrays = {
+        "image": some_frames(0),
+        "image_side": some_frames(1),
+        "reward": np.arange(3.0),
+        "state": np.zeros((4, 2)),
+    }
+    np.savez(tmp_path / "s" / "0.npz", action=np.array([0, 1, 1]), **arrays)
+    for camera, seed in (("", 0), ("image", 0), ("image2", 1)):
+        path = convert(None, tmp_path / "s", tmp_path / f"{seed}.h5", ImportOptions(camera=camera))
+        with Dataset(path) as data:
+            assert data.frames(0).tobytes() == some_frames(seed).tobytes()
+            assert data.episode(0).actions.tolist() == [0, 1, 1]
+            assert data.episode(0).rewards.tolist() == [0, 1, 2]
+    with pytest.raises(UserError, match=r"unknown camera 'image_top'"):
+        convert(None, tmp_path / "s", tmp_path / "a.h5", ImportOptions(camera="image_top"))
+
+
+def test_npz_files_with_as_many_actions_as_frames(tmp_path: Path) -> None:
+    arrays = {"observation": some_frames(0), "action": np.array([9, 1, 2, 3]), "reward": np.array([0.0, 4, 5, 6])}
+    write_npz(tmp_path / "s" / "0.npz", 0, None, None, **arrays)
+    (tmp_path / "s" / "0.npz").unlink()
+    np.savez(tmp_path / "s" / "0.npz", **arrays)
+    with Dataset(convert(None, tmp_path / "s", tmp_path / "a.h5", ImportOptions(drop_action="last"))) as data:
+        assert data.episode(0).actions.tolist() == [9, 1, 2]
+    ends = {"is_first": np.array([True, False, False, False]), "is_terminal": np.array([False, False, False, True])}
+    np.savez(tmp_path / "s" / "0.npz", **arrays, **ends)  # as Dreamer writes them
+    with Dataset(convert(None, tmp_path / "s", tmp_path / "b.h5")) as data:
+        episode = data.episode(0)
+        assert episode.actions.tolist() == [1, 2, 3]
+        assert episode.rewards.tolist() == [4, 5, 6]
+        assert episode.terminations.tolist() == [False, False, True]
+
+
 def test_npz_files_must_all_have_actions_or_none(tmp_path: Path) -> None:
     write_npz(tmp_path / "s" / "0.npz", 0, None, None)
     write_npz(tmp_path / "s" / "1.npz", 1, None, None, actions=np.array([0, 1, 2]))
     with pytest.raises(UserError, match=r"0\.npz' has no actions, which other files have"):
         convert("npz", tmp_path / "s", tmp_path / "a.h5")
     np.savez(tmp_path / "s" / "0.npz", actions=np.array([0]))
-    with pytest.raises(UserError, match=r"has the keys \['actions'\]; wanted 'frames'"):
+    with pytest.raises(UserError, match=r"has the keys \['actions'\]; wanted one of frames, image"):
         convert("npz", tmp_path / "s", tmp_path / "a.h5")
     np.save(tmp_path / "s" / "0", np.zeros(3))
     (tmp_path / "s" / "0.npy").replace(tmp_path / "s" / "0.npz")
     with pytest.raises(UserError, match="has a single array"):
         convert("npz", tmp_path / "s", tmp_path / "a.h5")
-    with pytest.raises(UserError, match="keeps every frame"):
+    with pytest.raises(UserError, match="frame_skip=2 does not apply to the format 'npz'; its options are env, size"):
         convert("npz", tmp_path / "s", tmp_path / "a.h5", ImportOptions(frame_skip=2))
 
 
@@ -169,7 +267,7 @@ def test_action_labels_give_the_number_of_actions(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"1 action_labels, but '.*s' has actions of Discrete\(n=2\)"):
         convert("npz", tmp_path / "s", tmp_path / "b.h5", ImportOptions(action_labels=("stay",)))
     write_videos(tmp_path / "v", [(None, None)])
-    with pytest.raises(UserError, match="videos have no actions"):
+    with pytest.raises(UserError, match=r"action_labels=.* does not apply to the format 'video'"):
         convert("video", tmp_path / "v", tmp_path / "b.h5", ImportOptions(action_labels=labels))
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -158,34 +158,53 @@ def data_merge(config: DataMerge) -> None:
 
 @dataclass(frozen=True)
 class DataConvert:
-    """Make a dataset of episodes in another format: npz (a folder of .npz files) or video (a folder of videos).
+    """Make a dataset of videos or episodes in another format.
 
-    npz: one file per episode with the keys frames (T+1, H, W, 3) uint8 and optional actions, rewards, terminations,
-    truncations (one for each step), label and split. video: SOURCE/[SPLIT/][CLASS/]NAME.mp4 (or gif, avi, mov, mkv,
-    webm), one episode without actions per file.
+    Formats: npz, video, video-csv, moving-mnist, bair, videogpt-hdf5, robonet. The section "Other formats" of the guide
+    docs/guides/collect.md has the layout and the options of each.
 
     Example:
-        worldmodel data convert clips --format video --size 64 64 --out clips.h5
+        worldmodel data convert clips clips.h5 --size 64 64
     """
 
     source: tyro.conf.Positional[Path]
-    """The folder to read."""
-    format: str
-    """npz or video."""
-    out: Path
+    """The folder or file to read; for moving-mnist also mnist-5k, an asset."""
+    destination: tyro.conf.Positional[Path | None] = None
     """The dataset to make."""
+    format: Annotated[str | None, tyro.conf.arg(name="from", aliases=["--format"])] = None
+    """Format of the source; found by the suffixes of its files if not given."""
+    out: Path | None = None
+    """The dataset to make, if it is not the second word."""
     size: tuple[int, int] | None = None
     """Rows and columns of the frames, by area averaging; those of the source if not given."""
+    fit: Literal["crop", "stretch"] | None = None
+    """How frames of another aspect ratio become --size: crop scales the short side and keeps the centre, stretch scales
+    both sides. Crop for videos without actions, otherwise stretch, if not given."""
     frame_skip: int = 1
     """Keep every n-th frame of a video."""
+    num_frames: int | None = None
+    """Frames of a generated sequence (20 if not given); at most the first n frames of a video."""
+    num_sequences: int | None = None
+    """Number of generated sequences; 10,000 if not given."""
+    split_files: tuple[Path, ...] = ()
+    """Lists of videos, as trainlist01.txt and testlist01.txt of UCF-101: a list is for the split that its name has."""
+    ignore_splits: bool = False
+    """Split by --seed, although the source has official splits."""
+    camera: str = ""
+    """Which camera is read, by its name in the source."""
+    drop_action: Literal["first", "last"] | None = None
+    """Which action is left out where a source has as many actions as frames. last: action t follows frame t. first:
+    action t led to frame t."""
+    action_dim: int | None = None
+    """Numbers per action; shorter actions are padded with zeros."""
     env: str = ""
     """Name of the environment in the header; imported/FORMAT if not given. Merged datasets have the same."""
     seed: int = 0
-    """Gives the splits of a source without official splits."""
+    """Gives the splits of a source without official splits, and generated sequences."""
     action_labels: tuple[str, ...] = ()
-    """Names of the actions of npz files with one integer per step; their number is inferred if not given."""
+    """Names of the actions if there is one integer per step; their number is inferred if not given."""
     force: bool = False
-    """Replace an existing --out."""
+    """Replace an existing file."""
 
 
 def data_convert(config: DataConvert) -> None:
@@ -193,9 +212,13 @@ def data_convert(config: DataConvert) -> None:
     from worldmodel.data.dataset import Dataset
     from worldmodel.data.importers import ImportOptions, convert
 
-    refuse_existing(config.out, config.force)
-    options = ImportOptions(config.env, config.size, config.frame_skip, config.seed, config.action_labels)
-    path = convert(config.format, config.source, config.out, options, progress=True)
+    if (config.destination is None) == (config.out is None):
+        raise UserError("data convert: wanted one dataset to make, as the second word or as --out FILE.")
+    out = config.destination or config.out
+    assert out is not None
+    refuse_existing(out, config.force)
+    options = ImportOptions(**{field.name: getattr(config, field.name) for field in fields(ImportOptions)})
+    path = convert(config.format, config.source, out, options, progress=True)
     with Dataset(path) as data:
         splits = ", ".join(f"{count} {name}" for name, count in data.split_counts.items())
-        print(f"{config.out}: {data.num_episodes} episodes ({splits}), {data.num_frames} frames.")
+        print(f"{out}: {data.num_episodes} episodes ({splits}), {data.num_frames} frames.")

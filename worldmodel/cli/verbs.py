@@ -74,7 +74,7 @@ VERBS: dict[str, Verb] = {
     "data convert": Verb(
         "worldmodel.cli.data_commands:DataConvert",
         "worldmodel.cli.data_commands:data_convert",
-        "make a dataset of npz files or videos",
+        "make a dataset of videos or of another format",
     ),
     "train policy": Verb(
         "worldmodel.collect.collect_config:TrainPolicy",

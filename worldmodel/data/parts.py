@@ -50,14 +50,16 @@ class PartWriter:
     Args:
         path: the part file; missing parent folders are created.
         header: the header of the run. A part of another run is refused.
+        durable: whether each episode is flushed to the disk; not needed if an interrupted run begins anew.
 
     Raises:
         UserError: the part belongs to another run, is damaged, is being written by another process, or cannot be
             written.
     """
 
-    def __init__(self, path: str | Path, header: Header) -> None:
+    def __init__(self, path: str | Path, header: Header, *, durable: bool = True) -> None:
         self.path = expand_path(path)
+        self._durable = durable
         self.header = header
         self._indices: set[int] = set()
         self._file: BinaryIO | None = None
@@ -110,7 +112,7 @@ class PartWriter:
         return frozenset(self._indices)
 
     def append(self, episode: Episode) -> None:
-        """Append one episode and flush it to the disk.
+        """Append one episode and flush it to the disk, if the writer is durable.
 
         If that fails (full disk, interrupt), the part is truncated to its previous content.
 
@@ -141,7 +143,7 @@ class PartWriter:
         self._indices.add(episode.index)
 
     def _write(self, offset: int, pieces: list[memoryview]) -> int:
-        """Write at `offset`, flush to the disk, and return the offset after the last byte."""
+        """Write at `offset`, flush to the disk if durable, and return the offset after the last byte."""
         assert self._file is not None
         handle = self._file.fileno()
         os.lseek(handle, offset, os.SEEK_SET)
@@ -149,7 +151,8 @@ class PartWriter:
             offset += len(piece)
             while len(piece):
                 piece = piece[os.write(handle, piece) :]
-        os.fsync(handle)
+        if self._durable:
+            os.fsync(handle)
         return offset
 
     def close(self) -> None:

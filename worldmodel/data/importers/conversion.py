@@ -9,13 +9,13 @@ from tqdm import tqdm
 
 from worldmodel.common.files import expand_path, write_error
 from worldmodel.data.importers.imported_dataset import ImportedDataset, ImportOptions
-from worldmodel.data.importers.importer_registry import find_importer
+from worldmodel.data.importers.importer_registry import detect_format, find_importer
 from worldmodel.data.parts import PartWriter
 from worldmodel.data.sealing import seal
 
 
 def convert(
-    format: str,
+    format: str | None,
     source: str | Path,
     out: str | Path,
     options: ImportOptions | None = None,
@@ -27,8 +27,8 @@ def convert(
     One episode at a time is in memory. An existing file is replaced.
 
     Args:
-        format: the name of an importer, see `IMPORTERS`.
-        source: the folder or file to read.
+        format: the name of an importer, see `IMPORTERS`; None to choose it by the files of the source.
+        source: the folder or file to read, or the name of an asset where the format takes one.
         out: the dataset to write.
         options: options of the import; None for the defaults.
         progress: show a progress bar on stderr.
@@ -37,11 +37,14 @@ def convert(
         The path of the dataset.
 
     Raises:
-        UserError: an unknown format, a source that cannot be read (the message names file and key), or `out` cannot
-            be written.
+        UserError: an unknown format, an option that the format does not use, a source that cannot be read (the message
+            names file and key), or `out` cannot be written.
     """
-    out = expand_path(out)
-    imported: ImportedDataset = find_importer(format).load()(expand_path(source), options or ImportOptions())
+    out, source, options = expand_path(out), expand_path(source), options or ImportOptions()
+    format = format or detect_format(source)
+    row = find_importer(format)
+    options.check_used(format, row.options)
+    imported: ImportedDataset = row.load()(source, options)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent)
@@ -49,7 +52,7 @@ def convert(
         raise write_error(out, error) from error
     with folder as name:
         part = Path(name) / "part-000.bin"
-        with PartWriter(part, imported.header) as writer:
+        with PartWriter(part, imported.header, durable=False) as writer:
             total = imported.header.num_episodes
             for episode in tqdm(imported.episodes(), "converting", total, unit="episode", disable=not progress):
                 writer.append(episode)

@@ -1,10 +1,15 @@
-"""What an importer returns, and what importers share."""
+"""What an importer returns, and what importers share.
+
+Shapes: T steps, T+1 frames of H x W pixels, A numbers per action.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from worldmodel.common import spaces
 from worldmodel.common.errors import UserError, unknown_name
@@ -12,39 +17,12 @@ from worldmodel.common.pixels import PixelSpec
 from worldmodel.common.version import VERSION
 from worldmodel.data.episode import Episode
 from worldmodel.data.header import Header, PolicyRecord
-from worldmodel.data.splits import GIVEN, HASH, SPLITS
+from worldmodel.data.importers.import_options import ImportOptions as ImportOptions
+from worldmodel.data.splits import BLOCK, GIVEN, HASH, SPLITS, split_numbers
 
 POLICY = "imported"  # the policy name of imported episodes
+VIDEO_SUFFIXES = (".mp4", ".gif", ".avi", ".mov", ".mkv", ".webm")
 SPLIT_NAMES = {**{name: name for name in SPLITS}, "valid": "validation", "val": "validation"}
-
-
-@dataclass(frozen=True)
-class ImportOptions:
-    """Options that importers share.
-
-    Attributes:
-        env: the name of the environment in the header; "" for "imported/" and the format.
-        size: (H, W) of the frames, by area averaging; None keeps the size of the source.
-        frame_skip: keep every n-th frame of a source without actions.
-        seed: gives the splits of episodes without a given split.
-        action_labels: the name of each action of integer actions (T,), which gives their number; empty infers the
-            number from the data.
-
-    Raises:
-        UserError: a number out of its range.
-    """
-
-    env: str = ""
-    size: tuple[int, int] | None = None
-    frame_skip: int = 1
-    seed: int = 0
-    action_labels: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.size is not None:
-            PixelSpec(self.size)
-        if self.frame_skip < 1:
-            raise UserError(f"frame_skip={self.frame_skip}; wanted at least 1.")
 
 
 @dataclass(frozen=True)
@@ -67,6 +45,8 @@ def imported_header(
     space: spaces.Space,
     class_names: Sequence[str],
     splits: Sequence[str | None],
+    variables: Sequence[str] = (),
+    action_labels: Sequence[str] = (),
 ) -> Header:
     """The header of imported episodes.
 
@@ -77,20 +57,67 @@ def imported_header(
         space: the action space.
         class_names: the names of the classes; empty without labels.
         splits: for each episode its given split; all None, or none.
+        variables: the names of the variables.
+        action_labels: the names of the actions, if the options do not give them.
     """
     return Header(
         env=options.env or f"imported/{format}",
         pixels=PixelSpec(options.size or size),
         action_space=space,
-        action_labels=options.action_labels,
+        action_labels=options.action_labels or tuple(action_labels),
         frame_skip=options.frame_skip,
         seed=options.seed,
         num_episodes=len(splits),
         policies=(PolicyRecord(POLICY),),
         class_names=tuple(class_names),
+        variables=tuple(sorted(variables)),
         split_rule=HASH if splits[0] is None else GIVEN,
         code_version=VERSION,
     )
+
+
+def imported_episode(
+    frames: np.ndarray,
+    index: int,
+    where: str,
+    *,
+    actions: np.ndarray | None = None,
+    rewards: np.ndarray | None = None,
+    terminations: np.ndarray | None = None,
+    truncations: np.ndarray | None = None,
+    variables: Mapping[str, np.ndarray] | None = None,
+    label: int | None = None,
+    split: str | None = None,
+) -> Episode:
+    """An episode; what the source lacks is no actions, rewards of 0, and no termination or truncation.
+
+    Args:
+        frames: (T+1, H, W, 3) uint8.
+        index: the number of the episode.
+        where: the subject of error messages.
+        actions, rewards, terminations, truncations, variables, label, split: as in `Episode`.
+
+    Raises:
+        UserError: the arrays are no valid episode.
+    """
+    length = len(frames) - 1
+    try:
+        return Episode(
+            frames=frames,
+            frame_valid=np.ones(length + 1, bool),
+            actions=np.zeros((length, 0), np.int64) if actions is None else actions,
+            rewards=np.zeros(length, np.float32) if rewards is None else rewards,
+            terminations=np.zeros(length, bool) if terminations is None else terminations,
+            truncations=np.zeros(length, bool) if truncations is None else truncations,
+            variables=variables or {},
+            index=index,
+            seed=index,
+            policy=POLICY,
+            label=label,
+            split=split,
+        )
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def source_files(source: Path, suffixes: Sequence[str], what: str) -> list[Path]:
@@ -101,11 +128,16 @@ def source_files(source: Path, suffixes: Sequence[str], what: str) -> list[Path]
     """
     if not source.is_dir():
         raise UserError(f"'{source}' is not a folder; wanted a folder of {what}.")
-    files = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in suffixes]
-    files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(source).parts)]
+    files = visible_files(source, suffixes)
     if not files:
         raise UserError(f"'{source}' has no {what}; wanted files that end in {', '.join(suffixes)}.")
     return files
+
+
+def visible_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """The files below a folder with these suffixes, sorted by path; hidden files and folders are left out."""
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in suffixes and path.is_file()]
+    return [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
 
 
 def parse_split(name: str, where: str) -> str:
@@ -117,3 +149,24 @@ def parse_split(name: str, where: str) -> str:
     if name not in SPLIT_NAMES:
         raise UserError(f"{where}: {unknown_name('split', name, SPLIT_NAMES)}")
     return SPLIT_NAMES[name]
+
+
+def official_splits(splits: Sequence[str | None], options: ImportOptions) -> list[str | None]:
+    """The splits of a source, with validation episodes.
+
+    If the source has ten or more train episodes and no validation episode, the rule "hash" over the train episodes
+    chooses every tenth of them for validation.
+
+    Args:
+        splits: for each episode its split in the source; all None if the source has none.
+        options: `seed` for the rule; `ignore_splits` gives None for all.
+    """
+    if options.ignore_splits or None in splits:
+        return [None] * len(splits)
+    train = [i for i, split in enumerate(splits) if split == "train"]
+    chosen = list(splits)
+    if "validation" not in splits and len(train) >= BLOCK:
+        rule = split_numbers(options.seed, np.arange(len(train)))
+        for i, number in zip(train, rule, strict=True):
+            chosen[i] = "validation" if number == SPLITS.index("validation") else "train"
+    return chosen
