@@ -16,7 +16,8 @@ from torch import Tensor
 from worldmodel.common.errors import UserError
 from worldmodel.common.pixels import PixelSpec, to_frame
 from worldmodel.data import Dataset
-from worldmodel.data.importers.video_importer import SUFFIXES, read_frames
+from worldmodel.data.importers.imported_dataset import VIDEO_SUFFIXES
+from worldmodel.data.importers.video_importer import read_frames
 from worldmodel.metrics.clip_sources import recorded_clips
 
 BATCH_SIZE = 16
@@ -118,11 +119,11 @@ class VideoClips(ClipFile):
 
     def __init__(self, folder: Path, size: tuple[int, int] | None = None) -> None:
         self.size = size
-        self.paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+        self.paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
         if not self.paths:
             raise UserError(
-                f"'{folder}' has no videos and is no model; wanted files that end in {', '.join(SUFFIXES)}, or the "
-                "directory of a world or clip model."
+                f"'{folder}' has no videos and is no model; wanted files that end in {', '.join(VIDEO_SUFFIXES)}, or "
+                "the directory of a world or clip model."
             )
 
     def count(self, length: int) -> int:
