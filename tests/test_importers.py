@@ -217,7 +217,7 @@ def test_npz_keys_of_other_programs_and_a_second_camera(tmp_path: Path) -> None:
         "state": np.zeros((4, 2)),
     }
     np.savez(tmp_path / "s" / "0.npz", action=np.array([0, 1, 1]), **arrays)
-    for camera, seed in (("", 0), ("image", 0), ("image2", 1)):
+    for camera, seed in (("", 0), ("image", 0), ("image_side", 1)):
         path = convert(None, tmp_path / "s", tmp_path / f"{seed}.h5", ImportOptions(camera=camera))
         with Dataset(path) as data:
             assert data.frames(0).tobytes() == some_frames(seed).tobytes()
