@@ -105,7 +105,7 @@ def paths_made(name: str, config: Any) -> set[tuple[str, str]]:
         return {(kind, f"{config.out}/round-{n + 1}/{file}") for kind, file in files for n in range(config.rounds)}
     if name not in MAKES:
         return set()
-    made = {(MAKES[name], str(config.out))}
+    made = {(MAKES[name], str(getattr(config, "destination", None) or config.out))}
     if name == "collect":  # with --shard 0/2 and 1/2, and when it is stopped
         made |= {("dataset", str(config.out).replace(".h5", f".{i}-of-2.h5")) for i in range(2)}
         made.add(("part files", f"{config.out}.parts"))

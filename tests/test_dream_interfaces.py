@@ -389,5 +389,5 @@ def test_a_policy_gets_the_channels_first_whatever_their_number(
     policy = PPO("MlpPolicy", dreams, n_steps=2, batch_size=2, n_epochs=1, device="cpu")
     assert policy.observation_space.shape == dreams.observation_space.shape == shape
     observations = dreams.reset()
-    np.testing.assert_array_equal(observations, np.moveaxis(dreams.venv.observations, -1, 1))  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(observations, np.moveaxis(dreams.venv.stacked, -1, 1))  # type: ignore[attr-defined]
     policy.learn(4)
