@@ -4,7 +4,7 @@
     python benchmarks/learner_speed.py --quick --out /tmp/learner-speed.json
 
 The settings are those of `worldmodel train policy --world`, and so is the network. One decision is `hold` steps of the
-dream. All settings take turns in every round, so that a slow moment of the machine affects all of them alike;
+dream. All settings are measured in every round, so that a slow moment of the machine affects all of them alike;
 "times base" is the median over rounds of a setting's rate divided by the base's in the same round. A round of a setting
 consists of whole updates. The shares: dream (steps, with their pixels), policy (forward passes that choose actions),
 update (gradients), other (buffers, Stable-Baselines3).
@@ -32,7 +32,7 @@ from worldmodel.bench.timing import Clock, interleave
 from worldmodel.collect.env_options import env_name
 from worldmodel.collect.global_state import preserved_global_state
 from worldmodel.collect.learner_config import LearnerConfig, dream_learner_config
-from worldmodel.collect.learner_envs import DREAM_REWARDS
+from worldmodel.collect.learner_envs import dream_keywords
 from worldmodel.collect.learner_model import new_model
 from worldmodel.common.files import write_json_atomic
 from worldmodel.common.memory import keep_freed_memory
@@ -81,17 +81,7 @@ class Learner:
     def __init__(self, world: WorldModel, learner: LearnerConfig, folder: Path, clock: Clock) -> None:
         self.learner, self.clock, self.watch = learner, clock, Stopwatch(clock)
         torch.set_num_threads(learner.threads)
-        dreams = DreamLearnerEnv(
-            world,
-            learner.num_envs,
-            frame_stack=learner.frame_stack,
-            last_action=learner.last_action,
-            view=learner.view,
-            hold=learner.hold,
-            reward=DREAM_REWARDS[learner.reward],
-            backend=learner.backend,
-            threads=learner.threads,
-        )
+        dreams = DreamLearnerEnv(world, learner.num_envs, **dream_keywords(learner))
         self.model = new_model(learner, dreams, 0, folder, "cpu")
         self.model.tensorboard_log = None
         self.watch.watch(dreams, "step_wait", "dream")

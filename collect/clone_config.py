@@ -51,6 +51,8 @@ class TrainClone:
             raise UserError(f"best={self.best}: wanted a share above 0, at most 1.")
         if self.steps < 1:
             raise UserError(f"steps={self.steps}: wanted at least 1.")
+        if self.learner.last_action:
+            raise UserError("learner.last_action=True: cloning trains policies that observe frames alone.")
         if self.learner.algo not in ("ppo", "a2c"):
             raise UserError(f"learner.algo={self.learner.algo!r}: cloning trains the networks of ppo or a2c.")
 
@@ -68,10 +70,11 @@ class TrainClone:
 def _env_of(path: str) -> str:
     """Short name of the environment of a dataset; "" for none: the command reports a bad file."""
     from worldmodel.data import Dataset
-    from worldmodel.envs import rows
+    from worldmodel.envs.env_registry import row_of
 
     try:
         with Dataset(path) as data:
-            return next((row.name for row in rows() if row.id == data.header.env), "")
+            row = row_of(data.header.env)
     except (UserError, OSError):
         return ""
+    return "" if row is None else row.name

@@ -29,6 +29,7 @@ from worldmodel.common.run_info import check_same_run, remove_run, save_run_info
 from worldmodel.common.spaces import NoAction, to_gymnasium
 from worldmodel.common.torch_state import isolated_torch_state
 from worldmodel.data import Dataset
+from worldmodel.envs.env_registry import row_of
 
 SCORED_STEPS = 4096  # of the validation split
 WARMUP = 100  # steps in which the learning rate rises; it falls linearly to 0 afterwards
@@ -194,16 +195,11 @@ def _train(config: TrainClone, data: Dataset) -> None:
         "nats": nats,
         "accuracy": accuracy,
     }
-    env = next((row.name for row in _rows() if row.id == data.header.env), data.header.env)
+    row = row_of(data.header.env)
+    env = data.header.env if row is None else row.name
     write_json_atomic(out / "policy.json", {"env": env, "learner": asdict(learner), "result": result})
     save_model(model, out / "policy.zip", exclude=("tensorboard_log",))
     shutil.rmtree(out / "checkpoint", ignore_errors=True)
-
-
-def _rows() -> Any:
-    from worldmodel.envs import rows
-
-    return rows()
 
 
 def _step(

@@ -189,6 +189,27 @@ def real_envs(config: TrainPolicy) -> Iterator[Any]:
         shutil.rmtree(records, ignore_errors=True)
 
 
+def dream_keywords(learner: LearnerConfig) -> dict[str, Any]:
+    """The keyword arguments of `DreamLearnerEnv` that the settings of a training give."""
+    from worldmodel.dream.dream_options import RECORDED
+
+    return {
+        "frame_stack": learner.frame_stack,
+        "last_action": learner.last_action,
+        "view": learner.view,
+        "hold": learner.hold,
+        "reward": DREAM_REWARDS[learner.reward],
+        "reward_scale": learner.reward_scale,
+        "mirror": learner.mirror,
+        "horizon": RECORDED if learner.horizon is None else learner.horizon,
+        "temperature": learner.temperature,
+        "start_before_end": learner.start_before_end,
+        "disagreement_penalty": learner.disagreement_penalty,
+        "backend": learner.backend,
+        "threads": learner.threads,
+    }
+
+
 @contextlib.contextmanager
 def dream_envs(config: TrainPolicy) -> Iterator[Any]:
     """Dreams of the worlds at `config.world` and `config.more_worlds` as an SB3 VecEnv.
@@ -200,27 +221,14 @@ def dream_envs(config: TrainPolicy) -> Iterator[Any]:
     from worldmodel.collect.learner_view import LearnerView
     from worldmodel.common.channels_first import VecChannelsFirst
     from worldmodel.dream import DreamLearnerEnv
-    from worldmodel.dream.dream_options import RECORDED
 
     assert config.world is not None
     learner = config.learner
     venv: Any = DreamLearnerEnv(
         [config.world, *config.more_worlds] if config.more_worlds else config.world,
         learner.num_envs,
-        frame_stack=learner.frame_stack,
-        last_action=learner.last_action,
-        view=learner.view,
-        hold=learner.hold,
-        reward=DREAM_REWARDS[learner.reward],
-        reward_scale=learner.reward_scale,
-        mirror=learner.mirror,
-        horizon=RECORDED if learner.horizon is None else learner.horizon,
-        temperature=learner.temperature,
+        **dream_keywords(learner),
         starts_from=config.starts_from or None,
-        start_before_end=learner.start_before_end,
-        disagreement_penalty=learner.disagreement_penalty,
-        backend=learner.backend,
-        threads=learner.threads,
         seed=config.seed,
         device=config.device,
     )

@@ -128,7 +128,7 @@ def mnist_source(folder: Path) -> Path:
 
 
 def write_video_csv(folder: Path, name: str, text: str, num_frames: int = 4) -> None:
-    """A video and the CSV file beside it."""
+    """A video and its CSV file."""
     write_gif(folder / f"{name}.gif", some_frames(0, num_frames))
     (folder / f"{name}.csv").write_text(text)
 

@@ -173,6 +173,7 @@ def test_every_action_space_can_be_cloned(
         (["--best", "0"], "best=0.0: wanted a share above 0, at most 1."),
         (["--steps", "0"], "steps=0: wanted at least 1."),
         (["--learner.algo", "sac"], "cloning trains the networks of ppo or a2c."),
+        (["--learner.last-action"], "cloning trains policies that observe frames alone"),
         (["--learner.reward", "health"], "needs a dataset with the variable 'health'"),
     ],
 )

@@ -123,7 +123,7 @@ def test_what_cannot_be_mirrored_is_refused_in_a_sentence() -> None:
     action_mirror(SLIDER.id, space, SLIDER.action_labels, PixelSpec((64, 64), (20, 52, 8, 56)), (8, 24, 8, 40))
     with pytest.raises(UserError, match="mirrored action 'left'"):
         action_mirror(SLIDER.id, space, ("stay", "lift", "right"), WHOLE)
-    with pytest.raises(UserError, match="same bound both ways"):
+    with pytest.raises(UserError, match="symmetric about 0"):
         rule(spaces.Box((-1.0,), (2.0,)), ("x",), (("x",),))
     with pytest.raises(UserError, match="wanted 1 label"):
         rule(spaces.Box((-1.0, -1.0), (1.0, 1.0)), ("x", "y"), (("x", "y"),))

@@ -186,7 +186,7 @@ def _open(config: EvalVideo, settings: ClipSettings, stack: ExitStack) -> Compar
 
 
 def _likelihood(comparison: Comparison, config: EvalVideo) -> dict[str, Any]:
-    """The section of the likelihood, if it is asked for."""
+    """The section of the likelihood, if it is requested."""
     from worldmodel.metrics.clip_comparison import ModelComparison
     from worldmodel.metrics.clip_likelihood import SECTION
 

@@ -42,7 +42,7 @@ class Section:
         return self
 
     def figures(self, figures: list[tuple[str, str]]) -> Section:
-        """Append large figures, each with a sentence that says what it means."""
+        """Append large figures, each with a sentence that explains it."""
         rows = [f"<dt>{html.escape(figure)}</dt><dd>{html.escape(text)}</dd>" for figure, text in figures]
         self.blocks.append(f"<dl>{''.join(rows)}</dl>")
         return self

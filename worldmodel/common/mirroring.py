@@ -175,7 +175,8 @@ def _signs(space: Box, names: tuple[str, ...], rule: MirrorRule) -> tuple[int, .
     negated = {name for entry in rule for name in entry}
     for name, low, high in zip(names, *space.bounds(), strict=True):
         if name in negated and low != -high:
-            raise UserError(f"mirror: the component {name!r} lies in [{low}, {high}]; wanted the same bound both ways.")
+            wanted = "wanted bounds that are symmetric about 0"
+            raise UserError(f"mirror: the component {name!r} lies in [{low}, {high}]; {wanted}.")
     return tuple(-1 if name in negated else 1 for name in names)
 
 

@@ -76,7 +76,7 @@ def evaluate_clips(
 
 
 def _accumulators(metrics: Sequence[str], paired: bool, networks: ClipNetworks) -> dict[ClipMetric, ClipAccumulator]:
-    """An empty accumulator of each metric that is asked for and can be measured."""
+    """An empty accumulator of each requested metric that can be measured."""
     rows = select_clip_metrics(metrics)
     unpaired = [row.name for row in rows if row.is_paired and not paired]
     if metrics and unpaired and ALL not in metrics:

@@ -76,7 +76,7 @@ class ClipSettings:
 
 
 class ClipNetworks:
-    """The networks that metrics of clips use, each loaded when it is first asked for, and shared by the metrics.
+    """The networks that metrics of clips use, each loaded at its first use, and shared by the metrics.
 
     Args:
         settings: which networks, and where they compute.

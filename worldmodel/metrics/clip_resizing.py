@@ -1,6 +1,6 @@
 """Clips as the input of a network: resized and scaled.
 
-Three ways of resizing are in use for the Frechet video distance; the scores that follow differ.
+Three methods of resizing are in use for the Frechet video distance; the scores that follow differ.
 
 Shapes: N clips, T frames, H W pixels.
 """

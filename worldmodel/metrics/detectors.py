@@ -99,7 +99,7 @@ def load_torchscript(path: Path, resizing: str, device: str = "cpu") -> Detector
     """A network of a user's TorchScript file, (N, 3, T, 224, 224) in [-1, 1] -> (N, F).
 
     The published TorchScript files of I3D and Inception take the arguments `rescale`, `resize` and `return_features`:
-    they are asked for features of clips that are resized and scaled already. TorchScript can contain code: load files
+    they compute features of clips that are resized and scaled already. TorchScript can contain code: load files
     that you trust.
 
     Raises:

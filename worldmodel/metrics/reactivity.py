@@ -5,7 +5,7 @@ then gets the actions of the policy's own play of the other one. A policy that i
 that reacts to them is not.
 
 If episode i outlasts the other one, the policy continues: it observes the next episode of the other's row, without
-being told that one began. So the actions of a policy that ignores its observations have the same distribution in both
+a signal that one began. So the actions of a policy that ignores its observations have the same distribution in both
 plays, however long they are.
 
 Shapes: R rows (dreams), H W pixels, A action size.

@@ -65,7 +65,7 @@ IMPORTERS: dict[str, ImporterRow] = {
     ),
     "video-csv": ImporterRow(
         "worldmodel.data.importers.video_csv_importer:open_video_csv",
-        "a folder of video files, each beside a .csv file of its actions",
+        "a folder of video files, each next to a .csv file of its actions",
         folder=(VIDEO_SUFFIXES, (".csv",)),
         options=("action_labels", "drop_action", "split_files"),
     ),

@@ -92,7 +92,7 @@ class ActionTable:
 
 
 def open_video_csv(source: Path, options: ImportOptions) -> ImportedDataset:
-    """Check a folder of videos, each beside a CSV file of the same name: run.mp4 and run.csv.
+    """Check a folder of videos, each next to a CSV file of the same name: run.mp4 and run.csv.
 
     Folders may name splits and classes, as for videos without actions. The first row of a CSV file names the columns:
     `action`, or `action_...` for several numbers; optionally `reward`, `terminated`, `truncated` and `frame`, which
