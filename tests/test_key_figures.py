@@ -27,6 +27,7 @@ EVALUATION = {
 ROWS = [
     {"policy": "dreamer", "return_mean": 400.2},
     {"policy": "random", "return_mean": 285.0, "first_minus_this": {"mean": 115.2, "low": 60.0, "high": 170.0}},
+    {"policy": "periodic", "return_mean": 1005.7, "first_minus_this": {"mean": -605, "low": -740.0, "high": -480.0}},
 ]
 
 
@@ -34,6 +35,7 @@ def test_five_figures_with_their_baselines() -> None:
     figures = key_figures({"steps_per_second": {"1": 425.0, "64": 1589.0}}, EVALUATION, ROWS)
     assert [figure for figure, _ in figures] == ["400", "61", "1.49", "31.5 dB", "1,589"]
     words = ["285 on the same seeds: better (difference +115", "80 steps at most", "3.61 with others", "29.0 dB", "425"]
+    assert "For comparison: periodic play 1006." in figures[0][1], "a better baseline is shown too"
     for (_, text), word in zip(figures, words, strict=True):
         assert word in text
 

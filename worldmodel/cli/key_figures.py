@@ -31,12 +31,13 @@ def _policy(rows: list[dict[str, Any]]) -> Iterator[KeyFigure]:
         return
     gain = random["first_minus_this"]
     verdict = "better" if gain["low"] > 0 else "worse" if gain["high"] < 0 else "no significant difference"
+    others = [f"{row['policy']} play {row['return_mean']:.0f}" for row in rows[1:] if row is not random]
     interval = f"{gain['low']:+.0f} to {gain['high']:+.0f}"
     yield (
         f"{rows[0]['return_mean']:.0f}",
         "return in the real game of a policy that learned only in dreams. Random play reaches "
         f"{random['return_mean']:.0f} on the same seeds: {verdict} (difference {gain['mean']:+.0f}, 95 % interval "
-        f"{interval}).",
+        f"{interval})." + (f" For comparison: {', '.join(others)}." if others else ""),
     )
 
 
