@@ -8,9 +8,11 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium.utils.env_checker import check_env
 
 import worldmodel
+from worldmodel.collect import record
 from worldmodel.collect.collect_config import TrainPolicy
 from worldmodel.collect.env_options import EnvOptions
 from worldmodel.collect.learner_config import LearnerConfig
@@ -20,7 +22,10 @@ from worldmodel.collect.policy_training import TEST_SEED, train_policy
 from worldmodel.common.errors import UserError
 from worldmodel.dream import DreamVecEnv
 from worldmodel.envs import toy_optimum
+from worldmodel.train.trainers import train_prior
+from worldmodel.train.training_config import LoopConfig, PriorTraining
 from worldmodel.world.hub import SHIPPED_WORLDS, find_world, shipped_worlds
+from worldmodel.world.world_model import WorldModel
 
 
 @pytest.mark.parametrize("name", shipped_worlds())
@@ -60,3 +65,13 @@ def test_a_policy_trained_in_the_shipped_toy_beats_every_open_loop_policy(tmp_pa
     policies = {"dreamer": describe_policy_file(policy)}
     returns = evaluate(policies, "toy", env_options.kwargs(), 40, TEST_SEED, 1)[0]["returns"]
     assert np.mean(returns) >= 3 * toy_optimum.best_open_loop_return()
+
+
+def test_a_training_begins_with_a_shipped_world(tmp_path: Path) -> None:
+    path = record("toy", "random", tmp_path / "toy.h5", episodes=4, size=16, progress=False)
+    source = WorldModel.from_pretrained("toy")
+    loop = LoopConfig(num_steps=1, batch_size=2, clip_length=source.prior.window + 1, learning_rate=1e-12)
+    config = PriorTraining(prior=source.prior.config, train_prior=loop, num_starts=1)
+    world = train_prior("toy", path, tmp_path / "world", config, init_from="toy")
+    assert torch.equal(world.tokenizer.codebook.embeddings, source.tokenizer.codebook.embeddings)
+    torch.testing.assert_close(world.prior.code_head.weight, source.prior.code_head.weight, atol=1e-6, rtol=0)
