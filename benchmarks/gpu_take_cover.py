@@ -1,9 +1,9 @@
 """Policies of take-cover that learn only in dreams, on one GPU; `gpu_take_cover.sh` calls it.
 
 Records the coverage mixture on all cores, trains worlds of several seeds and policies of several seeds in each, and
-tests every policy on test seeds of the real game. The stages of the first world and its first policy come first, so that
-even a short run has a result. A stage for which the time of one command is too short is done by the next: repeat the
-command until it prints "complete". Every figure is in OUT/result.json. After a kill the same command continues.
+tests every policy on test seeds of the real game. The stages of the first world and its first policy come first, so
+that even a short run has a result. A stage for which the time of one command is too short is done by the next: repeat
+the command until it prints "complete". Every figure is in OUT/result.json. After a kill the same command continues.
 """
 
 from __future__ import annotations
