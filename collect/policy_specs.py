@@ -283,14 +283,35 @@ def check_policy_fits(spec: PolicySpec, env: Any) -> None:
 
 
 def mix_policies(base: PolicySpec, others: list[PolicySpec]) -> tuple[PolicySpec, ...]:
-    """The policies of a recording: the base policy plays the share of episodes that the others leave."""
+    """The policies of a recording: the base policy plays the share of episodes that the others leave.
+
+    Policy files of one algorithm are distinguished by the name of their directory: ppo:runs-a, ppo:runs-b.
+
+    Raises:
+        UserError: two policies have the same name.
+    """
     rest = 1.0 - sum(spec.share for spec in others)
     specs = ([replace(base, share=rest)] if rest > 1e-9 else []) + others
-    names = [spec.name for spec in specs]
-    duplicates = {name for name in names if names.count(name) > 1}
-    if duplicates:
+    shared = _shared_names(specs)
+    specs = [
+        replace(spec, name=f"{spec.name}:{_folder_name(spec)}") if spec.name in shared and spec.kind == "file" else spec
+        for spec in specs
+    ]
+    if duplicates := _shared_names(specs):
         raise UserError(f"policies must have distinct names; got {sorted(duplicates)} twice.")
     return tuple(specs)
+
+
+def _shared_names(specs: list[PolicySpec]) -> set[str]:
+    """Names that several policies have."""
+    names = [spec.name for spec in specs]
+    return {name for name in names if names.count(name) > 1}
+
+
+def _folder_name(spec: PolicySpec) -> str:
+    """What distinguishes a policy file: its directory for policy.zip of `train policy`, else its own name."""
+    path = Path(spec.path)
+    return path.parent.name if path.stem == "policy" else path.stem
 
 
 def choose_policy(shares: list[float], seed: int, index: int) -> int:
