@@ -161,6 +161,13 @@ def learner_config(env: str, algo: str | None = None) -> LearnerConfig:
     return learner if algo is None else replace(learner, algo=algo)  # type: ignore[arg-type]
 
 
+# What differs for learning in dreams, where measured (docs/benchmarks.md): many dreams in one batch.
+_DREAM_CHANGES: dict[str, dict[str, Any]] = {
+    "doom/take-cover": {"num_envs": 64, "rollout_steps": 32, "batch_size": 512, "learning_rate": 7e-4},
+}
+
+
 def dream_learner_config(env: str) -> LearnerConfig:
     """The settings for learning in a dream of an environment: many dreams in one batch, short rollouts."""
-    return replace(learner_config(env), num_envs=32, rollout_steps=16, learning_rate=1e-3)
+    changes = _DREAM_CHANGES.get(env, {"num_envs": 32, "rollout_steps": 16, "learning_rate": 1e-3})
+    return replace(learner_config(env), **changes)

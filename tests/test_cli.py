@@ -186,6 +186,7 @@ def test_the_commands_of_a_page_read_only_what_earlier_ones_make(page: str) -> N
         (["sample", "--world", "w", "--num", "0", "--out", "x.png"], ["num"]),
         (["demo", "--out", "d", "--test-episodes", "1"], ["--test-episodes 1", "at least 2"]),
         (["demo", "--out", "d", "--policy-minutes", "0"], ["--policy-minutes 0", "above 0"]),
+        (["demo", "--out", "d", "--env", "toy"], ["--policy-world", "not of --env toy"]),
         (["demo", "--out", "d", "--world-preset", "tinny"], ["unknown preset 'tinny'", "Did you mean 'tiny'"]),
         (["envs", "--config"], ["--config needs a value"]),
     ],

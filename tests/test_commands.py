@@ -121,6 +121,7 @@ def test_the_demo_continues_where_it_stopped(
     arguments = [
         "demo", "--env", "toy", "--episodes", "60", "--policy-minutes", "0.05", "--world-minutes", "0.2",
         "--world-preset", "tiny", "--eval-clips", "8", "--eval-rows", "4", "--test-episodes", "4", "--out", str(out),
+        "--policy-world", "",
     ]  # fmt: skip
 
     def stop(*_: object) -> None:

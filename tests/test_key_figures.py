@@ -32,7 +32,7 @@ ROWS = [
 
 
 def test_five_figures_with_their_baselines() -> None:
-    figures = key_figures({"steps_per_second": {"1": 425.0, "64": 1589.0}}, EVALUATION, ROWS)
+    figures = key_figures({"steps_per_second": {"1": 425.0, "64": 1589.0}}, EVALUATION, ROWS, "toy")
     assert [figure for figure, _ in figures] == ["400", "61", "1.49", "31.5 dB", "1,589"]
     words = ["285 on the same seeds: better (difference +115", "80 steps at most", "3.61 with others", "29.0 dB", "425"]
     assert "For comparison: periodic play 1006." in figures[0][1], "a better baseline is shown too"
@@ -42,11 +42,11 @@ def test_five_figures_with_their_baselines() -> None:
 
 def test_what_was_not_measured_is_left_out_and_no_verdict_is_flattering() -> None:
     row = {"policy": "random", "return_mean": 285.0, "first_minus_this": {"mean": -24.0, "low": -65.0, "high": 16.0}}
-    figures = key_figures({"steps_per_second": {}}, {"sections": {}}, [ROWS[0], row])
+    figures = key_figures({"steps_per_second": {}}, {"sections": {}}, [ROWS[0], row], "toy")
     assert len(figures) == 1
     assert "no significant difference" in figures[0][1]
     row["first_minus_this"] = {"mean": -90.0, "low": -120.0, "high": -50.0}
-    assert "worse" in key_figures({"steps_per_second": {}}, {"sections": {}}, [ROWS[0], row])[0][1]
+    assert "worse" in key_figures({"steps_per_second": {}}, {"sections": {}}, [ROWS[0], row], "toy")[0][1]
 
 
 def test_figures_are_escaped_in_the_page() -> None:

@@ -32,12 +32,12 @@ def write_report(config: Demo, out: Path, seconds: dict[str, float]) -> None:
     dream, evaluation = _read(out / "dream.json"), _read(out / "evaluation.json")
     test_rows = _read(out / "dreamer" / "test.json")["rows"]
     sections = [
-        Section("In short").figures(key_figures(dream, evaluation, test_rows)),
+        Section("In short").figures(key_figures(dream, evaluation, test_rows, _policy_world(config))),
         _dataset_section(config, out, summary, histograms),
         _training_section(out, evaluation),
         _dream_section(out),
         _free_run_section(evaluation),
-        _policy_section(out, test_rows),
+        _policy_section(config, out, test_rows),
         _table_section(dream, evaluation, test_rows),
         Section("Try next").code(next_commands(config, out)),
     ]
@@ -216,13 +216,14 @@ def _free_run_section(evaluation: dict[str, Any]) -> Section:
     return section
 
 
-def _policy_section(out: Path, test_rows: list[dict[str, Any]]) -> Section:
+def _policy_section(config: Demo, out: Path, test_rows: list[dict[str, Any]]) -> Section:
     from worldmodel.cli.html_page import Section
     from worldmodel.cli.plots import line_plots, read_json_lines
 
-    section = Section("Policy trained in the dream").text(
-        "PPO was trained on dreams only. It was then tested in the real game on seeds that nothing else used, and "
-        "compared with random play and with the periodic policy, which ignores the frames, on the same seeds."
+    section = Section("Policy trained in dreams").text(
+        f"PPO was trained only in dreams of {_policy_world(config)}. It was then tested in the real game on seeds that "
+        "nothing else used, and compared with random play and with the periodic policy, which ignores the frames, on "
+        "the same seeds."
     )
     path = out / "dreamer" / "curve.jsonl"
     curve = read_json_lines(path) if path.exists() else []
@@ -241,6 +242,16 @@ def _policy_section(out: Path, test_rows: list[dict[str, Any]]) -> Section:
             }
         )
     return section.table(rows)
+
+
+def _policy_world(config: Demo) -> str:
+    """The world that the policy learned in, for a sentence."""
+    from worldmodel.world.hub import shipped_worlds
+
+    if not config.policy_world:
+        return "this demo's world"
+    shipped = config.policy_world in shipped_worlds()
+    return f"the world {config.policy_world}" + (", which comes with the package" if shipped else "")
 
 
 def policy_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:

@@ -115,7 +115,7 @@ def dream(config: Demo, path: Path, world_path: Path, out: Path) -> None:
 
 
 def policy(config: Demo, world: Path, out: Path) -> None:
-    """Train a policy in the dream and test it in the real environment."""
+    """Train a policy in dreams of a world and test it in the real environment."""
     from worldmodel.collect.collect_config import TrainPolicy
     from worldmodel.collect.learner_config import dream_learner_config
     from worldmodel.collect.policy_training import train_policy

@@ -8,15 +8,24 @@ from typing import Any
 KeyFigure = tuple[str, str]  # the figure, and what it means
 
 
-def key_figures(dream: dict[str, Any], evaluation: dict[str, Any], test_rows: list[dict[str, Any]]) -> list[KeyFigure]:
+def key_figures(
+    dream: dict[str, Any], evaluation: dict[str, Any], test_rows: list[dict[str, Any]], policy_world: str
+) -> list[KeyFigure]:
     """Policy outside, length of dreams, obedience, prediction and speed; what was not measured is left out.
 
     Args:
         dream: the content of dream.json, with `steps_per_second` by batch size.
         evaluation: what `worldmodel.metrics.evaluate` returns.
         test_rows: rows of `eval policy`, the dream's policy first.
+        policy_world: the world that the policy learned in.
     """
-    found = (_policy(test_rows), _survival(evaluation), _obedience(evaluation), _prediction(evaluation), _speed(dream))
+    found = (
+        _policy(test_rows, policy_world),
+        _survival(evaluation),
+        _obedience(evaluation),
+        _prediction(evaluation),
+        _speed(dream),
+    )
     return [figure for figures in found for figure in figures]
 
 
@@ -25,7 +34,7 @@ def values_of(evaluation: dict[str, Any], metric: str) -> list[dict[str, Any]]:
     return next((s[metric]["values"] for s in evaluation["sections"].values() if metric in s), [])
 
 
-def _policy(rows: list[dict[str, Any]]) -> Iterator[KeyFigure]:
+def _policy(rows: list[dict[str, Any]], world: str) -> Iterator[KeyFigure]:
     random = next((row for row in rows[1:] if row["policy"] == "random"), None)
     if random is None:
         return
@@ -35,7 +44,7 @@ def _policy(rows: list[dict[str, Any]]) -> Iterator[KeyFigure]:
     interval = f"{gain['low']:+.0f} to {gain['high']:+.0f}"
     yield (
         f"{rows[0]['return_mean']:.0f}",
-        "return in the real game of a policy that learned only in dreams. Random play reaches "
+        f"return in the real game of a policy that learned only in dreams of {world}. Random play reaches "
         f"{random['return_mean']:.0f} on the same seeds: {verdict} (difference {gain['mean']:+.0f}, 95 % interval "
         f"{interval})." + (f" For comparison: {', '.join(others)}." if others else ""),
     )
