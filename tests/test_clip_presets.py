@@ -1,14 +1,19 @@
-"""The clip models of the VideoGPT paper: presets field by field, parameter counts, one training step."""
+"""The clip models of the VideoGPT paper: presets field by field, parameter counts, training."""
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from worldmodel.cli import command_line as cli
 from worldmodel.common import spaces
 from worldmodel.common.pixels import PixelSpec
+from worldmodel.data import ClipSampler, Dataset, Episode, Header, PartWriter, PolicyRecord, seal
 from worldmodel.train.clip_presets import CLIP_PRESETS, PAPER_PRESETS
 from worldmodel.train.clip_training_config import ClipTraining
 from worldmodel.world.clip_model import ClipModel
@@ -161,3 +166,81 @@ def test_a_preset_builds_with_the_expected_number_of_parameters(name: str) -> No
     assert num_parameters(model.prior) == expected_prior(paper_name, is_conditional=name == paper_name)
     if name in CONDITIONS:
         assert model.prior.condition_encoder.condition_dim == CONDITIONS[name][1]
+
+
+# -- training at reduced size ------------------------------------------------------------------------------
+
+SIDE = 16
+SIZES = {
+    "tokenizer": {"width": 16, "residual-width": 8, "num-layers": 1, "num-codes": 16, "code-dim": 8},
+    "prior": {"width": 32, "num-layers": 2, "frame-units": 16, "class-dim": 4},
+    "train-tokenizer": {"num-steps": 2, "batch-size": 2, "validations": 0},
+    "train-prior": {"num-steps": 2, "batch-size": 2, "validations": 0},
+}
+REDUCED = [f"--{group}.{flag}={value}" for group, flags in SIZES.items() for flag, value in flags.items()]
+
+
+def write_episodes(path: Path, space: spaces.Space) -> None:
+    """Twelve labelled episodes of 17 frames: a bright column that moves to the right."""
+    header = Header(
+        env="test/Clips-v0",
+        pixels=PixelSpec((SIDE, SIDE)),
+        action_space=space,
+        seed=0,
+        num_episodes=12,
+        policies=(PolicyRecord("random"),),
+        class_names=("even", "odd"),
+    )
+    rng = np.random.default_rng(0)
+    with PartWriter(path.with_suffix(".part"), header) as part:
+        for index in range(12):
+            frames = np.zeros((17, SIDE, SIDE, 3), np.uint8)
+            for t in range(17):
+                frames[t, :, (index + t) % SIDE] = 255
+            part.append(
+                Episode(
+                    frames=frames,
+                    frame_valid=np.ones(17, bool),
+                    actions=np.stack([space.sample(rng) for _ in range(16)]),
+                    rewards=np.zeros(16, np.float32),
+                    terminations=np.zeros(16, bool),
+                    truncations=np.arange(16) == 15,
+                    index=index,
+                    seed=index,
+                    policy="random",
+                    label=index % 2,
+                )
+            )
+    seal([path.with_suffix(".part")], path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", [*PAPER, "bair-unconditional"])
+def test_a_preset_trains_at_reduced_size_by_flags(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.set_num_threads(1)
+    space = CONDITIONS.get(name, (spaces.Discrete(2), 0))[0]
+    write_episodes(tmp_path / "clips.h5", space)
+    out, flags = tmp_path / "model", [*REDUCED, "--json"]
+    if name in ("bair", "doom-hgs"):
+        flags += ["--prior.attention", "sparse", "--activation-checkpointing"]
+    verb, config = cli.parse(
+        ["train", "clip", "--preset", name, "--data", str(tmp_path / "clips.h5"), "--out", str(out), *flags]
+    )
+    cli.load_entry(cli.VERBS[verb].function)(config)
+    figures = json.loads(capsys.readouterr().out)
+    assert 0 < figures["nats_per_code"] < 10
+    model = ClipModel.from_pretrained(out)
+    training = CLIP_PRESETS[name]
+    assert model.prior.config.num_given_frames == training.prior.num_given_frames
+    assert model.prior.config.frame_encoder == training.prior.frame_encoder
+    assert model.prior.config.attention == ("sparse" if "--activation-checkpointing" in flags else "full")
+    with Dataset(tmp_path / "clips.h5") as data:
+        batch = ClipSampler(data, 16, 1, "train", seed=0).batch(0).torch()
+    conditioning = model.conditioning_of(batch)
+    sampled = model.sample(
+        1, class_index=conditioning.class_index, actions=conditioning.actions, frames=conditioning.frames
+    )
+    assert sampled.shape == (1, 16, SIDE, SIDE, 3)

@@ -230,6 +230,9 @@ def test_dropout_is_after_attention_and_feed_forward() -> None:
                 found.append(logits[:, 1:].detach())
     assert all(torch.equal(logits, trained[0]) for logits in trained)  # nothing but the residual stream is left
     assert not any(torch.equal(logits, evaluated[0]) for logits in evaluated[1:])
+    for block in prior.transformer.blocks:
+        torch.nn.init.normal_(block.down_proj.bias)
+    assert torch.equal(prior.train().logits(codes, Conditioning(frames=frames))[:, 1:], trained[0])
 
 
 @pytest.mark.parametrize("attention", ["full", "sparse"])
