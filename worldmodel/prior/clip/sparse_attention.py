@@ -109,7 +109,7 @@ class SparseAttention(nn.Module):
 
 @functools.cache
 def _compiled_flex_attention() -> Any:
-    """FlexAttention compiled for fixed shapes."""
+    """FlexAttention, compiled at its first call."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=False)
+    return torch.compile(flex_attention)
