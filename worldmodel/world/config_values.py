@@ -36,7 +36,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "trunk_layers": (0, 2**8),
     "decoder_layers": (0, 2**8),
     **dict.fromkeys(("space_stride", "time_stride", "clip_length", "num_frames"), (1, 2**16)),
-    **dict.fromkeys(("width", "code_width", "residual_width"), (1, 2**14)),
+    **dict.fromkeys(("width", "code_width", "residual_width", "frame_units"), (1, 2**14)),
     **dict.fromkeys(("embed_dim", "action_dim", "code_dim"), (1, 2**14)),
     **dict.fromkeys(("codebook_decay", "dropout", "history_noise", "history_loss", "rare_share"), (0.0, 1.0)),
     "edges": (-1e30, 1e30),
