@@ -17,7 +17,7 @@ from worldmodel.common import processes
 from worldmodel.common.errors import UserError
 from worldmodel.tokenizer import PAPER_BAIR, Codebook, Tokenizer, TokenizerConfig, codebook, make_tokenizer
 from worldmodel.tokenizer.tokenizer_layers import AttentionResidualBlock, PositionEmbedding
-from worldmodel.tokenizer.vqvae import fill_invalid
+from worldmodel.tokenizer.volume_tokenizer import fill_invalid
 
 SMALL: dict[str, Any] = {"width": 8, "code_width": 8, "residual_width": 6, "num_codes": 16, "code_dim": 4}
 
@@ -460,7 +460,7 @@ def test_two_processes_train_as_one(config: TokenizerConfig, monkeypatch: pytest
         ({"time": "clip", "time_stride": 4, "clip_length": 6}, "multiple of time_stride"),
         ({"time": "clip", "width": 9}, "num_heads"),
         ({"code_dim": 6, "num_codebooks": 4}, "equal slices"),
-        ({"time": "later"}, "'frame' or 'clip'"),
+        ({"time": "later"}, "'frame', 'clip' or 'causal'"),
         ({"rare_weight": 0.0}, "above 0"),
         ({"num_codes": 0}, "num_codes=0: wanted 1 or more"),
         ({"codebook_decay": 1.5}, "codebook_decay=1.5: wanted 0 to 1"),
