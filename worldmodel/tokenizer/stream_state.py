@@ -35,9 +35,7 @@ class StreamState:
 
     def scatter(self, index: Tensor, other: StreamState) -> StreamState:
         """Replace rows `index`, (n,) int64, by the n rows of `other`."""
-        return StreamState(
-            self.memory.index_copy(0, index, other.memory), self.steps.index_copy(0, index, other.steps)
-        )
+        return StreamState(self.memory.index_copy(0, index, other.memory), self.steps.index_copy(0, index, other.steps))
 
     def keep_where(self, mask: Tensor, previous: StreamState) -> StreamState:
         """The rows of `previous` where the mask (N,) is True, these rows elsewhere."""

@@ -67,7 +67,16 @@ class TokenizerConfig:
     def __post_init__(self) -> None:
         if self.time not in ("frame", "clip", "causal"):
             raise UserError(f"tokenizer time={self.time!r}: wanted 'frame', 'clip' or 'causal'.")
-        for name in ("width", "code_width", "residual_width", "num_heads", "num_codes", "num_codebooks", "code_dim", "time_window"):
+        for name in (
+            "width",
+            "code_width",
+            "residual_width",
+            "num_heads",
+            "num_codes",
+            "num_codebooks",
+            "code_dim",
+            "time_window",
+        ):
             check_range(f"tokenizer {name}", getattr(self, name), 1)
         for name in ("num_layers", "restart_below", "commitment"):
             check_range(f"tokenizer {name}", getattr(self, name), 0)

@@ -6,7 +6,6 @@ N frames or clips encoded together. Inside, pixels are float (N, 3, H, W) or (N,
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 

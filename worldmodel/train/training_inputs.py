@@ -31,7 +31,10 @@ def open_dataset(data: Data, crop: Crop | None) -> Dataset:
 
 def training_identity(config: Any, data: Dataset, init_from: str | Path | None) -> dict[str, Any]:
     """Everything that determines the result of a training, as JSON."""
-    identity = json.loads(json.dumps({"config": asdict(config), "dataset": data.fingerprint}))
+    fields = asdict(config)
+    if "tokenizer" in fields:
+        fields["tokenizer"] = config.tokenizer.saved_fields()
+    identity = json.loads(json.dumps({"config": fields, "dataset": data.fingerprint}))
     if not identity["config"].get("mirror", True):  # a field that earlier versions did not have
         del identity["config"]["mirror"]
     if init_from is not None:
