@@ -48,7 +48,8 @@ def make_world(
     """
     torch.manual_seed(0)
     shared: dict[str, Any] = {
-        "window": 5 if causal else 3, "width": 16, "num_heads": 2, "action_dim": 4, "status": StatusConfig("lives", (0.5, 1.5)),
+        "window": 5 if causal else 3, "width": 16, "num_heads": 2, "action_dim": 4,
+        "status": StatusConfig("lives", (0.5, 1.5)),
     }  # fmt: skip
     if flat:
         prior: Any = FlatConfig(**{**shared, "num_layers": 1, **sizes})

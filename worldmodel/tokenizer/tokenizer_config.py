@@ -99,8 +99,8 @@ class TokenizerConfig:
             return
         if self.encoded is not None:
             raise UserError(
-                f"tokenizer encoded={self.encoded}: with time={self.time!r} whole frames are encoded; leave it out, or crop "
-                "the frames."
+                f"tokenizer encoded={self.encoded}: with time={self.time!r} whole frames are encoded; leave it out, or "
+                "crop the frames."
             )
         for name, stride in (("space_stride", self.space_stride), ("time_stride", self.time_stride)):
             if stride < 1 or stride & (stride - 1):
