@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium.utils.env_checker import check_env
 
 import worldmodel
-from worldmodel.collect.collect_config import TrainPolicy
+from worldmodel.collect import record
+from worldmodel.collect.collect_command import collect
+from worldmodel.collect.collect_config import Collect, TrainPolicy
 from worldmodel.collect.env_options import EnvOptions
 from worldmodel.collect.learner_config import LearnerConfig
 from worldmodel.collect.policy_evaluation import evaluate
 from worldmodel.collect.policy_specs import describe_policy_file
 from worldmodel.collect.policy_training import TEST_SEED, train_policy
 from worldmodel.common.errors import UserError
+from worldmodel.data import Dataset
 from worldmodel.dream import DreamVecEnv
 from worldmodel.envs import toy_optimum
+from worldmodel.metrics import EvaluationSettings
+from worldmodel.metrics import evaluate as evaluate_world
+from worldmodel.train.trainers import train_prior
+from worldmodel.train.training_config import LoopConfig, PriorTraining
 from worldmodel.world.hub import SHIPPED_WORLDS, find_world, shipped_worlds
+from worldmodel.world.world_model import WorldModel
 
 
 @pytest.mark.parametrize("name", shipped_worlds())
 def test_a_shipped_world_is_small_and_a_valid_environment(name: str) -> None:
-    assert sum(path.stat().st_size for path in (SHIPPED_WORLDS / name).rglob("*")) < 2**24
+    assert sum(path.stat().st_size for path in (SHIPPED_WORLDS / name).rglob("*")) <= 8 * 10**6
     env = gymnasium.make(worldmodel.DREAM_ID, world=name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -60,3 +70,35 @@ def test_a_policy_trained_in_the_shipped_toy_beats_every_open_loop_policy(tmp_pa
     policies = {"dreamer": describe_policy_file(policy)}
     returns = evaluate(policies, "toy", env_options.kwargs(), 40, TEST_SEED, 1)[0]["returns"]
     assert np.mean(returns) >= 3 * toy_optimum.best_open_loop_return()
+
+
+def test_a_training_begins_with_a_shipped_world(tmp_path: Path) -> None:
+    path = record("toy", "random", tmp_path / "toy.h5", episodes=4, size=16, progress=False)
+    source = WorldModel.from_pretrained("toy")
+    loop = LoopConfig(num_steps=1, batch_size=2, clip_length=source.prior.window + 1, learning_rate=1e-12)
+    config = PriorTraining(prior=source.prior.config, train_prior=loop, num_starts=1)
+    world = train_prior("toy", path, tmp_path / "world", config, init_from="toy")
+    assert torch.equal(world.tokenizer.codebook.embeddings, source.tokenizer.codebook.embeddings)
+    torch.testing.assert_close(world.prior.code_head.weight, source.prior.code_head.weight, atol=1e-6, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "preset", "nats"),
+    [
+        ("doom-take-cover-small", "take-cover-mixed", 2.1),
+        ("doom-hgs-small", "health-gathering-supreme-mixed", 3.9),
+        ("push-small", "push-mixed", 1.9),
+    ],
+)
+def test_a_shipped_world_predicts_new_recordings_as_its_card_claims(
+    name: str, preset: str, nats: float, tmp_path: Path
+) -> None:
+    path = tmp_path / "new.h5"
+    collect(replace(Collect.PRESETS[preset], out=path, episodes=12, seed=7, workers=1))
+    with Dataset(path) as data:
+        settings = EvaluationSettings(split="train", clips=32, metrics=("nats",))
+        sections = evaluate_world(WorldModel.from_pretrained(name), data, {}, settings)["sections"]
+    value = sections["likelihood"]["nats"]["values"][0]
+    assert value["value"]["mean"] < nats, "the card's figure, with room for other episodes"
+    assert value["value"]["mean"] + 0.4 < value["baselines"]["other actions"]["mean"]

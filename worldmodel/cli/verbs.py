@@ -111,6 +111,11 @@ VERBS: dict[str, Verb] = {
         "worldmodel.cli.border_command:train_border",
         "give a world of cropped frames the whole frames of its environment",
     ),
+    "compress": Verb(
+        "worldmodel.cli.compress_command:Compress",
+        "worldmodel.cli.compress_command:compress",
+        "a smaller copy of a world: bfloat16, fewer starts",
+    ),
     "export": Verb(
         "worldmodel.cli.export_command:Export",
         "worldmodel.cli.export_command:export",

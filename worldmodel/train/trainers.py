@@ -32,6 +32,7 @@ from worldmodel.train.validation import tokenizer_validation, validation_split
 from worldmodel.train.workspace import Workspace, disk_errors
 from worldmodel.train.world_facts import gather_starts, make_world_spec
 from worldmodel.world.config_values import check_world_tokenizer
+from worldmodel.world.hub import with_shipped_names
 from worldmodel.world.tokenizer_storage import TOKENIZER, TokenizerCheckpoint
 from worldmodel.world.world_model import WorldModel
 from worldmodel.world.world_storage import WORLD, is_world, tokenizer_hash
@@ -79,7 +80,7 @@ def train_world(
     identity = training_identity(config, data, init_from)
     torch.manual_seed(config.seed)
     world = WorldModel(config.tokenizer, config.prior, make_world_spec(data)).to(runtime.device)
-    init_is_world = init_from is not None and is_world(Path(init_from).expanduser())
+    init_is_world = init_from is not None and is_world(with_shipped_names(init_from))
     if init_from is not None:
         source = TokenizerCheckpoint.from_pretrained(init_from, runtime.device)
         copy_weights(source.tokenizer, world.tokenizer, init_from)

@@ -16,6 +16,7 @@ from worldmodel.common.errors import UserError
 from worldmodel.common.pixels import Crop
 from worldmodel.data import Dataset
 from worldmodel.train.training_config import PriorTraining, TokenizerTraining
+from worldmodel.world.hub import with_shipped_names
 from worldmodel.world.tokenizer_storage import TokenizerCheckpoint
 
 Data = Dataset | str | Path | Sequence[str | Path]
@@ -38,7 +39,7 @@ def training_identity(config: Any, data: Dataset, init_from: str | Path | None) 
     if not identity["config"].get("mirror", True):  # a field that earlier versions did not have
         del identity["config"]["mirror"]
     if init_from is not None:
-        config_path = Path(init_from).expanduser() / "config.json"  # holds the sha256 of the weights
+        config_path = with_shipped_names(init_from) / "config.json"  # holds the sha256 of the weights
         if not config_path.is_file():
             raise UserError(f"init_from={init_from}: wanted the directory of a world or of a tokenizer.")
         identity["init_from"] = hashlib.sha256(config_path.read_bytes()).hexdigest()

@@ -14,6 +14,15 @@ def shipped_worlds() -> list[str]:
     return sorted(path.parent.name for path in SHIPPED_WORLDS.glob("*/config.json"))
 
 
+def with_shipped_names(directory: str | Path) -> Path:
+    """The path of a directory, or that of the shipped world whose name it is.
+
+    An existing directory takes precedence over a name. The path of anything else is returned as it is.
+    """
+    path = Path(directory).expanduser()
+    return SHIPPED_WORLDS / str(directory) if not path.is_dir() and str(directory) in shipped_worlds() else path
+
+
 def find_world(world: str | Path) -> Path:
     """Resolve a path or the name of a shipped world to a directory.
 
@@ -27,13 +36,10 @@ def find_world(world: str | Path) -> Path:
     Raises:
         UserError: there is no such directory and no shipped world of that name.
     """
-    path = Path(world).expanduser()
+    path = with_shipped_names(world)
     if path.is_dir():
         return path
-    names = shipped_worlds()
-    if str(world) in names:
-        return SHIPPED_WORLDS / str(world)
     raise UserError(
         f"there is no world directory {path}; give what `worldmodel train world --out` made, or the name of a world "
-        f"that comes with the package: {', '.join(names)}."
+        f"that comes with the package: {', '.join(shipped_worlds())}."
     )

@@ -52,6 +52,19 @@ class Starts:
             return torch.arange(len(self), device=self.kinds.device)
         return episode_starts
 
+    def thin(self, count: int) -> Starts:
+        """At most `count` starts, evenly spaced among those of each kind, which keep their shares.
+
+        Raises:
+            UserError: fewer than 1.
+        """
+        if count < 1:
+            raise UserError(f"starts={count}: wanted at least 1.")
+        order = torch.argsort(self.kinds, stable=True)  # (S,)
+        chosen = torch.linspace(0, len(self) - 1, min(count, len(self)), device=self.kinds.device).round().long()
+        index = order[chosen].sort().values  # (n,)
+        return Starts(self.context.select(index), self.kinds[index])
+
     def check(self, prior: Prior[Any], path: Path) -> None:
         """Refuse starts of another prior.
 

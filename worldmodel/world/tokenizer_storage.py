@@ -16,6 +16,7 @@ from worldmodel.common.pixels import PixelSpec
 from worldmodel.tokenizer import Tokenizer, TokenizerConfig, make_tokenizer
 from worldmodel.world.config_checksum import KEY, check_checksum, with_checksum
 from worldmodel.world.config_values import check_model_size, check_object, check_text, read_model_config
+from worldmodel.world.hub import with_shipped_names
 from worldmodel.world.legacy_keys import rename_tokenizer_weights
 from worldmodel.world.model_construction import stored_model
 from worldmodel.world.world_model import WorldModel
@@ -72,7 +73,7 @@ class TokenizerCheckpoint:
         """Read a tokenizer directory, or the tokenizer of a world directory; nothing is unpickled.
 
         Args:
-            directory: what `save_pretrained`, `train tokenizer` or `train world` made.
+            directory: what `save_pretrained`, `train tokenizer` or `train world` made, or the name of a shipped world.
             device: where to put it.
 
         Returns:
@@ -81,7 +82,7 @@ class TokenizerCheckpoint:
         Raises:
             UserError: neither a tokenizer nor a world, another version, or damaged.
         """
-        path = Path(directory).expanduser()
+        path = with_shipped_names(directory)
         if is_world(path):
             world = WorldModel.from_pretrained(path, device)
             spec = world.spec

@@ -163,17 +163,19 @@ class WorldModel(nn.Module):
         if actions.device.type == "cpu":
             spaces.check_actions(space, actions.detach().numpy(), f"{caller}: actions")
 
-    def save_pretrained(self, directory: str | Path, extras: Path | None = None) -> None:
+    def save_pretrained(self, directory: str | Path, extras: Path | None = None, half: bool = False) -> None:
         """Write the world as a directory, atomically.
 
         Args:
             directory: made, or replaced if it already holds a world.
             extras: a folder that is copied in under its own name (the training log).
+            half: store the matrices of the prior in bfloat16, which halves their size. They are rounded; a world that
+                is loaded from there has float32 weights again. The tokenizer, and so every code, stays exact.
 
         Raises:
             UserError: the directory holds something that is not a world.
         """
-        write_world(self, Path(directory).expanduser(), extras)
+        write_world(self, Path(directory).expanduser(), extras, half)
 
     @staticmethod
     @limit_threads(1)  # so that a process that has loaded a world can fork

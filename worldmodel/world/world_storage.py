@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -75,13 +76,14 @@ def is_world(path: Path) -> bool:
     return WORLD.is_stored_at(path)
 
 
-def write_world(world: WorldModel, directory: Path, extras: Path | None = None) -> None:
+def write_world(world: WorldModel, directory: Path, extras: Path | None = None, half: bool = False) -> None:
     """Write a world as a directory, atomically.
 
     Args:
         world: the world, with its starts.
         directory: made, or replaced if it already holds a world.
         extras: a folder that is copied in under its own name (the training log).
+        half: store the matrices of the prior in bfloat16.
 
     Raises:
         UserError: the directory holds something that is not a world.
@@ -94,8 +96,18 @@ def write_world(world: WorldModel, directory: Path, extras: Path | None = None) 
         "prior_of_tokenizer": tokenizer_hash(world.tokenizer),
         "report": world.report,
     }
-    weights = dict(zip(WORLD.files, (world.state_dict(), world.starts.tensors()), strict=True))
+    tensors = _half_prior(world.state_dict()) if half else world.state_dict()
+    weights = dict(zip(WORLD.files, (tensors, world.starts.tensors()), strict=True))
     write_directory(directory, WORLD, with_checksum(facts), weights, _card(world), extras)
+
+
+def _half_prior(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict with the prior's matrices in bfloat16; the tokenizer's codes must not change."""
+    halved = dict(tensors)
+    for name, tensor in tensors.items():
+        if name.startswith("prior.") and tensor.dtype == torch.float32 and tensor.ndim > 1:
+            halved[name] = tensor.to(torch.bfloat16)
+    return halved
 
 
 def read_world(path: Path) -> StoredWorld:
