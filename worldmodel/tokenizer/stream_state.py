@@ -26,7 +26,7 @@ class StreamState:
     @staticmethod
     def start(num_rows: int, memory_size: int, device: torch.device) -> StreamState:
         """The state before the first frame: N rows, M numbers each."""
-        memory = torch.zeros(num_rows, memory_size, device=device)
+        memory = torch.zeros(num_rows, memory_size, dtype=torch.float32, device=device)
         return StreamState(memory, torch.zeros(num_rows, dtype=torch.int64, device=device))
 
     def select(self, index: Tensor) -> StreamState:
