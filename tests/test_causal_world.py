@@ -21,10 +21,15 @@ from worldmodel.dream.shadow_world import ShadowWorld
 from worldmodel.metrics.recorded_codes import encode_recorded
 from worldmodel.onnx.export import export_world
 from worldmodel.prior import FactoredConfig
+from worldmodel.prior.clip.clip_config import ClipConfig
+from worldmodel.prior.clip.clip_conditioning import Conditioning
 from worldmodel.tokenizer import TokenizerConfig
 from worldmodel.train import code_cache, train_prior, train_tokenizer, train_world
 from worldmodel.train.code_cache import encode_dataset
 from worldmodel.train.presets import PRESETS
+from worldmodel.train.clip_training_config import ClipTraining
+from worldmodel.train.training_config import LoopConfig
+from worldmodel.world.clip_model import ClipModel
 from worldmodel.world.world_model import WorldModel
 
 CAUSAL = TokenizerConfig(
@@ -191,6 +196,10 @@ def test_a_prior_is_trained_on_a_causal_tokenizer(data: Dataset, tmp_path: Path)
     loop = replace(tiny.train_tokenizer, num_steps=1, clip_length=4)
     config = replace(tiny, tokenizer=CAUSAL, train_tokenizer=loop)
     train_tokenizer(data, tmp_path / "codes", config)
+    short_clips = replace(config, train_tokenizer=replace(loop, clip_length=3), prior=replace(tiny.prior, window=4))
+    for train, out in ((train_tokenizer, "short-codes"), (train_world, "short-world")):
+        with pytest.raises(UserError, match=r"depends on up to 4 frames.*--train-tokenizer\.clip-length 4 or more"):
+            train(data, tmp_path / out, short_clips)
     short = replace(tiny, train_prior=replace(tiny.train_prior, num_steps=1))
     with pytest.raises(UserError, match=r"depends on 4 steps of codes.*--prior\.window 4 or more"):
         train_prior(tmp_path / "codes", data, tmp_path / "short", short)
@@ -214,3 +223,16 @@ def test_a_tokenizer_that_cannot_be_stepped_is_refused(options: dict, message: s
     world = make_world()
     with pytest.raises(UserError, match=message):
         WorldModel(replace(CAUSAL, **options), FactoredConfig(window=4), world.spec)
+
+
+def test_a_clip_model_takes_a_causal_tokenizer_with_a_stride_in_time() -> None:
+    torch.manual_seed(0)
+    tokenizer = replace(CAUSAL, time_stride=2)
+    prior = ClipConfig(num_frames=6, width=8, num_heads=2, num_layers=1)
+    model = ClipModel(tokenizer, prior, make_world().spec).eval()
+    clips = model.sample(2, seed=0)
+    assert clips.shape == (2, 6, SIDE, SIDE, 3)
+    assert torch.isfinite(model.log_prob(clips, Conditioning())).all()
+    loops = {"train_prior": LoopConfig(clip_length=6)}
+    with pytest.raises(UserError, match=r"wanted a multiple of the tokenizer\.time-stride=2"):
+        ClipTraining(tokenizer=tokenizer, prior=prior, train_tokenizer=LoopConfig(clip_length=5), **loops)

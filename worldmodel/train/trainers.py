@@ -18,6 +18,7 @@ from worldmodel.train.quick_evaluation import evaluate_world
 from worldmodel.train.training_config import PriorTraining, TokenizerTraining, WorldConfig, stage_config
 from worldmodel.train.training_inputs import (
     Data,
+    check_causal_clips,
     check_pixels,
     copy_weights,
     open_dataset,
@@ -76,6 +77,7 @@ def train_world(
     data = open_dataset(data, config.crop)
     config = with_budget(config, minutes)
     check_world_tokenizer(config.tokenizer, config.prior.window)
+    check_causal_clips(config)
     check_data_fits(data, config)
     identity = training_identity(config, data, init_from)
     torch.manual_seed(config.seed)
@@ -127,6 +129,7 @@ def train_tokenizer(
     runtime = choose_runtime(device)
     data = open_dataset(data, config.crop)
     config = with_budget(stage_config(config, TokenizerTraining), minutes)
+    check_causal_clips(config)
     check_data_fits(data, config)
     identity = training_identity(config, data, init_from)
     torch.manual_seed(config.seed)

@@ -46,6 +46,24 @@ def training_identity(config: Any, data: Dataset, init_from: str | Path | None) 
     return identity
 
 
+def check_causal_clips(config: TokenizerTraining) -> None:
+    """Check that the training clips of a causal tokenizer are as long as the past that a code depends on in an episode.
+
+    Tokenizers with a stride in time are not checked: a clip model never encodes more than a clip.
+
+    Raises:
+        UserError: they are shorter.
+    """
+    tokenizer, length = config.tokenizer, config.train_tokenizer.clip_length
+    needed = tokenizer.causal_past[0] + 1
+    if tokenizer.time == "causal" and tokenizer.time_stride == 1 and length < needed:
+        raise UserError(
+            f"train-tokenizer.clip-length={length}: a code of this causal tokenizer depends on up to {needed} frames, "
+            f"wanted clips of at least as many. Give --train-tokenizer.clip-length {needed} or more, or fewer "
+            "tokenizer.num-layers, or a smaller tokenizer.time-window."
+        )
+
+
 def overfit_note(config: TokenizerTraining | PriorTraining) -> dict[str, str]:
     """An entry of the report about training on one batch only, if so."""
     return {"trained on": "one batch, again and again"} if config.overfit_one_batch else {}
