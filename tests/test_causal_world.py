@@ -21,13 +21,13 @@ from worldmodel.dream.shadow_world import ShadowWorld
 from worldmodel.metrics.recorded_codes import encode_recorded
 from worldmodel.onnx.export import export_world
 from worldmodel.prior import FactoredConfig
-from worldmodel.prior.clip.clip_config import ClipConfig
 from worldmodel.prior.clip.clip_conditioning import Conditioning
+from worldmodel.prior.clip.clip_config import ClipConfig
 from worldmodel.tokenizer import TokenizerConfig
 from worldmodel.train import code_cache, train_prior, train_tokenizer, train_world
+from worldmodel.train.clip_training_config import ClipTraining
 from worldmodel.train.code_cache import encode_dataset
 from worldmodel.train.presets import PRESETS
-from worldmodel.train.clip_training_config import ClipTraining
 from worldmodel.train.training_config import LoopConfig
 from worldmodel.world.clip_model import ClipModel
 from worldmodel.world.world_model import WorldModel

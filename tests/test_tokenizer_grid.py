@@ -1,4 +1,4 @@
-"""Tokenizers of clips and of sequences at every latent shape of the paper's table 5, and the variants of tables 3, 6, 7."""
+"""Tokenizers of clips and of sequences at every latent shape of table 5, and the variants of tables 3, 6 and 7."""
 
 from __future__ import annotations
 
