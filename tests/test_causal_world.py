@@ -178,8 +178,13 @@ def test_a_saved_world_dreams_the_same(tmp_path: Path) -> None:
 
 def test_a_second_world_encodes_a_dream_as_one_sequence() -> None:
     world = make_world(causal=True)
-    shadow = ShadowWorld(world, world, 2, torch.float32, 1)
     frames = torch.randint(0, 256, (2, 6, SIDE, SIDE, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        latents = world.tokenizer._encode_pixels(world.tokenizer._standardise(frames))
+        world.tokenizer.codebook.embeddings.copy_(latents.movedim(1, -1).reshape(-1, 4)[::6])
+    alone = world.tokenizer.encode(frames.view(12, 1, SIDE, SIDE, 3)).view(2, 6, 2, 2)
+    assert not torch.equal(alone[:, 1:], world.tokenizer.encode(frames)[:, 1:]), "codes depend on the past"
+    shadow = ShadowWorld(world, world, 2, torch.float32, 1)
     status, both = torch.zeros(2, dtype=torch.int64), torch.arange(2)
     shadow.reset(both, frames[:, 0], status)
     for t in range(1, 6):
@@ -228,7 +233,7 @@ def test_a_tokenizer_that_cannot_be_stepped_is_refused(options: dict, message: s
 def test_a_clip_model_takes_a_causal_tokenizer_with_a_stride_in_time() -> None:
     torch.manual_seed(0)
     tokenizer = replace(CAUSAL, time_stride=2)
-    prior = ClipConfig(num_frames=6, width=8, num_heads=2, num_layers=1)
+    prior = ClipConfig(num_frames=6, width=16, num_heads=2, num_layers=1)
     model = ClipModel(tokenizer, prior, make_world().spec).eval()
     clips = model.sample(2, seed=0)
     assert clips.shape == (2, 6, SIDE, SIDE, 3)
