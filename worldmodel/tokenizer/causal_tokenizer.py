@@ -34,6 +34,9 @@ class CausalTokenizer(VolumeTokenizer):
     in parts, with an explicit state. Both compute the same, up to rounding of the last digits of floats.
     """
 
+    encoder: CausalEncoder
+    decoder: CausalDecoder
+
     @default_torch_modes()
     def __init__(self, config: TokenizerConfig, frame_shape: tuple[int, int, int]) -> None:
         super().__init__(config, frame_shape)
