@@ -35,9 +35,13 @@ class ClipTraining(TokenizerTraining):
                 f"train-prior.clip-length={self.train_prior.clip_length} and prior.num-frames={self.prior.num_frames}: "
                 "a clip prior learns whole clips, so wanted the same number."
             )
-        length, unit = self.train_tokenizer.clip_length, self.tokenizer.clip_length
-        if self.tokenizer.time == "clip" and length % unit:
+        length, name = (
+            self.train_tokenizer.clip_length,
+            "clip_length" if self.tokenizer.time == "clip" else "time_stride",
+        )
+        unit = getattr(self.tokenizer, name)
+        if length % unit:
             raise UserError(
-                f"train-tokenizer.clip-length={length}: wanted a multiple of the tokenizer.clip-length={unit} frames "
-                "that are encoded together."
+                f"train-tokenizer.clip-length={length}: wanted a multiple of the tokenizer.{name.replace('_', '-')}="
+                f"{unit} frames that are encoded together."
             )

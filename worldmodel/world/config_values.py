@@ -159,6 +159,31 @@ def check_model_size(tokenizer: Any, prior: Any, frame_shape: tuple[int, int, in
         )
 
 
+def check_world_tokenizer(tokenizer: Any, window: int) -> None:
+    """Check that a world with this tokenizer can be stepped frame by frame, from any context.
+
+    Args:
+        tokenizer: config of the tokenizer.
+        window: W, frames of the prior's context. A dream begins from their codes, so they must determine a frame.
+
+    Raises:
+        UserError: codes of whole clips or of several frames, or frames that depend on more than W codes.
+    """
+    if tokenizer.time == "clip" or tokenizer.time_stride != 1:
+        raise UserError(
+            f"a world is stepped frame by frame: got tokenizer.time={tokenizer.time!r} with "
+            f"time_stride={tokenizer.time_stride}, wanted time='frame', or 'causal' with time_stride=1. Others are "
+            "trained alone, with `worldmodel train tokenizer`, or in a clip model, with `worldmodel train clip`."
+        )
+    needed = 1 + (tokenizer.causal_past[1] if tokenizer.time == "causal" else 0)
+    if window < needed:
+        raise UserError(
+            f"prior.window={window}: a frame of this causal tokenizer depends on {needed} steps of codes, and a dream "
+            f"begins from those of the window. Give --prior.window {needed} or more, or fewer tokenizer.num_layers, or "
+            "a smaller tokenizer.time_window."
+        )
+
+
 def _first_problem(error: Exception, name: str) -> str:
     """The first problem that cattrs found, as "field: problem."."""
 
