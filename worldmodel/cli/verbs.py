@@ -111,6 +111,11 @@ VERBS: dict[str, Verb] = {
         "worldmodel.cli.border_command:train_border",
         "give a world of cropped frames the whole frames of its environment",
     ),
+    "ablate": Verb(
+        "worldmodel.cli.ablate_command:Ablate",
+        "worldmodel.cli.ablate_command:ablate",
+        "the rows of an ablation table of the VideoGPT paper, with intervals over seeds",
+    ),
     "export": Verb(
         "worldmodel.cli.export_command:Export",
         "worldmodel.cli.export_command:export",
