@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -133,7 +134,7 @@ def table_rows(
     ]
 
 
-def _tokenizer_row(base: ClipTraining, label: str, folder: str, **changes: int) -> AblationRow:
+def _tokenizer_row(base: ClipTraining, label: str, folder: str, **changes: Any) -> AblationRow:
     return AblationRow(label, folder, replace(base, tokenizer=replace(base.tokenizer, **changes)))
 
 
