@@ -13,6 +13,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from gpu_packages import missing_packages, print_missing
 
@@ -73,7 +74,7 @@ def main() -> int:
     return 1 if run.failed else 0
 
 
-def run_model(run, stages, sizes) -> None:  # type: ignore[no-untyped-def]  # their modules need torch
+def run_model(run: Any, stages: Any, sizes: Any) -> None:
     """Train, sample and score the model of Moving MNIST."""
     run.stage("tokenizer", stages.tokenizer, ["data"], sizes.training_seconds)
     run.stage("prior", stages.prior, ["tokenizer"], sizes.training_seconds)

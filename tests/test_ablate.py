@@ -177,6 +177,7 @@ def test_the_table_has_the_error_of_the_saved_tokenizers(finished: Ablate) -> No
 
 def test_the_text_states_budget_sizes_and_the_papers_figures(finished: Ablate) -> None:
     text = (finished.out / "table.txt").read_text()
+    assert max(map(len, text.splitlines()[:8])) <= 120
     for words in ("budget of a run: 2 steps", "tokenizer.width 24 (240)", "NMSE 0.0041", NOT_RECORDED, "seeds 0, 1"):
         assert words in text
     assert text.strip() == format_table(read(finished.out / "table.json"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+import textwrap
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from worldmodel.train.training_config import LoopConfig
 if TYPE_CHECKING:
     from worldmodel.cli.ablate_command import Ablate
 
+LINE = 120  # characters of a line above the table
 # Quantiles 0.975 of Student's t with 1, 2, ... degrees of freedom; the last one also for more.
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 NOT_RECORDED = "not recorded here"
@@ -126,7 +128,7 @@ def budget_text(config: Ablate) -> str:
 def _length(loop: LoopConfig) -> str:
     if loop.num_steps:
         return f"{loop.num_steps} steps"
-    return f"{loop.minutes:g} minutes of {'processor' if loop.clock == 'processor' else 'wall-clock'} time"
+    return f"{loop.minutes:.3g} minutes of {'processor' if loop.clock == 'processor' else 'wall-clock'} time"
 
 
 def sizes_text(config: Ablate) -> str:
@@ -141,36 +143,33 @@ def sizes_text(config: Ablate) -> str:
 
 
 def format_table(result: dict[str, Any]) -> str:
-    """The table as text."""
+    """The table as text; only the figure that decides has its interval."""
     columns = PRIOR_COLUMNS if result["measure"] in PRIOR_COLUMNS else TOKENIZER_COLUMNS
     head = ["row", *(heading for heading, _ in columns.values()), *COUNTS, "paper", "verdict"]
     lines = [head]
     for row in result["rows"]:
         figures = row["figures"] or {}
-        cells = [_text(figures.get(name), spec) for name, (_, spec) in columns.items()]
+        cells = [_text(figures.get(name), spec, name == result["measure"]) for name, (_, spec) in columns.items()]
         counts = [f"{figures[name]['mean']:,.0f}" if figures else "-" for name in COUNTS]
         lines.append([row["row"], *cells, *counts, _paper_text(row["paper"]), row["verdict"]])
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     shown = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     number, heading = result["table"].removeprefix("table"), columns[result["measure"]][0]
     seeds, data = ", ".join(map(str, result["seeds"])), ", ".join(result["data"])
-    return "\n".join(
-        [
-            f"Table {number}: {result['title']}",
-            f"{result['clips']} clips of the {result['split']} split of {data}; lower {heading} is better",
-            f"budget of a run: {result['budget']}; seeds {seeds}; 95 % intervals over seeds (Student's t)",
-            f"sizes: {result['sizes']}",
-            "the paper's figures are of its own data, sizes and 100,000 steps or more; its bits/dim are nats per code",
-            "",
-            *shown,
-        ]
+    notes = (
+        f"Table {number}: {result['title']}",
+        f"{result['clips']} clips of the {result['split']} split of {data}; lower {heading} is better",
+        f"budget of a run: {result['budget']}; seeds {seeds}; 95 % intervals over seeds (Student's t)",
+        f"sizes: {result['sizes']}",
+        "the paper's figures are of its own data, sizes and 100,000 steps or more; its bits/dim are nats per code",
     )
+    return "\n".join([*(textwrap.fill(note, LINE, subsequent_indent="  ") for note in notes), "", *shown])
 
 
-def _text(figure: dict[str, Any] | None, spec: str) -> str:
+def _text(figure: dict[str, Any] | None, spec: str, with_interval: bool) -> str:
     if figure is None:
         return "-"
-    if figure["low"] is None:
+    if figure["low"] is None or not with_interval:
         return format(figure["mean"], spec)
     return f"{figure['mean']:{spec}} [{figure['low']:{spec}}, {figure['high']:{spec}}]"
 
@@ -209,6 +208,6 @@ def table_plot(result: dict[str, Any]) -> bytes:
     axis.set_ylim(len(rows) - 0.5, -0.5)
     heading = (TOKENIZER_COLUMNS | PRIOR_COLUMNS)[result["measure"]][0]
     axis.set_xlabel(f"{heading}, {result['split']} split; grey: seeds, bar: 95 % interval")
-    axis.set_title(f"{result['title']}\n{result['budget']} a run", fontsize=10)
+    axis.set_title(textwrap.fill(f"{result['title']}, {result['budget']} a run", 80), fontsize=10)
     axis.grid(axis="x", alpha=0.3)
     return png_bytes(figure)
