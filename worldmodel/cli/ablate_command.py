@@ -129,7 +129,7 @@ def ablate(config: Ablate) -> dict[str, Any]:
     from worldmodel.cli.ablation_report import format_table, write_table
     from worldmodel.cli.progress import print_status
     from worldmodel.common.locks import acquire_lock
-    from worldmodel.common.run_info import check_same_run, remove_run, save_run_info
+    from worldmodel.common.run_info import check_same_run, machine, remove_run, save_run_info
     from worldmodel.data import ClipSampler, Dataset
 
     out, run = config.out, config.out / "run.json"
@@ -142,7 +142,7 @@ def ablate(config: Ablate) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     lock = acquire_lock(out / "ablation.lock", f"another process runs the table of {out}; wait for it, or end it.")
     try:
-        save_run_info(run, "ablate", config)
+        save_run_info(run, "ablate", config, machine=machine())
 
         def report() -> None:
             print_status(f"\n{format_table(write_table(config, rows))}\n")
