@@ -68,7 +68,8 @@ class EvaluationSettings:
         sampling: how dreamed codes are sampled.
         inverse_steps: training steps of the inverse dynamics model, which some metrics train.
         ladder_episodes: dreams, and episodes of the environment, of each policy of the held-out ladder.
-        metrics: names of metrics or of their sections; empty for those evaluated by default, "all" for all.
+        metrics: names of metrics or of their sections; empty for those evaluated by default, "all" for all that need no
+            assets.
     """
 
     split: str = "test"
