@@ -226,7 +226,7 @@ def test_priors_are_compared_on_one_tokenizer(square: Path, capsys: pytest.Captu
         assert figures["bits_per_dim"] == pytest.approx(figures["bits_per_code"] * ratio)
         assert row["verdict"] in ("lowest mean", "one seed, no interval")
     assert layers == [2, 4, 8, 16]
-    assert len(hashes) == 1
+    assert hashes == {tokenizer_hash(TokenizerCheckpoint.from_pretrained(config.out / "tokenizer").tokenizer)}
     assert result["budget"] == "2 steps, after 2 steps for the shared tokenizer"
     assert "prior.width 32 (512)" in result["sizes"]
 

@@ -78,8 +78,8 @@ def frechet_video_distance(run: EvaluationRun) -> list[MetricValue]:
     Every clip begins with the recorded frame, as in the protocol of BAIR (1 frame given, 15 predicted). The baselines
     are the last frame repeated, the reconstruction, and the distance between the even and the odd real clips.
     """
-    ddof, features = _rules(run).ddof, {name: [] for name in ("real", "dream", "repeat last", "reconstruction")}
     extract, window, dreams = run.cached(networks).features, run.world.prior.window, run.cached(paired_dreams)
+    features: dict[str, list[np.ndarray]] = {}
     for rows, clip in run.chunks("FVD"):
         real = run.clips.frames[rows, window - 1 :]  # (B, 1 + n, H, W, 3)
         first = real[:, :1]
@@ -90,11 +90,11 @@ def frechet_video_distance(run: EvaluationRun) -> list[MetricValue]:
             "reconstruction": run.world.tokenizer.decode(clip.codes[:, window:]).cpu(),
         }
         for name, frames in continued.items():
-            features[name].append(extract(torch.cat([first, frames], 1)))
+            features.setdefault(name, []).append(extract(torch.cat([first, frames], 1)))
     vectors = {name: np.concatenate(found) for name, found in features.items()}  # (B, F)
-    real = vectors.pop("real")
-    values = {name: frechet_of_features(real, found, ddof) for name, found in vectors.items()}
-    values[FLOOR] = frechet_of_features(real[::2], real[1::2], ddof)
+    recorded, ddof = vectors.pop("real"), _rules(run).ddof
+    values = {name: frechet_of_features(recorded, found, ddof) for name, found in vectors.items()}
+    values[FLOOR] = frechet_of_features(recorded[::2], recorded[1::2], ddof)
     estimates = {name: Estimate(value) for name, value in values.items() if np.isfinite(value)}
     return [MetricValue("", estimates.pop("dream"), estimates)]
 
