@@ -90,6 +90,9 @@ class DreamStepper:
         )
         changes = out.has_frame & ~state.ended  # (N,)
         decoded: DecodedFrames = self._compute(self.backend.decode, out.codes, state.decoder)
+        decoder = decoded.state
+        if decoder is not None and state.decoder is not None:
+            decoder = decoder.keep_where(~changes, state.decoder)
         frames = torch.where(changes[:, None, None, None], decoded.frames, state.frames)
         codes = torch.where(changes[:, None, None], out.codes, state.codes)
         after = replace(
@@ -99,7 +102,7 @@ class DreamStepper:
             codes=codes,
             steps=state.steps + 1,
             ended=state.ended | out.terminations,
-            decoder=None if decoded.state is None else decoded.state.keep_where(~changes, state.decoder),
+            decoder=decoder,
         )
         status = after.prior.status
         return after, SimulatorStep(

@@ -164,6 +164,9 @@ class Simulator:
         context, chosen = self._starts.context_of(chosen, context)
         codes = context.codes[:, -1]  # (n, h, w)
         decoded = self._stepper.decode_context(context.codes)
+        decoder = decoded.state
+        if decoder is not None and state.decoder is not None:
+            decoder = state.decoder.scatter(index, decoder)
         self._state = SimulatorState(
             prior=state.prior.scatter(index, self._stepper.init_state(context)),
             frames=state.frames.index_copy(0, index, decoded.frames),
@@ -173,7 +176,7 @@ class Simulator:
             steps=state.steps.index_fill(0, index, 0),
             ended=state.ended.index_fill(0, index, False),
             starts=state.starts.index_copy(0, index, chosen),
-            decoder=None if state.decoder is None else state.decoder.scatter(index, decoded.state),
+            decoder=decoder,
         )
         return self._state.frames.clone()
 

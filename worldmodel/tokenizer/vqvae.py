@@ -6,6 +6,8 @@ N frames or clips encoded together. Inside, pixels are float (N, 3, H, W) or (N,
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -199,4 +201,9 @@ def make_tokenizer(config: TokenizerConfig, frame_shape: tuple[int, int, int]) -
         config: sizes.
         frame_shape: (H, W, 3).
     """
-    return {"frame": FrameTokenizer, "clip": ClipTokenizer, "causal": CausalTokenizer}[config.time](config, frame_shape)
+    kinds: dict[str, Callable[[TokenizerConfig, tuple[int, int, int]], Tokenizer]] = {
+        "frame": FrameTokenizer,
+        "clip": ClipTokenizer,
+        "causal": CausalTokenizer,
+    }
+    return kinds[config.time](config, frame_shape)
