@@ -204,6 +204,13 @@ def test_every_code_depends_on_the_pixels_of_a_given_frame() -> None:
     assert ((before - after)[1:].abs().amax(-1) > 1e-7).float().mean() > 0.9
 
 
+def test_more_frames_can_be_given_than_there_are_time_steps_of_codes() -> None:
+    prior = random_prior(num_frames=8, time_stride=4, num_given_frames=3)
+    assert (prior.num_steps, prior.config.num_given_frames) == (2, 3)
+    codes = torch.zeros(1, 2, 3, 2, dtype=torch.int64)
+    assert prior.logits(codes, random_conditioning(prior, 1)).shape == (1, 2, 6, 8)
+
+
 def test_a_config_of_an_earlier_version_is_the_same_model() -> None:
     config = ClipConfig(num_given_frames=1)
     stored = asdict(config)

@@ -71,7 +71,8 @@ class ClipPrior(nn.Module):
         self.num_steps = config.num_frames // time_stride
         self.condition_encoder = ClipConditionEncoder(config, self.num_steps, action_space, num_classes)
         self.transformer = RasterTransformer(
-            replace(config, num_frames=max(2, self.num_steps)),  # its frames are time steps of codes
+            # its frames are time steps of codes, which can be fewer than the given frames
+            replace(config, num_frames=max(2, self.num_steps), num_given_frames=0),
             grid,
             num_codes,
             self.condition_encoder.condition_dim,
