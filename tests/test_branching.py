@@ -18,9 +18,9 @@ from worldmodel.world.world_model import WorldModel
 ROWS = (torch.tensor([0]), torch.tensor([0, 1, 2, 3]))
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["factored", "flat"])
+@pytest.fixture(scope="module", params=["factored", "flat", "causal"])
 def world(request: pytest.FixtureRequest) -> WorldModel:
-    return make_world(flat=request.param, hazard=-1.5)
+    return make_world(flat=request.param == "flat", hazard=-1.5, causal=request.param == "causal")
 
 
 def simulator_of(world: WorldModel, rows: int = 6, steps: int = 4, **options: object) -> Simulator:
@@ -38,7 +38,7 @@ def equal_rows(a: object, b: object, rows_of_a: list[int], rows_of_b: list[int])
     return all(
         torch.equal(x[rows_of_a], y[rows_of_b])
         if isinstance(x, torch.Tensor)
-        else equal_rows(x, y, rows_of_a, rows_of_b)
+        else (x is None and y is None) or equal_rows(x, y, rows_of_a, rows_of_b)
         for x, y in zip(*same, strict=True)
     )
 
@@ -111,6 +111,7 @@ def test_a_rollout_from_a_context_is_a_reset_to_it(world: WorldModel) -> None:
         simulator.rollout(plans, context.select(torch.zeros(2, dtype=torch.int64)))
 
 
+@pytest.mark.parametrize("world", ["factored", "flat"], indirect=True)
 def test_codes_are_those_of_the_current_frames(world: WorldModel) -> None:
     simulator = simulator_of(world, steps=0)
     for t in range(12):
@@ -171,10 +172,10 @@ def test_wrong_contexts_rows_and_worlds_are_refused(world: WorldModel) -> None:
             with pytest.raises(UserError, match=message):
                 function(a, b)
     simulator = simulator_of(world, rows=2)
-    long = torch.randint(0, 256, (2, 9, SIDE, SIDE, 3), dtype=torch.uint8)
-    actions = some_actions(world.spec.action_space, 16).reshape(2, 8)
-    window = world.prior.window  # a long context is cut to its last frames
-    whole, cut = world.context(long, actions), world.context(long[:, -window:], actions[:, -window + 1 :])
+    long = torch.randint(0, 256, (2, 12, SIDE, SIDE, 3), dtype=torch.uint8)
+    actions = some_actions(world.spec.action_space, 22).reshape(2, 11)
+    count = world.context_frames  # a long context is cut to its last frames
+    whole, cut = world.context(long, actions), world.context(long[:, -count:], actions[:, -count + 1 :])
     assert torch.equal(whole.codes, cut.codes)
     simulator.reset(context=whole)
     other = make_world(window=4).context(frames, acted)

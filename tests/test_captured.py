@@ -24,9 +24,9 @@ def run_again(work: Callable[[], None]) -> Callable[[], None]:
     return work
 
 
-def pair(flat: bool, device: str, rows: int = 3) -> tuple[Simulator, Simulator]:
+def pair(kind: str, device: str, rows: int = 3) -> tuple[Simulator, Simulator]:
     """The same dreams, captured and not."""
-    world = make_world(flat=flat, hazard=-2.0).to(device)
+    world = make_world(flat=kind == "flat", hazard=-2.0, causal=kind == "causal").to(device)
     world.starts = world.starts.to(device)
     captured, uncaptured = (Simulator(world, rows, seed=5, starts="any", cuda_graph=False) for _ in range(2))
     captured._capture = capture_cuda_graph if device == "cuda" else run_again
@@ -34,9 +34,9 @@ def pair(flat: bool, device: str, rows: int = 3) -> tuple[Simulator, Simulator]:
 
 
 @pytest.mark.parametrize("device", ["cpu", GPU])
-@pytest.mark.parametrize("flat", [False, True], ids=["factored", "flat"])
-def test_a_captured_dream_equals_an_uncaptured_one(flat: bool, device: str) -> None:
-    captured, uncaptured = pair(flat, device)
+@pytest.mark.parametrize("kind", ["factored", "flat", "causal"])
+def test_a_captured_dream_equals_an_uncaptured_one(kind: str, device: str) -> None:
+    captured, uncaptured = pair(kind, device)
     both = (captured, uncaptured)
     results, saved = [], []
     for simulator in both:
@@ -67,7 +67,7 @@ def test_a_captured_dream_equals_an_uncaptured_one(flat: bool, device: str) -> N
 
 
 def test_a_captured_step_is_not_pickled() -> None:
-    captured, uncaptured = pair(False, "cpu")
+    captured, uncaptured = pair("factored", "cpu")
     for simulator in (captured, uncaptured):
         simulator.reset()
         simulator.step(some_actions(uncaptured.world.spec.action_space, 3))

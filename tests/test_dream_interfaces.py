@@ -94,6 +94,17 @@ def test_a_world_with_a_last_frame_is_dreamed_up_to_it_in_every_mode(mode: Autor
         dreams.rollout(torch.ones(2, HORIZON + 1, dtype=torch.int64))
 
 
+@pytest.mark.parametrize(
+    "mode",
+    [
+        AutoresetMode.SAME_STEP,
+        *(pytest.param(mode, marks=pytest.mark.slow) for mode in AutoresetMode if mode != AutoresetMode.SAME_STEP),
+    ],
+)
+def test_a_world_with_a_causal_tokenizer_is_dreamed_alike(mode: AutoresetMode) -> None:
+    check_against_sync_vector_env(make_world(hazard=-2.0, causal=True), mode, 3)
+
+
 def test_a_dream_is_truncated_at_the_last_frame_that_its_world_knows() -> None:
     world = make_world(flat=True, hazard=-20.0, attention="full", num_frames=7)
     actions = np.zeros(N, int)

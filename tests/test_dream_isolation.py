@@ -138,11 +138,11 @@ def restored_dtype() -> Iterator[None]:
 
 @pytest.mark.usefixtures("restored_dtype")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("flat", [False, True], ids=["factored", "flat"])
+@pytest.mark.parametrize("kind", ["factored", "flat", "causal"])
 def test_a_dream_does_not_depend_on_torchs_global_settings_or_change_them(
-    flat: bool, dtype: torch.dtype, tmp_path: Path
+    kind: str, dtype: torch.dtype, tmp_path: Path
 ) -> None:
-    make_world(flat=flat, hazard=-1.0).save_pretrained(tmp_path / "world")
+    make_world(flat=kind == "flat", hazard=-1.0, causal=kind == "causal").save_pretrained(tmp_path / "world")
     expected = results(WorldModel.from_pretrained(tmp_path / "world"))
     torch.set_default_dtype(dtype)
     generator, threads = torch.get_rng_state(), torch.get_num_threads()

@@ -180,6 +180,47 @@ def test_the_rehearsal_of_a_world_measures_every_stage(tmp_path: Path) -> None:
     assert all(f"{name}: done before" in again.stdout for name in stages)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_rehearsal_of_the_paper_scores_the_model_and_runs_every_table(tmp_path: Path) -> None:
+    command = ["sh", str(BENCHMARKS / "gpu_paper.sh"), "--tiny", "--device", "cpu", "--work", str(tmp_path / "work")]
+    environment = {**os.environ, "OUT": str(tmp_path / "out"), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+
+    def call(*more: str) -> str:
+        done = subprocess.run([*command, *more], env=environment, capture_output=True, text=True, timeout=280)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert "for the next call: tokenizer" in call("--minutes", "0.001", "--only", "moving-mnist")
+    call()
+    tables = [f"table{number}" for number in range(3, 8)]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "result.json",
+        "samples.png",
+        *(f"{table}.png" for table in tables),
+    }
+    stages = json.loads((tmp_path / "out" / "result.json").read_text())["stages"]
+    figures = {name: stage["figures"] for name, stage in stages.items()}
+    assert {f"{table}-seed-{seed}" for table in tables for seed in (0, 1)} < set(figures)
+    assert figures["tokenizer"]["report"]["psnr"] > 0
+    assert figures["prior"]["report"]["nats_per_code"] > 0
+    assert figures["reconstruction"]["sections"]["pairs of clips"]["nmse"]["values"][0]["value"]["mean"] > 0
+    fvd = figures["fvd"]["sections"]["distributions of clips"]["fvd"]["values"][0]
+    trials = [
+        figures[f"fvd-trial-{number}"]["sections"]["distributions of clips"]["fvd"]["values"][0] for number in (0, 1)
+    ]
+    assert fvd["trials"] == [trial["value"]["mean"] for trial in trials]
+    assert figures["fvd"]["floor"] == trials[0]["baselines"]["other real clips"]
+    assert figures["best"]["psnr"]["best"] >= figures["best"]["psnr"]["first sample"]
+    for table in tables:
+        result = figures[f"{table}-seed-1"]
+        assert result["seeds"] == [0, 1]
+        assert all(len(row["figures"][result["measure"]]["values"]) == 2 for row in result["rows"])
+        assert "minutes of wall-clock time" in result["budget"]
+    again = call()
+    assert all(f"{name}: done before" in again for name in stages)
+
+
 @pytest.fixture
 def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))

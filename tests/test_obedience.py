@@ -432,8 +432,11 @@ def test_both_pushing_environments_have_the_rule_of_toys() -> None:
 
 def test_metrics_that_train_a_model_are_evaluated_by_name_only(data: Dataset, tmp_path: Path) -> None:
     expensive = {"inverse_dynamics", "opposite_actions", "ladder_returns", "ladder_rank", "ladder_ratio"}
-    assert {m.name for m in select_metrics(())} == set(METRICS) - expensive
-    assert {m.name for m in select_metrics(("all",))} == set(METRICS)
+    weights = {"lpips", "lpips_vgg", "fvd"}
+    assert {m.name for m in select_metrics(())} == set(METRICS) - expensive - weights
+    assert {m.name for m in select_metrics(("all",))} == set(METRICS) - weights
+    assert {m.name for m in select_metrics(("all", "fvd"))} == set(METRICS) - weights | {"fvd"}
+    assert {m.name for m in select_metrics(("prediction",))} & weights == set()
     assert {m.name for m in select_metrics(("inverse_dynamics", "nats"))} == {"inverse_dynamics", "nats"}
     with pytest.raises(UserError, match="inverse_dynamics"):
         select_metrics(("inverse_dynamic",))

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load, save
+from tiny_tokenizers import clip_config, frame_config, make_fitted, random_frames
 from torch import Tensor
 
 from worldmodel.bench.bench_tokenizer import bench_tokenizer
@@ -17,34 +18,7 @@ from worldmodel.common import processes
 from worldmodel.common.errors import UserError
 from worldmodel.tokenizer import PAPER_BAIR, Codebook, Tokenizer, TokenizerConfig, codebook, make_tokenizer
 from worldmodel.tokenizer.tokenizer_layers import AttentionResidualBlock, PositionEmbedding
-from worldmodel.tokenizer.vqvae import fill_invalid
-
-SMALL: dict[str, Any] = {"width": 8, "code_width": 8, "residual_width": 6, "num_codes": 16, "code_dim": 4}
-
-
-def frame_config(**options: Any) -> TokenizerConfig:
-    return TokenizerConfig(**{**SMALL, "space_stride": 4, **options})
-
-
-def clip_config(**options: Any) -> TokenizerConfig:
-    defaults = {"time": "clip", "space_stride": 4, "time_stride": 2, "clip_length": 4, "num_layers": 1}
-    return TokenizerConfig(**{**SMALL, **defaults, **options})
-
-
-def random_frames(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, generator=generator)
-
-
-def make_fitted(config: TokenizerConfig, frames: Tensor) -> Tokenizer:
-    """A tokenizer after one batch: normaliser and codebook are fitted, no layer is zero."""
-    torch.manual_seed(0)
-    tokenizer = make_tokenizer(config, tuple(frames.shape[2:]))  # type: ignore[arg-type]
-    for parameter in tokenizer.parameters():
-        parameter.data += 0.05 * torch.randn_like(parameter)
-    tokenizer.fit_normaliser([frames.flatten(0, 1)])
-    tokenizer.train().loss(frames, torch.ones(frames.shape[:2], dtype=torch.bool))
-    return tokenizer
+from worldmodel.tokenizer.volume_tokenizer import fill_invalid
 
 
 @pytest.mark.parametrize(
@@ -460,7 +434,7 @@ def test_two_processes_train_as_one(config: TokenizerConfig, monkeypatch: pytest
         ({"time": "clip", "time_stride": 4, "clip_length": 6}, "multiple of time_stride"),
         ({"time": "clip", "width": 9}, "num_heads"),
         ({"code_dim": 6, "num_codebooks": 4}, "equal slices"),
-        ({"time": "later"}, "'frame' or 'clip'"),
+        ({"time": "later"}, "'frame', 'clip' or 'causal'"),
         ({"rare_weight": 0.0}, "above 0"),
         ({"num_codes": 0}, "num_codes=0: wanted 1 or more"),
         ({"codebook_decay": 1.5}, "codebook_decay=1.5: wanted 0 to 1"),
@@ -483,6 +457,6 @@ def test_clips_of_another_length_are_refused() -> None:
 
 def test_the_benchmark_measures_every_tokenizer() -> None:
     rows = bench_tokenizer(size=16, frames=8, seconds=0.01, rounds=1)["rows"]
-    assert [row["codes per frame"] for row in rows] == [4, 4, 1, 2]
+    assert [row["codes per frame"] for row in rows] == [4, 4, 1, 2, 4]
     assert all(row[f"{kind} frames/s"] > 0 for row in rows for kind in ("encode", "decode", "train"))
     assert rows[0]["encode x baseline"] == 1

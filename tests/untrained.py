@@ -5,6 +5,7 @@ Every output depends on every input that it could depend on, which is enough for
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ def make_world(
     flat: bool = False,
     hazard: float = -3.0,
     max_steps: int | None = 20,
+    causal: bool = False,
     **sizes: Any,
 ) -> WorldModel:
     """A world with 10 starts: 5 first frames of episodes and 5 time steps inside episodes.
@@ -41,22 +43,26 @@ def make_world(
         flat: whether it has the flat prior.
         hazard: mean log-odds of termination.
         max_steps: steps after which the recorded environment truncated.
+        causal: whether its tokenizer is causal; the prior's window is then 5 frames, what a decoded frame depends on.
         **sizes: fields of the prior's config.
     """
     torch.manual_seed(0)
     shared: dict[str, Any] = {
-        "window": 3, "width": 16, "num_heads": 2, "action_dim": 4, "status": StatusConfig("lives", (0.5, 1.5)),
+        "window": 5 if causal else 3, "width": 16, "num_heads": 2, "action_dim": 4,
+        "status": StatusConfig("lives", (0.5, 1.5)),
     }  # fmt: skip
     if flat:
         prior: Any = FlatConfig(**{**shared, "num_layers": 1, **sizes})
     else:
         prior = FactoredConfig(**{**shared, "trunk_layers": 1, "decoder_layers": 1, "embed_dim": 8, **sizes})
     tokenizer = TokenizerConfig(space_stride=8, width=8, code_width=8, num_codes=CODES, code_dim=4)
+    if causal:
+        tokenizer = replace(tokenizer, time="causal", residual_width=8, num_layers=1, time_window=3)
     world = WorldModel(
         tokenizer, prior, WorldSpec("test/Untrained-v0", PixelSpec((SIDE, SIDE)), space, max_steps=max_steps)
     )
     with torch.no_grad():  # no zeros, so that every weight matters
-        for parameter in world.prior.parameters():
+        for parameter in (world if causal else world.prior).parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
         world.prior.heads.end.bias.fill_(hazard)
         world.tokenizer.codebook.embeddings.copy_(20 * torch.randn_like(world.tokenizer.codebook.embeddings))

@@ -23,6 +23,7 @@ TOKENIZERS: dict[str, TokenizerConfig] = {
     "clip, stride 2 x 8": TokenizerConfig(
         time="clip", space_stride=8, time_stride=2, clip_length=CLIP_LENGTH, width=32, residual_width=32
     ),
+    "causal, stride 8": TokenizerConfig(time="causal", num_layers=1, time_window=4, width=32, residual_width=32),
 }
 BASELINE = "baseline, stride 8"
 

@@ -57,8 +57,8 @@ class EvalWorld:
     seed: int = 0
     """Of clips, starts, policies and dreams."""
     metrics: str = ""
-    """Names of metrics or sections, separated by commas; "all" for all but the ladder; if not given, all but the ladder
-    and those that train a model of their own."""
+    """Names of metrics or sections, separated by commas; "all" for all but the ladder, fvd, lpips and lpips_vgg, which
+    fetch weights; if not given, also without those that train a model of their own."""
     inverse_steps: int = 400
     """Training steps of the inverse dynamics model, which some metrics train."""
     ladder_policies: tuple[str, ...] = ()

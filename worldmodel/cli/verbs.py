@@ -106,6 +106,11 @@ VERBS: dict[str, Verb] = {
         "worldmodel.cli.clip_commands:train_clip",
         "train a model of whole clips, with a class or actions as condition",
     ),
+    "ablate": Verb(
+        "worldmodel.cli.ablate_command:Ablate",
+        "worldmodel.cli.ablate_command:ablate",
+        "the rows of an ablation table of the VideoGPT paper, with intervals over seeds",
+    ),
     "train border": Verb(
         "worldmodel.cli.border_command:TrainBorder",
         "worldmodel.cli.border_command:train_border",

@@ -25,8 +25,10 @@ from worldmodel.common.version import VERSION
 
 T = TypeVar("T")
 PACKAGES = ("torch", "numpy", "gymnasium", "vizdoom", "stable-baselines3", "h5py", "imageio", "pillow")
-# Config fields that may differ when a run is resumed: they do not change its output, or (rounds) only extend it.
-EXECUTION_FIELDS = frozenset({"workers", "device", "json", "force", "threads", "minutes_left", "quiet", "rounds"})
+# Config fields that may differ when a run is resumed: they do not change its output, or (rounds, seeds) only extend it.
+EXECUTION_FIELDS = frozenset(
+    {"workers", "device", "json", "force", "threads", "minutes_left", "quiet", "rounds", "seeds"}
+)
 
 
 def structure_unions_by_kind(converter: Any) -> Any:

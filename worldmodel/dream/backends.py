@@ -6,6 +6,7 @@ Shapes: B rows, n some of them, H W pixels, h w code grid, A action size.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,23 @@ from worldmodel.prior.context import Context
 from worldmodel.prior.sampling import Sampling
 from worldmodel.prior.state_rows import StateRows
 from worldmodel.prior.step_template import PriorStep
+from worldmodel.tokenizer import StreamState
 from worldmodel.world.world_model import WorldModel
 
 BACKENDS = ("auto", "torch", "onnx")
+
+
+@dataclass(frozen=True)
+class DecodedFrames:
+    """The next frames of n sequences.
+
+    Attributes:
+        frames: (n, H, W, 3) uint8.
+        state: n rows of the decoder's state after them; None for a tokenizer of single frames.
+    """
+
+    frames: Tensor
+    state: StreamState | None
 
 
 class Backend(ABC):
@@ -40,8 +55,13 @@ class Backend(ABC):
         """Take one step in every row, as `Prior.step`."""
 
     @abstractmethod
-    def decode(self, codes: Tensor) -> Tensor:
-        """Frames of codes: (n, h, w) -> (n, H, W, 3) uint8."""
+    def decode(self, codes: Tensor, state: StreamState | None) -> DecodedFrames:
+        """The next frame of n sequences.
+
+        Args:
+            codes: (n, h, w).
+            state: n rows of the decoder's state, as `Tokenizer.decode_next`.
+        """
 
 
 class TorchBackend(Backend):
@@ -58,9 +78,10 @@ class TorchBackend(Backend):
         """As `Backend.step`."""
         return self.world.prior.step(state, actions, uniforms, sampling)
 
-    def decode(self, codes: Tensor) -> Tensor:
+    def decode(self, codes: Tensor, state: StreamState | None) -> DecodedFrames:
         """As `Backend.decode`."""
-        return self.world.tokenizer.decode(codes[:, None])[:, 0]
+        frames, state = self.world.tokenizer.decode_next(codes[:, None], state)
+        return DecodedFrames(frames[:, 0], state)
 
 
 class OnnxBackend(Backend):
@@ -88,9 +109,9 @@ class OnnxBackend(Backend):
         results = {name: torch.from_numpy(array) for name, array in vars(out).items() if name != "state"}
         return PriorStep(state=self._to_torch(out.state), **results)
 
-    def decode(self, codes: Tensor) -> Tensor:
+    def decode(self, codes: Tensor, state: StreamState | None) -> DecodedFrames:
         """As `Backend.decode`."""
-        return torch.from_numpy(self.onnx_world.decode(codes.numpy()))
+        return DecodedFrames(torch.from_numpy(self.onnx_world.decode(codes.numpy())), None)
 
     def _to_torch(self, state: NumpyRows) -> StateRows:
         """A state as tensors that share its memory."""

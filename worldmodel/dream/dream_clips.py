@@ -56,7 +56,7 @@ def reset_to_episode(simulator: Simulator, data: Dataset, episode_index: int, fr
         raise UserError(
             f"episode {episode_index} has no valid frame {frame_index}; it has {episode.length + 1} frames."
         )
-    first = max(0, frame_index - prior.window + 1)
+    first = max(0, frame_index - world.context_frames + 1)
     span = slice(first, frame_index + 1)
     config = prior.status_config
     status = np.zeros(1, np.int64)
@@ -105,8 +105,10 @@ def compare_clip(
             f"{episode.length + 1} frames."
         )
     real = episode.frames[frame_index : frame_index + length]
-    codes = world.tokenizer.encode(torch.from_numpy(real)[None].to(world.device))
-    reconstructed = world.tokenizer.decode(codes)[0].cpu().numpy()
+    first = max(0, frame_index - world.tokenizer.encoder_past - world.tokenizer.decoder_past)
+    known = torch.from_numpy(episode.frames[first : frame_index + length])[None]
+    codes = world.tokenizer.encode(known.to(world.device))
+    reconstructed = world.tokenizer.decode(codes)[0, frame_index - first :].cpu().numpy()
     recorded_actions = episode.actions[frame_index : frame_index + length - 1]
     actions = recorded_actions if actions is None else np.asarray(actions)
     simulator = Simulator(world, 1, seed=seed, sampling=sampling)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldmodel.dream.backends import Backend
+from worldmodel.dream.backends import Backend, DecodedFrames
 from worldmodel.dream.simulator_state import SimulatorState, SimulatorStep
 from worldmodel.dream.tiles import apply_in_tiles
 from worldmodel.prior.context import Context
@@ -59,9 +59,16 @@ class DreamStepper:
         """The prior's state after a context of frames, n rows."""
         return self._compute(self.backend.init_state, context)
 
-    def decode(self, codes: Tensor) -> Tensor:
-        """Frames of codes: (n, h, w) -> (n, H, W, 3) uint8."""
-        return self._compute(self.backend.decode, codes)
+    def decode_context(self, codes: Tensor) -> DecodedFrames:
+        """The last frames of contexts: codes (n, W, h, w), V where there is no frame, which only precedes frames."""
+        state = self.world.tokenizer.init_decoder_state(len(codes))
+        if state is None:
+            return self._compute(self.backend.decode, codes[:, -1], None)
+        num_codes = self.world.prior.num_codes
+        for step in codes[:, -1 - self.world.tokenizer.decoder_past :].unbind(1):
+            decoded = self._compute(self.backend.decode, step.clamp_max(num_codes - 1), state)
+            state = decoded.state.keep_where(step[:, 0, 0] == num_codes, state)  # not begun
+        return DecodedFrames(decoded.frames, state)
 
     def step(self, state: SimulatorState, actions: Tensor) -> tuple[SimulatorState, SimulatorStep]:
         """Take a step in every row.
@@ -82,7 +89,11 @@ class DreamStepper:
             partial(self.backend.step, sampling=self.sampling), prior, actions, uniform
         )
         changes = out.has_frame & ~state.ended  # (N,)
-        frames = torch.where(changes[:, None, None, None], self.decode(out.codes), state.frames)
+        decoded: DecodedFrames = self._compute(self.backend.decode, out.codes, state.decoder)
+        decoder = decoded.state
+        if decoder is not None and state.decoder is not None:
+            decoder = decoder.keep_where(~changes, state.decoder)
+        frames = torch.where(changes[:, None, None, None], decoded.frames, state.frames)
         codes = torch.where(changes[:, None, None], out.codes, state.codes)
         after = replace(
             state,
@@ -91,6 +102,7 @@ class DreamStepper:
             codes=codes,
             steps=state.steps + 1,
             ended=state.ended | out.terminations,
+            decoder=decoder,
         )
         status = after.prior.status
         return after, SimulatorStep(

@@ -61,7 +61,15 @@ def goal_embedding_mse(goal: Tensor, tokenizer: Tokenizer) -> Score:
     Args:
         goal: (H, W, 3) uint8.
         tokenizer: of the world.
+
+    Raises:
+        UserError: a causal tokenizer, whose codes of a frame depend on the frames before.
     """
+    if tokenizer.config.time == "causal":
+        raise UserError(
+            "goal embeddings: the codes of a causal tokenizer depend on earlier frames, which a goal does not have; "
+            "take the score of pixels."
+        )
 
     def embeddings(codes: Tensor) -> Tensor:  # (N, h, w) -> (N, h, w, d)
         return tokenizer.codebook.decode(codes)

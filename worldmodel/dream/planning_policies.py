@@ -98,9 +98,9 @@ class DreamPlanningPolicy(PlanningPolicy):
     def begin(self, rng: np.random.Generator) -> None:
         """As `PlanningPolicy.begin`."""
         super().begin(rng)
-        window = self.simulator.world.prior.window
-        self.frames: deque[np.ndarray] = deque(maxlen=window)
-        self.actions: deque[Tensor] = deque(maxlen=window)
+        count = self.simulator.world.context_frames
+        self.frames: deque[np.ndarray] = deque(maxlen=count)
+        self.actions: deque[Tensor] = deque(maxlen=count)
 
     def _observe(self, frame: np.ndarray) -> None:
         self.frames.append(frame)

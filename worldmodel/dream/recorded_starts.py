@@ -114,8 +114,7 @@ def _before_ends(world: WorldModel, data: Dataset, episodes: np.ndarray, rng: np
 
 def _contexts(world: WorldModel, data: Dataset, episodes: np.ndarray, frames: np.ndarray) -> Context:
     """The contexts that end with given frames, S rows in an order of their own."""
-    window = world.prior.window
-    first = np.maximum(0, frames - window + 1)
+    first = np.maximum(0, frames - world.context_frames + 1)
     parts = []
     for length in np.unique(frames - first + 1).tolist():
         rows = np.flatnonzero(frames - first + 1 == length)

@@ -13,6 +13,7 @@ from torch import Tensor
 from worldmodel.common.errors import UserError
 from worldmodel.common.threads import thread_limited
 from worldmodel.prior.context import Context
+from worldmodel.tokenizer import StreamState
 from worldmodel.world.world_model import WorldModel
 
 
@@ -70,7 +71,9 @@ class ShadowWorld:
         self.world, self.dtype, self.threads = world, dtype, threads
         self.values = torch.tensor(world.prior.status_config.values, dtype=torch.float32, device=world.device)
         shape = (num_rows, 1, *world.tokenizer.frame_shape)
-        self.context = self._begin(torch.zeros(shape, dtype=torch.uint8), torch.zeros(num_rows, dtype=torch.int64))
+        frames = torch.zeros(shape, dtype=torch.uint8)
+        self.context = self._begin(frames, torch.zeros(num_rows, dtype=torch.int64))
+        self.encoder = self._encoder_state(frames)
 
     def _begin(self, frames: Tensor, status: Tensor) -> Context:
         """Contexts of one frame: (n, 1, H, W, 3) uint8 and (n,) int64."""
@@ -78,6 +81,11 @@ class ShadowWorld:
         dtype = torch.float32 if space.dtype.kind == "f" else torch.int64
         actions = torch.zeros((len(frames), 0, *space.shape), dtype=dtype)
         return self.world.context(frames, actions, status=status if self.world.prior.num_status else None)
+
+    def _encoder_state(self, frames: Tensor) -> StreamState | None:
+        """The tokenizer's state after the first frames of dreams, (n, 1, H, W, 3) uint8."""
+        state = self.world.tokenizer.init_encoder_state(len(frames))
+        return None if state is None else self.world.tokenizer.encode_next(frames.to(self.world.device), state)[1]
 
     @thread_limited
     @torch.no_grad()
@@ -91,6 +99,10 @@ class ShadowWorld:
         """
         rows = rows.to(frames.device)
         self.context = self.context.scatter(rows, self._begin(frames[rows, None], status[rows]))
+        if self.encoder is not None:
+            begun = self._encoder_state(frames[rows, None])
+            assert begun is not None
+            self.encoder = self.encoder.scatter(rows, begun)
 
     @thread_limited
     @torch.no_grad()
@@ -113,10 +125,10 @@ class ShadowWorld:
             status: (N,) int64, after the step.
         """
         with torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            codes = self.world.tokenizer.encode(frames[:, None])[:, 0]
+            codes, self.encoder = self.world.tokenizer.encode_next(frames[:, None], self.encoder)
         actions = actions.to(self.context.actions)
         status = status if self.world.prior.num_status else self.context.status
-        self.context = self.context.append_action(actions).append_frame(codes, status)
+        self.context = self.context.append_action(actions).append_frame(codes[:, 0], status)
 
 
 def expected_status(status_probs: Tensor, values: Tensor) -> Tensor:

@@ -98,8 +98,9 @@ class Simulator:
     @thread_limited
     def _initial_state(self) -> SimulatorState:
         """The state before the first reset."""
-        prior = self.backend.init_state(self._starts.placeholder(self.num_rows))
-        return SimulatorState.ended_rows(prior, self.world.tokenizer.frame_shape, self.world.tokenizer.grid)
+        prior, tokenizer = self.backend.init_state(self._starts.placeholder(self.num_rows)), self.world.tokenizer
+        decoder = tokenizer.init_decoder_state(self.num_rows)
+        return SimulatorState.ended_rows(prior, decoder, tokenizer.frame_shape, tokenizer.grid)
 
     @property
     def state(self) -> SimulatorState:
@@ -162,15 +163,20 @@ class Simulator:
             chosen = self._starts.checked(starts, index)
         context, chosen = self._starts.context_of(chosen, context)
         codes = context.codes[:, -1]  # (n, h, w)
+        decoded = self._stepper.decode_context(context.codes)
+        decoder = decoded.state
+        if decoder is not None and state.decoder is not None:
+            decoder = state.decoder.scatter(index, decoder)
         self._state = SimulatorState(
             prior=state.prior.scatter(index, self._stepper.init_state(context)),
-            frames=state.frames.index_copy(0, index, self._stepper.decode(codes)),
+            frames=state.frames.index_copy(0, index, decoded.frames),
             codes=state.codes.index_copy(0, index, codes),
             seeds=state.seeds,
             episodes=episodes,
             steps=state.steps.index_fill(0, index, 0),
             ended=state.ended.index_fill(0, index, False),
             starts=state.starts.index_copy(0, index, chosen),
+            decoder=decoder,
         )
         return self._state.frames.clone()
 

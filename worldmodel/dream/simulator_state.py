@@ -13,6 +13,7 @@ from torch import Tensor
 from worldmodel.common.errors import UserError
 from worldmodel.dream.tensor_tree import tree_leaves, tree_map
 from worldmodel.prior.state_rows import StateRows
+from worldmodel.tokenizer import StreamState
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class SimulatorState:
         steps: (N,) int64 since the last reset.
         ended: (N,) bool.
         starts: (N,) int64, the start each row began from; `NO_START` after a given context.
+        decoder: N rows of the decoder's state after those frames; None for a tokenizer of single frames.
     """
 
     prior: StateRows
@@ -38,9 +40,12 @@ class SimulatorState:
     steps: Tensor
     ended: Tensor
     starts: Tensor
+    decoder: StreamState | None = None
 
     @staticmethod
-    def ended_rows(prior: StateRows, frame_shape: tuple[int, int, int], grid: tuple[int, int]) -> SimulatorState:
+    def ended_rows(
+        prior: StateRows, decoder: StreamState | None, frame_shape: tuple[int, int, int], grid: tuple[int, int]
+    ) -> SimulatorState:
         """The state before the first reset: black frames of rows that have ended."""
         zeros = torch.zeros_like(prior.status)
         return SimulatorState(
@@ -52,6 +57,7 @@ class SimulatorState:
             steps=zeros,
             ended=torch.ones_like(zeros, dtype=torch.bool),
             starts=zeros,
+            decoder=decoder,
         )
 
     def copy(self) -> SimulatorState:
@@ -60,13 +66,14 @@ class SimulatorState:
 
     def select(self, index: Tensor) -> SimulatorState:
         """Some rows: (n,) int64 -> n rows."""
-        tensors = {name: rows[index] for name, rows in vars(self).items() if name != "prior"}
-        return SimulatorState(prior=self.prior.select(index), **tensors)
+        return tree_map(lambda rows: rows[index], self)
 
     @property
     def layout(self) -> str:
         """For error messages: the kind of the prior's state, and the shapes of one row's tensors."""
-        shapes = ", ".join(str(tuple(leaf.shape[1:])) for leaf in [*tree_leaves(self.prior), self.frames])
+        shapes = ", ".join(
+            str(tuple(leaf.shape[1:])) for leaf in [*tree_leaves(self.prior), *tree_leaves(self.decoder), self.frames]
+        )
         return f"{type(self.prior).__name__} ({shapes})"
 
 

@@ -1,4 +1,4 @@
-"""Nested dataclasses of tensors as trees: the tensors are the leaves."""
+"""Nested dataclasses of tensors as trees: the tensors are the leaves. None is a tree without leaves."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ def tree_leaves(tree: Any) -> list[Tensor]:
     """The tensors of a tree, in the order of the fields."""
     if isinstance(tree, Tensor):
         return [tree]
+    if tree is None:
+        return []
     assert is_dataclass(tree), type(tree)
     return [leaf for field in fields(tree) for leaf in tree_leaves(getattr(tree, field.name))]
 
@@ -28,6 +30,8 @@ def tree_map(function: Callable[..., Tensor], tree: Any, *others: Any) -> Any:
     """
     if isinstance(tree, Tensor):
         return function(tree, *others)
+    if tree is None:
+        return None
     return type(tree)(
         **{name: tree_map(function, value, *(getattr(x, name) for x in others)) for name, value in vars(tree).items()}
     )

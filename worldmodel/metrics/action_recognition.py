@@ -57,7 +57,7 @@ def context_frames(run: EvaluationRun, clips: slice) -> Tensor:
     """Reconstructions of the last two frames of the contexts, (b, 2, H, W, 3) uint8."""
     window = run.world.prior.window
     at = [max(0, window - CONTEXT + i) for i in range(CONTEXT)]
-    return run.world.tokenizer.decode(run.clips.codes.codes[clips][:, at]).cpu()
+    return run.world.tokenizer.decode_at(run.clips.codes.codes[clips], at).cpu()
 
 
 def recognise(run: EvaluationRun) -> Recognised:
@@ -68,7 +68,7 @@ def recognise(run: EvaluationRun) -> Recognised:
     at = [max(0, window - CONTEXT + i) for i in range(run.settings.ahead + CONTEXT)]
     for rows, clip in run.chunks("recognition of actions"):
         context = context_frames(run, rows)
-        decoded = run.world.tokenizer.decode(clip.codes[:, window:]).cpu()
+        decoded = run.world.tokenizer.decode_at(clip.codes, slice(window, None)).cpu()
         sources = (torch.cat([context, dreams.frames[rows]], 1), clips.frames[rows][:, at])
         for values, frames in zip(found.values(), (*sources, torch.cat([context, decoded], 1)), strict=True):
             values.append(model.choices(model.outputs(encoded(frames))))

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from worldmodel.dream.simulator import Simulator
-from worldmodel.dream.simulator_state import SimulatorState
 from worldmodel.prior.code_clip import CodeClip
 from worldmodel.prior.sampling import Sampling
 from worldmodel.world.world_model import WorldModel
@@ -47,10 +46,8 @@ def begin_dreams(world: WorldModel, clip: CodeClip, num_frames: int, seeds: Tens
 
 def select_rows(simulator: Simulator, rows: Tensor) -> Simulator:
     """A simulator of some of the rows, (n,) int64, which continue as they would have."""
-    state = simulator.state
-    fields = {name: value[rows] for name, value in vars(state).items() if name != "prior"}
     selected = Simulator(simulator.world, len(rows), sampling=simulator.sampling, backend=BACKEND)
-    selected.restore(SimulatorState(prior=state.prior.select(rows), **fields))
+    selected.restore(simulator.state.select(rows))
     return selected
 
 

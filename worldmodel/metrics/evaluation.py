@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from worldmodel.common.assets import find_asset
 from worldmodel.common.torch_state import isolated_torch_state
 from worldmodel.data import Dataset
 from worldmodel.metrics import free_run, policy_order
@@ -13,6 +14,7 @@ from worldmodel.metrics import ladder as held_out_ladder
 from worldmodel.metrics.environment_rules import EnvironmentRules
 from worldmodel.metrics.evaluation_run import EvaluationRun, EvaluationSettings, LadderPolicy, PolicyFactory, Progress
 from worldmodel.metrics.frame_scores import MAX_BRIGHT
+from worldmodel.metrics.learned_distances import fvd_note
 from worldmodel.metrics.metric_registry import select_metrics
 from worldmodel.metrics.opposite_actions import opposite_values
 from worldmodel.world.world_model import WorldModel
@@ -46,9 +48,12 @@ def evaluate(
         `verdict`. Every number has its 95 % interval (`mean`, `low`, `high`).
 
     Raises:
-        UserError: an unknown metric, or data that the world cannot be evaluated on.
+        UserError: an unknown metric, data that the world cannot be evaluated on, or an asset that a metric needs is not
+            in the cache and cannot be fetched.
     """
     metrics = select_metrics(settings.metrics)
+    for asset in sorted({asset for metric in metrics for asset in metric.assets}):
+        find_asset(asset)  # a missing file is known before the dreams
     run = EvaluationRun(world, data, policies, settings, progress, rules, ladder)
     sections: dict[str, dict[str, Any]] = {}
     for metric in metrics:
@@ -85,6 +90,8 @@ def _notes(run: EvaluationRun, sections: Mapping[str, Any]) -> list[str]:
         notes.append("Permanence is not measured: the environment declares no rule that finds small objects.")
     if "opposite_actions" in names and not opposite_values(run):
         notes.append("Opposite actions are not tested: the environment declares none.")
+    if "fvd" in names:
+        notes.append(fvd_note(run))
     if held_out_ladder.SECTION in sections:
         notes += held_out_ladder.notes(run)
     if free_run.SECTION in sections:

@@ -19,6 +19,7 @@ from worldmodel.common.errors import UserError
 from worldmodel.data import ClipSampler, Dataset
 from worldmodel.metrics.environment_rules import EnvironmentRules
 from worldmodel.metrics.frame_scores import brightness
+from worldmodel.metrics.recorded_codes import encode_recorded
 from worldmodel.prior.code_clip import CodeClip
 from worldmodel.prior.sampling import Sampling
 from worldmodel.prior.status_bins import status_bins
@@ -67,7 +68,8 @@ class EvaluationSettings:
         sampling: how dreamed codes are sampled.
         inverse_steps: training steps of the inverse dynamics model, which some metrics train.
         ladder_episodes: dreams, and episodes of the environment, of each policy of the held-out ladder.
-        metrics: names of metrics or of their sections; empty for those evaluated by default, "all" for all.
+        metrics: names of metrics or of their sections; empty for those evaluated by default, "all" for all that need no
+            assets.
     """
 
     split: str = "test"
@@ -177,7 +179,7 @@ class EvaluationRun:
             frames.append(batch.frames)
             clips.append(
                 CodeClip(
-                    codes=self.world.tokenizer.encode(batch.frames.to(self.world.device)),
+                    codes=encode_recorded(self.world.tokenizer, self.data, batch.frames, episodes[rows], starts[rows]),
                     frame_valid=batch.frame_valid,
                     actions=batch.actions,
                     rewards=batch.rewards,

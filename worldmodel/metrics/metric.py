@@ -51,6 +51,7 @@ class Metric:
         better: "higher", "lower", or "real": the nearer to the baseline called "real".
         function: evaluation run -> values; empty where the world or the data has nothing to measure.
         default: whether it is evaluated when no metric is named; False for expensive ones.
+        assets: files from elsewhere that it needs; a metric with any is evaluated by name only.
     """
 
     name: str
@@ -60,3 +61,4 @@ class Metric:
     better: str
     function: Callable[[EvaluationRun], list[MetricValue]]
     default: bool = True
+    assets: tuple[str, ...] = ()

@@ -17,6 +17,7 @@ from worldmodel.metrics import (
     free_run,
     inception_score,
     ladder,
+    learned_distances,
     likelihood,
     opposite_actions,
     outcomes,
@@ -43,6 +44,7 @@ METRICS: dict[str, Metric] = {
         permanence,
         likelihood,
         prediction,
+        learned_distances,
         outcomes,
         reconstruction,
     )
@@ -81,19 +83,18 @@ def register_clip_metric(metric: ClipMetric) -> None:
 def select_metrics(names: Sequence[str]) -> list[Metric]:
     """The metrics of worlds of these names, in the registry's order.
 
-    The name of a section names all of its metrics, unless it is the name of a metric too. Without a name those that are
-    evaluated by default; `ALL` names all.
+    The name of a section names its metrics, unless it is the name of a metric too. Without a name those that are
+    evaluated by default; `ALL` names all. Metrics that need assets are selected by their own names only.
 
     Raises:
         UserError: an unknown name.
     """
     if not names:
         return [metric for metric in METRICS.values() if metric.default]
-    if ALL in names:
-        return list(METRICS.values())
+    own = [metric.name for metric in METRICS.values() if not metric.assets]
     found: list[str] = []
     for name in names:
-        section = [metric.name for metric in METRICS.values() if metric.section == name]
+        section = [other for other in own if name in (ALL, METRICS[other].section)]
         found += [name] if name in METRICS else section or [FORMER_NAMES.get(name, name)]
     return _select(found, METRICS)
 

@@ -42,7 +42,7 @@ def counts(run: EvaluationRun) -> Counts:
     at = [k - 1 for k in ahead]
     real = [detect(frames) for frames in clips.frames[:, window - 1 :]]
     for rows, clip in run.chunks("permanence"):
-        decoded = run.world.tokenizer.decode(clip.codes[:, [window + t for t in at]]).cpu()
+        decoded = run.world.tokenizer.decode_at(clip.codes, [window + t for t in at]).cpu()
         for row, frames in zip(range(rows.start, rows.stop), decoded, strict=True):
             candidates = {
                 DREAM: detect(dreamed[row, at]),

@@ -42,7 +42,7 @@ def scores(run: EvaluationRun) -> Scores:
             OTHER: dreams.other.frames[rows, ahead - 1],
             "repeat last": last.expand_as(real),
             "mean frame": run.train.mean_frame.expand_as(real),
-            "reconstruction": world.tokenizer.decode(clip.codes[:, window - 1 + ahead]).cpu(),
+            "reconstruction": world.tokenizer.decode_at(clip.codes, window - 1 + ahead).cpu(),
         }
         threshold, tokenizer = run.train.bright_threshold, world.tokenizer
         chunks.append({name: compare(tokenizer, real, frames, last, threshold) for name, frames in candidates.items()})

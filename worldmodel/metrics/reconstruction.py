@@ -20,11 +20,13 @@ FRAME_STRIDE = 4  # every fourth frame of the clips is decoded
 def scores(run: EvaluationRun) -> Scores:
     """Reconstructions and the mean frame compared with the real frames, clip by clip."""
     chunks: dict[str, list[dict[str, tuple[np.ndarray, np.ndarray]]]] = {"world": [], "mean frame": []}
+    tokenizer = run.world.tokenizer
+    steps = slice(tokenizer.decoder_past, None, FRAME_STRIDE)  # frames that codes of the clip alone determine
     for rows, clip in run.chunks("reconstruction"):
-        real = run.clips.frames[rows, ::FRAME_STRIDE]
-        decoded = run.world.tokenizer.decode(clip.codes[:, ::FRAME_STRIDE]).cpu()
+        real = run.clips.frames[rows, steps]
+        decoded = tokenizer.decode_at(clip.codes, steps).cpu()
         for name, frames in (("world", decoded), ("mean frame", run.train.mean_frame.expand_as(real))):
-            chunks[name].append(compare(run.world.tokenizer, real, frames, real[:, :1], run.train.bright_threshold))
+            chunks[name].append(compare(tokenizer, real, frames, real[:, :1], run.train.bright_threshold))
     return {
         name: {
             measure: tuple(np.concatenate([chunk[measure][i] for chunk in found]) for i in (0, 1))  # type: ignore[misc]

@@ -22,7 +22,7 @@ EXPORT_FOLDER = "onnx"  # the folder of a world's directory that holds its own e
 
 def world_hash(world: WorldModel) -> str:
     """sha256 of everything that decides a world's dreams except its starts: sizes, spaces and weights."""
-    sizes = [asdict(world.tokenizer.config), world.prior.config.hashed_fields(), world.spec.to_json()]
+    sizes = [world.tokenizer.config.saved_fields(), world.prior.config.hashed_fields(), world.spec.to_json()]
     digest = hashlib.sha256(json.dumps(sizes).encode())
     for name, tensor in sorted(world.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -42,9 +42,14 @@ def world_graphs(world: WorldModel) -> dict[str, Graph]:
     """The graphs of a world by name; a name with `.onnx` is the name of its file.
 
     Raises:
-        UserError: a prior whose step cannot be exported.
+        UserError: a prior whose step cannot be exported, or a causal tokenizer.
     """
     prior = world.prior
+    if world.tokenizer.config.time == "causal":
+        raise UserError(
+            "a world with a causal tokenizer cannot be exported to ONNX, since its decoder has a state; step it with "
+            "backend='torch'."
+        )
     graphs = export_class(prior.config.kind)(prior).graphs()
     rows = torch.zeros(ROWS, dtype=torch.int64)
     frame = Input("codes", rows[:, None, None].expand(-1, *prior.grid).clone())  # (B, h, w)

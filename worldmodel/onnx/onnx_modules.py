@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from worldmodel.prior.interface import Prior
-from worldmodel.tokenizer import FrameTokenizer
+from worldmodel.tokenizer import Tokenizer
 
 
 class Reward(nn.Module):
@@ -28,7 +28,7 @@ class Reward(nn.Module):
 class Decoder(nn.Module):
     """The tokenizer's decoder: codes to pixels."""
 
-    def __init__(self, tokenizer: FrameTokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__()
         self.tokenizer = tokenizer
 

@@ -17,6 +17,8 @@ from worldmodel.common.errors import UserError
 from worldmodel.common.processes import process_weight
 from worldmodel.tokenizer.border import BorderDecoder
 from worldmodel.tokenizer.codebook import Codebook
+from worldmodel.tokenizer.stream_state import StreamState
+from worldmodel.tokenizer.tensor_shapes import encoded_part, to_latents, to_vectors
 from worldmodel.tokenizer.tokenizer_config import TokenizerConfig
 
 ENCODE_CHUNK = 256  # frames encoded or decoded at once, to bound memory
@@ -40,6 +42,9 @@ class Tokenizer(nn.Module, ABC):
         grid: (h, w*C), codes per step of time; the C codes of one place are adjacent.
         num_codes: V.
         time_stride: frames per step of codes.
+        encoder_past: frames before its own that a code depends on, in a sequence that is streamed; 0 except for a
+            causal tokenizer.
+        decoder_past: steps of codes before its own that a frame depends on, likewise.
 
     Raises:
         UserError: the frame cannot be cut into whole patches.
@@ -56,7 +61,7 @@ class Tokenizer(nn.Module, ABC):
 
     def __init__(self, config: TokenizerConfig, frame_shape: tuple[int, int, int]) -> None:
         super().__init__()
-        self.encoded, self.encoded_shape = _encoded_part(config, frame_shape)
+        self.encoded, self.encoded_shape = encoded_part(config, frame_shape)
         height, width, _ = self.encoded_shape
         stride = config.space_stride
         if height % stride or width % stride:
@@ -70,6 +75,7 @@ class Tokenizer(nn.Module, ABC):
         self.grid = (height // stride, width // stride * config.num_codebooks)
         self.num_codes = config.num_codes
         self.time_stride = config.time_stride
+        self.encoder_past = self.decoder_past = 0
         self.register_buffer("pixel_mean", torch.zeros(3))
         self.register_buffer("pixel_std", torch.tensor(0.25))
         if config.rare_weight != 1:  # both standardised, as the pixels are
@@ -154,6 +160,26 @@ class Tokenizer(nn.Module, ABC):
             frames = [self.decode_units(chunk) for chunk in units.split(self._units_per_chunk())]
         return torch.cat(frames).reshape(codes.shape[0], codes.shape[1] * self.time_stride, *self.frame_shape)
 
+    def init_encoder_state(self, num_rows: int) -> StreamState | None:
+        """The state of `encode_next` before the first frame of each row; None for a tokenizer without a past."""
+        return None
+
+    def init_decoder_state(self, num_rows: int) -> StreamState | None:
+        """The state of `decode_next` before the first code of each row; None for a tokenizer without a past."""
+        return None
+
+    def encode_next(self, frames: Tensor, state: StreamState | None) -> tuple[Tensor, StreamState | None]:
+        """As `encode`, for frames (B, T, H, W, 3) that follow those of earlier calls; also the state after them."""
+        return self.encode(frames), None
+
+    def decode_next(self, codes: Tensor, state: StreamState | None) -> tuple[Tensor, StreamState | None]:
+        """As `decode`, for codes (B, n, h, w*C) that follow those of earlier calls; also the state after them."""
+        return self.decode(codes), None
+
+    def decode_at(self, codes: Tensor, steps: list[int] | Tensor | slice) -> Tensor:
+        """The frames of some time steps of sequences, if a step is one frame: (B, n, h, w*C) -> (B, m, H, W, 3)."""
+        return self.decode(codes[:, steps])
+
     def loss(self, frames: Tensor, valid: Tensor) -> dict[str, Tensor]:
         """Loss of a batch; in training mode the codebook is updated too.
 
@@ -173,8 +199,8 @@ class Tokenizer(nn.Module, ABC):
         units, has_loss = self._training_units(frames, valid)  # (N, ..., H, W, 3), (F,) or None
         pixels = self._standardise(self.encoded_part(units))
         latents = self._encode_pixels(pixels)
-        quantised = self.codebook(_to_vectors(latents).float())
-        latents = _to_latents(quantised.vectors, latents.shape)
+        quantised = self.codebook(to_vectors(latents).float())
+        latents = to_latents(quantised.vectors, latents.shape)
         output = self._decode_latents(latents)
         squares = self._flatten_time((output - pixels).square())  # (F, 3, H, W)
         if has_loss is not None:
@@ -231,7 +257,7 @@ class Tokenizer(nn.Module, ABC):
     def encode_units(self, frames: Tensor) -> Tensor:
         """Frames or clips to codes, in one pass: (N, ..., H, W, 3) uint8 -> (N*...*h*w*C,) int64."""
         pixels = self._standardise(self.encoded_part(frames))
-        return self.codebook.encode(_to_vectors(self._encode_pixels(pixels)).float())
+        return self.codebook.encode(to_vectors(self._encode_pixels(pixels)).float())
 
     def decode_units(self, codes: Tensor) -> Tensor:
         """Codes to frames or clips, in one pass: (N, ..., h, w*C) int64 -> (N, ..., H, W, 3) uint8."""
@@ -294,31 +320,3 @@ class Tokenizer(nn.Module, ABC):
     def _decode_latents(self, latents: Tensor) -> Tensor:
         """(N, d, ..., h, w) -> (N, 3, ..., rows, columns) of the encoded part."""
         return self.decoder(latents)
-
-
-def _encoded_part(
-    config: TokenizerConfig, frame_shape: tuple[int, int, int]
-) -> tuple[tuple[slice, slice], tuple[int, int, int]]:
-    """Rows and columns of a frame that are encoded, and the shape of that part.
-
-    Raises:
-        UserError: it is not inside the frame.
-    """
-    height, width, _ = frame_shape
-    top, bottom, left, right = config.encoded or (0, height, 0, width)
-    if not (0 <= top < bottom <= height and 0 <= left < right <= width):
-        raise UserError(
-            f"tokenizer encoded={config.encoded} is not inside frames of {height} x {width} pixels: wanted "
-            "0 <= top < bottom <= rows and 0 <= left < right <= columns."
-        )
-    return (slice(top, bottom), slice(left, right)), (bottom - top, right - left, 3)
-
-
-def _to_vectors(latents: Tensor) -> Tensor:
-    """(N, d, ...) -> (N*places, d)."""
-    return latents.movedim(1, -1).flatten(0, -2)
-
-
-def _to_latents(vectors: Tensor, shape: torch.Size) -> Tensor:
-    """The inverse of `_to_vectors`, given the latents' shape."""
-    return vectors.reshape(shape[0], *shape[2:], shape[1]).movedim(-1, 1).contiguous()

@@ -11,7 +11,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 
-def _init_zero(layer: nn.Conv2d | nn.Conv3d | nn.Linear) -> None:
+def init_zero(layer: nn.Conv2d | nn.Conv3d | nn.Linear) -> None:
+    """Set weight and bias to zero, so that a residual branch that ends with the layer starts as nothing."""
     nn.init.zeros_(layer.weight)
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
@@ -24,7 +25,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.conv3 = nn.Conv2d(width, width, 3, padding=1)
         self.conv1 = nn.Conv2d(width, width, 1)
-        _init_zero(self.conv1)
+        init_zero(self.conv1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, width, rows, columns) -> the same shape."""
@@ -54,7 +55,7 @@ class AxialAttention(nn.Module):
         self.axis = axis
         self.qkv_proj = nn.Linear(width, 3 * width, bias=False)
         self.out_proj = nn.Linear(width, width)
-        _init_zero(self.out_proj)
+        init_zero(self.out_proj)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, h, w, D) -> the same shape."""
@@ -88,7 +89,7 @@ class AttentionResidualBlock(nn.Module):
             self.norm_attention = ChannelNorm(width)
             self.attention = nn.ModuleList(AxialAttention(width, num_heads, axis) for axis in (3, 2, 1))
         else:
-            _init_zero(self.conv1)
+            init_zero(self.conv1)
 
     def forward(self, x: Tensor, positions: Tensor | None) -> Tensor:
         """Apply the block.

@@ -6,17 +6,19 @@ N frames or clips encoded together. Inside, pixels are float (N, 3, H, W) or (N,
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable
+
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from worldmodel.common.errors import UserError
 from worldmodel.common.torch_state import default_torch_modes
 from worldmodel.tokenizer.border import BorderDecoder
+from worldmodel.tokenizer.causal_tokenizer import CausalTokenizer
 from worldmodel.tokenizer.tokenizer import ENCODE_CHUNK, Tokenizer
 from worldmodel.tokenizer.tokenizer_config import TokenizerConfig
 from worldmodel.tokenizer.tokenizer_layers import AttentionResidualBlock, ChannelNorm, PositionEmbedding, ResidualBlock
+from worldmodel.tokenizer.volume_tokenizer import VolumeTokenizer, conv_strides
 
 
 class FrameTokenizer(Tokenizer):
@@ -74,7 +76,7 @@ def _frame_decoder(width: int, code_width: int, code_dim: int, num_halvings: int
     return nn.Sequential(*layers)
 
 
-class ClipTokenizer(Tokenizer):
+class ClipTokenizer(VolumeTokenizer):
     """The paper's VQ-VAE: strided 3D convolutions and axial attention over whole clips.
 
     It is not causal: every code may depend on every frame of its clip, and every frame on every code. Codes depend on
@@ -115,23 +117,11 @@ class ClipTokenizer(Tokenizer):
     def _units_per_chunk(self) -> int:
         return max(1, ENCODE_CHUNK // self.config.clip_length)
 
-    def _training_units(self, frames: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        frames, valid = self._to_units(frames, 1), self._to_units(valid, 1)
-        has_frame = valid.any(1)  # a clip without a valid frame is left out
-        return fill_invalid(frames[has_frame], valid[has_frame]), valid[has_frame].flatten()
-
-    def _flatten_time(self, pixels: Tensor) -> Tensor:
-        return rearrange(pixels, "n c l h w -> (n l) c h w")
-
     def _encode_pixels(self, pixels: Tensor) -> Tensor:
         return self.encoder(pixels, self.position_embed() if self.position_embed is not None else None)
 
     def _decode_latents(self, latents: Tensor) -> Tensor:
         return self.decoder(latents, self.position_embed() if self.position_embed is not None else None)
-
-    def _rare_pixels(self, pixels: Tensor) -> Tensor:
-        change = F.pad(pixels.diff(dim=2).abs(), (0, 0, 0, 0, 1, 0))  # (N, 3, L, H, W), 0 in the first frame
-        return super()._rare_pixels(pixels) | (change > self.rare_distance[:, None]).any(1, keepdim=True)
 
 
 class ClipEncoder(nn.Module):
@@ -146,10 +136,10 @@ class ClipEncoder(nn.Module):
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
         width = config.width
-        inputs = [3, *[width] * (len(_conv_strides(config)) - 1)]
+        inputs = [3, *[width] * (len(conv_strides(config)) - 1)]
         self.down_convs = nn.ModuleList(
             nn.Conv3d(channels, width, 3, stride, padding=1)
-            for channels, stride in zip(inputs, _conv_strides(config), strict=True)
+            for channels, stride in zip(inputs, conv_strides(config), strict=True)
         )
         self.blocks = _residual_blocks(config)
         self.norm = ChannelNorm(width)
@@ -176,7 +166,7 @@ class ClipDecoder(nn.Module):
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
         width = config.width
-        strides = _conv_strides(config)[::-1]
+        strides = conv_strides(config)[::-1]
         outputs = [*[width] * (len(strides) - 1), 3]
         self.input_conv = nn.Conv3d(config.code_dim, width, 1)
         self.blocks = _residual_blocks(config)
@@ -197,34 +187,11 @@ class ClipDecoder(nn.Module):
         return x
 
 
-def _conv_strides(config: TokenizerConfig) -> list[tuple[int, int, int]]:
-    """Strides (time, rows, columns) of the encoder's convolutions, at least one.
-
-    A time stride of 4 and a space stride of 2 give (2, 2, 2) and (2, 1, 1).
-    """
-    halvings = [stride.bit_length() - 1 for stride in (config.time_stride, config.space_stride, config.space_stride)]
-    levels = range(max(1, *halvings))
-    return [(1 + (i < halvings[0]), 1 + (i < halvings[1]), 1 + (i < halvings[2])) for i in levels]
-
-
 def _residual_blocks(config: TokenizerConfig) -> nn.ModuleList:
     heads = config.num_heads if config.axial_attention else 0
     return nn.ModuleList(
         AttentionResidualBlock(config.width, config.residual_width, heads) for _ in range(config.num_layers)
     )
-
-
-def fill_invalid(frames: Tensor, valid: Tensor) -> Tensor:
-    """Replace each invalid frame by the last valid frame before it, else by the first valid frame of the clip.
-
-    Args:
-        frames: (N, L, ...).
-        valid: (N, L) bool, at least one True in each row.
-    """
-    index = torch.arange(valid.shape[1], device=valid.device)
-    last = torch.where(valid, index, -1).cummax(1).values  # (N, L), -1 before the first valid frame
-    source = torch.where(last < 0, valid.int().argmax(1, keepdim=True), last)
-    return frames[torch.arange(len(frames), device=frames.device)[:, None], source]
 
 
 def make_tokenizer(config: TokenizerConfig, frame_shape: tuple[int, int, int]) -> Tokenizer:
@@ -234,4 +201,9 @@ def make_tokenizer(config: TokenizerConfig, frame_shape: tuple[int, int, int]) -
         config: sizes.
         frame_shape: (H, W, 3).
     """
-    return {"frame": FrameTokenizer, "clip": ClipTokenizer}[config.time](config, frame_shape)
+    kinds: dict[str, Callable[[TokenizerConfig, tuple[int, int, int]], Tokenizer]] = {
+        "frame": FrameTokenizer,
+        "clip": ClipTokenizer,
+        "causal": CausalTokenizer,
+    }
+    return kinds[config.time](config, frame_shape)

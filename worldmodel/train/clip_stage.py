@@ -42,6 +42,7 @@ def train_clip_stage(model: ClipModel, batches: ClipBatches, config: ClipTrainin
     counts = batches.code_counts(config.seed)
     torch.manual_seed(config.seed)
     model.prior.init_from_codes(model.tokenizer.codebook.embeddings, counts)
+    model.prior.transformer.activation_checkpointing = config.activation_checkpointing
 
     def locate(step: int) -> tuple[np.ndarray, np.ndarray]:
         return sampler.locate(0 if config.overfit_one_batch else step)

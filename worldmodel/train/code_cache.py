@@ -167,10 +167,12 @@ def encode_dataset(data: Dataset, tokenizer: Tokenizer, path: Path, flipped: boo
 
 
 def _encode_episodes(data: Dataset, tokenizer: Tokenizer, flipped: bool) -> Iterator[np.ndarray]:
-    """Codes of all frames in order, (n, h, w) at a time."""
+    """Codes of all frames in order, (n, h, w) at a time; a causal tokenizer encodes each episode as one sequence."""
     device = tokenizer.pixel_mean.device
     for number in range(data.num_episodes):
+        state = tokenizer.init_encoder_state(1)
         for start in range(0, int(data.lengths[number]) + 1, ENCODED_FRAMES):
             frames = torch.from_numpy(data.frames(number, start, start + ENCODED_FRAMES)).to(device)
             frames = frames.flip(-2) if flipped else frames
-            yield tokenizer.encode(frames[None])[0].cpu().numpy()
+            codes, state = tokenizer.encode_next(frames[None], state)
+            yield codes[0].cpu().numpy()

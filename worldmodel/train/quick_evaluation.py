@@ -49,8 +49,10 @@ def evaluate_world(world: WorldModel, data: Dataset, cache: CodeCache, seed: int
         if len(psnrs) < DECODED_BATCHES:
             pairs = zip(episodes[rows], starts[rows], strict=True)
             frames = torch.from_numpy(np.stack([data.frames(int(e), int(s), int(s) + length) for e, s in pairs]))
-            decoded = world.tokenizer.decode(clip.codes).cpu()
-            squares = ((frames.float() - decoded.float()) / 255).square()[clip.frame_valid.cpu()]  # (N, H, W, 3)
+            known = slice(min(world.tokenizer.decoder_past, length - 1), None)  # what codes of the clip determine
+            decoded = world.tokenizer.decode_at(clip.codes, known).cpu()
+            squares = ((frames[:, known].float() - decoded.float()) / 255).square()
+            squares = squares[clip.frame_valid[:, known].cpu()]  # (N, H, W, 3)
             inside = world.tokenizer.encoded_part(squares)
             psnrs.append(_mean_psnr(inside.mean((1, 2, 3))))
             if world.tokenizer.border is not None:

@@ -18,6 +18,7 @@ from worldmodel.train.quick_evaluation import evaluate_world
 from worldmodel.train.training_config import PriorTraining, TokenizerTraining, WorldConfig, stage_config
 from worldmodel.train.training_inputs import (
     Data,
+    check_causal_clips,
     check_pixels,
     copy_weights,
     open_dataset,
@@ -31,6 +32,7 @@ from worldmodel.train.training_run import DrawDreams, Progress, TrainingRun
 from worldmodel.train.validation import tokenizer_validation, validation_split
 from worldmodel.train.workspace import Workspace, disk_errors
 from worldmodel.train.world_facts import gather_starts, make_world_spec
+from worldmodel.world.config_values import check_world_tokenizer
 from worldmodel.world.hub import with_shipped_names
 from worldmodel.world.tokenizer_storage import TOKENIZER, TokenizerCheckpoint
 from worldmodel.world.world_model import WorldModel
@@ -74,7 +76,8 @@ def train_world(
     runtime = choose_runtime(device)
     data = open_dataset(data, config.crop)
     config = with_budget(config, minutes)
-    _check_time(config.tokenizer.time)
+    check_world_tokenizer(config.tokenizer, config.prior.window)
+    check_causal_clips(config)
     check_data_fits(data, config)
     identity = training_identity(config, data, init_from)
     torch.manual_seed(config.seed)
@@ -126,6 +129,7 @@ def train_tokenizer(
     runtime = choose_runtime(device)
     data = open_dataset(data, config.crop)
     config = with_budget(stage_config(config, TokenizerTraining), minutes)
+    check_causal_clips(config)
     check_data_fits(data, config)
     identity = training_identity(config, data, init_from)
     torch.manual_seed(config.seed)
@@ -180,7 +184,7 @@ def train_prior(
     config = with_budget(stage_config(config, PriorTraining), minutes)
     source = TokenizerCheckpoint.from_pretrained(tokenizer, runtime.device)
     data = data if isinstance(data, Dataset) else Dataset.open_cropped(data, source.pixels)
-    _check_time(source.tokenizer.config.time)
+    check_world_tokenizer(source.tokenizer.config, config.prior.window)
     check_pixels(source, tokenizer, data)
     check_data_fits(data, config)
     if config.mirror:
@@ -225,12 +229,3 @@ def _fit_prior(
         metrics = evaluate_world(world, data, cache, config.seed)
         skipped = skipped_episodes(data, config.train_prior.clip_length)
         world.report = {**metrics, **skipped, **overfit_note(config)}
-
-
-def _check_time(time: str) -> None:
-    """Refuse tokenizers whose codes span several frames."""
-    if time != "frame":
-        raise UserError(
-            f"a world is stepped frame by frame, so its tokenizer must have time='frame', not {time!r}; that kind is "
-            "trained alone, with `worldmodel train tokenizer`."
-        )

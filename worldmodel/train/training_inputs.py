@@ -32,7 +32,10 @@ def open_dataset(data: Data, crop: Crop | None) -> Dataset:
 
 def training_identity(config: Any, data: Dataset, init_from: str | Path | None) -> dict[str, Any]:
     """Everything that determines the result of a training, as JSON."""
-    identity = json.loads(json.dumps({"config": asdict(config), "dataset": data.fingerprint}))
+    fields = asdict(config)
+    if "tokenizer" in fields:
+        fields["tokenizer"] = config.tokenizer.saved_fields()
+    identity = json.loads(json.dumps({"config": fields, "dataset": data.fingerprint}))
     if not identity["config"].get("mirror", True):  # a field that earlier versions did not have
         del identity["config"]["mirror"]
     if init_from is not None:
@@ -41,6 +44,24 @@ def training_identity(config: Any, data: Dataset, init_from: str | Path | None) 
             raise UserError(f"init_from={init_from}: wanted the directory of a world or of a tokenizer.")
         identity["init_from"] = hashlib.sha256(config_path.read_bytes()).hexdigest()
     return identity
+
+
+def check_causal_clips(config: TokenizerTraining) -> None:
+    """Check that the training clips of a causal tokenizer are as long as the past that a code depends on in an episode.
+
+    Tokenizers with a stride in time are not checked: a clip model never encodes more than a clip.
+
+    Raises:
+        UserError: they are shorter.
+    """
+    tokenizer, length = config.tokenizer, config.train_tokenizer.clip_length
+    needed = tokenizer.causal_past[0] + 1
+    if tokenizer.time == "causal" and tokenizer.time_stride == 1 and length < needed:
+        raise UserError(
+            f"train-tokenizer.clip-length={length}: a code of this causal tokenizer depends on up to {needed} frames, "
+            f"wanted clips of at least as many. Give --train-tokenizer.clip-length {needed} or more, or fewer "
+            "tokenizer.num-layers, or a smaller tokenizer.time-window."
+        )
 
 
 def overfit_note(config: TokenizerTraining | PriorTraining) -> dict[str, str]:

@@ -70,7 +70,7 @@ def write_clip_model(model: ClipModel, directory: Path, extras: Path | None = No
     facts = {
         "spec": model.spec.to_json(),
         "class_names": list(model.class_names),
-        "tokenizer": asdict(model.tokenizer.config),
+        "tokenizer": model.tokenizer.config.saved_fields(),
         "prior": asdict(model.prior.config),
         "report": model.report,
     }

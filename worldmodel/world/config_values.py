@@ -36,7 +36,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "trunk_layers": (0, 2**8),
     "decoder_layers": (0, 2**8),
     **dict.fromkeys(("space_stride", "time_stride", "clip_length", "num_frames"), (1, 2**16)),
-    **dict.fromkeys(("width", "code_width", "residual_width"), (1, 2**14)),
+    **dict.fromkeys(("width", "code_width", "residual_width", "frame_units"), (1, 2**14)),
     **dict.fromkeys(("embed_dim", "action_dim", "code_dim"), (1, 2**14)),
     **dict.fromkeys(("codebook_decay", "dropout", "history_noise", "history_loss", "rare_share"), (0.0, 1.0)),
     "edges": (-1e30, 1e30),
@@ -156,6 +156,31 @@ def check_model_size(tokenizer: Any, prior: Any, frame_shape: tuple[int, int, in
         raise UserError(
             f"{height} x {width} encoded pixels with tokenizer.space_stride={tokenizer.space_stride} have {places} "
             f"codes: wanted at most {MAX_PLACES}. Take smaller frames or a larger stride."
+        )
+
+
+def check_world_tokenizer(tokenizer: Any, window: int) -> None:
+    """Check that a world with this tokenizer can be stepped frame by frame, from any context.
+
+    Args:
+        tokenizer: config of the tokenizer.
+        window: W, frames of the prior's context. A dream begins from their codes, so they must determine a frame.
+
+    Raises:
+        UserError: codes of whole clips or of several frames, or frames that depend on more than W codes.
+    """
+    if tokenizer.time == "clip" or tokenizer.time_stride != 1:
+        raise UserError(
+            f"a world is stepped frame by frame: got tokenizer.time={tokenizer.time!r} with "
+            f"time_stride={tokenizer.time_stride}, wanted time='frame', or 'causal' with time_stride=1. Others are "
+            "trained alone, with `worldmodel train tokenizer`, or in a clip model, with `worldmodel train clip`."
+        )
+    needed = 1 + (tokenizer.causal_past[1] if tokenizer.time == "causal" else 0)
+    if window < needed:
+        raise UserError(
+            f"prior.window={window}: a frame of this causal tokenizer depends on {needed} steps of codes, and a dream "
+            f"begins from those of the window. Give --prior.window {needed} or more, or fewer tokenizer.num_layers, or "
+            "a smaller tokenizer.time_window."
         )
 
 

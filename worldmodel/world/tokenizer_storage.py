@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ class TokenizerCheckpoint:
             "env": self.env,
             "pixels": self.pixels.to_json(),
             "dataset": self.dataset,
-            "tokenizer": asdict(self.tokenizer.config),
+            "tokenizer": self.tokenizer.config.saved_fields(),
             "report": self.report,
         }
         weights = {WEIGHTS: self.tokenizer.state_dict()}

@@ -19,8 +19,8 @@ from worldmodel.common.threads import limit_threads
 from worldmodel.prior import PriorConfig, build_prior
 from worldmodel.prior.code_clip import CodeClip
 from worldmodel.prior.context import Context
-from worldmodel.tokenizer import FrameTokenizer, TokenizerConfig
-from worldmodel.world.config_values import check_model_size
+from worldmodel.tokenizer import TokenizerConfig, make_tokenizer
+from worldmodel.world.config_values import check_model_size, check_world_tokenizer
 from worldmodel.world.hub import find_world
 from worldmodel.world.model_construction import stored_model
 from worldmodel.world.starts import Starts
@@ -50,8 +50,9 @@ class WorldModel(nn.Module):
     def __init__(self, tokenizer_config: TokenizerConfig, prior_config: PriorConfig, spec: WorldSpec) -> None:
         super().__init__()
         check_model_size(tokenizer_config, prior_config, spec.pixels.frame_shape)
+        check_world_tokenizer(tokenizer_config, prior_config.window)
         self.spec = spec
-        self.tokenizer = FrameTokenizer(tokenizer_config, spec.pixels.frame_shape)
+        self.tokenizer = make_tokenizer(tokenizer_config, spec.pixels.frame_shape)
         self.prior = build_prior(
             prior_config,
             self.tokenizer.grid,
@@ -74,6 +75,11 @@ class WorldModel(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.prior.parameters()).device
+
+    @property
+    def context_frames(self) -> int:
+        """Frames that determine a context: the prior's window, and those before that a causal tokenizer needs."""
+        return self.prior.window + self.tokenizer.encoder_past
 
     def log_prob(self, frames: Tensor, actions: Tensor) -> Tensor:
         """Log-likelihood of real frames, each conditioned on the frames before it and the actions.
@@ -110,7 +116,10 @@ class WorldModel(nn.Module):
         frame_valid: Tensor | None = None,
         status: Tensor | None = None,
     ) -> Context:
-        """Encode real frames as a context to begin dreams from; only the last `prior.window` frames matter.
+        """Encode real frames as a context to begin dreams from; only the last `context_frames` frames matter.
+
+        With a causal tokenizer the first frame given begins a sequence. Codes are those of the whole episode if
+        there are `context_frames` frames or the first is the first of an episode.
 
         Args:
             frames: (B, T, H, W, 3) uint8, T >= 1.
@@ -128,9 +137,10 @@ class WorldModel(nn.Module):
                 f"context: got status {status.tolist()}; wanted an integer from 0 to {bins} for each of {len(frames)} "
                 f"rows; {bins} means unknown."
             )
-        frames, actions = frames[:, -window:].to(device), actions[:, max(0, actions.shape[1] - window + 1) :].to(device)
+        frames, actions = frames[:, -self.context_frames :], actions[:, max(0, actions.shape[1] - window + 1) :]
+        actions = actions.to(device)
         actions = actions.to(torch.float32 if self.spec.action_space.dtype.kind == "f" else torch.int64)
-        codes = self.tokenizer.encode(frames)
+        codes = self.tokenizer.encode(frames.to(device))[:, -window:]
         if frame_valid is None:
             frame_valid = torch.ones(codes.shape[:2], dtype=torch.bool)
         if status is None:

@@ -19,7 +19,7 @@ from worldmodel.prior.prior_registry import PriorConfig, prior_configs
 from worldmodel.tokenizer import Tokenizer, TokenizerConfig
 from worldmodel.world.clip_directory import refuse_clip_model
 from worldmodel.world.config_checksum import KEY, check_checksum, with_checksum
-from worldmodel.world.config_values import check_object, check_text, read_model_config
+from worldmodel.world.config_values import check_object, check_text, check_world_tokenizer, read_model_config
 from worldmodel.world.legacy_keys import rename_world_weights
 from worldmodel.world.starts import Starts
 from worldmodel.world.world_spec import WorldSpec
@@ -91,7 +91,7 @@ def write_world(world: WorldModel, directory: Path, extras: Path | None = None, 
     assert world.starts is not None, "a world is saved with its starts"
     facts = {
         "spec": world.spec.to_json(),
-        "tokenizer": asdict(world.tokenizer.config),
+        "tokenizer": world.tokenizer.config.saved_fields(),
         "prior": asdict(world.prior.config),
         "prior_of_tokenizer": tokenizer_hash(world.tokenizer),
         "report": world.report,
@@ -166,9 +166,9 @@ def read_sizes(config: dict[str, Any]) -> tuple[TokenizerConfig, PriorConfig]:
         UserError: a field is unknown, of the wrong type or out of range.
     """
     tokenizer = read_model_config(config["tokenizer"], TokenizerConfig, "tokenizer")
-    if tokenizer.time != "frame":
-        raise UserError(f"tokenizer.time={tokenizer.time!r}: wanted 'frame', since a world is stepped frame by frame.")
-    return tokenizer, read_model_config(config["prior"], prior_configs(), "prior")
+    prior = read_model_config(config["prior"], prior_configs(), "prior")
+    check_world_tokenizer(tokenizer, prior.window)
+    return tokenizer, prior
 
 
 def tokenizer_hash(tokenizer: Tokenizer, weights: dict[str, Tensor] | None = None) -> str:

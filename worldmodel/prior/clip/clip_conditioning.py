@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodel.common import spaces
@@ -88,7 +89,7 @@ class ClipConditionEncoder(nn.Module):
         action_dim = {
             "none": 0,
             "step": config.action_dim,
-            "clip": (config.num_frames - 1) * num_action_features(action_space),
+            "clip": (config.num_frames - 1 + config.action_per_frame) * num_action_features(action_space),
         }[config.actions]
         self.condition_dim = max(1, class_dim + action_dim)
 
@@ -118,7 +119,8 @@ class ClipConditionEncoder(nn.Module):
             has_action = torch.arange(self.num_steps, device=actions.device).expand(num_clips, -1) > 0
             parts.append(self.action_encoder(padded, has_action))
         elif actions is not None:
-            features = action_features(self.action_space, actions).flatten(1)  # (B, (L-1) * features)
+            features = action_features(self.action_space, actions)  # (B, L-1, features)
+            features = F.pad(features, (0, 0, 0, self.config.action_per_frame)).flatten(1)  # (B, L-1 or L * features)
             parts.append(features[:, None].expand(-1, self.num_steps, -1))
         return torch.cat(parts, -1)
 

@@ -1,9 +1,9 @@
-"""The clip prior: the paper's GPT over the codes of a whole clip in raster order (t, h, w), with full attention.
+"""The clip prior: the paper's GPT over the codes of a whole clip in raster order (t, h, w).
 
 It shares its transformer with the flat prior. Each time step of codes has S = K+1 positions: a learned start token and
-its K codes. Every position attends to all positions before it in the clip. Actions and class enter through the
-LayerNorms of all positions; given frames enter through attention to their features in every block. The prior models
-codes alone: no termination, no reward, no status.
+its K codes. Every position attends to all positions before it in the clip, or to those of the sparse layout. Actions
+and class enter through the LayerNorms of all positions; given frames enter through attention to their features in every
+block. The prior models codes alone: no termination, no reward, no status.
 
 Shapes: B clips, L frames, T time steps of codes, h w code grid, K = h*w codes per time step, S = K+1 positions per time
 step, G key/value heads, d numbers per head, V codes in the codebook (code V: no frame), C condition width.
@@ -22,7 +22,8 @@ from worldmodel.common.processes import process_weight, seed_by_rank
 from worldmodel.common.torch_state import default_torch_modes
 from worldmodel.prior.clip.clip_conditioning import ClipConditionEncoder, Conditioning
 from worldmodel.prior.clip.clip_config import ClipConfig
-from worldmodel.prior.clip.frame_encoder import FrameEncoder
+from worldmodel.prior.clip.frame_encoder import make_frame_encoder
+from worldmodel.prior.clip.sparse_attention import SparseAttention
 from worldmodel.prior.flat.frame_sampling import sample_frame
 from worldmodel.prior.flat.raster_transformer import RasterTransformer
 from worldmodel.prior.flat.ring_cache import KeyValueCache
@@ -70,15 +71,16 @@ class ClipPrior(nn.Module):
         self.num_steps = config.num_frames // time_stride
         self.condition_encoder = ClipConditionEncoder(config, self.num_steps, action_space, num_classes)
         self.transformer = RasterTransformer(
-            replace(config, num_frames=max(2, self.num_steps)),  # its frames are time steps of codes
+            # its frames are time steps of codes, which can be fewer than the given frames
+            replace(config, num_frames=max(2, self.num_steps), num_given_frames=0),
             grid,
             num_codes,
             self.condition_encoder.condition_dim,
             memory=max(1, self.num_steps - 1),
             attends_to_features=config.num_given_frames > 0,
         )
-        num_given = config.num_given_frames
-        self.frame_encoder = FrameEncoder(num_given, frame_shape, config.width) if num_given else None
+        self.frame_encoder = make_frame_encoder(config, frame_shape)
+        self.sparse_attention = SparseAttention(self.num_steps, grid) if config.attention == "sparse" else None
 
     def init_from_codes(self, embeddings: Tensor, counts: Tensor) -> None:
         """Initialise code embeddings and logits from the codebook and the code frequencies of each place.
@@ -99,7 +101,8 @@ class ClipPrior(nn.Module):
         condition = self.condition_encoder(conditioning, len(codes), codes.device)
         valid = torch.ones(codes.shape[:2], dtype=torch.bool, device=codes.device)
         times = torch.arange(self.num_steps, device=codes.device).expand(len(codes), -1)
-        return self.transformer(codes, valid, condition, times, self._features(conditioning))[0]
+        attention = None if self.sparse_attention is None else self.sparse_attention.function()
+        return self.transformer(codes, valid, condition, times, self._features(conditioning), attention)[0]
 
     def loss(self, codes: Tensor, conditioning: Conditioning, has_loss: Tensor) -> dict[str, Tensor]:
         """Mean negative log-likelihood of the codes; in training mode each process has its own dropout.
@@ -148,6 +151,7 @@ class ClipPrior(nn.Module):
         condition = self.condition_encoder(conditioning, rows, uniforms.device)
         features = self._features(conditioning)
         keys, values = self._empty_cache(rows, condition.device)
+        masks = [None] * self.num_steps if self.sparse_attention is None else self.sparse_attention.step_masks()
         codes, log_probs = [], torch.zeros(rows, device=condition.device)
         previous = torch.full((rows, *self.grid), self.num_codes, device=condition.device)
         for t in range(self.num_steps):
@@ -156,7 +160,7 @@ class ClipPrior(nn.Module):
             cache = KeyValueCache(keys[..., :end], values[:, :, :, :end], visible)
             times = torch.full((rows,), t, device=condition.device)
             previous, step_log_probs, _ = sample_frame(
-                transformer, cache, previous, times, condition[:, t], uniforms[:, t], sampling, features
+                transformer, cache, previous, times, condition[:, t], uniforms[:, t], sampling, features, masks[t]
             )
             codes.append(previous)
             log_probs += step_log_probs

@@ -7,6 +7,7 @@ D = H*d width, C condition width.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 from worldmodel.prior.conditioning import ConditionalLayerNorm
 from worldmodel.prior.flat.rotary import rotate
+
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]  # of queries, keys and values, shapes of `windowed_attention`
 
 
 def attention_mask(valid: Tensor, num_positions: int, memory: int) -> Tensor | None:
@@ -110,7 +113,13 @@ class FlatBlock(nn.Module):
             nn.init.normal_(layer.weight, std=0.02 / math.sqrt(2 * num_layers))
 
     def forward(
-        self, x: Tensor, condition: Tensor, mask: Tensor | None, cos_sin: Tensor | None, memory: int
+        self,
+        x: Tensor,
+        condition: Tensor,
+        mask: Tensor | None,
+        cos_sin: Tensor | None,
+        memory: int,
+        attention: Attention | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Apply the block to whole clips.
 
@@ -120,6 +129,7 @@ class FlatBlock(nn.Module):
             mask: from `attention_mask`.
             cos_sin: from `RotaryEmbedding.cos_sin`, or None.
             memory: M.
+            attention: used in place of attention to all positions that the mask permits.
 
         Returns:
             (B, T, S, D), and the keys and values, (B, G, T*S, d) each.
@@ -135,7 +145,7 @@ class FlatBlock(nn.Module):
         if cos_sin is not None:
             query_cos_sin, key_cos_sin = cos_sin.flatten(3, 4)[:, :, :, None]  # (2, B, 1, T*S, E) each
             q, k = rotate(q, query_cos_sin), rotate(k, key_cos_sin)
-        y = windowed_attention(q, k, v, mask, length, memory)
+        y = windowed_attention(q, k, v, mask, length, memory) if attention is None else attention(q, k, v)
         x = x + self.dropout(self.out_proj(rearrange(y, "b h (t s) d -> (b t) s (h d)", t=length)))
         x = x + self.dropout(self._feedforward(self.norm_feedforward(x, condition)))
         return x.unflatten(0, (batch, length)), (k, v)

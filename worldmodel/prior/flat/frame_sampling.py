@@ -34,6 +34,7 @@ def sample_frame(
     uniforms: Tensor,
     sampling: Sampling,
     features: Tensor | None = None,
+    position_mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sample the next frame of each row; its keys and values are written into the cache's last S positions.
 
@@ -46,6 +47,7 @@ def sample_frame(
         uniforms: (B, K) float32 in [0, 1), one uniform number per code.
         sampling: how the codes are sampled.
         features: (B, n, D) of given frames, if the blocks attend to them.
+        position_mask: (S, N) bool, the positions of the cache that each new position attends to; all visible if None.
 
     Returns:
         Codes (B, h, w) int64; their log-probability (B,) at temperature 1; z (B, D).
@@ -60,20 +62,18 @@ def sample_frame(
     norm = FrameLayerNorm(transformer.norm, condition, dtype)
     bias, weight = addmm_weights(transformer.code_head, rows, dtype)
     biases = bias + transformer.place_bias.to(dtype)  # (K, V)
-    mask = _initial_mask(cache, size)  # (B*G, 1, N)
-    past = mask.shape[2] - size
-    own_mask = mask[..., past:].unbind(2)  # S of (B*G, 1)
+    masks = _position_masks(cache, size, position_mask)
+    past = cache.keys.shape[4] - size
     logits, codes = weight.new_empty(size - 1, rows, transformer.num_codes), []
     x = transformer.start_token + inputs[0]  # (B, D)
     for position in range(size):
         if position % CACHE_STRIDE == 0:
             length = past + min(position + CACHE_STRIDE, size)
-            attended_mask = mask[..., :length]
             for block in blocks:
                 block.set_cache_length(length)
-        own_mask[position].zero_()
+        mask = masks(position, length)
         for i, block in enumerate(blocks):
-            block(x, position, attended_mask, rotations[position])
+            block(x, position, mask, rotations[position])
             if cross_updates:
                 x.add_(cross_updates[i](x))
         z = norm(x)
@@ -119,6 +119,30 @@ def _cross_updates(
         return []
     layers = (cast(CrossAttention, layer) for layer in transformer.cross_attention)
     return [layer.position_update(condition, features) for layer in layers]
+
+
+def _position_masks(
+    cache: KeyValueCache, num_positions: int, position_mask: Tensor | None
+) -> Callable[[int, int], Tensor]:
+    """The mask of each position of the frame: a function of its index and of the cache's attended length.
+
+    Without `position_mask` the function is called once for each position, in order.
+
+    Returns:
+        A function with the result (B*G or 1, 1, length) float32, 0 where visible, else -inf.
+    """
+    if position_mask is not None:
+        rows = torch.zeros(position_mask.shape, device=position_mask.device, dtype=torch.float32)
+        rows.masked_fill_(~position_mask, -torch.inf)
+        return lambda position, length: rows[position, None, None, :length]
+    mask = _initial_mask(cache, num_positions)  # (B*G, 1, N)
+    own_mask = mask[..., mask.shape[2] - num_positions :].unbind(2)  # S of (B*G, 1)
+
+    def next_mask(position: int, length: int) -> Tensor:
+        own_mask[position].zero_()
+        return mask[..., :length]
+
+    return next_mask
 
 
 def _initial_mask(cache: KeyValueCache, num_positions: int) -> Tensor:

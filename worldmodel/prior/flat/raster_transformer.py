@@ -9,11 +9,12 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from worldmodel.prior.code_init import init_code_weights
 from worldmodel.prior.conditioning import ConditionalLayerNorm
 from worldmodel.prior.cross_attention import CrossAttention
-from worldmodel.prior.flat.flat_layers import FlatBlock, attention_mask
+from worldmodel.prior.flat.flat_layers import Attention, FlatBlock, attention_mask
 from worldmodel.prior.flat.ring_cache import LayerKeyValues
 from worldmodel.prior.flat.rotary import RotaryEmbedding
 from worldmodel.prior.raster_sizes import RasterSizes
@@ -32,6 +33,8 @@ class RasterTransformer(nn.Module):
 
     Attributes:
         num_positions: S.
+        activation_checkpointing: whether training keeps only the input of each block and computes the block again in
+            the backward pass: less memory, about a third more time, the same gradients. False at first.
     """
 
     def __init__(
@@ -46,7 +49,7 @@ class RasterTransformer(nn.Module):
         super().__init__()
         (h, w), width, is_learned = grid, config.width, config.positions == "paper"
         self.grid, self.num_codes, self.memory, self.num_positions = grid, num_codes, memory, h * w + 1
-        self.condition_dim = condition_dim
+        self.condition_dim, self.activation_checkpointing = condition_dim, False
         self.start_token = nn.Parameter(0.3 * torch.randn(width))
         self.code_embed = nn.Embedding(num_codes + 1, width)  # the last: no frame
         self.previous_frame_embed = nn.Embedding(num_codes + 1, width) if config.previous_frame else None
@@ -108,7 +111,13 @@ class RasterTransformer(nn.Module):
         return inputs
 
     def forward(
-        self, codes: Tensor, valid: Tensor, condition: Tensor, times: Tensor, features: Tensor | None = None
+        self,
+        codes: Tensor,
+        valid: Tensor,
+        condition: Tensor,
+        times: Tensor,
+        features: Tensor | None = None,
+        attention: Attention | None = None,
     ) -> tuple[Tensor, Tensor, LayerKeyValues]:
         """Whole clips in one pass.
 
@@ -118,23 +127,32 @@ class RasterTransformer(nn.Module):
             condition: (B, T, C).
             times: (B, T) int64, frames since the beginning; below 0 only where no frame is valid yet.
             features: (B, n, D) of given frames, if the blocks attend to them.
+            attention: used in place of attention to all valid positions before.
 
         Returns:
             Logits (B, T, K, V); z (B, T, D), the output of each frame's last position; keys and values of each
-            layer, (B, G, T*S, d).
+            layer, (B, G, T*S, d), none with activation checkpointing.
         """
         previous = torch.cat([torch.full_like(codes[:, :1], self.num_codes), codes[:, :-1]], 1)
         embeddings = self.code_embed(codes.flatten(2))  # (B, T, K, D)
         x = torch.cat([self.start_token.expand_as(embeddings[:, :, :1]), embeddings], 2)  # (B, T, S, D)
         x = x + self.position_inputs(previous, times)
         cos_sin = None if self.rotary is None else self.rotary.cos_sin(times)
-        mask = attention_mask(valid, self.num_positions, self.memory)
+        mask = attention_mask(valid, self.num_positions, self.memory) if attention is None else None
         key_values = []
-        for i, block in enumerate(self.blocks):
-            x, layer_key_values = block(x, condition, mask, cos_sin, self.memory)
+
+        def apply_block(index: int, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+            x, layer_key_values = self.blocks[index](x, condition, mask, cos_sin, self.memory, attention)
             if features is not None:
-                x = self.cross_attention[i](x, condition, features)
-            key_values.append(layer_key_values)
+                x = self.cross_attention[index](x, condition, features)
+            return x, layer_key_values
+
+        for index in range(len(self.blocks)):
+            if self.activation_checkpointing and self.training:
+                x, _ = checkpoint(apply_block, index, x, use_reentrant=False)
+            else:
+                x, layer_key_values = apply_block(index, x)
+                key_values.append(layer_key_values)
         x = self.norm(x.flatten(0, 1), condition.flatten(0, 1)).unflatten(0, valid.shape)
         logits = self.code_head(x[:, :, :-1]) + self.place_bias  # (B, T, K, V)
         return logits, x[:, :, -1], key_values
