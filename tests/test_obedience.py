@@ -44,12 +44,16 @@ class LosslessTokenizer:
     """Codes are the pixels."""
 
     time_stride, encoded_shape, border = 1, (16, 16, 3), None
+    encoder_past, pixel_mean = 0, torch.zeros(3)
 
     def encode(self, frames: Tensor) -> Tensor:
         return frames.long().flatten(3)  # (B, T, H, W*3)
 
     def decode(self, codes: Tensor) -> Tensor:
         return codes.unflatten(-1, (-1, 3)).to(torch.uint8)
+
+    def decode_at(self, codes: Tensor, steps: Any) -> Tensor:
+        return self.decode(codes[:, steps])
 
     def encoded_part(self, frames: Tensor) -> Tensor:
         return frames
