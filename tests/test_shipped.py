@@ -86,7 +86,7 @@ def test_a_training_begins_with_a_shipped_world(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "preset", "nats"),
     [
-        ("doom-take-cover-small", "take-cover-mixed", 2.1),
+        ("doom-take-cover-small", "take-cover-mixed", 2.5),
         ("doom-hgs-small", "health-gathering-supreme-mixed", 3.9),
         ("push-small", "push-mixed", 1.9),
     ],
@@ -100,5 +100,5 @@ def test_a_shipped_world_predicts_new_recordings_as_its_card_claims(
         settings = EvaluationSettings(split="train", clips=32, metrics=("nats",))
         sections = evaluate_world(WorldModel.from_pretrained(name), data, {}, settings)["sections"]
     value = sections["likelihood"]["nats"]["values"][0]
-    assert value["value"]["mean"] < nats, "the card's figure, with room for other episodes"
+    assert value["value"]["mean"] < nats, "the card's figure, with room for other episodes and policies"
     assert value["value"]["mean"] + 0.4 < value["baselines"]["other actions"]["mean"]
