@@ -16,7 +16,7 @@ from worldmodel.common.errors import UserError, unknown_name
 
 @dataclass(frozen=True)
 class Demo:
-    """Record ViZDoom take-cover, train and evaluate a world, train a policy in it and test that in the real game.
+    """Record ViZDoom take-cover, train and evaluate a world, train a policy in dreams and test it in the real game.
 
     Takes some ten minutes on two cores. Interrupted, the same command continues where it stopped.
 
