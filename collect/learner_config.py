@@ -161,7 +161,7 @@ def learner_config(env: str, algo: str | None = None) -> LearnerConfig:
     return learner if algo is None else replace(learner, algo=algo)  # type: ignore[arg-type]
 
 
-# What differs for learning in dreams, where measured (docs/benchmarks.md): many dreams in one batch.
+# What differs for learning in dreams; the settings of results/take-cover-dreams.
 _DREAM_CHANGES: dict[str, dict[str, Any]] = {
     "doom/take-cover": {"num_envs": 64, "rollout_steps": 32, "batch_size": 512, "learning_rate": 7e-4},
 }

@@ -61,7 +61,7 @@ def interval(values: list[float]) -> dict[str, Any]:
 
 
 def verdicts(figures: list[dict[str, Any] | None]) -> list[str]:
-    """What each row's interval, as from `interval`, says compared with the row of the lowest mean."""
+    """The verdict on each row: its interval, as from `interval`, compared with that of the row of the lowest mean."""
     found = [figure for figure in figures if figure is not None]
     if len(found) < 2:
         return [""] * len(figures)

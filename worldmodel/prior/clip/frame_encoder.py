@@ -54,7 +54,7 @@ class FrameEncoder(nn.Module):
 class ResNet3D(nn.Module):
     """Given frames to features, by a 3D ResNet: stem, four stages of basic blocks of two convolutions, projection.
 
-    It differs from the ResNet of images in three ways: kernels of 3 x 3 x 3, also in the stem; a stride of 8 in space
+    Differences from the ResNet of images: kernels of 3 x 3 x 3, also in the stem; a stride of 8 in space
     and 1 in time, so that frames of 64 x 64 have 8 x 8 features to attend to; LayerNorm over channels in place of batch
     norm, so that the features of a clip do not depend on the other clips of its batch. The stages have U/8, U/4, U/2
     and U channels.
