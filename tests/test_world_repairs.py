@@ -24,6 +24,7 @@ def test_the_table_has_the_rows_that_are_done(tmp_path: Path, monkeypatch: pytes
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     from world_repairs import table
 
+    shares = "1.00 / 0.25 / 0.12 / 0.07"
     found = [value(f"fireball, {ahead} ahead", 1 / ahead) for ahead in (1, 2, 4, 8, 15)]
     sections = {
         "likelihood": {"nats": {"values": [value("true actions", 2.06)]}},
