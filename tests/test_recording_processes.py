@@ -139,6 +139,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_registrations_of_a_script_reach_its_processes(tmp_path: Path) -> None:
     """By gymnasium and by this package, as strings and as classes; and classes and functions of the script."""
     (tmp_path / "script.py").write_text(SCRIPT)

@@ -57,6 +57,7 @@ def test_a_directory_takes_precedence_over_a_name(tmp_path: Path, monkeypatch: p
         DreamVecEnv("toy", 2)
 
 
+@pytest.mark.slow
 def test_a_policy_trained_in_the_shipped_toy_beats_every_open_loop_policy(tmp_path: Path) -> None:
     """A short form of the test in test_toy_dream: a sixth of its decisions, so far below the optimum."""
     learner = LearnerConfig(
