@@ -148,6 +148,21 @@ def test_dreams_begin_at_recorded_time_steps(data: Dataset, world: Any, monkeypa
     assert not np.array_equal(dreams.reset(), observations), "the next episode begins elsewhere"
 
 
+def test_the_first_observation_shows_the_frames_before_a_recorded_start(data: Dataset, world: Any) -> None:
+    dreams = DreamLearnerEnv(world, 40, seed=3, frame_stack=3, starts_from=data.paths)
+    recorded = set()
+    for number in data.episodes_of("train").tolist():
+        frames = torch.from_numpy(data.frames(number, 0, int(data.lengths[number]))[None].copy())
+        decoded = world.tokenizer.decode(world.tokenizer.encode(frames))[0].movedim(-1, 1).numpy()  # (T, 3, H, W)
+        shown = [decoded[max(0, t - 2)].tobytes() + decoded[max(0, t - 1)].tobytes() + decoded[t].tobytes()
+                 for t in range(len(decoded))]  # fmt: skip
+        recorded.update(shown)
+    observations = dreams.reset()  # (40, 9, 16, 16)
+    assert all(observation.tobytes() in recorded for observation in observations)
+    moved = observations[:, :3] != observations[:, 6:]
+    assert moved.any((1, 2, 3)).mean() > 0.3, "the frames of a stack differ"
+
+
 def test_contexts_are_those_of_the_recording(data: Dataset, world: Any) -> None:
     long = np.flatnonzero(data.lengths >= 5)[:3]
     episodes, frames = long[[0, 0, 1, 2]], np.array([0, 4, 1, 2])

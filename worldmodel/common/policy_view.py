@@ -6,6 +6,7 @@ stack. All functions work on single frames (H, W, C) and on batches (N, H, W, C)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,7 +77,8 @@ class PolicyView:
 class FrameStack:
     """The last `depth` frames of one or many rows, side by side in the channels, oldest first.
 
-    At the start of an episode its first frame is repeated. No later call changes a returned array; do not write to it.
+    At the start of an episode its first frame is repeated, unless the frames before it are given. No later call changes
+    a returned array; do not write to it.
 
     Example:
         A batch in which some rows restart:
@@ -96,22 +98,27 @@ class FrameStack:
         self.depth = depth
         self._stacked: np.ndarray | None = None
 
-    def reset(self, frames: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+    def reset(
+        self, frames: np.ndarray, rows: np.ndarray | None = None, before: Sequence[np.ndarray] = ()
+    ) -> np.ndarray:
         """Start an episode, in all rows or in some.
 
         Args:
             frames: first frames, (H, W, C) or (N, H, W, C); with `rows` (n, H, W, C).
             rows: (n,) int64 indices of the rows that start; None starts all.
+            before: the frames before the first ones, oldest first, each shaped as `frames`. The last depth-1 of them
+                are used; if there are fewer, the oldest is repeated.
 
         Returns:
             (H, W, C*depth) or (N, H, W, C*depth), all rows.
         """
-        repeated = np.concatenate([frames] * self.depth, axis=-1)
+        newest = [*before, frames][-self.depth :]
+        started = np.concatenate([newest[0]] * (self.depth - len(newest)) + newest, axis=-1)
         if rows is None:
-            self._stacked = repeated
+            self._stacked = started
         else:
             stacked = self._current().copy()
-            stacked[rows] = repeated
+            stacked[rows] = started
             self._stacked = stacked
         return self._stacked
 

@@ -70,6 +70,23 @@ class DreamStepper:
             state = decoded.state.keep_where(step[:, 0, 0] == num_codes, state)  # not begun
         return DecodedFrames(decoded.frames, state)
 
+    def decode_past(self, codes: Tensor, count: int) -> list[Tensor]:
+        """The frames before the last ones of contexts: codes (n, W, h, w) -> `count` < W frames (n, H, W, 3) uint8.
+
+        Where there is no frame, the first one of the context is repeated. The frames of a decoder that reads its past
+        differ from those of the episode where codes before the context matter.
+        """
+        num_codes, width = self.world.prior.num_codes, codes.shape[1]
+        first = (codes[:, :, 0, 0] == num_codes).sum(1)  # (n,) the first frame of each context
+        index = torch.arange(width, device=codes.device).maximum(first[:, None])  # (n, W)
+        filled = codes[torch.arange(len(codes), device=codes.device)[:, None], index]  # (n, W, h, w)
+        state, frames = self.world.tokenizer.init_decoder_state(len(codes)), []
+        for step in filled[:, :-1].unbind(1) if state is not None else filled[:, width - 1 - count : -1].unbind(1):
+            decoded = self._compute(self.backend.decode, step, state)
+            frames.append(decoded.frames)
+            state = decoded.state
+        return frames[len(frames) - count :]
+
     def step(self, state: SimulatorState, actions: Tensor) -> tuple[SimulatorState, SimulatorStep]:
         """Take a step in every row.
 

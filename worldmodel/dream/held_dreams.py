@@ -111,11 +111,13 @@ class HeldDreams(BatchVecEnv):
     def _reset_rows(self, rows: np.ndarray) -> None:
         """Reset rows, (n,) int64; the others stay unchanged."""
         index, simulator = torch.from_numpy(rows), self.simulator
-        context = None
+        context, before = None, []
         if self.starts is not None:
             seeds, episodes = simulator.state.seeds.cpu()[index], simulator.state.episodes.cpu()[index] + 1
             device = self.world.device
             context = self.starts.sample(seeds.to(device), episodes.to(device), self.options.start_before_end)
+            count = min(self.options.frame_stack, context.codes.shape[1]) - 1
+            before = [past.cpu().numpy() for past in simulator.past_frames(context, count)]
         frames = simulator.reset(index, context=context).cpu().numpy()
         if self.mirror is not None:
             seeds, episodes = simulator.state.seeds.cpu()[index], simulator.state.episodes.cpu()[index]
@@ -123,9 +125,10 @@ class HeldDreams(BatchVecEnv):
             self.mirrored[rows] = numbers[:, 0].numpy() < 0.5
         if self.shadow is not None:
             self.shadow.reset(index, simulator.state.frames, simulator.state.prior.status)
-        frames = self._visible(frames)
+        before = [self.view.crop(flip_rows(past, self.mirrored[rows])) for past in before]
+        started = self._visible(frames)[rows]
         everything = len(rows) == self.num_envs
-        self.stacked = self.stack.reset(frames) if everything else self.stack.reset(frames[rows], rows)
+        self.stacked = self.stack.reset(started, None if everything else rows, before)
         self.last_actions[rows] = 0
         self.returns[rows], self.lengths[rows] = 0.0, 0
 

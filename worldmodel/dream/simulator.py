@@ -182,6 +182,23 @@ class Simulator:
 
     @thread_limited
     @torch.no_grad()
+    def past_frames(self, context: Context, count: int) -> list[Tensor]:
+        """Frames before the last one of each context, as the world decodes them, oldest first.
+
+        Args:
+            context: n rows, see `WorldModel.context`.
+            count: frames of each row, fewer than the prior's window. Where the context has fewer, its first frame is
+                repeated.
+
+        Returns:
+            `count` tensors (n, H, W, 3) uint8.
+        """
+        if not 0 <= count < context.codes.shape[1]:
+            raise UserError(f"past_frames: count={count}; wanted 0 to {context.codes.shape[1] - 1}.")
+        return self._stepper.decode_past(context.to(self.world.device).codes, count) if count else []
+
+    @thread_limited
+    @torch.no_grad()
     def step(self, actions: Tensor) -> SimulatorStep:
         """Take one step in every row.
 
