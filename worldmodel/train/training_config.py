@@ -102,6 +102,8 @@ class PriorTraining:
         seed: seed of all random numbers in training.
         overfit_one_batch: train on the first batch only, to test whether the model can fit it.
         mirror: as for `TokenizerTraining`.
+        shuffled_actions: each clip has the actions of another clip of its batch. A control: the world learns that
+            actions do not matter, so what a policy learns in its dreams is worth nothing outside.
     """
 
     prior: PriorConfig = field(default_factory=FactoredConfig)
@@ -110,6 +112,7 @@ class PriorTraining:
     seed: int = 0
     overfit_one_batch: bool = False
     mirror: bool = False
+    shuffled_actions: bool = False
 
     def __post_init__(self) -> None:
         if self.num_starts < 1:

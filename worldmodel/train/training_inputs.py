@@ -36,8 +36,9 @@ def training_identity(config: Any, data: Dataset, init_from: str | Path | None) 
     if "tokenizer" in fields:
         fields["tokenizer"] = config.tokenizer.saved_fields()
     identity = json.loads(json.dumps({"config": fields, "dataset": data.fingerprint}))
-    if not identity["config"].get("mirror", True):  # a field that earlier versions did not have
-        del identity["config"]["mirror"]
+    for name in ("mirror", "shuffled_actions"):  # fields that earlier versions did not have
+        if not identity["config"].get(name, True):
+            del identity["config"][name]
     if init_from is not None:
         config_path = with_shipped_names(init_from) / "config.json"  # holds the sha256 of the weights
         if not config_path.is_file():

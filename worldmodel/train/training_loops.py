@@ -117,6 +117,8 @@ def train_prior_stage(
         flips = mirrored(step) if config.mirror else None
         clip = cache.clip(*locate(step), settings.clip_length, prior.predicts_whole_clips, flips)
         clip = clip.to(run.runtime.device)
+        if config.shuffled_actions:
+            clip = replace(clip, actions=clip.actions.roll(1, 0))
         with run.runtime.autocast():
             losses = prior.loss(clip)
         loop.update(losses)
