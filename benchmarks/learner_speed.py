@@ -1,9 +1,10 @@
-"""Decisions/s of PPO in the dreams of a world, end to end, and where the time goes; each setting is varied alone.
+"""Decisions/s of PPO in the dreams of a world, end to end, and where the time goes, setting by setting.
 
     python benchmarks/learner_speed.py --out results/learner-speed.json
     python benchmarks/learner_speed.py --quick --out /tmp/learner-speed.json
 
-The settings are those of `worldmodel train policy --world`, and so is the network. One decision is `hold` steps of the
+Each setting is varied alone, and onnxruntime and two threads also together. The others are those of
+`worldmodel train policy --world`, and so is the network. One decision is `hold` steps of the
 dream. All settings are measured in every round, so that a slow moment of the machine affects all of them alike;
 "times base" is the median over rounds of a setting's rate divided by the base's in the same round. A round of a setting
 consists of whole updates. The shares: dream (steps, with their pixels), policy (forward passes that choose actions),
@@ -51,6 +52,7 @@ VARIATIONS: dict[str, tuple[Any, ...]] = {
     "last_action": (False, True),
 }
 BASE = "base"
+COMBINED = {"backend": "onnx", "threads": 2}  # what costs nothing but cores, together
 
 
 @dataclass(frozen=True)
@@ -105,12 +107,14 @@ class Learner:
 
 
 def settings(base: LearnerConfig, only: list[str]) -> dict[str, LearnerConfig]:
-    """The base, and each other value of each setting: "hold 2" -> settings."""
+    """The base, each other value of each setting, and `COMBINED`: "hold 2" -> settings."""
     found = {BASE: base}
     for name in only:
         for value in VARIATIONS[name]:
             if value != getattr(base, name):
                 found[f"{name} {value}"] = replace(base, **{name: value})
+    if set(COMBINED) <= set(only):
+        found[" and ".join(f"{name} {value}" for name, value in COMBINED.items())] = replace(base, **COMBINED)
     return found
 
 
