@@ -1,0 +1,114 @@
+"""benchmarks/with_without_actions.py: the commands it runs, its table, and a rehearsal of everything."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from worldmodel.cli import command_line as cli
+from worldmodel.collect import record
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import with_without_actions
+
+    return with_without_actions
+
+
+def parse(script: Any, *flags: str) -> Any:
+    return script.parser().parse_args(["--data", "push.h5", "--out", "twin", *flags])
+
+
+def test_the_two_priors_differ_in_their_actions_alone(script: Any) -> None:
+    commands = script.training_commands(parse(script, "--given-frames", "1", "--minutes", "3"))
+    configs = {name: cli.parse(words)[1] for name, words in commands.items()}
+    tokenizer, with_actions, without_actions = configs.values()
+    assert tokenizer.training.tokenizer.time_stride == 4
+    assert tokenizer.training.train_tokenizer.minutes == 3
+    assert with_actions.tokenizer == without_actions.tokenizer == tokenizer.out
+    assert with_actions.training.prior.num_given_frames == 1
+    assert with_actions.training.prior.actions == "clip"
+    words = [commands[name] for name in (script.WITH, script.WITHOUT)]
+    assert {pair for pair in zip(*words, strict=True) if pair[0] != pair[1]} == {
+        ("twin/with-actions", "twin/without-actions"),
+        ("clip", "none"),
+    }
+
+
+def test_metrics_of_pairs_need_given_frames_except_for_reconstructions(script: Any) -> None:
+    given = script.evaluation_commands(parse(script, "--given-frames", "1", "--metrics", "fvd,psnr"))
+    _, config = cli.parse(given[script.WITHOUT])
+    assert (config.metrics, config.best_of, config.context_frames, config.floor) == ("fvd,psnr", 10, 1, True)
+    alone = script.evaluation_commands(parse(script, "--given-frames", "0", "--metrics", "fvd,psnr"))
+    configs = {name: cli.parse(words)[1] for name, words in alone.items()}
+    assert [(x.metrics, x.best_of) for x in configs.values()] == [("fvd", 1), ("fvd", 1), ("fvd,psnr", 1)]
+    pairs = script.evaluation_commands(parse(script, "--given-frames", "0", "--metrics", "psnr"))
+    assert list(pairs) == [script.BOUND], "nothing to compare samples by"
+
+
+def test_a_stage_is_kept_until_its_settings_change(script: Any, tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def make() -> int:
+        made.append(len(made))
+        return made[-1]
+
+    path = tmp_path / "stages" / "name.json"
+    assert [script.stage(path, settings, make) for settings in (["a"], ["a"], ["b"])] == [0, 0, 1]
+
+
+def test_the_table_has_the_stages_that_are_done(script: Any) -> None:
+    value = {"mean": 1.0, "low": 0.5, "high": 1.5}
+    settings = {**vars(parse(script, "--metrics", "fvd,psnr")), "data": "push.h5"}
+    score = {"fvd": {"value": {**value, "low": None}, "baselines": {script.FLOOR: value}}, "psnr": {"value": value}}
+    results = {script.WITH: score, "likelihood": {"true actions": value, "clips": 8}}
+    trainings = {name: {"steps": 7} for name in (script.TOKENIZER, script.WITH, script.WITHOUT)}
+    lines = script.table({"settings": settings, "results": results, "trainings": trainings}).splitlines()
+    assert "| with actions | 1.000 | 1.000 [0.500, 1.500] |" in lines
+    assert f"| {script.FLOOR} | 1.000 [0.500, 1.500] | - |" in lines
+    assert "| true actions | 1.0000 [0.5000, 1.5000] |" in lines
+    assert "without-actions 7." in lines[0]
+    assert not any(line.startswith("| without") for line in lines)
+
+
+@pytest.mark.slow
+def test_a_rehearsal_makes_all_figures_and_is_kept(tmp_path: Path) -> None:
+    record("toy", "random", tmp_path / "toy.h5", episodes=60, size=16, progress=False)
+    command = [
+        *(sys.executable, str(BENCHMARKS / "with_without_actions.py"), "--data", str(tmp_path / "toy.h5")),
+        *("--out", str(tmp_path / "twin"), "--frames", "4", "--strides", "2x8", "--width", "16", "--codes", "16"),
+        *("--prior-width", "16", "--prior-layers", "1", "--steps", "20", "20", "--num", "6", "--best-of", "2"),
+        *("--metrics", "frechet_pixels,psnr,nmse"),
+    ]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout
+    assert printed == (tmp_path / "twin" / "table.md").read_text()
+    figures = json.loads((tmp_path / "twin" / "figures.json").read_text())
+    results = figures["results"]
+    for name in ("with-actions", "without-actions", "reconstructions"):
+        assert results[name]["psnr"]["value"]["mean"] > 0
+        assert results[name]["frechet_pixels"]["baselines"]["other real clips"]["mean"] > 0
+    assert results["with-actions"]["psnr"]["label"] == "best of 2 samples"
+    nats = results["likelihood"]
+    assert nats["no actions"]["mean"] == pytest.approx(results["without-actions"]["nats_per_code"]["value"]["mean"])
+    assert nats["true actions"]["mean"] == pytest.approx(results["with-actions"]["nats_per_code"]["value"]["mean"])
+    assert nats["another clip's actions"]["mean"] != nats["true actions"]["mean"]
+    assert results["samples"]["without-actions"]["mean"] > 0
+    import imageio.v3 as iio
+
+    assert np.asarray(iio.imread(tmp_path / "twin" / "samples.gif")).shape[0] == 4
+    assert iio.imread(tmp_path / "twin" / "samples.png").shape[0] == 21 * 130
+
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "twin" / "stages").iterdir()}
+    assert len(times) == 5
+    subprocess.run(command, check=True, capture_output=True, timeout=600)
+    assert times == {path: path.stat().st_mtime_ns for path in times}, "a done stage ran again"
