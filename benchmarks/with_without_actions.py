@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -61,12 +62,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, nargs=2, metavar=("TOKENIZER", "PRIOR"), help="in place of --minutes")
     parser.add_argument("--given-frames", type=int, default=1, help="0: as the paper's ViZDoom models")
     parser.add_argument("--frames", type=int, default=16, help="frames of a clip")
-    parser.add_argument("--strides", default="4x8", help="of the tokenizer, frames x pixels per code")
+    parser.add_argument("--strides", type=strides, default="4x8", help="of the tokenizer, frames x pixels per code")
     parser.add_argument("--width", type=int, default=64, help="channels of the tokenizer")
     parser.add_argument("--codes", type=int, default=512, help="codes of the codebook")
     parser.add_argument("--prior-width", type=int, default=128)
     parser.add_argument("--prior-layers", type=int, default=4)
-    parser.add_argument("--batch-size", type=int, nargs=2, default=(8, 16), metavar=("TOKENIZER", "PRIOR"))
+    parser.add_argument("--batch-size", type=int, nargs=2, default=(8, 8), metavar=("TOKENIZER", "PRIOR"))
     parser.add_argument("--learning-rate", type=float, nargs=2, default=(2e-3, 2e-3), metavar=("TOKENIZER", "PRIOR"))
     parser.add_argument("--num", type=int, default=256, help="test clips of every figure")
     parser.add_argument("--best-of", type=int, default=10, help="samples of a clip in metrics of pairs")
@@ -74,6 +75,13 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="of trainings, test clips and samples")
     parser.add_argument("--threads", type=int, default=1)
     return parser
+
+
+def strides(text: str) -> str:
+    """The flag --strides, checked."""
+    if not re.fullmatch(r"\d+x\d+", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: wanted TIMExSPACE, frames and pixels per code, such as 4x8")
+    return text
 
 
 def main() -> int:
@@ -137,6 +145,7 @@ def training_commands(args: argparse.Namespace) -> dict[str, list[str]]:
             *("--prior.actions", actions, "--prior.num-given-frames", str(args.given_frames)),
             *("--prior.num-frames", str(args.frames), "--prior.width", str(args.prior_width)),
             *("--prior.num-layers", str(args.prior_layers), "--prior.num-heads", str(HEADS)),
+            "--prior.previous-frame",  # for short trainings; both models have it
             *loop(1, "train-prior", 0),  # the image of a validation takes a pass of the prior for each code
         ]
     return commands
@@ -189,10 +198,12 @@ def processor_seconds() -> float:
 
 
 def run(words: list[str], threads: int) -> None:
-    """Run `worldmodel`; its output goes to stderr."""
+    """Run `worldmodel`; its output goes to stderr. If it fails, this command ends with its exit code."""
     print(" ".join(["worldmodel", *words]), file=sys.stderr, flush=True)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TQDM_MININTERVAL": "10"}
-    subprocess.run([sys.executable, "-m", "worldmodel", *words], check=True, env=environment, stdout=sys.stderr)
+    done = subprocess.run([sys.executable, "-m", "worldmodel", *words], env=environment, stdout=sys.stderr)
+    if done.returncode:
+        sys.exit(done.returncode)
 
 
 def evaluate(path: Path, words: list[str], args: argparse.Namespace) -> dict[str, Any]:
@@ -354,10 +365,9 @@ def table(figures: dict[str, Any]) -> str:
         f"seed {settings['seed']}. Tokenizer and priors: {budget}; strides {settings['strides']}, "
         f"{settings['codes']} codes, tokenizer width {settings['width']}, "
         f"prior {settings['prior_layers']} x {settings['prior_width']}; steps: {steps}.",
-        "",
-        markdown_row(["", *metrics]),
-        markdown_row(["---"] * (1 + len(metrics))),
     ]
+    if evaluations:
+        lines += ["", markdown_row(["", *metrics]), markdown_row(["---"] * (1 + len(metrics)))]
     lines += [
         markdown_row([name.replace("-", " "), *(interval(found.get(metric, {}).get("value")) for metric in metrics)])
         for name, found in evaluations.items()
