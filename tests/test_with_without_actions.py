@@ -10,9 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from worldmodel.cli import command_line as cli
 from worldmodel.collect import record
+from worldmodel.common import spaces
+from worldmodel.common.pixels import PixelSpec
+from worldmodel.data.clips import Batch
+from worldmodel.prior.clip.clip_config import ClipConfig
+from worldmodel.tokenizer import TokenizerConfig
+from worldmodel.world.clip_model import ClipModel
+from worldmodel.world.world_spec import WorldSpec
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -79,6 +87,70 @@ def test_the_table_has_the_stages_that_are_done(script: Any) -> None:
     assert "| true actions | 1.0000 [0.5000, 1.5000] |" in lines
     assert "without-actions 7." in lines[0]
     assert not any(line.startswith("| without") for line in lines)
+
+
+def untrained(space: spaces.Space, actions: str, given_frames: int) -> ClipModel:
+    """A clip model of 4 frames with random weights, so that every condition changes its predictions."""
+    torch.manual_seed(0)
+    tokenizer = TokenizerConfig(
+        time="clip", space_stride=8, time_stride=2, clip_length=4, width=8, residual_width=8, num_layers=1,
+        axial_attention=False, num_codes=8, code_dim=4,
+    )  # fmt: skip
+    prior = ClipConfig(num_frames=4, actions=actions, num_given_frames=given_frames, width=32, num_layers=1)  # type: ignore[arg-type]
+    model = ClipModel(tokenizer, prior, WorldSpec("test/Clips-v0", PixelSpec((16, 16)), space)).eval()
+    with torch.no_grad():
+        for parameter in model.prior.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        model.tokenizer.codebook.embeddings.normal_()
+        model.tokenizer.codebook.initialised.fill_(True)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("space", "given_frames"), [(spaces.MultiDiscrete((3, 2)), 0), (spaces.Box((-1.0, -1.0), (1.0, 1.0)), 1)]
+)
+def test_likelihood_and_samples_of_both_models(
+    script: Any, tmp_path: Path, space: spaces.Space, given_frames: int
+) -> None:
+    models = {
+        script.WITH: untrained(space, "clip", given_frames),
+        script.WITHOUT: untrained(space, "none", given_frames),
+    }
+    models[script.WITHOUT].tokenizer = models[script.WITH].tokenizer
+    rng, num = np.random.default_rng(0), 3
+    one = np.zeros((num, 3), np.float32)
+    batch = Batch(
+        frames=rng.integers(0, 256, (num, 4, 16, 16, 3), np.uint8),
+        frame_valid=np.ones((num, 4), bool),
+        actions=np.stack([[space.sample(rng) for _ in range(3)] for _ in range(num)]),
+        rewards=one,
+        terminations=one > 0,
+        truncations=one > 0,
+        variables={},
+        episode=np.arange(num),
+        start=np.zeros(num, np.int64),
+        labels=np.full(num, -1),
+    ).torch()
+    nats = script.likelihoods(models, [batch])
+    true = (
+        -models[script.WITH].log_prob(batch.frames, models[script.WITH].conditioning_of(batch)).mean() / nats["codes"]
+    )
+    assert nats["codes"] == 2 * 2 * 2
+    assert nats["true actions"]["mean"] == pytest.approx(float(true), rel=1e-5)
+    gap = nats["another clip's actions"]["mean"] - nats["true actions"]["mean"]
+    assert nats["another clip's - true"]["mean"] == pytest.approx(gap)
+    assert gap != 0
+
+    clips = script.sample_clips(models[script.WITH], [batch], 5)
+    given = models[script.WITH].conditioning_of(batch)
+    given, seed = given.select(slice(1, 2)), 5 + script.SPREAD_SAMPLES
+    sampling = script.DEFAULT_SAMPLING
+    first = models[script.WITH].sample(1, None, given.actions, seed, sampling, given.frames)
+    np.testing.assert_allclose(clips[1, 0].astype(int), first[0].numpy().astype(int), atol=1)
+    spread = script.draw_samples(tmp_path, models, [batch], 5)
+    assert spread[script.WITH]["mean"] > 0
+    assert spread["drawn"][2] == {"episode": 2, "start": 0}
+    assert (tmp_path / "samples.gif").exists()
 
 
 @pytest.mark.slow
