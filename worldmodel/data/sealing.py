@@ -186,3 +186,4 @@ def _write(path: Path, header: Header, table: Table, ordered: list[Entry]) -> No
             episode = read_record(part, record)
             header.check(episode)
             writer.write(number, episode, header)
+            del episode  # before the next one is read

@@ -6,6 +6,7 @@ Shapes: B clips, L frames a clip, H W pixels.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,12 @@ def train_clip_stage(model: ClipModel, batches: ClipBatches, config: ClipTrainin
         config: settings of the loop.
         run: where the training works and how it reports.
     """
+    for _ in clip_steps(model, batches, config, run):
+        pass
+
+
+def clip_steps(model: ClipModel, batches: ClipBatches, config: ClipTraining, run: TrainingRun) -> Iterator[int]:
+    """The steps of `train_clip_stage`: yields the number of each step after its update of the weights."""
     settings = config.train_prior
     sampler = clip_sampler(batches.data, settings, config.seed)
     counts = batches.code_counts(config.seed)
@@ -55,6 +62,7 @@ def train_clip_stage(model: ClipModel, batches: ClipBatches, config: ClipTrainin
         with run.runtime.autocast():
             losses = model.prior.loss(clips.codes, clips.conditioning, clips.has_loss)
         loop.update(losses)
+        yield step
 
 
 def clip_validation(model: ClipModel, batches: ClipBatches, config: ClipTraining, run: TrainingRun) -> Validate:

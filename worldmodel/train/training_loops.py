@@ -66,6 +66,14 @@ def train_tokenizer_stage(
         run: where the training works and how it reports.
         keep_statistics: do not measure the normaliser; it came with the weights.
     """
+    for _ in tokenizer_steps(tokenizer, data, config, run, keep_statistics):
+        pass
+
+
+def tokenizer_steps(
+    tokenizer: Tokenizer, data: Dataset, config: TokenizerTraining, run: TrainingRun, keep_statistics: bool = False
+) -> Iterator[int]:
+    """The steps of `train_tokenizer_stage`: yields the number of each step after its update of the weights."""
     settings = config.train_tokenizer
     sampler = clip_sampler(data, settings, config.seed)
     locate = _clips_of_steps(sampler, config.overfit_one_batch)
@@ -85,6 +93,7 @@ def train_tokenizer_stage(
         with run.runtime.autocast():
             losses = tokenizer.loss(batch.frames, batch.frame_valid)
         loop.update(losses)
+        yield step
 
 
 def train_prior_stage(

@@ -54,6 +54,9 @@ def convert(
         part = Path(name) / "part-000.bin"
         with PartWriter(part, imported.header, durable=False) as writer:
             total = imported.header.num_episodes
-            for episode in tqdm(imported.episodes(), "converting", total, unit="episode", disable=not progress):
-                writer.append(episode)
+            with tqdm(desc="converting", total=total, unit="episode", disable=not progress) as bar:
+                for episode in imported.episodes():  # not through tqdm, which would keep the last episode in memory
+                    writer.append(episode)
+                    del episode
+                    bar.update()
         return seal([part], out, indices=imported.header.indices)

@@ -30,6 +30,7 @@ FRAME, DIGIT = 64, 28  # pixels
 NUM_DIGITS = 2  # in a frame
 STEP = 0.1  # of the free range, per frame
 NUM_FRAMES, NUM_SEQUENCES = 20, 10_000  # as in the public test set
+SEQUENCES_PER_MAPPING = 256  # of a .npy file
 IDX_MAGIC = 0x00000803  # of MNIST's own files: unsigned bytes, three dimensions
 WANTED = "wanted mnist_test_seq.npy, digits as CSV or in MNIST's idx format, or the word mnist-5k"
 
@@ -72,9 +73,12 @@ def _open_sequences(source: Path, options: ImportOptions) -> ImportedDataset:
     header = imported_header("moving-mnist", options, data.shape[2:], spaces.NoAction(), (), splits)
 
     def episodes() -> Iterator[Episode]:
-        for index, split in enumerate(splits):
-            frames = _rgb(np.asarray(data[:, index]), header.pixels.size, options)
-            yield imported_episode(frames, index, f"'{source}', sequence {index}", split=split)
+        for start in range(0, len(splits), SEQUENCES_PER_MAPPING):
+            # A new mapping: the pages that were read through the old one do not stay in memory.
+            block = np.load(source, mmap_mode="r", allow_pickle=False)[:, start : start + SEQUENCES_PER_MAPPING]
+            for index in range(start, start + block.shape[1]):
+                frames = _rgb(np.asarray(block[:, index - start]), header.pixels.size, options)
+                yield imported_episode(frames, index, f"'{source}', sequence {index}", split=splits[index])
 
     return ImportedDataset(header, episodes)
 

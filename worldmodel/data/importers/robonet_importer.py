@@ -81,6 +81,7 @@ def open_robonet(source: Path, options: ImportOptions) -> ImportedDataset:
             actions = np.pad(actions, ((0, 0), (0, width - actions.shape[1])))
             label = robots.index(scan.robot) if scan.robot else None
             yield imported_episode(frames, index, f"'{path}'", actions=actions, label=label)
+            del frames  # before those of the next episode are read
 
     return ImportedDataset(header, episodes)
 

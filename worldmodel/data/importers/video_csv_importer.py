@@ -140,6 +140,7 @@ def open_video_csv(source: Path, options: ImportOptions) -> ImportedDataset:
                 label=videos.labels[index],
                 split=videos.splits[index],
             )
+            del frames, steps  # before those of the next episode are read
 
     return ImportedDataset(header, episodes)
 

@@ -71,6 +71,7 @@ def open_videos(source: Path, options: ImportOptions) -> ImportedDataset:
         for index, path in enumerate(videos.paths):
             frames = read_clip(path, videos.size, options, options.fit or "crop")
             yield imported_episode(frames, index, f"'{path}'", label=videos.labels[index], split=videos.splits[index])
+            del frames  # before those of the next episode are read
 
     return ImportedDataset(header, episodes)
 

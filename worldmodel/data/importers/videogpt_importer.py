@@ -57,6 +57,7 @@ def open_videogpt(source: Path, options: ImportOptions) -> ImportedDataset:
                     raise UserError(f"{where} cannot be read: {error}.") from error
                 frames = fit_frames(frames, header.pixels.size, options.fit or "crop")
                 yield imported_episode(frames, index, where, split=splits[index])
+                del frames  # before those of the next episode are read
 
     return ImportedDataset(header, episodes)
 
