@@ -133,9 +133,10 @@ def world(data: Dataset) -> Any:
     return world.eval()
 
 
-def test_dreams_begin_at_recorded_time_steps(data: Dataset, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorded_starts, "NUM_STARTS", 50)
-    dreams = DreamLearnerEnv(world, 30, seed=2, frame_stack=1, starts_from=data.paths, start_before_end=0.5)
+def test_dreams_begin_at_recorded_time_steps(data: Dataset, world: Any) -> None:
+    dreams = DreamLearnerEnv(
+        world, 30, seed=2, frame_stack=1, starts_from=data.paths, start_before_end=0.5, num_starts=50
+    )
     observations = dreams.reset()  # (30, 3, 16, 16)
     episodes = data.episodes_of("train").tolist()
     frames = np.concatenate([data.frames(number, 0, int(data.lengths[number])) for number in episodes])
@@ -143,7 +144,9 @@ def test_dreams_begin_at_recorded_time_steps(data: Dataset, world: Any, monkeypa
     assert len(codes.flatten(2)[0].unique(dim=0)) > 4
     recorded = {frame.tobytes() for frame in world.tokenizer.decode(codes)[0].movedim(-1, 1).numpy()}
     assert all(observation.tobytes() in recorded for observation in observations)
-    again = DreamLearnerEnv(world, 30, seed=2, frame_stack=1, starts_from=data.paths, start_before_end=0.5)
+    again = DreamLearnerEnv(
+        world, 30, seed=2, frame_stack=1, starts_from=data.paths, start_before_end=0.5, num_starts=50
+    )
     np.testing.assert_array_equal(again.reset(), observations)
     assert not np.array_equal(dreams.reset(), observations), "the next episode begins elsewhere"
 
@@ -190,7 +193,7 @@ def test_starts_before_an_end_precede_terminations_and_losses(
     calls: list[tuple[np.ndarray, np.ndarray]] = []
     monkeypatch.setattr(recorded_starts, "_contexts", lambda _w, _d, episodes, frames: calls.append((episodes, frames)))
     monkeypatch.setattr(recorded_starts, "LEAD_STEPS", 2)
-    recorded_starts._before_ends(world, data, data.episodes_of("train"), np.random.default_rng(0))
+    recorded_starts._before_ends(world, data, data.episodes_of("train"), 100, np.random.default_rng(0))
     ends = data.flat("terminations")
     for number, frame in zip(*calls[0], strict=True):
         offset, first = int(data.step_offsets[number]), int(data.frame_offsets[number])

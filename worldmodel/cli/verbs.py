@@ -86,6 +86,11 @@ VERBS: dict[str, Verb] = {
         "worldmodel.collect.cloning:train_clone",
         "imitate recorded policies: behaviour cloning",
     ),
+    "improve policy": Verb(
+        "worldmodel.collect.improve_config:ImprovePolicy",
+        "worldmodel.collect.policy_improvement:improve_policy",
+        "compare a policy's actions in dreams and move it to the better ones",
+    ),
     "train world": Verb(
         "worldmodel.cli.train_commands:TrainWorld",
         "worldmodel.cli.train_commands:train_world",

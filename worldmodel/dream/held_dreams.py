@@ -28,6 +28,7 @@ from worldmodel.dream.learner_options import LearnerKeywords, LearnerOptions
 from worldmodel.dream.recorded_starts import recorded_starts
 from worldmodel.dream.shadow_world import OutcomeRisk, ShadowWorld, expected_status
 from worldmodel.dream.simulator_state import SimulatorStep
+from worldmodel.prior.context import Context
 from worldmodel.prior.sampling import uniforms
 from worldmodel.world.world_model import WorldModel
 
@@ -71,8 +72,9 @@ class HeldDreams(BatchVecEnv):
         self.mirrored = np.zeros(num_envs, bool)
         self.starts = None
         if self.options.starts_from is not None:
-            before_end = self.options.start_before_end > 0
-            self.starts = recorded_starts(self.world, self.options.starts_from, before_end, self.options.seed)
+            files, before_end = self.options.starts_from, self.options.start_before_end > 0
+            num, seed = self.options.num_starts, self.options.seed
+            self.starts = recorded_starts(self.world, files, before_end, num, seed)
         self.view = policy_view(self.world, self.options.frame_stack, self.options.view, planes)
         self.stack = FrameStack(self.options.frame_stack)
         self.stacked = np.zeros((num_envs, *self.view.shape[:2], 3 * self.options.frame_stack), np.uint8)
@@ -108,14 +110,27 @@ class HeldDreams(BatchVecEnv):
         self._reset_rows(np.arange(self.num_envs))
         return self._observations()
 
-    def _reset_rows(self, rows: np.ndarray) -> None:
-        """Reset rows, (n,) int64; the others stay unchanged."""
-        index, simulator = torch.from_numpy(rows), self.simulator
-        context, before = None, []
-        if self.starts is not None:
+    def reset_with_seeds(self, seeds: np.ndarray) -> np.ndarray:
+        """Begin the first dream of a seed in every row, (N,) int64: (N, h, w, 3*D+P) uint8."""
+        return self._begin(seeds, None)
+
+    def reset_after(self, context: Context, seeds: np.ndarray) -> np.ndarray:
+        """Begin a dream after each of N contexts, with seeds (N,) int64: (N, h, w, 3*D+P) uint8."""
+        return self._begin(seeds, context)
+
+    def _begin(self, seeds: np.ndarray, context: Context | None) -> np.ndarray:
+        self.simulator.seed(torch.from_numpy(seeds))
+        self._reset_rows(np.arange(self.num_envs), context)
+        return self._observations()
+
+    def _reset_rows(self, rows: np.ndarray, context: Context | None = None) -> None:
+        """Reset rows, (n,) int64, to given contexts if there are any; the others stay unchanged."""
+        index, simulator, before = torch.from_numpy(rows), self.simulator, []
+        if context is None and self.starts is not None:
             seeds, episodes = simulator.state.seeds.cpu()[index], simulator.state.episodes.cpu()[index] + 1
             device = self.world.device
             context = self.starts.sample(seeds.to(device), episodes.to(device), self.options.start_before_end)
+        if context is not None:
             count = min(self.options.frame_stack, context.codes.shape[1]) - 1
             before = [past.cpu().numpy() for past in simulator.past_frames(context, count)]
         frames = simulator.reset(index, context=context).cpu().numpy()

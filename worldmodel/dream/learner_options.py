@@ -37,6 +37,7 @@ class LearnerKeywords(TypedDict, total=False):
     last_action: bool
     starts_from: str | Path | Sequence[str | Path] | None
     start_before_end: float
+    num_starts: int
     disagreement_penalty: float
     backend: str
     threads: int | None
@@ -65,6 +66,8 @@ class LearnerOptions:
             (`dream.recorded_starts`). None begins at the world's own starts.
         start_before_end: with `starts_from`, the share of dreams that begin shortly before a termination or a loss of
             the hidden variable.
+        num_starts: with `starts_from`, the number of time steps that are encoded before the first dream, and as many
+            before ends.
         disagreement_penalty: with several worlds: each dream is followed by the next world, and this weight times the
             difference of their predicted outcomes (`dream.shadow_world`) is subtracted from the reward of each step.
         backend, threads: see `Simulator`.
@@ -86,12 +89,13 @@ class LearnerOptions:
     last_action: bool = False
     starts_from: str | Path | Sequence[str | Path] | None = None
     start_before_end: float = 0.0
+    num_starts: int = 1024
     disagreement_penalty: float = 0.0
     backend: str = "auto"
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("frame_stack", 1), ("hold", 1), ("seed", 0)):
+        for name, least in (("frame_stack", 1), ("hold", 1), ("seed", 0), ("num_starts", 1)):
             object.__setattr__(self, name, checked_integer(name, getattr(self, name), least))
         if self.reward not in REWARDS:
             raise unknown_name("reward", str(self.reward), REWARDS)

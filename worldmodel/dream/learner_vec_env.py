@@ -9,10 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
 
+import numpy as np
+
 from worldmodel.common.channels_first import VecChannelsFirst
 from worldmodel.dream.held_dreams import HeldDreams, policy_view
 from worldmodel.dream.learner_options import LearnerKeywords, LearnerOptions
 from worldmodel.dream.spread_vec_env import SpreadDreams
+from worldmodel.prior.context import Context
 from worldmodel.world.world_model import WorldModel
 
 __all__ = ["DreamLearnerEnv", "LearnerKeywords", "LearnerOptions", "policy_view"]
@@ -47,3 +50,28 @@ class DreamLearnerEnv(VecChannelsFirst):
             super().__init__(HeldDreams(world, num_envs, **options))
         else:
             super().__init__(SpreadDreams(list(world), num_envs, **options))
+
+    def reset_with_seeds(self, seeds: np.ndarray) -> np.ndarray:
+        """Begin the first dream of a seed in every row; dreams of one world only.
+
+        Rows of the same seed begin alike and share their random numbers: their frames differ by their actions alone.
+
+        Args:
+            seeds: (N,) int64.
+
+        Returns:
+            (N, 3*D+P, h, w) uint8.
+        """
+        return self.transpose_observations(self.venv.reset_with_seeds(seeds))  # type: ignore[no-any-return, attr-defined]
+
+    def reset_after(self, context: Context, seeds: np.ndarray) -> np.ndarray:
+        """Begin a dream of one world after each of N contexts, see `WorldModel.context`.
+
+        Args:
+            context: N rows.
+            seeds: (N,) int64; rows of the same context and seed are alike until their actions differ.
+
+        Returns:
+            (N, 3*D+P, h, w) uint8.
+        """
+        return self.transpose_observations(self.venv.reset_after(context, seeds))  # type: ignore[no-any-return, attr-defined]

@@ -20,7 +20,6 @@ from worldmodel.prior.sampling import STREAM_START, uniforms
 from worldmodel.prior.status_bins import status_bins
 from worldmodel.world.world_model import WorldModel
 
-NUM_STARTS = 1024  # of each kind
 LEAD_STEPS = 16  # a start before an end is 1 to so many steps before it
 ENCODED_ROWS = 64  # contexts encoded at once
 
@@ -54,7 +53,7 @@ class RecordedStarts:
 
 
 def recorded_starts(
-    world: WorldModel, files: str | Path | Sequence[str | Path], before_end: bool, seed: int = 0
+    world: WorldModel, files: str | Path | Sequence[str | Path], before_end: bool, num_starts: int = 1024, seed: int = 0
 ) -> RecordedStarts:
     """Encode time steps of the training split of a dataset as contexts of a world.
 
@@ -62,6 +61,7 @@ def recorded_starts(
         world: the world that dreams.
         files: dataset files of its environment.
         before_end: also take time steps before ends.
+        num_starts: of each kind; fewer time steps anywhere if the training split has fewer.
         seed: of the choice of time steps.
 
     Raises:
@@ -81,14 +81,16 @@ def recorded_starts(
             raise UserError(f"starts_from: {data.name} has no training episode: {data.missing_splits}")
         lengths = data.lengths[episodes]
         ends = np.cumsum(lengths)
-        picked = rng.integers(ends[-1], size=min(NUM_STARTS, int(ends[-1])))
+        picked = rng.integers(ends[-1], size=min(num_starts, int(ends[-1])))
         rows = np.searchsorted(ends, picked, side="right")
         anywhere = _contexts(world, data, episodes[rows], picked - (ends - lengths)[rows])
-        return RecordedStarts(anywhere, _before_ends(world, data, episodes, rng) if before_end else None)
+        return RecordedStarts(anywhere, _before_ends(world, data, episodes, num_starts, rng) if before_end else None)
 
 
-def _before_ends(world: WorldModel, data: Dataset, episodes: np.ndarray, rng: np.random.Generator) -> Context:
-    """Contexts of `NUM_STARTS` time steps before ends, sampled with replacement."""
+def _before_ends(
+    world: WorldModel, data: Dataset, episodes: np.ndarray, num_starts: int, rng: np.random.Generator
+) -> Context:
+    """Contexts of time steps before ends, sampled with replacement."""
     events: list[tuple[int, int]] = []  # episode, and the frame before the step that brings the end
     status = world.prior.status_config
     for number in episodes.tolist():
@@ -107,8 +109,8 @@ def _before_ends(world: WorldModel, data: Dataset, episodes: np.ndarray, rng: np
             f"start_before_end: no training episode of {data.name} terminates or loses of the world's hidden "
             "variable; leave it out."
         )
-    chosen = np.asarray(events)[rng.integers(len(events), size=NUM_STARTS)]
-    frames = np.maximum(0, chosen[:, 1] + 1 - rng.integers(1, LEAD_STEPS + 1, NUM_STARTS))
+    chosen = np.asarray(events)[rng.integers(len(events), size=num_starts)]
+    frames = np.maximum(0, chosen[:, 1] + 1 - rng.integers(1, LEAD_STEPS + 1, num_starts))
     return _contexts(world, data, chosen[:, 0], frames)
 
 

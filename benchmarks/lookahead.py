@@ -1,0 +1,116 @@
+"""A policy with and without lookahead in the dreams of a world, on the same seeds of the environment.
+
+    python benchmarks/lookahead.py runs/dreamer --world runs/cover --episodes 60 --out lookahead.json
+
+The policy compares its actions in dreams before each decision (`collect.lookahead_policy`). An episode that is done is
+kept in --out: repeat the command to continue, or to add episodes. --workers processes share the seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import stable_baselines3
+import torch
+
+from worldmodel import envs
+from worldmodel.collect.learner_config import LearnerConfig
+from worldmodel.collect.lookahead_policy import LookaheadPolicy
+from worldmodel.collect.policy_evaluation import evaluate
+from worldmodel.collect.policy_specs import describe_policy_file
+from worldmodel.common.files import write_json_atomic
+from worldmodel.envs.make_like import env_arguments
+from worldmodel.world.world_model import WorldModel
+
+
+def play(args: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """One episode with lookahead."""
+    torch.set_num_threads(1)
+    world = WorldModel.from_pretrained(args.world)
+    name, kwargs = env_arguments(world)
+    saved = json.loads((args.policy / "policy.json").read_text())["learner"]
+    learner = LearnerConfig.from_json(saved)
+    model = getattr(stable_baselines3, learner.algo.upper()).load(args.policy / "policy.zip", device="cpu")
+    policy = LookaheadPolicy(model, learner, world, args.dreams, args.decisions, args.margin)
+    env = envs.make(name, **kwargs)
+    frame, _ = env.reset(seed=seed)
+    policy.begin(np.random.default_rng(seed))
+    begin, total, over = time.process_time(), 0.0, False
+    while not over:
+        frame, reward, terminated, truncated, _ = env.step(policy.act(frame))
+        total, over = total + float(reward), terminated or truncated
+    env.close()
+    return {
+        "seed": seed,
+        "return": total,
+        "decisions": policy.decided,
+        "changed": policy.changed,
+        "seconds": time.process_time() - begin,
+    }
+
+
+def bootstrap(values: np.ndarray) -> list[float]:
+    """Mean and 95 % bootstrap interval."""
+    rng = np.random.default_rng(0)
+    means = values[rng.integers(len(values), size=(10_000, len(values)))].mean(1)
+    return [float(values.mean()), *map(float, np.percentile(means, [2.5, 97.5]))]
+
+
+def main() -> None:
+    """Play the missing episodes, then the policy alone, and print both."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("policy", type=Path, help="directory of `train policy` or `improve policy`")
+    parser.add_argument("--world", required=True, help="a world directory, or the name of a shipped world")
+    parser.add_argument("--episodes", type=int, default=60)
+    parser.add_argument("--first-seed", type=int, default=2_000_000)
+    parser.add_argument("--dreams", type=int, default=6, help="of each action")
+    parser.add_argument("--decisions", type=int, default=3, help="length of a dream")
+    parser.add_argument("--margin", type=float, default=0.01)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    settings = {name: str(value) for name, value in vars(args).items() if name not in ("episodes", "out", "workers")}
+    report = json.loads(args.out.read_text()) if args.out.exists() else {"settings": settings, "episodes": []}
+    if report["settings"] != settings:
+        parser.error(f"{args.out} has other settings: {report['settings']}")
+    done = {episode["seed"] for episode in report["episodes"]}
+    seeds = [seed for seed in range(args.first_seed, args.first_seed + args.episodes) if seed not in done]
+    with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
+        for episode in pool.imap_unordered(Episode(args), seeds):
+            report["episodes"] = sorted([*report["episodes"], episode], key=lambda row: int(row["seed"]))
+            write_json_atomic(args.out, report)
+            returns = [row["return"] for row in report["episodes"]]
+            print(f"{len(returns)} episodes, mean {np.mean(returns):.0f}", flush=True)
+    world = WorldModel.from_pretrained(args.world)
+    name, kwargs = env_arguments(world)
+    policies = {"alone": describe_policy_file(args.policy / "policy.zip")}
+    alone = np.asarray(evaluate(policies, name, kwargs, args.episodes, args.first_seed, 1)[0]["returns"])
+    ahead = np.asarray([row["return"] for row in report["episodes"]][: args.episodes])
+    report["figures"] = {
+        "with lookahead": bootstrap(ahead),
+        "alone": bootstrap(alone),
+        "difference, paired by seed": bootstrap(ahead - alone),
+    }
+    write_json_atomic(args.out, report)
+    for text, (mean, low, high) in report["figures"].items():
+        print(f"{text}: {mean:.1f} [{low:.1f}, {high:.1f}]")
+
+
+class Episode:
+    """`play` with its arguments; can be pickled."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+
+    def __call__(self, seed: int) -> dict[str, Any]:
+        return play(self.args, seed)
+
+
+if __name__ == "__main__":
+    main()

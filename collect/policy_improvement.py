@@ -1,0 +1,269 @@
+"""`worldmodel improve policy`: compare actions in dreams, then move the policy towards the better ones.
+
+Policy iteration by rollouts (Tesauro and Galperin 1996; Lagoudakis and Parr 2003), with two changes: the dreams of a
+moment share their random numbers, and the policy climbs its expected advantage under the comparisons instead of
+imitating the best action, which would follow their noise.
+
+Shapes: N moments, A actions, B batch, C h w of an observation.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldmodel.collect.action_comparison import Comparisons, action_probabilities, compare_actions
+from worldmodel.collect.improve_config import ImprovePolicy
+from worldmodel.collect.learner_config import LearnerConfig
+from worldmodel.collect.learner_envs import check_world, dream_keywords
+from worldmodel.collect.learner_model import save_model
+from worldmodel.collect.policy_files import file_hash, find_policy_file
+from worldmodel.common.errors import UserError
+from worldmodel.common.files import expand_path, write_json_atomic
+from worldmodel.common.mirroring import action_mirror
+from worldmodel.common.run_info import check_same_run, remove_run, save_run_info
+from worldmodel.common.spaces import Discrete, from_gymnasium
+from worldmodel.common.torch_state import isolated_torch_state
+from worldmodel.world.hub import find_world
+from worldmodel.world.world_model import WorldModel
+
+BATCHES = 16  # of comparisons in a file
+HELD_OUT = 0.1  # share of the files whose moments measure the gain
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Comparisons as tensors.
+
+    Attributes:
+        observations: (N, C, h, w) uint8.
+        advantages: (N, A) float32, returns minus their mean over the actions, divided by their deviation.
+        probabilities: (N, A) float32, of the old policy.
+    """
+
+    observations: Tensor
+    advantages: Tensor
+    probabilities: Tensor
+
+
+def improve_policy(config: ImprovePolicy) -> Path:
+    """Run `worldmodel improve policy`: run, continue a stopped run, or print the result of a finished one.
+
+    Args:
+        config: the resolved config.
+
+    Returns:
+        The path of policy.zip.
+
+    Raises:
+        UserError: no such policy or world, a policy that has no policy.json or whose actions are not Discrete, or
+            another run at `config.out`.
+    """
+    paths = {name: expand_path(getattr(config, name)) for name in ("policy", "out")}
+    config = replace(config, **paths, starts_from=tuple(expand_path(path) for path in config.starts_from))
+    out = config.out
+    if config.force:
+        remove_run(out)
+    check_same_run(out / "run.json", out, config)
+    if not (out / "policy.zip").exists():
+        _improve(config)
+    result = json.loads((out / "policy.json").read_text())["result"]
+    if config.json:
+        print(json.dumps({"policy": str(out / "policy.zip"), **result}))
+    else:
+        interval = f"{result['gain']:+.5f} [{result['gain_low']:+.5f}, {result['gain_high']:+.5f}]"
+        print(
+            f"{out / 'policy.zip'}: {result['moments']} moments compared in {result['minutes']:.1f} min; "
+            f"gain in return from one decision by the new policy in held-out dreams: {interval}."
+        )
+    return out / "policy.zip"
+
+
+@isolated_torch_state()
+def _improve(config: ImprovePolicy) -> None:
+    file = find_policy_file(config.policy)
+    settings = file.with_name("policy.json")
+    if not settings.exists():
+        raise UserError(f"{config.policy}: wanted a directory with policy.json, as `train policy` writes it.")
+    saved = json.loads(settings.read_text())
+    learner = LearnerConfig.from_json(saved["learner"])
+    if learner.algo not in ("ppo", "a2c"):
+        raise UserError(f"{config.policy} was trained by {learner.algo}; wanted a policy of ppo or a2c.")
+    check_world(config.world, config.out)
+    model = load_model(file, learner.algo)
+    config.out.mkdir(parents=True, exist_ok=True)
+    save_run_info(config.out / "run.json", "improve policy", config, policy_sha256=file_hash(file))
+    world = WorldModel.from_pretrained(find_world(config.world), "cpu")
+    parts, minutes = _compare(config, learner, world, model)
+    mirrored = _mirrored_actions(config, learner, world)
+    begin = time.monotonic()
+    result = fit(model, parts, config, mirrored)
+    result |= {"minutes": minutes, "fit_minutes": (time.monotonic() - begin) / 60}
+    write_json_atomic(config.out / "policy.json", {**saved, "learner": asdict(learner), "result": result})
+    save_model(model, config.out / "policy.zip", exclude=("tensorboard_log",))
+    shutil.rmtree(config.out / "labels", ignore_errors=True)
+
+
+def load_model(file: Path, algo: str) -> Any:
+    """The SB3 model of a file, on the CPU.
+
+    Raises:
+        UserError: its actions are not Discrete.
+    """
+    import stable_baselines3
+
+    model = getattr(stable_baselines3, algo.upper()).load(file, device="cpu")
+    space = from_gymnasium(model.action_space)
+    if not isinstance(space, Discrete):
+        raise UserError(f"{file} has actions {space}; `improve policy` compares the actions of a Discrete space.")
+    return model
+
+
+def _compare(
+    config: ImprovePolicy, learner: LearnerConfig, world: WorldModel, model: Any
+) -> tuple[list[Comparisons], float]:
+    """The files of comparisons, those of a stopped run first, until the minutes are used."""
+    from tqdm import tqdm
+
+    from worldmodel.dream import DreamLearnerEnv
+
+    folder = config.out / "labels"
+    folder.mkdir(exist_ok=True)
+    loaded = [Comparisons.load(path) for path in sorted(folder.glob("*.npz"))]
+    parts, minutes = [part for part, _ in loaded], sum(spent for _, spent in loaded)
+    num_actions = int(model.action_space.n)
+    settings = replace(
+        learner,
+        horizon=None,
+        mirror=False,
+        disagreement_penalty=0.0,
+        temperature=config.temperature,
+        start_before_end=config.start_before_end,
+        backend=config.backend,
+    )
+    rows = num_actions * max(1, config.num_envs // num_actions)
+    dreams = None
+    with tqdm(total=sum(map(len, parts)) or None, initial=sum(map(len, parts)), unit="moment", desc="comparing") as bar:
+        bar.total = None
+        while minutes < config.minutes or len(parts) < 2:
+            if dreams is None:  # the encoding of the starts is not part of the budget
+                options = {**dream_keywords(settings), "num_starts": config.num_starts, "seed": config.seed}
+                dreams = DreamLearnerEnv(world, rows, **options, starts_from=config.starts_from)
+            begin, batches = time.monotonic(), []
+            for i in range(BATCHES):
+                seed = hash_seed(config.seed, len(parts), i)
+                batches.append(compare_actions(dreams, model, config.decisions, learner.gamma, seed))
+                bar.update(len(batches[-1]))
+            part, spent = Comparisons.concatenate(batches), (time.monotonic() - begin) / 60
+            part.save(folder / f"{len(parts):05d}.npz", spent)
+            parts.append(part)
+            minutes += spent
+            bar.set_postfix(minutes=f"{minutes:.1f}/{config.minutes:g}")
+    return parts, minutes
+
+
+def hash_seed(*numbers: int) -> int:
+    """A seed below 2**32 that depends on all numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _mirrored_actions(config: ImprovePolicy, learner: LearnerConfig, world: WorldModel) -> np.ndarray | None:
+    """(A,) int64, the action that each becomes in a mirror; None if flipped frames are not used."""
+    spec, view = world.spec, learner.view
+    width = spec.pixels.size[1]
+    if not config.mirror or learner.last_action or (view is not None and view[2] + view[3] != width):
+        return None
+    try:
+        mirror = action_mirror(spec.env, spec.action_space, spec.action_labels, spec.pixels)
+    except UserError:  # the environment declares none
+        return None
+    num_actions = spec.action_space.n  # type: ignore[union-attr]
+    return mirror.rows(np.arange(num_actions), np.ones(num_actions, bool))
+
+
+def fit(model: Any, parts: list[Comparisons], config: ImprovePolicy, mirrored: np.ndarray | None) -> dict[str, Any]:
+    """Move a policy towards the better actions; its value network is not trained.
+
+    Args:
+        model: the policy, changed in place.
+        parts: at least two; the last tenth, at least one, is held out.
+        config: epochs, batch_size, learning_rate, kl_weight, entropy and seed.
+        mirrored: (A,) int64, see `_mirrored_actions`; None for none.
+
+    Returns:
+        "moments"; "gain", the mean over held-out moments of what the new policy expects to return more than the old
+        one in one decision, with its 95 % interval; "changed", the share of them whose most likely action changed.
+    """
+    from tqdm import tqdm
+
+    held_out = max(1, round(HELD_OUT * len(parts)))
+    train, test = Comparisons.concatenate(parts[:-held_out]), Comparisons.concatenate(parts[-held_out:])
+    examples = _examples(train)
+    if mirrored is not None:
+        examples = _with_mirrored(model, examples, torch.from_numpy(mirrored))
+    size = len(examples.advantages)
+    steps = config.epochs * -(-size // config.batch_size)
+    weights = list(model.policy.parameters())
+    optimiser = torch.optim.AdamW(weights, config.learning_rate, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=max(2, steps))
+    generator = torch.Generator().manual_seed(config.seed)
+    with tqdm(total=steps, unit="step", desc="learning") as bar, torch.enable_grad():
+        for _ in range(config.epochs):
+            for rows in torch.randperm(size, generator=generator).split(config.batch_size):
+                loss = _loss(model, examples, rows, config)
+                optimiser.zero_grad()
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(weights, 1.0)
+                optimiser.step()
+                schedule.step()
+                bar.update()
+    return {"moments": len(train) + len(test), **_gain(model, test)}
+
+
+def _examples(comparisons: Comparisons) -> Examples:
+    returns = torch.from_numpy(comparisons.returns)
+    advantages = returns - returns.mean(1, keepdim=True)
+    deviation = advantages.square().mean().sqrt().clamp_min(1e-8)
+    return Examples(
+        torch.from_numpy(comparisons.observations), advantages / deviation, torch.from_numpy(comparisons.probabilities)
+    )
+
+
+def _with_mirrored(model: Any, examples: Examples, mirrored: Tensor) -> Examples:
+    """The examples and their mirror images."""
+    flipped = examples.observations.flip(-1)
+    probabilities = [action_probabilities(model, part.numpy()) for part in flipped.split(256)]
+    return Examples(
+        torch.cat([examples.observations, flipped]),
+        torch.cat([examples.advantages, examples.advantages[:, mirrored]]),
+        torch.cat([examples.probabilities, torch.from_numpy(np.concatenate(probabilities))]),
+    )
+
+
+def _loss(model: Any, examples: Examples, rows: Tensor, config: ImprovePolicy) -> Tensor:
+    """Minus the expected advantage and the entropy bonus, plus the divergence from the old policy."""
+    log_probs = model.policy.get_distribution(examples.observations[rows]).distribution.logits  # (B, A), normalized
+    probs = log_probs.exp()
+    old = examples.probabilities[rows].clamp_min(1e-6).log()
+    value = (probs * examples.advantages[rows]).sum(1)
+    entropy, divergence = -(probs * log_probs).sum(1), (probs * (log_probs - old)).sum(1)
+    return (config.kl_weight * divergence - value - config.entropy * entropy).mean()
+
+
+def _gain(model: Any, test: Comparisons) -> dict[str, float]:
+    """The gain on held-out moments, see `fit`."""
+    parts = np.array_split(np.arange(len(test)), -(-len(test) // 256))
+    new = np.concatenate([action_probabilities(model, test.observations[rows]) for rows in parts])
+    gains = ((new - test.probabilities) * test.returns).sum(1)
+    half = 1.96 * float(gains.std(ddof=1)) / len(gains) ** 0.5
+    gain = float(gains.mean())
+    changed = float((new.argmax(1) != test.probabilities.argmax(1)).mean())
+    return {"gain": gain, "gain_low": gain - half, "gain_high": gain + half, "changed": changed}

@@ -1,0 +1,227 @@
+"""`improve policy`: actions are compared under the same random numbers, and the policy moves to the better ones."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from worldmodel import envs
+from worldmodel.cli import command_line as cli
+from worldmodel.collect import policy_improvement, record
+from worldmodel.collect.action_comparison import Comparisons, compare_actions
+from worldmodel.collect.collect_config import TrainPolicy
+from worldmodel.collect.env_options import EnvOptions
+from worldmodel.collect.improve_config import ImprovePolicy
+from worldmodel.collect.learner_config import LearnerConfig
+from worldmodel.collect.learner_model import new_model, save_model
+from worldmodel.collect.lookahead_policy import LookaheadPolicy
+from worldmodel.collect.policy_evaluation import evaluate
+from worldmodel.collect.policy_files import find_policy_file
+from worldmodel.collect.policy_improvement import fit, improve_policy
+from worldmodel.collect.policy_specs import describe_policy_file
+from worldmodel.collect.policy_training import train_policy
+from worldmodel.common.errors import UserError
+from worldmodel.dream import DreamLearnerEnv
+from worldmodel.world.world_model import WorldModel
+
+LEARNER = LearnerConfig(
+    num_envs=32, decisions=2_500, learning_rate=3e-3, gamma=0.97, rollout_steps=16, batch_size=256,
+    checkpoint_seconds=600, width=8, frame_stack=2,
+)  # fmt: skip
+
+
+class Images(gym.Env):
+    """Spaces only."""
+
+    observation_space = gym.spaces.Box(0, 255, (3, 16, 16), np.uint8)
+    action_space = gym.spaces.Discrete(3)
+
+
+def small_model(folder: Path, space: gym.Space | None = None) -> Any:
+    env = Images()
+    if space is not None:
+        env.action_space = space  # type: ignore[assignment]
+    learner = replace(LEARNER, num_envs=1, frame_stack=1)
+    return new_model(learner, DummyVecEnv([lambda: env]), 0, folder, "cpu")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "toy.h5"
+    return record("toy", "sticky", path, episodes=40, size=16, progress=False)
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained policy of the toy."""
+    out = tmp_path_factory.mktemp("policy")
+    model = new_model(replace(LEARNER, num_envs=2), DreamLearnerEnv("toy", 2, frame_stack=2), 0, out, "cpu")
+    save_model(model, out / "policy.zip")
+    fields = {**vars(LEARNER), "view": None}
+    (out / "policy.json").write_text(json.dumps({"env": "toy", "learner": fields, "result": {}}))
+    return out
+
+
+def config(policy: Path, data: Path, out: Path, **changes: Any) -> ImprovePolicy:
+    fields: dict[str, Any] = {"minutes": 1e-6, "epochs": 1, "num_starts": 64, "num_envs": 20, "backend": "torch"}
+    return ImprovePolicy(policy, Path("toy"), (data,), out, **{**fields, **changes})
+
+
+def test_dreams_of_one_seed_are_alike_until_their_actions_differ(data: Path) -> None:
+    dreams = DreamLearnerEnv("toy", 4, frame_stack=2, starts_from=data, num_starts=64)
+    first = dreams.reset_with_seeds(np.array([5, 5, 5, 6]))
+    assert np.array_equal(first[0], first[2])
+    assert not np.array_equal(first[0], first[3])
+    rewards = []
+    for action in (1, 3, 1, 2):
+        observations, reward, *_ = dreams.step(np.array([action, action, 0, action]))
+        assert np.array_equal(observations[0], observations[1])
+        rewards.append(reward)
+    assert np.array_equal(np.array(rewards)[:, 0], np.array(rewards)[:, 1])
+    again = dreams.reset_with_seeds(np.array([5, 5, 5, 6]))
+    assert np.array_equal(again, first), "a seed begins alike, whatever was dreamed before"
+
+
+def test_a_comparison_is_a_function_of_its_seed_and_discounts_the_rewards(data: Path, policy: Path) -> None:
+    model = policy_improvement.load_model(policy / "policy.zip", "ppo")
+    dreams = DreamLearnerEnv("toy", 50, frame_stack=2, starts_from=data, num_starts=64)
+    one, again, other = (compare_actions(dreams, model, 3, 0.9, seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one.returns, again.returns)
+    np.testing.assert_array_equal(one.observations, again.observations)
+    assert not np.array_equal(one.observations, other.observations)
+    assert one.returns.shape == one.probabilities.shape == (10, 5)
+    np.testing.assert_allclose(one.probabilities.sum(1), 1, rtol=1e-5)
+    single, twice = (compare_actions(dreams, model, decisions, 0.0, 1) for decisions in (1, 4))
+    np.testing.assert_array_equal(single.returns, twice.returns)  # with discount 0 the first decision alone counts
+
+
+def bright_side(num: int, seed: int) -> Comparisons:
+    """Moments whose best action is 1 if the left half is bright and 2 if the right is; returns are very noisy."""
+    rng = np.random.default_rng(seed)
+    right = rng.random(num) < 0.5
+    observations = rng.integers(0, 60, (num, 3, 16, 16), np.uint8)
+    observations[right, :, :, 8:] += 150
+    observations[~right, :, :, :8] += 150
+    returns = rng.normal(0, 1, (num, 3)) + np.stack([0 * right, ~right, right], 1)
+    return Comparisons(observations, returns.astype(np.float32), np.full((num, 3), 1 / 3, np.float32))
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_a_fit_finds_the_better_action_through_noise(tmp_path: Path, mirror: bool) -> None:
+    torch.manual_seed(0)
+    model = small_model(tmp_path)
+    parts = [bright_side(200, seed) for seed in range(10)]
+    settings = config(tmp_path, tmp_path, tmp_path, epochs=4, batch_size=64, learning_rate=3e-3)
+    result = fit(model, parts, settings, np.array([0, 2, 1]) if mirror else None)
+    new = bright_side(100, 99)
+    probabilities = policy_improvement.action_probabilities(model, new.observations)
+    wanted = np.where(new.observations[:, :, :, 8:].mean((1, 2, 3)) > 100, 2, 1)
+    assert (probabilities.argmax(1) == wanted).mean() > 0.95
+    assert result["moments"] == 2000
+    assert result["gain_low"] > 0.3, "the true gain is 2/3"
+
+
+def test_a_fit_stays_near_the_old_policy_where_the_weight_says_so(tmp_path: Path) -> None:
+    parts = [bright_side(200, seed) for seed in range(4)]
+    gains = []
+    for weight in (0.0, 100.0):
+        torch.manual_seed(0)
+        settings = config(tmp_path, tmp_path, tmp_path, epochs=4, batch_size=64, kl_weight=weight)
+        gains.append(fit(small_model(tmp_path), parts, settings, None)["gain"])
+    assert abs(gains[1]) < 0.1 * gains[0]
+
+
+def test_a_stopped_run_continues_to_the_same_policy(
+    data: Path, policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy_improvement, "BATCHES", 2)
+    whole = improve_policy(config(policy, data, tmp_path / "whole"))
+    save, saved = Comparisons.save, []
+
+    def stop(self: Comparisons, path: Path, minutes: float) -> None:
+        if saved:
+            raise KeyboardInterrupt
+        saved.append(path)
+        save(self, path, minutes)
+
+    monkeypatch.setattr(Comparisons, "save", stop)
+    with pytest.raises(KeyboardInterrupt):
+        improve_policy(config(policy, data, tmp_path / "stopped"))
+    monkeypatch.setattr(Comparisons, "save", save)
+    continued = improve_policy(config(policy, data, tmp_path / "stopped"))
+    models = [policy_improvement.load_model(path, "ppo").policy.state_dict() for path in (whole, continued)]
+    for name, tensor in models[0].items():
+        assert torch.equal(tensor, models[1][name]), name
+    old = policy_improvement.load_model(policy / "policy.zip", "ppo").policy.state_dict()
+    assert any(not torch.equal(tensor, old[name]) for name, tensor in models[0].items())
+    assert not (tmp_path / "stopped" / "labels").exists()
+    result = json.loads((tmp_path / "stopped" / "policy.json").read_text())["result"]
+    assert result["moments"] == 16
+    with pytest.raises(UserError, match="another run"):
+        improve_policy(config(policy, data, tmp_path / "stopped", epochs=2))
+
+
+def test_what_cannot_be_improved_is_refused(data: Path, policy: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "policy.zip").write_bytes((policy / "policy.zip").read_bytes())
+    with pytest.raises(UserError, match=r"wanted a directory with policy\.json"):
+        improve_policy(config(bare, data, tmp_path / "out"))
+    saved = json.loads((policy / "policy.json").read_text())
+    saved["learner"]["algo"] = "dqn"
+    (bare / "policy.json").write_text(json.dumps(saved))
+    with pytest.raises(UserError, match="trained by dqn; wanted a policy of ppo or a2c"):
+        improve_policy(config(bare, data, tmp_path / "out"))
+    save_model(small_model(tmp_path, gym.spaces.Box(-1, 1, (2,))), tmp_path / "box.zip")
+    with pytest.raises(UserError, match="compares the actions of a Discrete space"):
+        policy_improvement.load_model(tmp_path / "box.zip", "ppo")
+    for changes, message in (({"decisions": 0}, "decisions=0"), ({"start_before_end": 2.0}, "share from 0 to 1")):
+        with pytest.raises(UserError, match=message):
+            config(policy, data, tmp_path, **changes)
+
+
+@pytest.mark.slow
+def test_an_improved_policy_of_the_toy_is_better_outside(data: Path, tmp_path: Path) -> None:
+    size = EnvOptions(size=(16, 16))
+    base = TrainPolicy(tmp_path / "base", "toy", 0, size, LEARNER, world=Path("toy"), test_episodes=0)
+    old = train_policy(base)
+    command = ["improve", "policy", str(tmp_path / "base"), "--world", "toy", "--starts-from", str(data)]
+    options = ["--out", str(tmp_path / "better"), "--minutes", "0.5", "--start-before-end", "0", "--decisions", "6"]
+    cli.main([*command, *options])
+    policies = {"new": describe_policy_file(find_policy_file(tmp_path / "better")), "old": describe_policy_file(old)}
+    rows = evaluate(policies, "toy", size.kwargs(), 60, 2_000_000, 1)
+    new, before = (np.asarray(row["returns"]) for row in rows)
+    gain = new - before
+    print(new.mean(), before.mean())
+    assert gain.mean() - 1.96 * gain.std(ddof=1) / len(gain) ** 0.5 > 0
+
+
+def test_lookahead_takes_an_action_that_dreams_promise_more_for(policy: Path) -> None:
+    world = WorldModel.from_pretrained("toy")
+    model = policy_improvement.load_model(policy / "policy.zip", "ppo")
+    learner = replace(LEARNER, hold=2)
+    env = envs.make("toy", size=(16, 16))
+    played = {}
+    for margin in (0.0, 1e9):
+        ahead = LookaheadPolicy(model, learner, world, dreams=4, decisions=2, margin=margin)
+        for attempt in range(2):
+            frame, _ = env.reset(seed=3)
+            ahead.begin(np.random.default_rng(3))
+            actions = []
+            for _ in range(12):
+                actions.append(ahead.act(frame))
+                frame, *_ = env.step(actions[-1])
+            assert actions == played.setdefault(margin, actions), f"attempt {attempt} differs"
+        assert actions[::2] == actions[1::2], "a decision is held"
+        assert ahead.decided == 12
+        assert (ahead.changed > 0) == (margin == 0)
+    assert played[0.0] != played[1e9]
+    env.close()
