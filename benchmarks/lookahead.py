@@ -37,7 +37,7 @@ def play(args: argparse.Namespace, seed: int) -> dict[str, Any]:
     saved = json.loads((args.policy / "policy.json").read_text())["learner"]
     learner = LearnerConfig.from_json(saved)
     model = getattr(stable_baselines3, learner.algo.upper()).load(args.policy / "policy.zip", device="cpu")
-    policy = LookaheadPolicy(model, learner, world, args.dreams, args.decisions, args.margin)
+    policy = LookaheadPolicy(model, learner, world, args.dreams, args.decisions, args.margin, args.backend)
     env = envs.make(name, **kwargs)
     frame, _ = env.reset(seed=seed)
     policy.begin(np.random.default_rng(seed))
@@ -72,6 +72,7 @@ def main() -> None:
     parser.add_argument("--dreams", type=int, default=6, help="of each action")
     parser.add_argument("--decisions", type=int, default=3, help="length of a dream")
     parser.add_argument("--margin", type=float, default=0.01)
+    parser.add_argument("--backend", default="torch", choices=("torch", "onnx"))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
