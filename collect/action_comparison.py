@@ -59,7 +59,7 @@ class Comparisons:
 def action_probabilities(model: Any, observations: np.ndarray) -> np.ndarray:
     """Probabilities (B, A) of the actions of an SB3 actor-critic, for observations (B, C, h, w) uint8."""
     inputs = torch.as_tensor(observations, device=model.device)
-    return model.policy.get_distribution(inputs).distribution.probs.cpu().numpy()  # type: ignore[no-any-return]
+    return model.policy.get_distribution(inputs).distribution.probs.cpu().numpy()
 
 
 def compare_actions(dreams: Any, model: Any, decisions: int, gamma: float, seed: int) -> Comparisons:

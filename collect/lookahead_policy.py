@@ -57,7 +57,7 @@ class LookaheadPolicy:
         options = {**dream_keywords(settings), "backend": backend}
         self.num_actions = int(model.action_space.n)
         self.dreams = DreamLearnerEnv(world, self.num_actions * dreams, **options)
-        self.view = self.dreams.venv.view  # type: ignore[attr-defined]
+        self.view = self.dreams.venv.view
         self.decided = self.changed = 0
 
     def begin(self, rng: np.random.Generator) -> None:

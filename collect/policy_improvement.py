@@ -67,8 +67,8 @@ def improve_policy(config: ImprovePolicy) -> Path:
         UserError: no such policy or world, a policy that has no policy.json or whose actions are not Discrete, or
             another run at `config.out`.
     """
-    paths = {name: expand_path(getattr(config, name)) for name in ("policy", "out")}
-    config = replace(config, **paths, starts_from=tuple(expand_path(path) for path in config.starts_from))
+    starts_from = tuple(expand_path(path) for path in config.starts_from)
+    config = replace(config, policy=expand_path(config.policy), out=expand_path(config.out), starts_from=starts_from)
     out = config.out
     if config.force:
         remove_run(out)

@@ -24,7 +24,6 @@ from worldmodel.collect.learner_config import LearnerConfig
 from worldmodel.collect.learner_model import new_model, save_model
 from worldmodel.collect.lookahead_policy import LookaheadPolicy
 from worldmodel.collect.policy_evaluation import evaluate
-from worldmodel.collect.policy_files import find_policy_file
 from worldmodel.collect.policy_improvement import fit, improve_policy
 from worldmodel.collect.policy_specs import describe_policy_file
 from worldmodel.collect.policy_training import train_policy
@@ -189,18 +188,27 @@ def test_what_cannot_be_improved_is_refused(data: Path, policy: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_an_improved_policy_of_the_toy_is_better_outside(data: Path, tmp_path: Path) -> None:
-    size = EnvOptions(size=(16, 16))
-    base = TrainPolicy(tmp_path / "base", "toy", 0, size, LEARNER, world=Path("toy"), test_episodes=0)
-    old = train_policy(base)
-    command = ["improve", "policy", str(tmp_path / "base"), "--world", "toy", "--starts-from", str(data)]
-    options = ["--out", str(tmp_path / "better"), "--minutes", "0.5", "--start-before-end", "0", "--decisions", "6"]
-    cli.main([*command, *options])
-    policies = {"new": describe_policy_file(find_policy_file(tmp_path / "better")), "old": describe_policy_file(old)}
-    rows = evaluate(policies, "toy", size.kwargs(), 60, 2_000_000, 1)
-    new, before = (np.asarray(row["returns"]) for row in rows)
-    gain = new - before
-    print(new.mean(), before.mean())
+def test_an_improved_policy_of_the_toy_is_better_outside(tmp_path: Path) -> None:
+    size, base, own = EnvOptions(size=(16, 16)), tmp_path / "base", tmp_path / "own.h5"
+    learner = replace(LEARNER, decisions=6_000)
+    train_policy(TrainPolicy(base, "toy", 0, size, learner, world=Path("toy"), test_episodes=0))
+    record("toy", str(base), own, episodes=120, size=16, progress=False)
+    command = [
+        "improve",
+        "policy",
+        str(base),
+        "--world",
+        "toy",
+        "--starts-from",
+        str(own),
+        "--out",
+        str(tmp_path / "new"),
+    ]
+    lengths = ["--minutes", "1.5", "--decisions", "8", "--epochs", "30", "--num-envs", "160"]
+    cli.main([*command, *lengths, "--start-before-end", "0", "--learning-rate", "3e-3", "--kl-weight", "0.05"])
+    policies = {name: describe_policy_file(tmp_path / name / "policy.zip") for name in ("new", "base")}
+    new, old = (np.asarray(row["returns"]) for row in evaluate(policies, "toy", size.kwargs(), 200, 2_000_000, 1))
+    gain = new - old
     assert gain.mean() - 1.96 * gain.std(ddof=1) / len(gain) ** 0.5 > 0
 
 

@@ -62,7 +62,8 @@ class DreamLearnerEnv(VecChannelsFirst):
         Returns:
             (N, 3*D+P, h, w) uint8.
         """
-        return self.transpose_observations(self.venv.reset_with_seeds(seeds))  # type: ignore[no-any-return, attr-defined]
+        observations = self.venv.reset_with_seeds(seeds)  # type: ignore[attr-defined]
+        return np.asarray(self.transpose_observations(observations))
 
     def reset_after(self, context: Context, seeds: np.ndarray) -> np.ndarray:
         """Begin a dream of one world after each of N contexts, see `WorldModel.context`.
@@ -74,4 +75,5 @@ class DreamLearnerEnv(VecChannelsFirst):
         Returns:
             (N, 3*D+P, h, w) uint8.
         """
-        return self.transpose_observations(self.venv.reset_after(context, seeds))  # type: ignore[no-any-return, attr-defined]
+        observations = self.venv.reset_after(context, seeds)  # type: ignore[attr-defined]
+        return np.asarray(self.transpose_observations(observations))
