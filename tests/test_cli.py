@@ -79,6 +79,7 @@ MAKES = {
     "data merge": "dataset",
     "train policy": "policy",
     "train clone": "policy",
+    "improve policy": "policy",
     "train world": "world",
     "train tokenizer": "tokenizer",
     "train prior": "world",
@@ -93,6 +94,8 @@ READS |= {
     "directory": "world",
     "folder": "part files",
     "policies": "policy",
+    "policy": "policy",
+    "starts_from": "dataset",
 }
 
 
