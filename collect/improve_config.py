@@ -24,7 +24,7 @@ class ImprovePolicy:
     policy.json and run.json; labels/ holds the comparisons. The same command continues a stopped run.
 
     Example:
-        worldmodel improve policy runs/dreamer --world runs/cover --starts-from cover.h5 --out runs/better
+        worldmodel improve policy runs/clone --world runs/cover --starts-from cover.h5 --out runs/better
     """
 
     policy: tyro.conf.Positional[Path]
