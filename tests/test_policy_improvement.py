@@ -102,6 +102,32 @@ def test_a_comparison_is_a_function_of_its_seed_and_discounts_the_rewards(data: 
     np.testing.assert_array_equal(single.returns, twice.returns)  # with discount 0 the first decision alone counts
 
 
+class SeededDreams:
+    """Rewards are a random number of the row's seed and step, plus the action in the first step; rows end at step 3."""
+
+    action_space = gym.spaces.Discrete(3)
+    num_envs = 12
+
+    def reset_with_seeds(self, seeds: np.ndarray) -> np.ndarray:
+        self.generators = [np.random.default_rng(seed) for seed in seeds]
+        self.time = 0
+        return np.zeros((12, 3, 16, 16), np.uint8)
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict]]:
+        rewards = np.array([generator.normal() for generator in self.generators])
+        rewards = rewards + actions * (self.time == 0) + 100.0 * (self.time >= 3)
+        self.time += 1
+        return np.zeros((12, 3, 16, 16), np.uint8), rewards, np.full(12, self.time == 3), [{}] * 12
+
+
+def test_what_dreams_of_a_moment_share_cancels_in_their_difference(tmp_path: Path) -> None:
+    comparisons = compare_actions(SeededDreams(), small_model(tmp_path), 5, 0.9, 0)
+    assert len(comparisons) == 4
+    np.testing.assert_allclose(comparisons.returns - comparisons.returns[:, :1], [[0, 1, 2]] * 4, atol=1e-5)
+    assert np.abs(comparisons.returns).max() < 20, "nothing counts after the end"
+    assert comparisons.returns[:, 0].std() > 0.1
+
+
 def bright_side(num: int, seed: int) -> Comparisons:
     """Moments whose best action is 1 if the left half is bright and 2 if the right is; returns are very noisy."""
     rng = np.random.default_rng(seed)
