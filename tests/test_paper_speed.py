@@ -43,6 +43,7 @@ def test_attention_and_products_are_counted(script: ModuleType) -> None:
     assert counter.get_total_flops() == 2 * (2 * heads * n * d * d)
 
 
+@pytest.mark.slow
 def test_both_loops_of_both_parts_are_measured(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
