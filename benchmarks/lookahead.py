@@ -12,20 +12,22 @@ import argparse
 import json
 import multiprocessing
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import stable_baselines3
 import torch
 
 from worldmodel import envs
 from worldmodel.collect.learner_config import LearnerConfig
 from worldmodel.collect.lookahead_policy import LookaheadPolicy
 from worldmodel.collect.policy_evaluation import evaluate
+from worldmodel.collect.policy_improvement import load_model
 from worldmodel.collect.policy_specs import describe_policy_file
 from worldmodel.common.files import write_json_atomic
 from worldmodel.envs.make_like import env_arguments
+from worldmodel.metrics.statistics import ratio
 from worldmodel.world.world_model import WorldModel
 
 
@@ -34,9 +36,8 @@ def play(args: argparse.Namespace, seed: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     world = WorldModel.from_pretrained(args.world)
     name, kwargs = env_arguments(world)
-    saved = json.loads((args.policy / "policy.json").read_text())["learner"]
-    learner = LearnerConfig.from_json(saved)
-    model = getattr(stable_baselines3, learner.algo.upper()).load(args.policy / "policy.zip", device="cpu")
+    learner = LearnerConfig.from_json(json.loads((args.policy / "policy.json").read_text())["learner"])
+    model = load_model(args.policy / "policy.zip", learner.algo)
     policy = LookaheadPolicy(model, learner, world, args.dreams, args.decisions, args.margin, args.backend)
     env = envs.make(name, **kwargs)
     frame, _ = env.reset(seed=seed)
@@ -53,13 +54,6 @@ def play(args: argparse.Namespace, seed: int) -> dict[str, Any]:
         "changed": policy.changed,
         "seconds": time.process_time() - begin,
     }
-
-
-def bootstrap(values: np.ndarray) -> list[float]:
-    """Mean and 95 % bootstrap interval."""
-    rng = np.random.default_rng(0)
-    means = values[rng.integers(len(values), size=(10_000, len(values)))].mean(1)
-    return [float(values.mean()), *map(float, np.percentile(means, [2.5, 97.5]))]
 
 
 def main() -> None:
@@ -83,7 +77,7 @@ def main() -> None:
     done = {episode["seed"] for episode in report["episodes"]}
     seeds = [seed for seed in range(args.first_seed, args.first_seed + args.episodes) if seed not in done]
     with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
-        for episode in pool.imap_unordered(Episode(args), seeds):
+        for episode in pool.imap_unordered(partial(play, args), seeds):
             report["episodes"] = sorted([*report["episodes"], episode], key=lambda row: int(row["seed"]))
             write_json_atomic(args.out, report)
             returns = [row["return"] for row in report["episodes"]]
@@ -93,24 +87,11 @@ def main() -> None:
     policies = {"alone": describe_policy_file(args.policy / "policy.zip")}
     alone = np.asarray(evaluate(policies, name, kwargs, args.episodes, args.first_seed, 1)[0]["returns"])
     ahead = np.asarray([row["return"] for row in report["episodes"]][: args.episodes])
-    report["figures"] = {
-        "with lookahead": bootstrap(ahead),
-        "alone": bootstrap(alone),
-        "difference, paired by seed": bootstrap(ahead - alone),
-    }
+    values = {"with lookahead": ahead, "alone": alone, "difference, paired by seed": ahead - alone}
+    report["figures"] = {name: ratio(x, np.ones(len(x))).to_json() for name, x in values.items()}
     write_json_atomic(args.out, report)
-    for text, (mean, low, high) in report["figures"].items():
-        print(f"{text}: {mean:.1f} [{low:.1f}, {high:.1f}]")
-
-
-class Episode:
-    """`play` with its arguments; can be pickled."""
-
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.args = args
-
-    def __call__(self, seed: int) -> dict[str, Any]:
-        return play(self.args, seed)
+    for name, figure in report["figures"].items():
+        print("{}: {mean:.1f} [{low:.1f}, {high:.1f}]".format(name, **figure))
 
 
 if __name__ == "__main__":

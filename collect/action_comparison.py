@@ -1,13 +1,14 @@
-"""Comparing all actions of recorded moments in dreams that share their random numbers.
+"""Comparing all actions of recorded states in dreams that share their random numbers.
 
-One dream a moment and action is enough: what the dreams of a moment have in common cancels in the difference of their
-returns, and the noise that is left averages out over moments.
+One dream a state and action is enough: what the dreams of a state have in common cancels in the difference of their
+returns, and the noise that is left averages out over states.
 
-Shapes: B moments, A actions, K decisions of a dream, C h w of an observation.
+Shapes: B states, A actions, K decisions of a dream, C h w of an observation.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from worldmodel.common.files import atomic_path
 
 @dataclass(frozen=True)
 class Comparisons:
-    """Returns of all actions of some moments.
+    """Returns of all actions of some states.
 
     Attributes:
         observations: (B, C, h, w) uint8, what the policy observed.
@@ -38,7 +39,7 @@ class Comparisons:
 
     @staticmethod
     def concatenate(parts: list[Comparisons]) -> Comparisons:
-        """All moments of some parts, at least one."""
+        """All states of some parts, at least one."""
         return Comparisons(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0])})
 
     def save(self, path: Path, minutes: float) -> None:
@@ -62,15 +63,15 @@ def action_probabilities(model: Any, observations: np.ndarray) -> np.ndarray:
     return model.policy.get_distribution(inputs).distribution.probs.cpu().numpy()
 
 
-def compare_actions(dreams: Any, model: Any, decisions: int, gamma: float, seed: int) -> Comparisons:
-    """Compare the actions of B moments: each dream takes one of them, then follows the policy.
+def compare_actions(dreams: Any, model: Any, decisions: int, gamma: float, seed: int | Sequence[int]) -> Comparisons:
+    """Compare the actions of B states: each dream takes one of them, then follows the policy.
 
     Args:
         dreams: a `DreamLearnerEnv` of A*B rows that begins at recorded time steps.
         model: the policy, an SB3 actor-critic with a Discrete action space.
         decisions: K; a dream that ends before gets no more rewards.
         gamma: discount of a decision.
-        seed: of the moments, the dreams and the sampled actions.
+        seed: of the states, the dreams and the sampled actions, as `numpy.random.default_rng` takes it.
 
     Returns:
         The comparisons, a function of the arguments.
@@ -89,10 +90,10 @@ def returns_by_action(
     """Discounted returns (B, A) of dreams that begin with each action and then follow the policy.
 
     Args:
-        dreams: a `DreamLearnerEnv` of A*B rows that have just begun; row a*B + b is moment b with action a.
+        dreams: a `DreamLearnerEnv` of A*B rows that have just begun; row a*B + b is state b with action a.
         model: the policy.
         observations: (A*B, C, h, w) uint8, the current ones.
-        uniforms: (K, B) float64 in [0, 1): from which the later actions of all dreams of a moment are sampled.
+        uniforms: (K, B) float64 in [0, 1): from which the later actions of all dreams of a state are sampled.
         gamma: discount of a decision.
     """
     num_actions, num = int(dreams.action_space.n), uniforms.shape[1]

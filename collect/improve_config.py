@@ -16,8 +16,8 @@ from worldmodel.common.errors import UserError
 class ImprovePolicy:
     """Improve a policy by comparing its actions in dreams: one step of rollout policy iteration.
 
-    From recorded moments a world dreams on once for each action: that action first, then the policy's own. The dreams
-    of one moment share their random numbers, so that their returns differ by the action alone. The policy then learns
+    From recorded states a world dreams on once for each action: that action first, then the policy's own. The dreams
+    of one state share their random numbers, so that their returns differ by the action alone. The policy then learns
     to take the better actions, without moving far from what it was. Repeat with the result as the next policy.
 
     Needs a Discrete action space and a policy of ppo or a2c. Writes policy.zip (contains pickles, as all SB3 files),

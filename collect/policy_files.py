@@ -10,8 +10,12 @@ from worldmodel.common.errors import UserError
 from worldmodel.common.files import expand_path
 
 
-def find_policy_file(path: Path) -> Path:
-    """The file that `--init-from` names: a .zip, or policy.zip, else checkpoint.zip, in a directory.
+def find_policy_file(path: Path, option: str = "--init-from") -> Path:
+    """The file of a policy: a .zip, or policy.zip, else checkpoint.zip, in a directory.
+
+    Args:
+        path: the file or the directory.
+        option: names `path` in the error.
 
     Raises:
         UserError: no such file.
@@ -22,7 +26,7 @@ def find_policy_file(path: Path) -> Path:
         if file.is_file():
             return file
     wanted = "policy.zip or checkpoint.zip in it" if path.is_dir() else "a file or a directory of `train policy`"
-    raise UserError(f"--init-from {path}: wanted {wanted}.")
+    raise UserError(f"{option} {path}: wanted {wanted}.")
 
 
 def file_hash(path: Path) -> str:

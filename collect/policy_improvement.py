@@ -1,10 +1,10 @@
 """`worldmodel improve policy`: compare actions in dreams, then move the policy towards the better ones.
 
 Policy iteration by rollouts (Tesauro and Galperin 1996; Lagoudakis and Parr 2003), with two changes: the dreams of a
-moment share their random numbers, and the policy climbs its expected advantage under the comparisons instead of
+state share their random numbers, and the policy climbs its expected advantage under the comparisons instead of
 imitating the best action, which would follow their noise.
 
-Shapes: N moments, A actions, B batch, C h w of an observation.
+Shapes: N states, A actions, B batch, C h w of an observation.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ from worldmodel.common.mirroring import action_mirror
 from worldmodel.common.run_info import check_same_run, remove_run, save_run_info
 from worldmodel.common.spaces import Discrete, from_gymnasium
 from worldmodel.common.torch_state import isolated_torch_state
+from worldmodel.metrics.statistics import ratio
 from worldmodel.world.hub import find_world
 from worldmodel.world.world_model import WorldModel
 
 BATCHES = 16  # of comparisons in a file
-HELD_OUT = 0.1  # share of the files whose moments measure the gain
+HELD_OUT = 0.1  # share of the files whose states measure the gain
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,9 @@ def improve_policy(config: ImprovePolicy) -> Path:
     if config.json:
         print(json.dumps({"policy": str(out / "policy.zip"), **result}))
     else:
-        interval = f"{result['gain']:+.5f} [{result['gain_low']:+.5f}, {result['gain_high']:+.5f}]"
+        interval = "{mean:+.5f} [{low:+.5f}, {high:+.5f}]".format(**result["gain"])
         print(
-            f"{out / 'policy.zip'}: {result['moments']} moments compared in {result['minutes']:.1f} min; "
+            f"{out / 'policy.zip'}: {result['states']} states compared in {result['minutes']:.1f} min; "
             f"gain in return from one decision by the new policy in held-out dreams: {interval}."
         )
     return out / "policy.zip"
@@ -89,7 +90,7 @@ def improve_policy(config: ImprovePolicy) -> Path:
 
 @isolated_torch_state()
 def _improve(config: ImprovePolicy) -> None:
-    file = find_policy_file(config.policy)
+    file = find_policy_file(config.policy, "policy")
     settings = file.with_name("policy.json")
     if not settings.exists():
         raise UserError(f"{config.policy}: wanted a directory with policy.json, as `train policy` writes it.")
@@ -151,15 +152,15 @@ def _compare(
     )
     rows = num_actions * max(1, config.num_envs // num_actions)
     dreams = None
-    with tqdm(total=sum(map(len, parts)) or None, initial=sum(map(len, parts)), unit="moment", desc="comparing") as bar:
-        bar.total = None
+    with tqdm(initial=sum(map(len, parts)), unit="state", desc="comparing") as bar:
         while minutes < config.minutes or len(parts) < 2:
             if dreams is None:  # the encoding of the starts is not part of the budget
                 options = {**dream_keywords(settings), "num_starts": config.num_starts, "seed": config.seed}
                 dreams = DreamLearnerEnv(world, rows, **options, starts_from=config.starts_from)
+                check_spaces(config, model, dreams)
             begin, batches = time.monotonic(), []
             for i in range(BATCHES):
-                seed = hash_seed(config.seed, len(parts), i)
+                seed = (config.seed, len(parts), i)
                 batches.append(compare_actions(dreams, model, config.decisions, learner.gamma, seed))
                 bar.update(len(batches[-1]))
             part, spent = Comparisons.concatenate(batches), (time.monotonic() - begin) / 60
@@ -170,9 +171,19 @@ def _compare(
     return parts, minutes
 
 
-def hash_seed(*numbers: int) -> int:
-    """A seed below 2**32 that depends on all numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+def check_spaces(config: ImprovePolicy, model: Any, dreams: Any) -> None:
+    """Refuse a world that the policy was not trained for.
+
+    Raises:
+        UserError: the policy has other observations or actions than the dreams.
+    """
+    for name in ("observation_space", "action_space"):
+        own, dreamed = getattr(model, name), getattr(dreams, name)
+        if own != dreamed:
+            raise UserError(
+                f"{config.policy} has {name} {own}, in dreams of {config.world} it would be {dreamed}; give the world "
+                "of the environment that the policy was trained for."
+            )
 
 
 def _mirrored_actions(config: ImprovePolicy, learner: LearnerConfig, world: WorldModel) -> np.ndarray | None:
@@ -199,7 +210,7 @@ def fit(model: Any, parts: list[Comparisons], config: ImprovePolicy, mirrored: n
         mirrored: (A,) int64, see `_mirrored_actions`; None for none.
 
     Returns:
-        "moments"; "gain", the mean over held-out moments of what the new policy expects to return more than the old
+        "states"; "gain", the mean over held-out states of what the new policy expects to return more than the old
         one in one decision, with its 95 % interval; "changed", the share of them whose most likely action changed.
     """
     from tqdm import tqdm
@@ -225,7 +236,7 @@ def fit(model: Any, parts: list[Comparisons], config: ImprovePolicy, mirrored: n
                 optimiser.step()
                 schedule.step()
                 bar.update()
-    return {"moments": len(train) + len(test), **_gain(model, test)}
+    return {"states": len(train) + len(test), **_gain(model, test)}
 
 
 def _examples(comparisons: Comparisons) -> Examples:
@@ -258,12 +269,11 @@ def _loss(model: Any, examples: Examples, rows: Tensor, config: ImprovePolicy) -
     return (config.kl_weight * divergence - value - config.entropy * entropy).mean()
 
 
-def _gain(model: Any, test: Comparisons) -> dict[str, float]:
-    """The gain on held-out moments, see `fit`."""
+def _gain(model: Any, test: Comparisons) -> dict[str, Any]:
+    """The gain on held-out states, see `fit`."""
     parts = np.array_split(np.arange(len(test)), -(-len(test) // 256))
     new = np.concatenate([action_probabilities(model, test.observations[rows]) for rows in parts])
     gains = ((new - test.probabilities) * test.returns).sum(1)
-    half = 1.96 * float(gains.std(ddof=1)) / len(gains) ** 0.5
-    gain = float(gains.mean())
+    gain = ratio(gains, np.ones(len(gains)))
     changed = float((new.argmax(1) != test.probabilities.argmax(1)).mean())
-    return {"gain": gain, "gain_low": gain - half, "gain_high": gain + half, "changed": changed}
+    return {"gain": gain.to_json(), "changed": changed}

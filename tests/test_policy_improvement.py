@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -120,7 +122,7 @@ class SeededDreams:
         return np.zeros((12, 3, 16, 16), np.uint8), rewards, np.full(12, self.time == 3), [{}] * 12
 
 
-def test_what_dreams_of_a_moment_share_cancels_in_their_difference(tmp_path: Path) -> None:
+def test_what_dreams_of_a_state_share_cancels_in_their_difference(tmp_path: Path) -> None:
     comparisons = compare_actions(SeededDreams(), small_model(tmp_path), 5, 0.9, 0)
     assert len(comparisons) == 4
     np.testing.assert_allclose(comparisons.returns - comparisons.returns[:, :1], [[0, 1, 2]] * 4, atol=1e-5)
@@ -129,7 +131,7 @@ def test_what_dreams_of_a_moment_share_cancels_in_their_difference(tmp_path: Pat
 
 
 def bright_side(num: int, seed: int) -> Comparisons:
-    """Moments whose best action is 1 if the left half is bright and 2 if the right is; returns are very noisy."""
+    """States whose best action is 1 if the left half is bright and 2 if the right is; returns are very noisy."""
     rng = np.random.default_rng(seed)
     right = rng.random(num) < 0.5
     observations = rng.integers(0, 60, (num, 3, 16, 16), np.uint8)
@@ -150,8 +152,8 @@ def test_a_fit_finds_the_better_action_through_noise(tmp_path: Path, mirror: boo
     probabilities = policy_improvement.action_probabilities(model, new.observations)
     wanted = np.where(new.observations[:, :, :, 8:].mean((1, 2, 3)) > 100, 2, 1)
     assert (probabilities.argmax(1) == wanted).mean() > 0.95
-    assert result["moments"] == 2000
-    assert result["gain_low"] > 0.3, "the true gain is 2/3"
+    assert result["states"] == 2000
+    assert result["gain"]["low"] > 0.3, "the true gain is 2/3"
 
 
 def test_a_fit_stays_near_the_old_policy_where_the_weight_says_so(tmp_path: Path) -> None:
@@ -160,7 +162,7 @@ def test_a_fit_stays_near_the_old_policy_where_the_weight_says_so(tmp_path: Path
     for weight in (0.0, 100.0):
         torch.manual_seed(0)
         settings = config(tmp_path, tmp_path, tmp_path, epochs=4, batch_size=64, kl_weight=weight)
-        gains.append(fit(small_model(tmp_path), parts, settings, None)["gain"])
+        gains.append(fit(small_model(tmp_path), parts, settings, None)["gain"]["mean"])
     assert abs(gains[1]) < 0.1 * gains[0]
 
 
@@ -189,7 +191,7 @@ def test_a_stopped_run_continues_to_the_same_policy(
     assert any(not torch.equal(tensor, old[name]) for name, tensor in models[0].items())
     assert not (tmp_path / "stopped" / "labels").exists()
     result = json.loads((tmp_path / "stopped" / "policy.json").read_text())["result"]
-    assert result["moments"] == 16
+    assert result["states"] == 16
     with pytest.raises(UserError, match="another run"):
         improve_policy(config(policy, data, tmp_path / "stopped", epochs=2))
 
@@ -208,6 +210,14 @@ def test_what_cannot_be_improved_is_refused(data: Path, policy: Path, tmp_path: 
     save_model(small_model(tmp_path, gym.spaces.Box(-1, 1, (2,))), tmp_path / "box.zip")
     with pytest.raises(UserError, match="compares the actions of a Discrete space"):
         policy_improvement.load_model(tmp_path / "box.zip", "ppo")
+    other = replace(LEARNER, frame_stack=3)
+    model = new_model(replace(other, num_envs=2), DreamLearnerEnv("toy", 2, frame_stack=3), 0, tmp_path, "cpu")
+    save_model(model, bare / "policy.zip")  # whose policy.json has two frames
+    (bare / "policy.json").write_text((policy / "policy.json").read_text())
+    with pytest.raises(UserError, match=r"observation_space .* give the world of the environment"):
+        improve_policy(config(bare, data, tmp_path / "other"))
+    with pytest.raises(UserError, match=r"policy .*nowhere: wanted a file or a directory"):
+        improve_policy(config(tmp_path / "nowhere", data, tmp_path / "out"))
     for changes, message in (({"decisions": 0}, "decisions=0"), ({"start_before_end": 2.0}, "share from 0 to 1")):
         with pytest.raises(UserError, match=message):
             config(policy, data, tmp_path, **changes)
@@ -259,3 +269,20 @@ def test_lookahead_takes_an_action_that_dreams_promise_more_for(policy: Path) ->
         assert (ahead.changed > 0) == (margin == 0)
     assert played[0.0] != played[1e9]
     env.close()
+
+
+@pytest.mark.slow
+def test_the_lookahead_benchmark_continues_and_compares_on_the_same_seeds(policy: Path, tmp_path: Path) -> None:
+    script, out = Path(__file__).parent.parent / "benchmarks" / "lookahead.py", tmp_path / "lookahead.json"
+    command = [sys.executable, str(script), str(policy), "--world", "toy", "--out", str(out), "--workers", "1"]
+    for episodes in ("2", "3"):
+        subprocess.run([*command, "--episodes", episodes, "--dreams", "1", "--decisions", "1"], check=True, timeout=300)
+        report = json.loads(out.read_text())
+        assert [row["seed"] for row in report["episodes"]] == list(range(2_000_000, 2_000_000 + int(episodes)))
+    returns = [row["return"] for row in report["episodes"]]
+    assert report["figures"]["with lookahead"]["mean"] == pytest.approx(np.mean(returns))
+    figures = {name: value["mean"] for name, value in report["figures"].items()}
+    assert figures["difference, paired by seed"] == pytest.approx(figures["with lookahead"] - figures["alone"])
+    wrong = subprocess.run([*command, "--margin", "5"], capture_output=True, text=True, timeout=300)
+    assert wrong.returncode == 2
+    assert "has other settings" in wrong.stderr
