@@ -1,14 +1,17 @@
 """A policy with and without lookahead in the dreams of a world, on the same seeds of the environment.
 
-    python benchmarks/lookahead.py runs/dreamer --world runs/cover --episodes 60 --out lookahead.json
+    python benchmarks/lookahead.py runs/dreamer --world runs/cover --episodes 60 --against periodic --out lookahead.json
 
 The policy compares its actions in dreams before each decision (`collect.lookahead_policy`). An episode that is done is
-kept in --out: repeat the command to continue, or to add episodes. --workers processes share the seeds.
+kept in --out: repeat the command to continue, or to add episodes. --workers processes share the seeds. Whether the
+policy reacts to what it observes is measured too: each episode is played again with the actions of the next one, and
+where it outlasts that, of those after it; the last one is followed by the first.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import time
@@ -24,7 +27,8 @@ from worldmodel.collect.learner_config import LearnerConfig
 from worldmodel.collect.lookahead_policy import LookaheadPolicy
 from worldmodel.collect.policy_evaluation import evaluate
 from worldmodel.collect.policy_improvement import load_model
-from worldmodel.collect.policy_specs import describe_policy_file
+from worldmodel.collect.policy_specs import describe_policy_file, parse_noisy_policy
+from worldmodel.collect.rollout import play_steps
 from worldmodel.common.files import write_json_atomic
 from worldmodel.envs.make_like import env_arguments
 from worldmodel.metrics.statistics import ratio
@@ -40,20 +44,29 @@ def play(args: argparse.Namespace, seed: int) -> dict[str, Any]:
     model = load_model(args.policy / "policy.zip", learner.algo)
     policy = LookaheadPolicy(model, learner, world, args.dreams, args.decisions, args.margin, args.backend)
     env = envs.make(name, **kwargs)
-    frame, _ = env.reset(seed=seed)
     policy.begin(np.random.default_rng(seed))
-    begin, total, over = time.process_time(), 0.0, False
-    while not over:
-        frame, reward, terminated, truncated, _ = env.step(policy.act(frame))
-        total, over = total + float(reward), terminated or truncated
+    begin = time.process_time()
+    steps = list(play_steps(env, policy.act, seed))[1:]  # the first is the reset
     env.close()
     return {
         "seed": seed,
-        "return": total,
+        "return": sum(float(step.reward) for step in steps),
         "decisions": policy.decided,
         "changed": policy.changed,
         "seconds": time.process_time() - begin,
+        "actions": [int(step.action) for step in steps],
     }
+
+
+def replay_returns(env: Any, episodes: list[dict[str, Any]]) -> list[float]:
+    """Returns of the seeds of some episodes with the actions of the episodes that follow each."""
+    returns = []
+    for i, episode in enumerate(episodes):
+        others = itertools.cycle(episodes[i + 1 :] + episodes[: i + 1])
+        actions = (action for other in others for action in other["actions"])
+        steps = list(play_steps(env, lambda _, of=actions: next(of), episode["seed"]))
+        returns.append(sum(float(step.reward) for step in steps))
+    return returns
 
 
 def main() -> None:
@@ -67,10 +80,13 @@ def main() -> None:
     parser.add_argument("--decisions", type=int, default=3, help="length of a dream")
     parser.add_argument("--margin", type=float, default=0.01)
     parser.add_argument("--backend", default="torch", choices=("torch", "onnx"))
+    parser.add_argument("--against", nargs="*", default=[], metavar="POLICY", help="policies to play on the same seeds")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    settings = {name: str(value) for name, value in vars(args).items() if name not in ("episodes", "out", "workers")}
+    settings = {
+        name: str(value) for name, value in vars(args).items() if name not in ("episodes", "out", "workers", "against")
+    }
     report = json.loads(args.out.read_text()) if args.out.exists() else {"settings": settings, "episodes": []}
     if report["settings"] != settings:
         parser.error(f"{args.out} has other settings: {report['settings']}")
@@ -82,13 +98,20 @@ def main() -> None:
             write_json_atomic(args.out, report)
             returns = [row["return"] for row in report["episodes"]]
             print(f"{len(returns)} episodes, mean {np.mean(returns):.0f}", flush=True)
-    world = WorldModel.from_pretrained(args.world)
-    name, kwargs = env_arguments(world)
+    name, kwargs = env_arguments(WorldModel.from_pretrained(args.world))
+    env = envs.make(name, **kwargs)
+    episodes = report["episodes"][: args.episodes]
+    own = np.asarray([episode["return"] for episode in episodes])
     policies = {"alone": describe_policy_file(args.policy / "policy.zip")}
-    alone = np.asarray(evaluate(policies, name, kwargs, args.episodes, args.first_seed, 1)[0]["returns"])
-    ahead = np.asarray([row["return"] for row in report["episodes"]][: args.episodes])
-    values = {"with lookahead": ahead, "alone": alone, "difference, paired by seed": ahead - alone}
+    for text in args.against:
+        policies[text] = parse_noisy_policy(text, env.meta.action_space, envs.policy_defaults(name))
+    rows = evaluate(policies, name, kwargs, args.episodes, args.first_seed, 1)
+    others = {row["policy"]: np.asarray(row["returns"]) for row in rows}
+    others["actions of the next episode"] = np.asarray(replay_returns(env, episodes))
+    env.close()
+    values = {"with lookahead": own, **others, **{f"lookahead minus {key}": own - x for key, x in others.items()}}
     report["figures"] = {name: ratio(x, np.ones(len(x))).to_json() for name, x in values.items()}
+    report["returns"] = {name: x.tolist() for name, x in others.items()}
     write_json_atomic(args.out, report)
     for name, figure in report["figures"].items():
         print("{}: {mean:.1f} [{low:.1f}, {high:.1f}]".format(name, **figure))

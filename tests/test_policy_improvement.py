@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -275,6 +276,7 @@ def test_lookahead_takes_an_action_that_dreams_promise_more_for(policy: Path) ->
 def test_the_lookahead_benchmark_continues_and_compares_on_the_same_seeds(policy: Path, tmp_path: Path) -> None:
     script, out = Path(__file__).parent.parent / "benchmarks" / "lookahead.py", tmp_path / "lookahead.json"
     command = [sys.executable, str(script), str(policy), "--world", "toy", "--out", str(out), "--workers", "1"]
+    command += ["--against", "random"]
     for episodes in ("2", "3"):
         subprocess.run([*command, "--episodes", episodes, "--dreams", "1", "--decisions", "1"], check=True, timeout=300)
         report = json.loads(out.read_text())
@@ -282,7 +284,21 @@ def test_the_lookahead_benchmark_continues_and_compares_on_the_same_seeds(policy
     returns = [row["return"] for row in report["episodes"]]
     assert report["figures"]["with lookahead"]["mean"] == pytest.approx(np.mean(returns))
     figures = {name: value["mean"] for name, value in report["figures"].items()}
-    assert figures["difference, paired by seed"] == pytest.approx(figures["with lookahead"] - figures["alone"])
+    for other in ("alone", "random", "actions of the next episode"):
+        assert figures[f"lookahead minus {other}"] == pytest.approx(figures["with lookahead"] - figures[other])
+    env = envs.make("toy", size=(16, 16))
+    first, second = (row["actions"] for row in report["episodes"][:2])
+    for episode, actions in ((0, first), (1, second)):
+        env.reset(seed=2_000_000 + episode)
+        assert sum(env.step(action)[1] for action in actions) == pytest.approx(returns[episode])
+    env.reset(seed=2_000_000)
+    replayed, over = 0.0, False
+    for action in itertools.chain(second, report["episodes"][2]["actions"], first):
+        if not over:
+            _, reward, terminated, truncated, _ = env.step(action)
+            replayed, over = replayed + reward, terminated or truncated
+    env.close()
+    assert report["returns"]["actions of the next episode"][0] == pytest.approx(replayed)
     wrong = subprocess.run([*command, "--margin", "5"], capture_output=True, text=True, timeout=300)
     assert wrong.returncode == 2
     assert "has other settings" in wrong.stderr
