@@ -2,7 +2,8 @@
 
     python benchmarks/lookahead.py runs/dreamer --world runs/cover --episodes 60 --against periodic --out lookahead.json
 
-The policy compares its actions in dreams before each decision (`collect.lookahead_policy`). An episode that is done is
+The policy compares its actions in dreams before each decision (`collect.lookahead_policy`). `worldmodel eval policy
+lookahead:POLICY:WORLD` plays the same; this script is for hours of it: an episode that is done is
 kept in --out: repeat the command to continue, or to add episodes. --workers processes share the seeds. Whether the
 policy reacts to what it observes is measured too: each episode is played again with the actions of the next one, and
 where it outlasts that, of those after it; the last one is followed by the first.
@@ -23,10 +24,8 @@ import numpy as np
 import torch
 
 from worldmodel import envs
-from worldmodel.collect.learner_config import LearnerConfig
-from worldmodel.collect.lookahead_policy import LookaheadPolicy
+from worldmodel.collect.lookahead_spec import LookaheadConfig
 from worldmodel.collect.policy_evaluation import evaluate
-from worldmodel.collect.policy_improvement import load_model
 from worldmodel.collect.policy_specs import describe_policy_file, parse_noisy_policy
 from worldmodel.collect.rollout import play_steps
 from worldmodel.common.files import write_json_atomic
@@ -35,15 +34,14 @@ from worldmodel.metrics.statistics import ratio
 from worldmodel.world.world_model import WorldModel
 
 
-def play(args: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """One episode with lookahead."""
+def play(args: argparse.Namespace, name: str, kwargs: dict[str, Any], seed: int) -> dict[str, Any]:
+    """One episode of the environment of this name with lookahead."""
     torch.set_num_threads(1)
-    world = WorldModel.from_pretrained(args.world)
-    name, kwargs = env_arguments(world)
-    learner = LearnerConfig.from_json(json.loads((args.policy / "policy.json").read_text())["learner"])
-    model = load_model(args.policy / "policy.zip", learner.algo)
-    policy = LookaheadPolicy(model, learner, world, args.dreams, args.decisions, args.margin, args.backend)
+    lookahead = LookaheadConfig(args.world, args.dreams, args.decisions, args.margin, args.backend)
     env = envs.make(name, **kwargs)
+    policy: Any = describe_policy_file(args.policy / "policy.zip", lookahead=lookahead).build(
+        env.meta.action_space, env
+    )
     policy.begin(np.random.default_rng(seed))
     begin = time.process_time()
     steps = list(play_steps(env, policy.act, seed))[1:]  # the first is the reset
@@ -92,13 +90,13 @@ def main() -> None:
         parser.error(f"{args.out} has other settings: {report['settings']}")
     done = {episode["seed"] for episode in report["episodes"]}
     seeds = [seed for seed in range(args.first_seed, args.first_seed + args.episodes) if seed not in done]
+    name, kwargs = env_arguments(WorldModel.from_pretrained(args.world))
     with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
-        for episode in pool.imap_unordered(partial(play, args), seeds):
+        for episode in pool.imap_unordered(partial(play, args, name, kwargs), seeds):
             report["episodes"] = sorted([*report["episodes"], episode], key=lambda row: int(row["seed"]))
             write_json_atomic(args.out, report)
             returns = [row["return"] for row in report["episodes"]]
             print(f"{len(returns)} episodes, mean {np.mean(returns):.0f}", flush=True)
-    name, kwargs = env_arguments(WorldModel.from_pretrained(args.world))
     env = envs.make(name, **kwargs)
     episodes = report["episodes"][: args.episodes]
     own = np.asarray([episode["return"] for episode in episodes])

@@ -34,6 +34,8 @@ def batch_policy(spec: PolicySpec, space: Space, env: Any = None) -> PolicyFacto
     Raises:
         UserError: a policy that needs more than frames, or does not fit the environment.
     """
+    if "lookahead" in spec.params:
+        raise UserError(f"policy {spec.name!r} dreams before each decision; it plays in environments, not in dreams.")
     if spec.kind == "file":
         return _learned_policy(spec, space, env)
     if spec.kind == "scripted" and uses_privileged_state(scripted_policy(str(spec.params["entry_point"]))):

@@ -45,8 +45,8 @@ class Collect:
     env: str = "doom/take-cover"
     """Short name (see `worldmodel envs`) or any gymnasium id."""
     policy: str = "random"
-    """random, sticky, periodic, periodic:6-60 (each episode samples its period), FILE.zip, or ppo, a2c, dqn, sac, which
-    are trained first."""
+    """random, sticky, periodic, periodic:6-60 (each episode samples its period), FILE.zip,
+    lookahead:POLICY:WORLD, or ppo, a2c, dqn, sac, which are trained first."""
     mix: str = ""
     """Shares of episodes that other policies play: 'random=0.2,periodic=0.2'."""
     epsilon: float = 0.0
@@ -259,8 +259,9 @@ class EvalPolicy:
     """
 
     policies: tyro.conf.Positional[tuple[str, ...]]
-    """random, sticky, periodic, periodic:32 (its period in steps), a scripted policy of the environment, FILE.zip or a
-    directory of `train policy`; NAME@SHARE adds a share of random actions."""
+    """random, sticky, periodic, periodic:32 (its period in steps), a scripted policy of the environment, FILE.zip, a
+    directory of `train policy`, or lookahead:POLICY:WORLD, such a policy that compares its actions in dreams of a world
+    before each decision; NAME@SHARE adds a share of random actions."""
     env: str = ""
     """Short name (see `worldmodel envs`) or any gymnasium id; doom/take-cover if not given."""
     world: Path | None = None

@@ -37,6 +37,8 @@ class ImprovePolicy:
     """The directory to write."""
     minutes: float = 20.0
     """Time to compare actions in dreams. The learning after it takes a minute or two more."""
+    states: int | None = None
+    """Stop comparing after so many states, if that is before --minutes: the result then depends on the seed alone."""
     decisions: int = 3
     """Length of a dream in decisions of the policy: the compared one, and those after it."""
     start_before_end: float = 0.5
@@ -68,9 +70,10 @@ class ImprovePolicy:
     """Print the result as JSON."""
 
     def __post_init__(self) -> None:
-        for name in ("decisions", "num_envs", "num_starts", "epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)}: wanted at least 1.")
+        for name in ("decisions", "num_envs", "num_starts", "epochs", "batch_size", "states"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name}={value}: wanted at least 1.")
         for name in ("minutes", "learning_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"{name}={getattr(self, name)}: wanted a positive number.")

@@ -10,6 +10,7 @@ Shapes: N states, A actions, B batch, C h w of an observation.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from dataclasses import asdict, dataclass, replace
@@ -122,16 +123,28 @@ def load_model(file: Path, algo: str) -> Any:
     import stable_baselines3
 
     model = getattr(stable_baselines3, algo.upper()).load(file, device="cpu")
-    space = from_gymnasium(model.action_space)
-    if not isinstance(space, Discrete):
-        raise UserError(f"{file} has actions {space}; `improve policy` compares the actions of a Discrete space.")
+    require_discrete(model, file)
     return model
+
+
+def require_discrete(model: Any, name: str | Path) -> None:
+    """Refuse an SB3 model whose actions cannot be compared one by one.
+
+    Raises:
+        UserError: its actions are not Discrete, or it has no distribution of them.
+    """
+    space = from_gymnasium(model.action_space)
+    if not isinstance(space, Discrete) or not hasattr(model.policy, "get_distribution"):
+        raise UserError(
+            f"{name} is a {type(model).__name__} with actions {space}; wanted PPO or A2C with a Discrete action space, "
+            "whose actions can be compared."
+        )
 
 
 def _compare(
     config: ImprovePolicy, learner: LearnerConfig, world: WorldModel, model: Any
 ) -> tuple[list[Comparisons], float]:
-    """The files of comparisons, those of a stopped run first, until the minutes are used."""
+    """The files of comparisons, those of a stopped run first, until the minutes are used or there are enough states."""
     from tqdm import tqdm
 
     from worldmodel.dream import DreamLearnerEnv
@@ -153,11 +166,11 @@ def _compare(
     rows = num_actions * max(1, config.num_envs // num_actions)
     dreams = None
     with tqdm(initial=sum(map(len, parts)), unit="state", desc="comparing") as bar:
-        while minutes < config.minutes or len(parts) < 2:
+        while (minutes < config.minutes and bar.n < (config.states or math.inf)) or len(parts) < 2:
             if dreams is None:  # the encoding of the starts is not part of the budget
                 options = {**dream_keywords(settings), "num_starts": config.num_starts, "seed": config.seed}
                 dreams = DreamLearnerEnv(world, rows, **options, starts_from=config.starts_from)
-                check_spaces(config, model, dreams)
+                check_spaces(config.policy, config.world, model, dreams)
             begin, batches = time.monotonic(), []
             for i in range(BATCHES):
                 seed = (config.seed, len(parts), i)
@@ -171,7 +184,7 @@ def _compare(
     return parts, minutes
 
 
-def check_spaces(config: ImprovePolicy, model: Any, dreams: Any) -> None:
+def check_spaces(policy: str | Path, world: str | Path, model: Any, dreams: Any) -> None:
     """Refuse a world that the policy was not trained for.
 
     Raises:
@@ -181,7 +194,7 @@ def check_spaces(config: ImprovePolicy, model: Any, dreams: Any) -> None:
         own, dreamed = getattr(model, name), getattr(dreams, name)
         if own != dreamed:
             raise UserError(
-                f"{config.policy} has {name} {own}, in dreams of {config.world} it would be {dreamed}; give the world "
+                f"{policy} has {name} {own}, in dreams of {world} it would be {dreamed}; give the world "
                 "of the environment that the policy was trained for."
             )
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from worldmodel.collect.learner_config import LearnerConfig
+from worldmodel.collect.lookahead_spec import PREFIX, LookaheadConfig, lookahead_policy, parse_lookahead
 from worldmodel.collect.policies import (
     PERIOD,
     STICK,
@@ -21,7 +22,7 @@ from worldmodel.collect.policies import (
     RandomPolicy,
     StickyPolicy,
 )
-from worldmodel.collect.policy_files import guess_algorithm
+from worldmodel.collect.policy_files import file_hash, guess_algorithm
 from worldmodel.common.errors import UserError, unknown_name
 from worldmodel.common.files import expand_path
 from worldmodel.common.memory import keep_freed_memory
@@ -133,7 +134,8 @@ def parse_policy(text: str, space: Space, defaults: dict[str, Any], epsilon: flo
 
     Args:
         text: random, sticky[:STICK], periodic[:PERIOD], periodic:FIRST-LAST (each episode samples its period from
-            this range), a scripted policy of the environment, FILE.zip, or a directory of `train policy`.
+            this range), a scripted policy of the environment, FILE.zip, a directory of `train policy`, or
+            lookahead:POLICY:WORLD, such a file or directory that compares its actions in dreams of a world.
         space: the environment's action space.
         defaults: the environment's default parameters per kind, e.g. {"periodic": {"actions": [1, 2]}}. Its
             "reserved_periods" are left out of a range of periods.
@@ -146,13 +148,16 @@ def parse_policy(text: str, space: Space, defaults: dict[str, Any], epsilon: flo
     if "entry_point" in defaults.get(text, {}):
         params = dict(defaults[text])
         return PolicySpec(text, "scripted", params, "", _digest("scripted", params), 1.0, epsilon)
+    if kind == PREFIX:
+        path, lookahead = parse_lookahead(text)
+        return describe_policy_file(path, epsilon, lookahead=lookahead)
     if kind not in BUILT_IN:
         path = expand_path(text)
         path = path / "policy.zip" if path.is_dir() else path
         if path.suffix == ".zip" or path.exists():
             return describe_policy_file(path, epsilon)
         scripted = [name for name, params in defaults.items() if "entry_point" in params]
-        raise unknown_name("policy", text, [*BUILT_IN, *scripted, "ppo", "sac", "FILE.zip"])
+        raise unknown_name("policy", text, [*BUILT_IN, *scripted, "ppo", "sac", "FILE.zip", "lookahead:POLICY:WORLD"])
     params = dict(defaults.get(kind, {}))
     try:
         if kind == "periodic":
@@ -203,8 +208,16 @@ def _period_params(text: str, reserved: Sequence[int]) -> dict[str, Any]:
     return {"periods": periods}
 
 
-def describe_policy_file(path: Path, epsilon: float = 0.0, name: str = "") -> PolicySpec:
+def describe_policy_file(
+    path: Path, epsilon: float = 0.0, name: str = "", lookahead: LookaheadConfig | None = None
+) -> PolicySpec:
     """Describe a Stable-Baselines3 file, with the policy.json that `train policy` writes next to it.
+
+    Args:
+        path: the .zip.
+        epsilon: share of steps with a random action.
+        name: by default the algorithm, or "lookahead".
+        lookahead: compare its actions in dreams while it plays.
 
     Raises:
         UserError: missing, or not an SB3 file.
@@ -221,7 +234,11 @@ def describe_policy_file(path: Path, epsilon: float = 0.0, name: str = "") -> Po
     else:
         params = {"learner": {"algo": guess_algorithm(path)}}
         name = name or params["learner"]["algo"]
-    return PolicySpec(name, "file", params, str(path.resolve()), hashlib.sha256(content).hexdigest(), 1.0, epsilon)
+    digest = hashlib.sha256(content).hexdigest()
+    if lookahead is not None:
+        name, digest = PREFIX, lookahead.digest(digest)
+        params["lookahead"] = asdict(lookahead)
+    return PolicySpec(name, "file", params, str(path.resolve()), digest, 1.0, epsilon)
 
 
 def load_policy_file(spec: PolicySpec, env: Any) -> Policy:
@@ -234,8 +251,8 @@ def load_policy_file(spec: PolicySpec, env: Any) -> Policy:
     Raises:
         UserError: the file changed since its hash was taken, or it was trained for other observations or actions.
     """
-    content = Path(spec.path).read_bytes()
-    if hashlib.sha256(content).hexdigest() != spec.hash:
+    digest, lookahead = file_hash(Path(spec.path)), spec.params.get("lookahead")
+    if (digest if lookahead is None else LookaheadConfig(**lookahead).digest(digest)) != spec.hash:
         raise UserError(f"{spec.path} changed since the recording was started; its hash was {spec.hash[:12]}….")
     import stable_baselines3
 
@@ -251,6 +268,8 @@ def load_policy_file(spec: PolicySpec, env: Any) -> Policy:
         learner = LearnerConfig.from_json(settings)
     with preserved_global_state():
         model = algorithm.load(spec.path, device="cpu")
+        if lookahead is not None:
+            return lookahead_policy(model, learner, lookahead, env, spec.path)
         return model_policy(model, env, spec.path, learner, deterministic, num_threads=1)
 
 

@@ -127,6 +127,9 @@ def paths_read(config: Any) -> set[tuple[str, str]]:
             if field.name in ("real", "fake") and item.suffix != ".h5":
                 kind = "world" if str(item) in shipped_worlds() else "clip model"
                 read |= {(kind, str(item))} if item.suffix != ".npy" and item.name != "videos" else set()
+            elif str(item).startswith("lookahead:"):
+                policy, _, world = str(item).removeprefix("lookahead:").rpartition(":")
+                read |= {("policy", policy), ("world", world)}
             elif field.name in READS and (isinstance(item, Path) or (isinstance(item, str) and "/" in item)):
                 read.add((READS[field.name], str(item)))
     return read

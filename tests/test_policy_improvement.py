@@ -20,17 +20,20 @@ from worldmodel import envs
 from worldmodel.cli import command_line as cli
 from worldmodel.collect import policy_improvement, record
 from worldmodel.collect.action_comparison import Comparisons, compare_actions
+from worldmodel.collect.batch_policies import batch_policy
 from worldmodel.collect.collect_config import TrainPolicy
 from worldmodel.collect.env_options import EnvOptions
 from worldmodel.collect.improve_config import ImprovePolicy
 from worldmodel.collect.learner_config import LearnerConfig
 from worldmodel.collect.learner_model import new_model, save_model
 from worldmodel.collect.lookahead_policy import LookaheadPolicy
+from worldmodel.collect.lookahead_spec import LookaheadConfig, parse_lookahead
 from worldmodel.collect.policy_evaluation import evaluate
 from worldmodel.collect.policy_improvement import fit, improve_policy
-from worldmodel.collect.policy_specs import describe_policy_file
+from worldmodel.collect.policy_specs import describe_policy_file, load_policy_file, parse_noisy_policy
 from worldmodel.collect.policy_training import train_policy
 from worldmodel.common.errors import UserError
+from worldmodel.data import Dataset
 from worldmodel.dream import DreamLearnerEnv
 from worldmodel.world.world_model import WorldModel
 
@@ -209,7 +212,7 @@ def test_what_cannot_be_improved_is_refused(data: Path, policy: Path, tmp_path: 
     with pytest.raises(UserError, match="trained by dqn; wanted a policy of ppo or a2c"):
         improve_policy(config(bare, data, tmp_path / "out"))
     save_model(small_model(tmp_path, gym.spaces.Box(-1, 1, (2,))), tmp_path / "box.zip")
-    with pytest.raises(UserError, match="compares the actions of a Discrete space"):
+    with pytest.raises(UserError, match=r"is a PPO with actions Box.* wanted PPO or A2C with a Discrete action space"):
         policy_improvement.load_model(tmp_path / "box.zip", "ppo")
     other = replace(LEARNER, frame_stack=3)
     model = new_model(replace(other, num_envs=2), DreamLearnerEnv("toy", 2, frame_stack=3), 0, tmp_path, "cpu")
@@ -219,7 +222,11 @@ def test_what_cannot_be_improved_is_refused(data: Path, policy: Path, tmp_path: 
         improve_policy(config(bare, data, tmp_path / "other"))
     with pytest.raises(UserError, match=r"policy .*nowhere: wanted a file or a directory"):
         improve_policy(config(tmp_path / "nowhere", data, tmp_path / "out"))
-    for changes, message in (({"decisions": 0}, "decisions=0"), ({"start_before_end": 2.0}, "share from 0 to 1")):
+    for changes, message in (
+        ({"decisions": 0}, "decisions=0"),
+        ({"start_before_end": 2.0}, "share from 0 to 1"),
+        ({"states": 0}, "states=0"),
+    ):
         with pytest.raises(UserError, match=message):
             config(policy, data, tmp_path, **changes)
 
@@ -241,7 +248,7 @@ def test_an_improved_policy_of_the_toy_is_better_outside(tmp_path: Path) -> None
         "--out",
         str(tmp_path / "new"),
     ]
-    lengths = ["--minutes", "1.5", "--decisions", "8", "--epochs", "30", "--num-envs", "160"]
+    lengths = ["--minutes", "60", "--states", "12000", "--decisions", "8", "--epochs", "30", "--num-envs", "160"]
     cli.main([*command, *lengths, "--start-before-end", "0", "--learning-rate", "3e-3", "--kl-weight", "0.05"])
     policies = {name: describe_policy_file(tmp_path / name / "policy.zip") for name in ("new", "base")}
     new, old = (np.asarray(row["returns"]) for row in evaluate(policies, "toy", size.kwargs(), 200, 2_000_000, 1))
@@ -270,6 +277,49 @@ def test_lookahead_takes_an_action_that_dreams_promise_more_for(policy: Path) ->
         assert (ahead.changed > 0) == (margin == 0)
     assert played[0.0] != played[1e9]
     env.close()
+
+
+def test_lookahead_is_a_policy_for_recordings_and_evaluations(policy: Path, tmp_path: Path) -> None:
+    text, env = f"lookahead:{policy}:toy", {"size": (16, 16), "max_steps": 4}
+    path = record("toy", text, tmp_path / "ahead.h5", episodes=2, progress=False, epsilon=0.25, **env)
+    with Dataset(path) as dataset:
+        recorded = dataset.header.policies[0]
+    alone = describe_policy_file(policy / "policy.zip")
+    assert recorded.name == "lookahead"
+    assert recorded.params["lookahead"]["world"] == "toy"
+    assert recorded.hash != alone.hash
+    space = envs.make("toy", **env).meta.action_space
+    spec = parse_noisy_policy(f"{text}@0.25", space, {})
+    assert (spec.hash, spec.epsilon) == (recorded.hash, 0.25)
+    policies = {"alone": alone, "ahead": parse_noisy_policy(text, space, {})}
+    rows = evaluate(policies, "toy", env, 6, 2_000_000, 1)
+    assert rows[0]["returns"] != rows[1]["returns"]
+
+
+def test_lookahead_is_refused_where_it_cannot_work(policy: Path, tmp_path: Path) -> None:
+    for text in ("lookahead:toy", "lookahead::toy", f"lookahead:{policy}:"):
+        with pytest.raises(UserError, match="wanted lookahead:POLICY:WORLD"):
+            parse_lookahead(text)
+    with pytest.raises(UserError, match="nowhere: wanted a file or a directory"):
+        parse_lookahead("lookahead:nowhere:toy")
+    for changes in ({"dreams": 0}, {"decisions": 0}, {"margin": -1.0}, {"backend": "tpu"}):
+        with pytest.raises(UserError, match="wanted at least 1, 1 and 0"):
+            LookaheadConfig("toy", **changes)  # type: ignore[arg-type]
+    ahead = describe_policy_file(policy / "policy.zip", lookahead=LookaheadConfig("toy"))
+    env = envs.make("toy", size=16)
+    with pytest.raises(UserError, match="plays in environments, not in dreams"):
+        batch_policy(ahead, env.meta.action_space, env)
+    with pytest.raises(UserError, match=r"the world toy has .*give a world of this environment"):
+        load_policy_file(ahead, envs.make("toy", size=32))
+    with pytest.raises(UserError, match="there is no world directory"):
+        describe_policy_file(policy / "policy.zip", lookahead=LookaheadConfig("nowhere"))
+    bare = tmp_path / "policy.zip"
+    bare.write_bytes((policy / "policy.zip").read_bytes())
+    with pytest.raises(UserError, match=r"needs the policy\.json"):
+        load_policy_file(describe_policy_file(bare, lookahead=LookaheadConfig("toy")), env)
+    other = replace(ahead, params={**ahead.params, "lookahead": {**ahead.params["lookahead"], "dreams": 5}})
+    with pytest.raises(UserError, match="changed since"):
+        load_policy_file(other, env)
 
 
 @pytest.mark.slow
