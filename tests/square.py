@@ -110,7 +110,9 @@ def short(num_steps: int = 12, **loop: Any) -> WorldConfig:
     )
 
 
-def train_and_keep(data: Path, out: Path, kept: Path, config: WorldConfig, pause: float = 0.0) -> None:
+def train_and_keep(
+    data: Path, out: Path, kept: Path, config: WorldConfig, pause: float = 0.0, progress: Any = None
+) -> None:
     """Train a world and copy its last checkpoints; run in a process that may be killed.
 
     Args:
@@ -119,6 +121,7 @@ def train_and_keep(data: Path, out: Path, kept: Path, config: WorldConfig, pause
         kept: where the checkpoints are copied to.
         config: config of the training.
         pause: seconds after each logged step, to leave time for a kill.
+        progress: called at each logged step in place of the pause.
     """
     from worldmodel.train import train_world
     from worldmodel.train.workspace import Workspace
@@ -132,17 +135,19 @@ def train_and_keep(data: Path, out: Path, kept: Path, config: WorldConfig, pause
 
     Workspace.finish = copy_and_finish  # type: ignore[method-assign]
     try:
-        train_world(data, out, config, device="cpu", progress=lambda *_: time.sleep(pause))
+        train_world(data, out, config, device="cpu", progress=progress or (lambda *_: time.sleep(pause)))
     finally:
         Workspace.finish = finish  # type: ignore[method-assign]
 
 
-def train_as_rank(rank: int, num_processes: int, port: int, data: Path, out: Path, kept: Path, config: Any) -> None:
+def train_as_rank(
+    rank: int, num_processes: int, port: int, data: Path, out: Path, kept: Path, config: Any, pause: float = 0.0
+) -> None:
     """`train_and_keep` as one of several processes, as torchrun would start it."""
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     values = (rank, rank, num_processes, "127.0.0.1", port)
     os.environ.update(dict(zip(names, map(str, values), strict=True)))
-    train_and_keep(data, out, kept, config)
+    train_and_keep(data, out, kept, config, pause)
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import multiprocessing
 import os
@@ -202,10 +203,10 @@ def test_a_tilde_means_the_home_directory(
 def test_the_averaged_weights_are_saved(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     update, seen = Loop.update, []
 
-    def watch(self: Loop, losses: dict[str, torch.Tensor]) -> None:
+    def watch(self: Loop) -> None:
         if not seen:
             seen.append([p.detach().clone() for p in self.parameters])
-        update(self, losses)
+        update(self)
         seen.append([p.detach().clone() for p in self.parameters])
 
     monkeypatch.setattr(Loop, "update", watch)
@@ -320,11 +321,11 @@ def test_a_stopped_run_continues_as_if_never_stopped(
 ) -> None:
     update = Loop.update
 
-    def stop(self: Loop, losses: dict) -> None:
+    def stop(self: Loop) -> None:
         self.calls = getattr(self, "calls", 0) + 1  # type: ignore[attr-defined]
         if (self.stage, self.calls) == stop_at:  # type: ignore[attr-defined]
             raise Stop
-        update(self, losses)
+        update(self)
 
     monkeypatch.setattr(Loop, "update", stop)
     with pytest.raises(Stop):
@@ -425,28 +426,40 @@ def test_a_run_killed_many_times_equals_one_never_killed(kind: str, path: Path, 
     assert digests(out) == digests(tmp_path / "calm")
 
 
-def test_two_processes_train_the_same_world_as_one(tmp_path: Path) -> None:
-    """On noisy frames: where many patches are equal, rounding decides between equal codes."""
-    path = tmp_path / "noisy.h5"
-    record_square(path, 40, noise=25)
-    config = short(5, ema_decay=0.0, checkpoint_seconds=1e9)
+def in_two_processes(path: Path, out: Path, config: Any, pause: float = 0.0) -> list[multiprocessing.Process]:
+    """Start `train_and_keep` in two processes that train together."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    two = [
-        in_process(train_as_rank, rank, 2, port, path, tmp_path / "two", tmp_path / "two-kept", config)
-        for rank in range(2)
-    ]
+    kept = out.with_name(f"{out.name}-kept")
+    return [in_process(train_as_rank, rank, 2, port, path, out, kept, config, pause) for rank in range(2)]
+
+
+def test_two_processes_train_the_same_world_as_one_and_one_continues_it(tmp_path: Path) -> None:
+    """On noisy frames: where many patches are equal, rounding decides between equal codes."""
+    path = tmp_path / "noisy.h5"
+    record_square(path, 40, noise=25)
+    config = short(5, ema_decay=0.0, checkpoint_seconds=0.0, log_every=1)
+    two = in_two_processes(path, tmp_path / "two", config)
     train_and_keep(path, tmp_path / "one", tmp_path / "one-kept", config)
     for process in two:
         process.join(100)
         assert process.exitcode == 0
-    for stage in ("tokenizer", "prior"):
-        one, both = (load_file(tmp_path / f"{n}-kept" / f"{stage}.safetensors") for n in ("one", "two"))
+    stopped = in_two_processes(path, tmp_path / "moved", config, pause=0.5)
+    wait_for(3, tmp_path / "moved.training" / "training" / "tokenizer.jsonl", stopped[0].is_alive)
+    for process in stopped:
+        process.kill()
+        process.join()
+    assert not (tmp_path / "moved").exists()
+    stages: list[tuple[str, int]] = []
+    train_and_keep(path, tmp_path / "moved", tmp_path / "moved-kept", config, progress=lambda *x: stages.append(x[:2]))
+    assert ("tokenizer", 1) not in stages, "continued"
+    for stage, n in itertools.product(("tokenizer", "prior"), ("two", "moved")):
+        one, both = (load_file(tmp_path / f"{k}-kept" / f"{stage}.safetensors") for k in ("one", n))
         assert one.keys() == both.keys()
         for name in one:
             torch.testing.assert_close(both[name], one[name], atol=1e-5, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
-        for a, b in zip(*(rows(tmp_path / n / "training" / f"{stage}.jsonl") for n in ("one", "two")), strict=True):
+        for a, b in zip(*(rows(tmp_path / k / "training" / f"{stage}.jsonl") for k in ("one", n)), strict=True):
             assert a == pytest.approx(b, rel=1e-3, abs=1e-4)
 
 

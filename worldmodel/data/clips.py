@@ -141,6 +141,12 @@ class ClipSampler:
         """B, the clips of this rank per step."""
         return self.batch_size // self.world_size
 
+    def frame_valid(self, episodes: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """Which frames of clips exist, (B, L) bool, without reading the frames: episodes and first frames are (B,)."""
+        frames = (self.dataset.frame_offsets[episodes] + starts)[:, None] + np.arange(self.length)
+        valid: np.ndarray = self.dataset.flat("frame_valid")[frames]
+        return valid
+
     def locate(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """The clips of this rank at a step, without reading them.
 

@@ -57,6 +57,10 @@ class Codebook(nn.Module):
         restart_below: a code whose moving average of uses per step falls below this is dead: its embedding and
             averages restart at a random vector of the batch.
         num_codebooks: C.
+
+    Attributes:
+        num_parts: the averages are updated after so many batches in training mode, from all of them together: the parts
+            that a training step accumulates gradients over.
     """
 
     embeddings: Tensor
@@ -80,6 +84,8 @@ class Codebook(nn.Module):
         self.slice_dim = code_dim // num_codebooks
         self.decay = decay
         self.restart_below = restart_below
+        self.num_parts = 1
+        self._pending: list[Tensor] = []  # uses and sums of the parts of this step, (V*C, 1 + d/C) each
         self.register_buffer("embeddings", torch.zeros(num_codes, code_dim))
         self.register_buffer("ema_counts", torch.ones(num_codes * num_codebooks))  # of (V, C)
         self.register_buffer("ema_sums", torch.zeros(num_codes, code_dim))
@@ -127,7 +133,7 @@ class Codebook(nn.Module):
             codes=codes,
             commitment=F.mse_loss(vectors, quantised) * process_weight(len(vectors), vectors.device),
             perplexity=perplexity(uses.view(self.num_codes, self.num_codebooks)).mean(),
-            num_dead=dead.sum(),
+            num_dead=dead.sum() * (self.num_parts if self.training else 1),  # whose mean over parts is the number
         )
 
     @torch.no_grad()
@@ -179,11 +185,16 @@ class Codebook(nn.Module):
             candidates: (V, d), where dead codes restart.
 
         Returns:
-            How often all processes chose each code, (V*C,) float32, and which codes restarted, (V*C,) bool.
+            How often all processes chose each code in this step, (V*C,) float32, and which codes restarted, (V*C,)
+            bool: none before the last part of a step.
         """
         sums = torch.zeros_like(self._to_slices(self.ema_sums)).index_add_(0, index, self._to_slices(vectors))
-        total = sum_over_processes(torch.cat([uses[:, None], sums], 1))  # (V*C, 1 + d/C)
+        self._pending.append(sum_over_processes(torch.cat([uses[:, None], sums], 1)))  # (V*C, 1 + d/C)
+        total = torch.stack(self._pending).sum(0)
         uses, sums = total[:, 0], total[:, 1:]
+        if len(self._pending) < self.num_parts:
+            return uses, torch.zeros_like(uses, dtype=torch.bool)
+        self._pending.clear()
         self.ema_counts.lerp_(uses, 1 - self.decay)
         averages = self._to_slices(self.ema_sums).lerp_(sums, 1 - self.decay)
         dead = self.ema_counts < self.restart_below

@@ -119,8 +119,10 @@ def train_border_stage(
     loop = Loop("border", tokenizer.border, settings, seed, run, sampler.locate, validate)
     for step in loop.steps():
         episodes, starts = sampler.locate(step)
-        batch = sampler.gather(episodes, starts).torch(run.runtime.device)
-        with run.runtime.autocast():
-            losses = losses_of(batch.frames, batch.frame_valid)
-        loop.update(losses)
+        for rows, share in loop.parts(sampler.frame_valid(episodes, starts).sum(1)):
+            batch = sampler.gather(episodes[rows], starts[rows]).torch(run.runtime.device)
+            with run.runtime.autocast():
+                losses = losses_of(batch.frames, batch.frame_valid)
+            loop.backward(losses, share)
+        loop.update()
     return {"border_psnr": round(validate()[0]["border_psnr"], 2)}

@@ -55,13 +55,16 @@ def clip_steps(model: ClipModel, batches: ClipBatches, config: ClipTraining, run
         return sampler.locate(0 if config.overfit_one_batch else step)
 
     loop = Loop("prior", model.prior, settings, config.seed, run, locate, clip_validation(model, batches, config, run))
-    rows = process_rows(settings.batch_size)
+    own = process_rows(settings.batch_size)
     for step in loop.steps():
-        episodes, starts = locate(step)
-        clips = batches.gather(episodes[rows], starts[rows])
-        with run.runtime.autocast():
-            losses = model.prior.loss(clips.codes, clips.conditioning, clips.has_loss)
-        loop.update(losses)
+        episodes, starts = (clips[own] for clips in locate(step))
+        has_loss = np.asarray(sampler.frame_valid(episodes, starts).all(1))  # (B,)
+        for rows, share in loop.parts(has_loss):
+            clips = batches.gather(episodes[rows], starts[rows])
+            with run.runtime.autocast():
+                losses = model.prior.loss(clips.codes, clips.conditioning, clips.has_loss)
+            loop.backward(losses, share)
+        loop.update()
         yield step
 
 

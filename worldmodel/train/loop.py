@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.common.errors import UserError
+from worldmodel.common.processes import sum_over_processes
 from worldmodel.train.checkpoints import load_checkpoint, save_checkpoint
 from worldmodel.train.training_config import LoopConfig
 from worldmodel.train.training_log import Log
@@ -45,7 +46,10 @@ class Loop:
 
     ```python
     for step in loop.steps():
-        loop.update(model.loss(batch(step)))
+        clips = batch(step)
+        for rows, share in loop.parts(weights):
+            loop.backward(model.loss(clips[rows]), share)
+        loop.update()
     ```
 
     A step is a pure function of (model, optimiser, seed, step): torch's generators are seeded again in each, so that
@@ -88,6 +92,7 @@ class Loop:
         self.seconds = 0.0  # of training before this process
         self.step = 0
         self._metrics: dict[str, Tensor] = {}
+        self._parts: list[dict[str, Tensor]] = []  # losses of the parts of this step, each times its share
         self._diverged = torch.full((), -1, device=self.runtime.device)  # first step whose loss was not finite
 
     @property
@@ -96,7 +101,7 @@ class Loop:
         return self.run.folder / f"{self.stage}.safetensors"
 
     def steps(self) -> Iterator[int]:
-        """Yield the numbers of the remaining steps; each must call `update` once."""
+        """Yield the numbers of the remaining steps; each must call `backward` for each part, then `update` once."""
         started, is_main = self.clock(), self.runtime.is_main
         self._resume()
         log = Log(self.run.log_folder, self.stage, self.step) if is_main else None
@@ -125,16 +130,48 @@ class Loop:
         self.model.eval()
         self._swap_average()
 
-    def update(self, losses: dict[str, Tensor]) -> None:
-        """One optimiser step on `losses["loss"]`; the other losses are logged.
+    def parts(self, weights: np.ndarray) -> Iterator[tuple[slice, float]]:
+        """Split this process's clips of a step into `config.accumulation_steps` parts, as even as possible.
+
+        Args:
+            weights: (B,), how much each clip counts in the loss, such as its number of valid frames.
+
+        Yields:
+            The rows of a part, and its share of the weights in all processes. Collective with several parts: every
+            process must call it.
+
+        Raises:
+            UserError: fewer clips than parts.
+        """
+        count, num = len(weights), self.config.accumulation_steps
+        if count < num:
+            raise UserError(
+                f"accumulation_steps={num}: a process has {count} clips of a step; wanted at most as many parts."
+            )
+        parts = [slice(i * count // num, (i + 1) * count // num) for i in range(num)]
+        if num == 1:
+            yield parts[0], 1.0
+            return
+        totals = torch.tensor([float(weights[rows].sum()) for rows in parts], device=self.runtime.device)
+        totals = sum_over_processes(totals)
+        yield from zip(parts, (totals / totals.sum().clamp_min(1e-9)).tolist(), strict=True)
+
+    def backward(self, losses: dict[str, Tensor], share: float = 1.0) -> None:
+        """Add the gradient of `share` times `losses["loss"]`; the other losses are logged."""
+        losses = {name: value * share for name, value in losses.items()} if share != 1 else losses
+        losses["loss"].backward()
+        self._parts.append({name: value.detach() for name, value in losses.items()})
+
+    def update(self) -> None:
+        """One optimiser step.
 
         Raises:
             UserError: the loss or the gradient is not finite. On a GPU, where reading it at every step would be slow,
                 `steps` raises the error later, for the same step.
         """
-        self.optimiser.zero_grad(set_to_none=True)
-        losses["loss"].backward()
-        metrics = self.runtime.average(self.model, losses)
+        figures = {name: sum((part[name] for part in self._parts[1:]), value) for name, value in self._parts[0].items()}
+        self._parts.clear()
+        metrics = self.runtime.average(self.model, figures)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
         self._metrics = {**metrics, "gradient_norm": norm}
         finite = torch.isfinite(metrics["loss"]) & torch.isfinite(norm)
@@ -142,6 +179,7 @@ class Loop:
         if self.runtime.device.type == "cpu":
             self._check_divergence()
         self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
         if self.average:  # the decay grows with the steps, so that the first weights are soon forgotten
             decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
             torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)

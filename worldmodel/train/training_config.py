@@ -24,6 +24,8 @@ class LoopConfig:
         min_steps: lower bound of the number of steps that a budget is converted to, so that a busy machine does
             not leave the model untrained.
         batch_size: clips per step, of all processes together.
+        accumulation_steps: parts that the clips of a step are computed in, one after the other, to save memory. Their
+            gradients are added, each weighted by its share of the frames that have a loss.
         clip_length: frames per clip.
         learning_rate: highest learning rate.
         warmup_steps: steps until the highest learning rate.
@@ -45,6 +47,7 @@ class LoopConfig:
     num_steps: int = 0
     min_steps: int = 0
     batch_size: int = 16
+    accumulation_steps: int = 1
     clip_length: int = 2
     learning_rate: float = 1e-3
     warmup_steps: int = 50
@@ -58,6 +61,11 @@ class LoopConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"ema_decay={self.ema_decay}: wanted 0 (no average) or more, below 1, such as 0.999.")
+        if not 1 <= self.accumulation_steps <= self.batch_size:
+            raise UserError(
+                f"accumulation_steps={self.accumulation_steps}: wanted 1 to batch_size={self.batch_size}, the parts of "
+                "a batch."
+            )
         if self.validations < 0 or self.log_every < 1:
             raise UserError(
                 f"validations={self.validations}, log_every={self.log_every}: wanted 0 or more, and 1 or more."

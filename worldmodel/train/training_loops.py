@@ -83,17 +83,23 @@ def tokenizer_steps(
         tokenizer.fit_normaliser((part for x in frames for part in (x, x.flip(-2))) if config.mirror else frames)
     validate = tokenizer_validation(tokenizer, data, settings.clip_length, config.seed, run)
     loop = Loop("tokenizer", tokenizer, settings, config.seed, run, locate, validate)
-    rows = process_rows(settings.batch_size)
+    own = process_rows(settings.batch_size)
+    tokenizer.codebook.num_parts = settings.accumulation_steps
     for step in loop.steps():
-        episodes, starts = locate(step)
-        arrays = sampler.gather(episodes[rows], starts[rows])
-        if config.mirror:
-            arrays = replace(arrays, frames=flip_rows(arrays.frames, mirrored(step)[rows]))
-        batch = arrays.torch(run.runtime.device)
-        with run.runtime.autocast():
-            losses = tokenizer.loss(batch.frames, batch.frame_valid)
-        loop.update(losses)
+        episodes, starts = (clips[own] for clips in locate(step))
+        flips = mirrored(step)[own]
+        valid = sampler.frame_valid(episodes, starts)  # (B, L)
+        for rows, share in loop.parts(valid.sum(1)):
+            arrays = sampler.gather(episodes[rows], starts[rows])
+            if config.mirror:
+                arrays = replace(arrays, frames=flip_rows(arrays.frames, flips[rows]))
+            batch = arrays.torch(run.runtime.device)
+            with run.runtime.autocast():
+                losses = tokenizer.loss(batch.frames, batch.frame_valid)
+            loop.backward(losses, share)
+        loop.update()
         yield step
+    tokenizer.codebook.num_parts = 1
 
 
 def train_prior_stage(
@@ -128,9 +134,12 @@ def train_prior_stage(
         clip = clip.to(run.runtime.device)
         if config.shuffled_actions:
             clip = replace(clip, actions=clip.actions.roll(1, 0))
-        with run.runtime.autocast():
-            losses = prior.loss(clip)
-        loop.update(losses)
+        for rows, share in loop.parts(clip.weights.sum(1).cpu().numpy()):
+            part = clip.select(rows) if settings.accumulation_steps > 1 else clip
+            with run.runtime.autocast():
+                losses = prior.loss(part)
+            loop.backward(losses, share)
+        loop.update()
 
 
 def _clips_of_steps(sampler: ClipSampler, overfit_one_batch: bool) -> LocateClips:
