@@ -38,6 +38,7 @@ from worldmodel.common.files import atomic_path, write_json_atomic
 from worldmodel.data import Dataset
 from worldmodel.data.clips import Batch
 from worldmodel.metrics.clip_sources import DEFAULT_SAMPLING, recorded_clips
+from worldmodel.metrics.diversity import sample_spread
 from worldmodel.metrics.metric_registry import select_clip_metrics
 from worldmodel.metrics.statistics import ratio
 from worldmodel.prior.clip.clip_conditioning import Conditioning
@@ -268,8 +269,8 @@ def draw_samples(out: Path, models: dict[str, ClipModel], batches: list[Batch[Te
     samples = {name: sample_clips(model, batches, seed) for name, model in models.items()}
     spreads = {}
     for name, clips in samples.items():
-        predicted = clips[:, :, models[name].prior.config.num_given_frames :].astype(np.float64)
-        spread = np.sqrt(predicted.var(1, ddof=1).mean((1, 2, 3, 4)))  # (N,)
+        predicted = clips[:, :, models[name].prior.config.num_given_frames :]
+        spread = np.asarray([sample_spread(samples) for samples in predicted])  # (N,)
         spreads[name] = ratio(spread, np.ones(len(spread))).to_json()
     write_pictures(out, real.numpy()[:DRAWN_CLIPS], {name: clips[:DRAWN_CLIPS] for name, clips in samples.items()})
     drawn = [

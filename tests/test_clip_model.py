@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
@@ -23,6 +24,7 @@ from worldmodel.data import ClipSampler, Dataset, Episode, Header, PartWriter, P
 from worldmodel.dream import DreamEnv
 from worldmodel.envs import toy
 from worldmodel.metrics.clip_sources import generated_clips, recorded_clips
+from worldmodel.metrics.diversity import mean_spread, sample_spread
 from worldmodel.prior import Sampling
 from worldmodel.prior.clip.clip_conditioning import Conditioning
 from worldmodel.tokenizer import TokenizerConfig
@@ -352,7 +354,9 @@ def test_clips_without_a_loss_have_no_influence() -> None:
     assert prior.loss(codes, Conditioning(), torch.zeros(3, dtype=torch.bool))["loss"] == 0
 
 
-def test_a_frame_tokenizer_with_actions_of_each_step_and_a_given_frame(data: Dataset, tmp_path: Path) -> None:
+def test_a_frame_tokenizer_with_actions_of_each_step_and_a_given_frame(
+    data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     loop = {"num_steps": 2, "validations": 1, "clip_length": 3}
     config = replace(
         TINY_CLIP,
@@ -381,7 +385,31 @@ def test_a_frame_tokenizer_with_actions_of_each_step_and_a_given_frame(data: Dat
         run(command)
     run([*command, "--data", str(data.paths[0])])
     assert picture.exists()
+    assert "differ by" not in capsys.readouterr().out, "each clip has conditions of its own"
+    image = np.zeros((SIZE, 2 * SIZE, 4), np.uint8)  # with an alpha channel; its centre is used
+    image[:, SIZE // 2 : SIZE // 2 + SIZE] = np.pad(frames[0].numpy(), ((0, 0), (0, 0), (0, 1)), constant_values=255)
+    iio.imwrite(tmp_path / "first.png", image)
+    run([*command, "--frames", str(tmp_path / "first.png"), "--actions", "1*2", "--force"])
+    wanted = model.sample(3, actions=torch.tensor([1, 1]), frames=frames)[:, 1:]
+    assert f"differ by {sample_spread(wanted.numpy()):.1f} grey levels" in capsys.readouterr().out
+    for names, message in (
+        ([str(picture)] * 2, "got 2: give 1 images"),
+        ([str(data.paths[0])], "cannot be read as an"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run([*command, "--force", "--frames", *names])
     assert "nats_per_code_shuffled" in model.report
+
+
+def test_the_spread_of_samples_is_the_deviation_of_a_pixel() -> None:
+    clips = np.zeros((5, 2, 4, 4, 3), np.uint8)
+    clips[1], clips[2] = 10, 20  # deviation 10 among the first three
+    clips[4, 0] = 100  # of the frames of two others, half differ: variance 5000 / 2
+    assert sample_spread(clips[:3]) == pytest.approx(10)
+    assert mean_spread(clips, "aaabb") == (pytest.approx((10 + 50) / 2), 5)
+    assert mean_spread(clips, "aaabc") == (pytest.approx(10), 3)
+    assert mean_spread(clips, "abcde") is None
+    assert mean_spread(clips[:, :0], "aaaaa") is None
 
 
 # -- the commands ------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from worldmodel.train.clip_training_config import ClipTraining
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
     from worldmodel.prior.sampling import Sampling
     from worldmodel.world.clip_model import ClipModel
@@ -78,9 +79,12 @@ class SampleClips:
     """Name or index of the class; all classes in turn if not given."""
     actions: str = ""
     """'turn_right*8,forward*7': labels or numbers, each repeated so many steps; random ones if not given."""
+    frames: tuple[Path, ...] = ()
+    """Images of the first frames, for a model that is conditioned on frames. Their short side is scaled to the model's
+    size and the centre is used."""
     data: Path | None = None
     """Dataset; clip i gets the class, the actions and the first frames of a recorded clip, as far as the model needs
-    them. Required by a model that is conditioned on frames."""
+    them."""
     split: str = "test"
     """Split of the recorded clips: test, validation or train."""
     seed: int = 0
@@ -126,27 +130,33 @@ def sample_clips(config: SampleClips) -> None:
     model = ClipModel.from_pretrained(config.model, choose_runtime(config.device).device)
     sampling = Sampling(config.temperature, config.top_k, config.top_p)
     sample = _sample_given if config.data is None else _sample_like
-    clips = sample(config, model, sampling)
+    clips, spread = sample(config, model, sampling)
     write_clips(config.out, clips)
     print(f"{config.out}: {len(clips)} clips of {model.prior.config.num_frames} frames.")
+    if spread is not None:
+        print("Samples of one condition differ by {:.1f} grey levels (deviation of a pixel, {} clips).".format(*spread))
 
 
-def _sample_given(config: SampleClips, model: ClipModel, sampling: Sampling) -> list[tuple[str, np.ndarray]]:
-    """Clips of the class and actions that the flags give, with titles."""
+_Sampled = tuple[list[tuple[str, "np.ndarray"]], tuple[float, int] | None]  # clips with titles, and their mean spread
+
+
+def _sample_given(config: SampleClips, model: ClipModel, sampling: Sampling) -> _Sampled:
+    """Clips of the class, the actions and the first frames that the flags give."""
     import numpy as np
     import torch
 
     from worldmodel.cli.action_text import parse_actions
+    from worldmodel.metrics.diversity import mean_spread
 
     spec, prior = model.spec, model.prior.config
     for flag, value, is_used in (
         ("--label", config.label, prior.class_label),
         ("--actions", config.actions, prior.actions != "none"),
+        ("--frames", " ".join(map(str, config.frames)), prior.num_given_frames > 0),
     ):
         if value and not is_used:
             raise UserError(f"{flag} {value}: this clip model is not conditioned on it; leave it out.")
-    if prior.num_given_frames:
-        raise UserError("this clip model is conditioned on first frames: take them from a dataset with --data FILE.")
+    given = read_given_frames(config.frames, model) if prior.num_given_frames else None
     titles, classes, actions = ["clip"] * config.num, None, None
     if prior.class_label:
         indices = range(len(model.class_names)) if not config.label else [class_of(config.label, model.class_names)]
@@ -158,26 +168,59 @@ def _sample_given(config: SampleClips, model: ClipModel, sampling: Sampling) -> 
         if config.actions:
             chosen = parse_actions(config.actions, spec.action_space, spec.action_labels)
         actions = torch.from_numpy(chosen)
-    videos = model.sample(config.num, classes, actions, config.seed, sampling).cpu().numpy()
-    return [(f"{title} {i + 1}", video) for i, (title, video) in enumerate(zip(titles, videos, strict=True))]
+    videos = model.sample(config.num, classes, actions, config.seed, sampling, frames=given).cpu().numpy()
+    titled = [(f"{title} {i + 1}", video) for i, (title, video) in enumerate(zip(titles, videos, strict=True))]
+    return titled, mean_spread(videos[:, prior.num_given_frames :], titles)
 
 
-def _sample_like(config: SampleClips, model: ClipModel, sampling: Sampling) -> list[tuple[str, np.ndarray]]:
+def read_given_frames(paths: tuple[Path, ...], model: ClipModel) -> Tensor:
+    """The first frames of a clip model from image files, (G, H, W, 3) uint8.
+
+    Raises:
+        UserError: another number of images than the model is conditioned on, or a file that is not an image.
+    """
+    import imageio.v3 as iio
+    import numpy as np
+    import torch
+
+    from worldmodel.data.importers.frame_conversion import fit_frame
+
+    count = model.prior.config.num_given_frames
+    if len(paths) != count:
+        raise UserError(
+            f"this clip model is conditioned on {count} first frames, got {len(paths)}: give {count} images with "
+            "--frames, or take the frames from a dataset with --data FILE."
+        )
+    frames = []
+    for path in paths:
+        try:
+            image = iio.imread(path, index=0, plugin="pillow")
+        except (OSError, ValueError) as error:
+            raise UserError(f"--frames {path}: cannot be read as an image ({error}).") from error
+        rgb = np.stack([image] * 3, -1) if image.ndim == 2 else image[..., :3]  # grey, or with an alpha channel
+        frames.append(fit_frame(rgb, model.spec.pixels.size, "crop"))
+    return torch.from_numpy(np.stack(frames))
+
+
+def _sample_like(config: SampleClips, model: ClipModel, sampling: Sampling) -> _Sampled:
     """Each recorded clip, followed by a clip that is sampled with its conditions, with titles."""
     from worldmodel.data import Dataset
     from worldmodel.metrics.clip_sources import check_source, generated_clips, recorded_clips
 
     assert config.data is not None
-    if config.label or config.actions:
-        raise UserError("--data gives the class and the actions of each clip; leave --label and --actions out.")
+    if config.label or config.actions or config.frames:
+        raise UserError("--data gives all conditions of each clip; leave --label, --actions and --frames out.")
     length = model.prior.config.num_frames
     with Dataset.open_cropped(config.data, model.spec.pixels) as data:
         check_source(model, data, length)
         batches = list(recorded_clips(data, length, config.num, config.split, config.seed))
     real = [clip for batch in batches for clip in batch.frames.numpy()]
     sampled = [clip for batch in generated_clips(model, batches, config.seed, sampling) for clip in batch.numpy()]
-    pairs = enumerate(zip(real, sampled, strict=True))
-    return [(f"{title} {i + 1}", clip) for i, pair in pairs for title, clip in zip(("real", "clip"), pair, strict=True)]
+    pairs = list(enumerate(zip(real, sampled, strict=True)))
+    titled = [
+        (f"{title} {i + 1}", clip) for i, pair in pairs for title, clip in zip(("real", "clip"), pair, strict=True)
+    ]
+    return titled, None
 
 
 def class_of(label: str, class_names: tuple[str, ...]) -> int:
