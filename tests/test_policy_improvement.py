@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import subprocess
@@ -352,3 +353,30 @@ def test_the_lookahead_benchmark_continues_and_compares_on_the_same_seeds(policy
     wrong = subprocess.run([*command, "--margin", "5"], capture_output=True, text=True, timeout=300)
     assert wrong.returncode == 2
     assert "has other settings" in wrong.stderr
+
+
+def test_runs_of_the_lookahead_benchmark_are_pooled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    script = importlib.import_module("pool_lookahead")
+    reports = [
+        {"settings": {"world": world}, "episodes": [{"seed": first + i, "return": x} for i, x in enumerate(own)],
+         "returns": {"random": other}}
+        for world, first, own, other in (("a", 10, [5.0, 7.0, 9.0], [1.0, 1.0]), ("b", 20, [3.0, 1.0], [4.0, 0.0]))
+    ]  # fmt: skip
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    for file, report in zip(files, reports, strict=True):
+        file.write_text(json.dumps(report))
+    script.main([*map(str, files), "--out", str(tmp_path / "pooled.json")])
+    pooled = json.loads((tmp_path / "pooled.json").read_text())
+    assert [run["episodes"] for run in pooled["runs"]] == [2, 2], "the third has no other policy yet"
+    assert [run["with lookahead"]["mean"] for run in pooled["runs"]] == [6.0, 2.0]
+    everything = pooled["all"]
+    assert (everything["with lookahead"]["mean"], everything["random"]["mean"]) == (4.0, 1.5)
+    difference = everything["lookahead minus random"]
+    assert difference["mean"] == 2.5
+    assert -1 <= difference["low"] < 2.5 < difference["high"] <= 6
+    assert "all, 4 episodes" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="share a seed"):
+        script.pool([reports[0], reports[0]])
