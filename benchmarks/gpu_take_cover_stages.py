@@ -17,6 +17,7 @@ from gpu_world_stages import WorldStages
 TEST_SEED = 1_100_000  # 300 seeds that no other result has used
 MINUTES = {"record": 1.6, "tokenizer": 1.0, "prior": 2.6, "policy": 1.6}  # budgets of a stage
 TEST_MINUTES = 0.7  # 300 episodes of each policy on 15 processes
+LOOKAHEAD_EPISODES, LOOKAHEAD_MINUTES = 75, 4.0  # some 40 s of a core each, on 15 processes
 LADDER_MINUTES = 1.0
 REHEARSAL_SECONDS = 1.0  # that a stage of the rehearsal must have left
 
@@ -60,6 +61,8 @@ class TakeCoverStages(WorldStages):
                 learn = partial(self.train_policy_of, world, policy)
                 plan.append((name, learn, [f"world-{world}"], MINUTES["policy"]))
                 plan.append((f"test-{world}-{policy}", partial(self.test_policy, world, policy), [name], TEST_MINUTES))
+            ahead, first = partial(self.look_ahead, world), f"test-{world}-0"
+            plan.append((f"lookahead-{world}", ahead, [first], LOOKAHEAD_MINUTES))
         for name, work, needs, minutes in plan:
             self.run.stage(name, work, needs, minutes * minute if self.is_real else REHEARSAL_SECONDS)
         return [name for name, *_ in plan]
@@ -115,11 +118,16 @@ class TakeCoverStages(WorldStages):
         """Returns of a policy on the test seeds of the real game."""
         return self._play({"policy": str(self.policy_folder(world, policy))})
 
+    def look_ahead(self, world: int) -> dict[str, Any]:
+        """Returns of the first policy of a world where it compares its actions in dreams before each decision."""
+        text = f"lookahead:{self.policy_folder(world, 0)}:{self.world_folder(world)}"
+        return self._play({"policy with lookahead": text}, min(LOOKAHEAD_EPISODES, self.sizes.test_episodes))
+
     def baselines(self) -> dict[str, Any]:
         """Returns of the scripted policies on the same seeds."""
         return self._play({name: name for name in self.sizes.baselines})
 
-    def _play(self, policies: dict[str, str]) -> dict[str, Any]:
+    def _play(self, policies: dict[str, str], episodes: int | None = None) -> dict[str, Any]:
         from worldmodel import envs
         from worldmodel.collect.policy_evaluation import evaluate, format_table
         from worldmodel.collect.policy_specs import parse_policy
@@ -129,7 +137,8 @@ class TakeCoverStages(WorldStages):
         defaults = envs.policy_defaults(self.sizes.env)
         specs = {label: parse_policy(text, space, defaults) for label, text in policies.items()}
         kwargs = dict(self.sizes.env_kwargs)
-        rows = evaluate(specs, self.sizes.env, kwargs, self.sizes.test_episodes, TEST_SEED, self.workers)
+        episodes = episodes or self.sizes.test_episodes
+        rows = evaluate(specs, self.sizes.env, kwargs, episodes, TEST_SEED, self.workers)
         print(format_table(rows), flush=True)
         return {"env": self.sizes.env, "first_seed": TEST_SEED, "rows": rows}
 

@@ -36,4 +36,7 @@ def test_the_rehearsal_trains_and_tests_every_policy_in_several_commands(tmp_pat
     means = {run: np.mean(figures[f"test-{run}"]["rows"][0]["returns"]) for run in runs}
     assert figures["summary"]["runs"] == pytest.approx(means)
     assert figures["summary"]["mean"] == pytest.approx(np.mean(list(means.values())))
+    for world in range(2):
+        returns = figures[f"lookahead-{world}"]["rows"][0]["returns"]
+        assert returns != figures[f"test-{world}-0"]["rows"][0]["returns"][: len(returns)]
     assert set(figures["summary"]["baselines"]) == {"random", "periodic"}
