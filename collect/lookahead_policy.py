@@ -82,6 +82,16 @@ class LookaheadPolicy:
     def _decide(self, stacked: np.ndarray) -> int:
         """Sample the policy's action, and replace it if another one promises more."""
         own = sample_actions(action_probabilities(self.model, stacked.transpose(2, 0, 1)[None]), self.rng.random(1))[0]
+        returns = self.compare().mean(0)  # (A,)
+        best = int(returns.argmax())
+        self.decided += 1
+        if returns[best] - returns[own] < self.margin:
+            return int(own)
+        self.changed += 1
+        return best
+
+    def compare(self) -> np.ndarray:
+        """Discounted returns (D, A) of dreams that begin with each action after the last observed frames."""
         past = len(self.frames) - 1
         actions = np.asarray(list(self.actions)[len(self.actions) - past :], np.int64)[None]  # (1, T-1)
         context = self.world.context(torch.from_numpy(np.stack(self.frames)[None]), torch.from_numpy(actions))
@@ -89,10 +99,4 @@ class LookaheadPolicy:
         seeds = np.tile(self.rng.integers(2**31, size=self.num_dreams), self.num_actions)
         observations = self.dreams.reset_after(context.select(rows), seeds)
         uniforms = self.rng.random((self.decisions, self.num_dreams))
-        returns = returns_by_action(self.dreams, self.model, observations, uniforms, self.learner.gamma).mean(0)  # (A,)
-        best = int(returns.argmax())
-        self.decided += 1
-        if returns[best] - returns[own] < self.margin:
-            return int(own)
-        self.changed += 1
-        return best
+        return returns_by_action(self.dreams, self.model, observations, uniforms, self.learner.gamma)

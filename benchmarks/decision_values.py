@@ -1,0 +1,196 @@
+"""What a decision is worth: actions compared in dreams, against the same comparison in the environment itself.
+
+    python benchmarks/decision_values.py runs/dreamer --world runs/cover --episodes 40 --out decisions.json
+
+Returns of whole episodes are too noisy to judge single decisions by. This script takes decisions of a policy in its
+environment and asks for each what every action is worth: in dreams, as `lookahead:POLICY:WORLD` does, and in the
+environment, which is begun again with the seed of the episode, led through the same actions to the same frame, and
+continued with each action, then by the policy, with random numbers that the actions share. The environment must repeat
+an episode exactly, given its seed and actions; the frame is compared.
+
+Values are discounted sums of the reward that the policy learned from, over --decisions decisions. The figures:
+
+- `dream`: the real gain over the policy's own action where the action that dreams promise most for is taken, as
+  lookahead takes it (--margin);
+- `best`: the same for the action that is best in half of the real continuations, measured in the other half: how much a
+  perfect world could gain;
+- `correlation`: of dreamed and real differences from the policy's own action, over all other actions.
+
+An episode that is done is kept in --out: repeat the command to continue. Intervals are 95 % bootstrap intervals over
+episodes.
+
+Shapes: N decisions, A actions, D dreams, C real continuations, K decisions ahead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from worldmodel import envs
+from worldmodel.collect.action_comparison import action_probabilities, sample_actions
+from worldmodel.collect.lookahead_policy import LookaheadPolicy
+from worldmodel.collect.lookahead_spec import LookaheadConfig
+from worldmodel.collect.policy_specs import describe_policy_file
+from worldmodel.common.errors import UserError
+from worldmodel.common.files import write_json_atomic
+from worldmodel.common.policy_view import FrameStack
+from worldmodel.envs.make_like import env_arguments
+from worldmodel.metrics.statistics import ratio
+from worldmodel.world.world_model import WorldModel
+
+
+class Game:
+    """The environment, begun again for each continuation."""
+
+    def __init__(self, env: Any, policy: LookaheadPolicy) -> None:
+        self.env, self.policy, self.learner = env, policy, policy.learner
+
+    def begin(self, seed: int) -> None:
+        """Start an episode."""
+        frame, info = self.env.reset(seed=seed)
+        self.stack, self.over = FrameStack(self.learner.frame_stack), False
+        self.health = float(info.get("variables", {}).get("health", 0.0))
+        self.observation, self.frame = self.stack.reset(self.policy.view.crop(frame)), frame
+
+    def step(self, action: int) -> float:
+        """One step; the reward that the policy learns from."""
+        if self.over:
+            return 0.0
+        self.frame, reward, terminated, truncated, info = self.env.step(action)
+        self.observation = self.stack.push(self.policy.view.crop(self.frame))
+        self.over = bool(terminated or truncated)
+        if self.learner.reward == "env":
+            return float(reward)
+        health = 0.0 if terminated else max(float(info["variables"]["health"]), 0.0)
+        change, self.health = (health - self.health) / 100, health
+        return min(change, 0.0) if self.learner.reward == "health" else change
+
+    def sample(self, uniform: float) -> int:
+        """The policy's action for the current observation."""
+        probabilities = action_probabilities(self.policy.model, self.observation.transpose(2, 0, 1)[None])
+        return int(sample_actions(probabilities, np.asarray([uniform]))[0])
+
+
+def real_values(game: Game, seed: int, past: list[int], frame: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+    """Values (C, A) of the actions after the steps `past` of an episode, with uniforms (C, K-1) for later decisions.
+
+    Raises:
+        UserError: the environment did not repeat the episode.
+    """
+    learner, num_actions = game.learner, game.policy.num_actions
+    values = np.zeros((len(uniforms), num_actions))
+    for c, a in np.ndindex(values.shape):
+        game.begin(seed)
+        for action in past:
+            game.step(action)
+        if not np.array_equal(game.frame, frame):
+            raise UserError(f"the environment did not repeat episode {seed}: another frame after {len(past)} steps.")
+        for k, uniform in enumerate([0.0, *uniforms[c]]):
+            action = int(a) if k == 0 else game.sample(uniform)
+            values[c, a] += learner.gamma**k * sum(game.step(action) for _ in range(learner.hold))
+    return values
+
+
+def episode_decisions(game: Game, seed: int, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Play one episode by the policy alone, then compare the actions of some of its decisions."""
+    policy, hold, rng = game.policy, game.learner.hold, np.random.default_rng(seed)
+    game.begin(seed)
+    frames, actions, own = [game.frame], [], {}
+    while not game.over:
+        own[len(actions)] = action = game.sample(rng.random())
+        for _ in range(hold):
+            if not game.over:
+                actions.append(action)
+                game.step(action)
+                frames.append(game.frame)
+    chosen = rng.choice(sorted(own), min(args.per_episode, len(own)), replace=False)
+    found = []
+    for t in sorted(int(t) for t in chosen):
+        context = policy.world.context_frames
+        policy.begin(np.random.default_rng([seed, t]))
+        policy.frames.extend(frames[max(0, t + 1 - context) : t + 1])
+        policy.actions.extend(actions[max(0, t + 1 - context) : t])
+        dreamed = policy.compare()  # (D, A)
+        real = real_values(game, seed, actions[:t], frames[t], rng.random((args.continuations, args.decisions - 1)))
+        found.append({"step": t, "own": own[t], "dream": dreamed.mean(0).tolist(), "real": real.tolist()})
+    return found
+
+
+def figures(episodes: list[dict[str, Any]], margin: float) -> dict[str, Any]:
+    """The figures, over all decisions of all episodes."""
+    decisions = [(i, decision) for i, episode in enumerate(episodes) for decision in episode["decisions"]]
+    units = np.asarray([i for i, _ in decisions])
+    own = np.asarray([decision["own"] for _, decision in decisions])
+    dream = np.asarray([decision["dream"] for _, decision in decisions])  # (N, A)
+    real = np.asarray([decision["real"] for _, decision in decisions])  # (N, C, A)
+    rows, half = np.arange(len(own)), real.shape[1] // 2
+    mean = real.mean(1)
+    best = dream.argmax(1)
+    taken = np.where(dream[rows, best] - dream[rows, own] >= margin, best, own)
+    first, second = real[:, :half].mean(1), real[:, half:].mean(1)
+    oracle = np.where(first.max(1) > first[rows, own], first.argmax(1), own)
+    gains = {
+        "dream": mean[rows, taken] - mean[rows, own],
+        "best": second[rows, oracle] - second[rows, own],
+        "random": mean.mean(1) - mean[rows, own],
+    }
+    other = np.ones_like(dream, bool)
+    other[rows, own] = False
+    differences = (dream - dream[rows, own][:, None])[other], (mean - mean[rows, own][:, None])[other]
+    return {
+        "decisions": len(own),
+        "changed": float((taken != own).mean()),
+        "gain": {name: ratio(x, np.ones(len(x)), units=units).to_json() for name, x in gains.items()},
+        "correlation": float(np.corrcoef(*differences)[0, 1]) if all(x.std() for x in differences) else None,
+    }
+
+
+def main() -> None:
+    """Compare the missing episodes, and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("policy", type=Path, help="directory of `train policy` or `improve policy`")
+    parser.add_argument("--world", required=True, help="a world directory, or the name of a shipped world")
+    parser.add_argument("--episodes", type=int, default=40)
+    parser.add_argument("--first-seed", type=int, default=2_000_000)
+    parser.add_argument("--per-episode", type=int, default=8, help="decisions that are compared")
+    parser.add_argument("--dreams", type=int, default=6, help="D")
+    parser.add_argument("--continuations", type=int, default=4, help="C")
+    parser.add_argument("--decisions", type=int, default=3, help="K")
+    parser.add_argument("--margin", type=float, default=0.01)
+    parser.add_argument("--backend", default="torch", choices=("torch", "onnx"))
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    if args.continuations < 2:
+        parser.error("--continuations: wanted at least 2, one half to choose by and one to measure.")
+    torch.set_num_threads(1)
+    settings = {name: str(value) for name, value in vars(args).items() if name not in ("episodes", "out", "margin")}
+    report = json.loads(args.out.read_text()) if args.out.exists() else {"settings": settings, "episodes": []}
+    if report["settings"] != settings:
+        parser.error(f"{args.out} has other settings: {report['settings']}")
+    name, kwargs = env_arguments(WorldModel.from_pretrained(args.world))
+    env = envs.make(name, **kwargs)
+    lookahead = LookaheadConfig(args.world, args.dreams, args.decisions, args.margin, args.backend)
+    spec = describe_policy_file(args.policy / "policy.zip", lookahead=lookahead)
+    policy: Any = spec.build(env.meta.action_space, env)
+    game = Game(env, policy)
+    done = {episode["seed"] for episode in report["episodes"]}
+    for seed in range(args.first_seed, args.first_seed + args.episodes):
+        if seed not in done:
+            report["episodes"].append({"seed": seed, "decisions": episode_decisions(game, seed, args)})
+            report["figures"] = figures(report["episodes"], args.margin)
+            write_json_atomic(args.out, report)
+            print(f"{len(report['episodes'])} episodes, {report['figures']['decisions']} decisions", flush=True)
+    gains = report["figures"]["gain"] if report["episodes"] else {}
+    for key, gain in gains.items():
+        print(f"{key}: {gain['mean']:.4f} [{gain['low']}, {gain['high']}]")
+    env.close()
+
+
+if __name__ == "__main__":
+    main()
