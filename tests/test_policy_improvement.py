@@ -380,3 +380,39 @@ def test_runs_of_the_lookahead_benchmark_are_pooled(
     assert "all, 4 episodes" in capsys.readouterr().out
     with pytest.raises(ValueError, match="share a seed"):
         script.pool([reports[0], reports[0]])
+
+
+def test_decisions_in_dreams_are_compared_with_those_of_the_environment(
+    policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    script = importlib.import_module("decision_values")
+    real = [[[0.0, 2.0, 0.0], [0.0, 2.0, 1.0]], [[1.0, 0.0, 0.0], [0.0, 0.0, 3.0]]]  # two decisions, (C, A)
+    dream = [[0.0, 0.5, 0.4], [0.0, -1.0, 0.005]]  # the second promises too little to change the action
+    episodes = [{"decisions": [{"step": 0, "own": 0, "dream": d, "real": r}]} for d, r in zip(dream, real, strict=True)]
+    found = script.figures(episodes, margin=0.01)
+    assert found["decisions"] == 2
+    assert found["changed"] == 0.5
+    assert found["gain"]["dream"]["mean"] == pytest.approx((2.0 + 0.0) / 2)
+    assert found["gain"]["best"]["mean"] == pytest.approx((2.0 + 0.0) / 2), "chosen in the first half alone"
+    assert found["gain"]["random"]["mean"] == pytest.approx(((2.0 + 0.5) / 3 + (0.5 + 0.0 + 1.5) / 3 - 0.5) / 2)
+    differences = np.array([[0.5, 0.4, -1.0, 0.005], [2.0, 0.5, -0.5, 1.0]])
+    assert found["correlation"] == pytest.approx(np.corrcoef(*differences)[0, 1])
+
+    out = tmp_path / "decisions.json"
+    command = ["decision_values.py", str(policy), "--world", "toy", "--out", str(out), "--per-episode", "2"]
+    command += ["--dreams", "1", "--continuations", "2", "--decisions", "2"]
+    for episodes_done in (1, 2):
+        monkeypatch.setattr("sys.argv", [*command, "--episodes", str(episodes_done)])
+        script.main()
+        report = json.loads(out.read_text())
+        assert [episode["seed"] for episode in report["episodes"]] == [2_000_000, 2_000_001][:episodes_done]
+    assert report["figures"]["decisions"] == 4
+    assert "dream: " in capsys.readouterr().out
+    env = envs.make("toy", size=16)
+    first = report["episodes"][0]["decisions"][0]
+    spec = describe_policy_file(policy / "policy.zip", lookahead=LookaheadConfig("toy", dreams=1))
+    game = script.Game(env, spec.build(env.meta.action_space, env))
+    with pytest.raises(UserError, match="did not repeat episode 2000000"):
+        script.real_values(game, 2_000_000, [0] * first["step"], np.zeros((16, 16, 3), np.uint8), np.zeros((1, 1)))
+    env.close()
