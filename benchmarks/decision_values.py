@@ -178,6 +178,8 @@ def main() -> None:
     lookahead = LookaheadConfig(args.world, args.dreams, args.decisions, args.margin, args.backend)
     spec = describe_policy_file(args.policy / "policy.zip", lookahead=lookahead)
     policy: Any = spec.build(env.meta.action_space, env)
+    if policy.learner.last_action:
+        parser.error("a policy with --learner.last-action is not supported.")
     game = Game(env, policy)
     done = {episode["seed"] for episode in report["episodes"]}
     for seed in range(args.first_seed, args.first_seed + args.episodes):

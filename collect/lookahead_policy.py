@@ -15,6 +15,7 @@ import torch
 from worldmodel.collect.action_comparison import action_probabilities, returns_by_action, sample_actions
 from worldmodel.collect.learner_config import LearnerConfig
 from worldmodel.collect.learner_envs import dream_keywords
+from worldmodel.common.action_planes import ActionPlanes
 from worldmodel.common.policy_view import FrameStack
 from worldmodel.dream import DreamLearnerEnv
 from worldmodel.world.world_model import WorldModel
@@ -58,6 +59,7 @@ class LookaheadPolicy:
         self.num_actions = int(model.action_space.n)
         self.dreams = DreamLearnerEnv(world, self.num_actions * dreams, **options)
         self.view = self.dreams.venv.view
+        self.planes = ActionPlanes(world.spec.action_space) if learner.last_action else None
         self.decided = self.changed = 0
 
     def begin(self, rng: np.random.Generator) -> None:
@@ -66,22 +68,24 @@ class LookaheadPolicy:
         self.stack = FrameStack(self.learner.frame_stack)
         self.frames: deque[np.ndarray] = deque(maxlen=self.world.context_frames)
         self.actions: deque[int] = deque(maxlen=self.world.context_frames)
-        self.left, self.action = 0, 0
+        self.left = 0
+        self.action: int | None = None
 
     def act(self, frame: np.ndarray) -> int:
         """The action for the current frame (H, W, 3) uint8; it is held as in the training of the policy."""
         visible = self.view.crop(frame)
         stacked = self.stack.push(visible) if self.frames else self.stack.reset(visible)
         self.frames.append(frame)
-        if not self.left:
-            self.action, self.left = self._decide(stacked), self.learner.hold
+        if not self.left or self.action is None:
+            observed = stacked if self.planes is None else self.planes.append_action(stacked, self.action)
+            self.action, self.left = self._decide(observed), self.learner.hold
         self.left -= 1
         self.actions.append(self.action)
         return self.action
 
-    def _decide(self, stacked: np.ndarray) -> int:
-        """Sample the policy's action, and replace it if another one promises more."""
-        own = sample_actions(action_probabilities(self.model, stacked.transpose(2, 0, 1)[None]), self.rng.random(1))[0]
+    def _decide(self, observed: np.ndarray) -> int:
+        """Sample the policy's action for (h, w, C), and replace it if another one promises more."""
+        own = sample_actions(action_probabilities(self.model, observed.transpose(2, 0, 1)[None]), self.rng.random(1))[0]
         returns = self.compare().mean(0)  # (A,)
         best = int(returns.argmax())
         self.decided += 1

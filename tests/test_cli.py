@@ -20,6 +20,7 @@ from worldmodel.cli import command_line as cli
 from worldmodel.cli import demo
 from worldmodel.collect import record
 from worldmodel.collect.collect_arguments import parse_mix, parse_shard
+from worldmodel.collect.collect_command import shard_path
 from worldmodel.collect.collect_config import Collect
 from worldmodel.collect.env_options import EnvOptions, parse_env_args
 from worldmodel.collect.learner_config import LearnerConfig
@@ -96,6 +97,8 @@ READS |= {
     "policies": "policy",
     "policy": "policy",
     "starts_from": "dataset",
+    "more_worlds": "world",
+    "second_world": "world",
 }
 
 
@@ -108,6 +111,8 @@ def paths_made(name: str, config: Any) -> set[tuple[str, str]]:
         return {(kind, f"{config.out}/round-{n + 1}/{file}") for kind, file in files for n in range(config.rounds)}
     if name not in MAKES:
         return set()
+    if getattr(config, "shard", ""):
+        return {("dataset", str(shard_path(config.out, parse_shard(config.shard, {}))))}
     made = {(MAKES[name], str(getattr(config, "destination", None) or config.out))}
     if name == "collect":  # with --shard 0/2 and 1/2, and when it is stopped
         made |= {("dataset", str(config.out).replace(".h5", f".{i}-of-2.h5")) for i in range(2)}

@@ -221,7 +221,7 @@ def test_wrong_arguments_are_refused_in_one_sentence(data: Dataset, tmp_path: Pa
         (
             {"length": 16, "split": None},
             rf"clip_length=16 needs 16 frames, but the longest episode in {name} has 10. "
-            r"Collect longer episodes or pass --clip-length 10\.",
+            r"Collect longer episodes or shorten the clips \(of a prior: --train-prior\.clip-length 10\)\.",
         ),
         ({"length": 1}, "at least 2 frames"),
         ({"batch_size": 0}, "at least 1"),

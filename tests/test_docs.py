@@ -53,7 +53,7 @@ EXPECTED = {
     "docs/guides/collect.md": "(8, 6, 64, 64, 3)",
     "docs/guides/train.md": "True",
     "docs/guides/dream.md": "torch.Size([32, 9, 16, 16, 3])",
-    "docs/guides/your_own_data.md": "{'train': 8, 'validation': 1, 'test': 1}\n('left', 'right', 'stay')",
+    "docs/guides/your_own_data.md": "{'train': 16, 'validation': 2, 'test': 2}\n('left', 'right', 'stay')",
     "docs/guides/own_environment.md": "{'left': 4.0}",
 }
 

@@ -280,6 +280,28 @@ def test_lookahead_takes_an_action_that_dreams_promise_more_for(policy: Path) ->
     env.close()
 
 
+def test_lookahead_of_a_policy_that_observes_its_last_action(tmp_path: Path) -> None:
+    learner = replace(LEARNER, num_envs=2, last_action=True, hold=2)
+    dreams = DreamLearnerEnv("toy", 2, frame_stack=2, last_action=True)
+    model = new_model(learner, dreams, 0, tmp_path, "cpu")
+    world, choices = WorldModel.from_pretrained("toy"), np.arange(5)
+    env = envs.make("toy", size=(16, 16))
+    ahead = LookaheadPolicy(model, learner, world, dreams=1, decisions=1, margin=1e9)
+    observed: list[np.ndarray] = []
+    decide = ahead._decide
+    ahead._decide = lambda x: observed.append(x) or decide(x)  # type: ignore[method-assign, func-returns-value]
+    ahead.begin(np.random.default_rng(0))
+    frame, _ = env.reset(seed=0)
+    actions = []
+    for _ in range(4):
+        actions.append(ahead.act(frame))
+        frame, *_ = env.step(actions[-1])
+    assert [x.shape for x in observed] == [(16, 16, 6 + len(choices))] * 2
+    assert not observed[0][..., 6:].any(), "no action yet"
+    np.testing.assert_array_equal(observed[1][0, 0, 6:], 255 * (choices == actions[1]))
+    env.close()
+
+
 def test_lookahead_is_a_policy_for_recordings_and_evaluations(policy: Path, tmp_path: Path) -> None:
     text, env = f"lookahead:{policy}:toy", {"size": (16, 16), "max_steps": 4}
     path = record("toy", text, tmp_path / "ahead.h5", episodes=2, progress=False, epsilon=0.25, **env)

@@ -127,7 +127,8 @@ class ClipSampler:
             where = dataset.name if split is None else f"the {split} split of {dataset.name}"
             raise UserError(
                 f"clip_length={length} needs {length} frames, but the longest episode in {where} has "
-                f"{longest}. Collect longer episodes or pass --clip-length {longest}."
+                f"{longest}. Collect longer episodes or shorten the clips (of a prior: --train-prior.clip-length "
+                f"{longest})."
             )
         self._episodes = episodes[starts > 0]
         self._ends = np.cumsum(starts[starts > 0])
