@@ -16,6 +16,9 @@ Values are discounted sums of the reward that the policy learned from, over --de
   perfect world could gain;
 - `correlation`: of dreamed and real differences from the policy's own action, over all other actions.
 
+With --only-changed the environment is asked only where lookahead takes another action, and for the two actions alone:
+some six times as many decisions in the same time, but only the figure `dream`.
+
 An episode that is done is kept in --out: repeat the command to continue. Intervals are 95 % bootstrap intervals over
 episodes.
 
@@ -25,6 +28,7 @@ Shapes: N decisions, A actions, D dreams, C real continuations, K decisions ahea
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -77,15 +81,20 @@ class Game:
         return int(sample_actions(probabilities, np.asarray([uniform]))[0])
 
 
-def real_values(game: Game, seed: int, past: list[int], frame: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+def real_values(
+    game: Game, seed: int, past: list[int], frame: np.ndarray, uniforms: np.ndarray, compared: list[int]
+) -> np.ndarray:
     """Values (C, A) of the actions after the steps `past` of an episode, with uniforms (C, K-1) for later decisions.
+
+    Only the actions `compared` are tried; the others are NaN.
 
     Raises:
         UserError: the environment did not repeat the episode.
     """
     learner, num_actions = game.learner, game.policy.num_actions
-    values = np.zeros((len(uniforms), num_actions))
-    for c, a in np.ndindex(values.shape):
+    values = np.full((len(uniforms), num_actions), np.nan)
+    values[:, compared] = 0.0
+    for c, a in itertools.product(range(len(uniforms)), compared):
         game.begin(seed)
         for action in past:
             game.step(action)
@@ -116,23 +125,35 @@ def episode_decisions(game: Game, seed: int, args: argparse.Namespace) -> list[d
         policy.begin(np.random.default_rng([seed, t]))
         policy.frames.extend(frames[max(0, t + 1 - context) : t + 1])
         policy.actions.extend(actions[max(0, t + 1 - context) : t])
-        dreamed = policy.compare()  # (D, A)
-        real = real_values(game, seed, actions[:t], frames[t], rng.random((args.continuations, args.decisions - 1)))
-        found.append({"step": t, "own": own[t], "dream": dreamed.mean(0).tolist(), "real": real.tolist()})
+        dream, uniforms = policy.compare().mean(0), rng.random((args.continuations, args.decisions - 1))
+        compared = list(range(policy.num_actions))
+        if args.only_changed:
+            taken = int(taken_actions(dream[None], np.asarray([own[t]]), args.margin)[0])
+            compared = [] if taken == own[t] else [own[t], taken]
+        real = real_values(game, seed, actions[:t], frames[t], uniforms, compared)
+        values = [[None if np.isnan(x) else float(x) for x in row] for row in real]
+        found.append({"step": t, "own": own[t], "dream": dream.tolist(), "real": values})
     return found
 
 
-def figures(episodes: list[dict[str, Any]], margin: float) -> dict[str, Any]:
-    """The figures, over all decisions of all episodes."""
+def taken_actions(dream: np.ndarray, own: np.ndarray, margin: float) -> np.ndarray:
+    """The actions of lookahead (N,): the best of dreamed values (N, A), or the own one (N,) if it is nearly as good."""
+    rows, best = np.arange(len(own)), dream.argmax(1)
+    return np.where(dream[rows, best] - dream[rows, own] >= margin, best, own)
+
+
+def figures(episodes: list[dict[str, Any]], margin: float, only_changed: bool = False) -> dict[str, Any]:
+    """The figures, over all decisions of all episodes; with `only_changed` the gain of lookahead alone."""
     decisions = [(i, decision) for i, episode in enumerate(episodes) for decision in episode["decisions"]]
     units = np.asarray([i for i, _ in decisions])
     own = np.asarray([decision["own"] for _, decision in decisions])
     dream = np.asarray([decision["dream"] for _, decision in decisions])  # (N, A)
-    real = np.asarray([decision["real"] for _, decision in decisions])  # (N, C, A)
+    real = np.asarray([decision["real"] for _, decision in decisions], np.float64)  # (N, C, A)
     rows, half = np.arange(len(own)), real.shape[1] // 2
-    mean = real.mean(1)
-    best = dream.argmax(1)
-    taken = np.where(dream[rows, best] - dream[rows, own] >= margin, best, own)
+    mean, taken = real.mean(1), taken_actions(dream, own, margin)
+    if only_changed:
+        gain = ratio(np.nan_to_num(mean[rows, taken] - mean[rows, own]), np.ones(len(own)), units=units).to_json()
+        return {"decisions": len(own), "changed": float((taken != own).mean()), "gain": {"dream": gain}}
     first, second = real[:, :half].mean(1), real[:, half:].mean(1)
     oracle = np.where(first.max(1) > first[rows, own], first.argmax(1), own)
     gains = {
@@ -163,13 +184,15 @@ def main() -> None:
     parser.add_argument("--continuations", type=int, default=4, help="C")
     parser.add_argument("--decisions", type=int, default=3, help="K")
     parser.add_argument("--margin", type=float, default=0.01)
+    parser.add_argument("--only-changed", action="store_true", help="ask the environment only where the action changes")
     parser.add_argument("--backend", default="torch", choices=("torch", "onnx"))
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     if args.continuations < 2:
         parser.error("--continuations: wanted at least 2, one half to choose by and one to measure.")
     torch.set_num_threads(1)
-    settings = {name: str(value) for name, value in vars(args).items() if name not in ("episodes", "out", "margin")}
+    left_out = ("episodes", "out") if args.only_changed else ("episodes", "out", "margin")
+    settings = {name: str(value) for name, value in vars(args).items() if name not in left_out}
     report = json.loads(args.out.read_text()) if args.out.exists() else {"settings": settings, "episodes": []}
     if report["settings"] != settings:
         parser.error(f"{args.out} has other settings: {report['settings']}")
@@ -185,7 +208,7 @@ def main() -> None:
     for seed in range(args.first_seed, args.first_seed + args.episodes):
         if seed not in done:
             report["episodes"].append({"seed": seed, "decisions": episode_decisions(game, seed, args)})
-            report["figures"] = figures(report["episodes"], args.margin)
+            report["figures"] = figures(report["episodes"], args.margin, args.only_changed)
             write_json_atomic(args.out, report)
             print(f"{len(report['episodes'])} episodes, {report['figures']['decisions']} decisions", flush=True)
     gains = report["figures"]["gain"] if report["episodes"] else {}

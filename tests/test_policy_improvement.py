@@ -431,10 +431,22 @@ def test_decisions_in_dreams_are_compared_with_those_of_the_environment(
         assert [episode["seed"] for episode in report["episodes"]] == [2_000_000, 2_000_001][:episodes_done]
     assert report["figures"]["decisions"] == 4
     assert "dream: " in capsys.readouterr().out
+    changed = tmp_path / "changed.json"
+    command[command.index(str(out))] = str(changed)
+    monkeypatch.setattr("sys.argv", [*command, "--episodes", "2", "--only-changed", "--margin", "0"])
+    script.main()
+    fewer, all_values = json.loads(changed.read_text()), script.figures(report["episodes"], margin=0.0)
+    assert fewer["figures"]["gain"].keys() == {"dream"}
+    assert fewer["figures"]["gain"]["dream"]["mean"] == pytest.approx(all_values["gain"]["dream"]["mean"])
+    for episode, other in zip(fewer["episodes"], report["episodes"], strict=True):
+        for decision, full in zip(episode["decisions"], other["decisions"], strict=True):
+            taken = int(script.taken_actions(np.array([full["dream"]]), np.array([full["own"]]), 0.0)[0])
+            tried = [a for a, x in enumerate(decision["real"][0]) if x is not None]
+            assert tried == sorted({full["own"], taken}) if taken != full["own"] else not tried
     env = envs.make("toy", size=16)
     first = report["episodes"][0]["decisions"][0]
     spec = describe_policy_file(policy / "policy.zip", lookahead=LookaheadConfig("toy", dreams=1))
     game = script.Game(env, spec.build(env.meta.action_space, env))
     with pytest.raises(UserError, match="did not repeat episode 2000000"):
-        script.real_values(game, 2_000_000, [0] * first["step"], np.zeros((16, 16, 3), np.uint8), np.zeros((1, 1)))
+        script.real_values(game, 2_000_000, [0] * first["step"], np.zeros((16, 16, 3), np.uint8), np.zeros((1, 1)), [0])
     env.close()
