@@ -1,7 +1,7 @@
 """Train a policy for seconds in the dreams of the shipped toy, and test it in the toy, alone and with lookahead.
 
 With lookahead it compares its actions in a few dreams before each decision. Random play returns 1.01, the best policy
-10.00. With --quick both are useless.
+10.00.
 """
 
 import argparse
@@ -20,18 +20,16 @@ from worldmodel.collect.policy_training import train_policy
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("."))
-    parser.add_argument("--quick", action="store_true", help="only a few decisions, dreams and episodes")
     arguments = parser.parse_args()
-    quick = arguments.quick
 
-    learner = replace(dream_learner_config("toy"), decisions=64 if quick else 6000)
+    learner = replace(dream_learner_config("toy"), decisions=6000)
     toy = EnvOptions(size=(16, 16))
     config = TrainPolicy(arguments.folder / "policy", "toy", 0, toy, learner, world=Path("toy"), test_episodes=0)
     policy = train_policy(config)
 
-    ahead = LookaheadConfig("toy", dreams=1 if quick else 6)
+    ahead = LookaheadConfig("toy")
     policies = {"alone": describe_policy_file(policy), "lookahead": describe_policy_file(policy, lookahead=ahead)}
-    for row in evaluate(policies, "toy", toy.kwargs(), 2 if quick else 20, 1_000_000, workers=1):
+    for row in evaluate(policies, "toy", toy.kwargs(), 20, 1_000_000, workers=1):
         print("{policy}: return {return_mean:.2f} [{low:.2f}, {high:.2f}]".format(**row))
 
 
