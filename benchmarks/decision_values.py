@@ -3,7 +3,7 @@
     python benchmarks/decision_values.py runs/dreamer --world runs/cover --episodes 40 --out decisions.json
 
 Returns of whole episodes are too noisy to judge single decisions by. This script takes decisions of a policy in its
-environment and asks for each what every action is worth: in dreams, as `lookahead:POLICY:WORLD` does, and in the
+environment and values every action of each: in dreams, as `lookahead:POLICY:WORLD` does, and in the
 environment, which is begun again with the seed of the episode, led through the same actions to the same frame, and
 continued with each action, then by the policy, with random numbers that the actions share. The environment must repeat
 an episode exactly, given its seed and actions; the frame is compared.
@@ -12,12 +12,12 @@ Values are discounted sums of the reward that the policy learned from, over --de
 
 - `dream`: the real gain over the policy's own action where the action that dreams promise most for is taken, as
   lookahead takes it (--margin);
-- `best`: the same for the action that is best in half of the real continuations, measured in the other half: how much a
-  perfect world could gain;
+- `best`: the same for the action that is best in half of the real continuations, measured in the other half. It is more
+  than any world can gain: all continuations share the environment's own random numbers, which cannot be observed;
 - `correlation`: of dreamed and real differences from the policy's own action, over all other actions.
 
-With --only-changed the environment is asked only where lookahead takes another action, and for the two actions alone:
-some six times as many decisions in the same time, but only the figure `dream`.
+With --only-changed the environment is played only where lookahead takes another action, with the two actions alone.
+This is much faster and gives only the figure `dream`.
 
 An episode that is done is kept in --out: repeat the command to continue. Intervals are 95 % bootstrap intervals over
 episodes.
@@ -30,50 +30,66 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 
 from worldmodel import envs
-from worldmodel.collect.action_comparison import action_probabilities, sample_actions
+from worldmodel.collect.action_comparison import action_probabilities, better_actions, sample_actions
+from worldmodel.collect.learner_view import LearnerView
 from worldmodel.collect.lookahead_policy import LookaheadPolicy
 from worldmodel.collect.lookahead_spec import LookaheadConfig
 from worldmodel.collect.policy_specs import describe_policy_file
 from worldmodel.common.errors import UserError
 from worldmodel.common.files import write_json_atomic
-from worldmodel.common.policy_view import FrameStack
 from worldmodel.envs.make_like import env_arguments
 from worldmodel.metrics.statistics import ratio
 from worldmodel.world.world_model import WorldModel
 
 
+class RecordedSteps(gymnasium.Wrapper):
+    """Keeps the frames and the actions of the current episode."""
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode."""
+        frame, info = self.env.reset(**kwargs)
+        self.frames, self.actions = [frame], []
+        return frame, info
+
+    def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
+        """One step."""
+        frame, *rest = self.env.step(action)
+        self.frames.append(frame)
+        self.actions.append(int(action))
+        return frame, *rest
+
+
 class Game:
-    """The environment, begun again for each continuation."""
+    """The environment as the policy's learner saw it: a step is a decision, the reward is that of its training."""
 
     def __init__(self, env: Any, policy: LookaheadPolicy) -> None:
-        self.env, self.policy, self.learner = env, policy, policy.learner
+        self.policy, self.steps = policy, RecordedSteps(env)
+        self.view = LearnerView(self.steps, replace(policy.learner, mirror=False))
 
-    def begin(self, seed: int) -> None:
-        """Start an episode."""
-        frame, info = self.env.reset(seed=seed)
-        self.stack, self.over = FrameStack(self.learner.frame_stack), False
-        self.health = float(info.get("variables", {}).get("health", 0.0))
-        self.observation, self.frame = self.stack.reset(self.policy.view.crop(frame)), frame
+    def begin(self, seed: int, past: Sequence[int] = ()) -> None:
+        """Start an episode and take the decisions `past`."""
+        self.observation, _ = self.view.reset(seed=seed)
+        self.over = False
+        for action in past:
+            self.decide(action)
 
-    def step(self, action: int) -> float:
-        """One step; the reward that the policy learns from."""
+    def decide(self, action: int) -> float:
+        """Take a decision, and return its reward; 0 after the end."""
         if self.over:
             return 0.0
-        self.frame, reward, terminated, truncated, info = self.env.step(action)
-        self.observation = self.stack.push(self.policy.view.crop(self.frame))
+        self.observation, reward, terminated, truncated, _ = self.view.step(action)
         self.over = bool(terminated or truncated)
-        if self.learner.reward == "env":
-            return float(reward)
-        health = 0.0 if terminated else max(float(info["variables"]["health"]), 0.0)
-        change, self.health = (health - self.health) / 100, health
-        return min(change, 0.0) if self.learner.reward == "health" else change
+        return float(reward)
 
     def sample(self, uniform: float) -> int:
         """The policy's action for the current observation."""
@@ -84,62 +100,50 @@ class Game:
 def real_values(
     game: Game, seed: int, past: list[int], frame: np.ndarray, uniforms: np.ndarray, compared: list[int]
 ) -> np.ndarray:
-    """Values (C, A) of the actions after the steps `past` of an episode, with uniforms (C, K-1) for later decisions.
+    """Values (C, A) of the actions after the decisions `past` of an episode; uniforms (C, K-1) give later decisions.
 
     Only the actions `compared` are tried; the others are NaN.
 
     Raises:
         UserError: the environment did not repeat the episode.
     """
-    learner, num_actions = game.learner, game.policy.num_actions
-    values = np.full((len(uniforms), num_actions), np.nan)
-    values[:, compared] = 0.0
+    gamma = game.policy.learner.gamma
+    values = np.full((len(uniforms), game.policy.num_actions), np.nan)
     for c, a in itertools.product(range(len(uniforms)), compared):
-        game.begin(seed)
-        for action in past:
-            game.step(action)
-        if not np.array_equal(game.frame, frame):
-            raise UserError(f"the environment did not repeat episode {seed}: another frame after {len(past)} steps.")
-        for k, uniform in enumerate([0.0, *uniforms[c]]):
-            action = int(a) if k == 0 else game.sample(uniform)
-            values[c, a] += learner.gamma**k * sum(game.step(action) for _ in range(learner.hold))
+        game.begin(seed, past)
+        if not np.array_equal(game.steps.frames[-1], frame):
+            raise UserError(f"the environment did not repeat episode {seed}: another frame at decision {len(past)}.")
+        values[c, a] = game.decide(int(a))
+        for k, uniform in enumerate(uniforms[c], 1):
+            values[c, a] += gamma**k * game.decide(game.sample(uniform))
     return values
 
 
 def episode_decisions(game: Game, seed: int, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Play one episode by the policy alone, then compare the actions of some of its decisions."""
-    policy, hold, rng = game.policy, game.learner.hold, np.random.default_rng(seed)
+    policy, rng = game.policy, np.random.default_rng(seed)
+    own: list[int] = []
     game.begin(seed)
-    frames, actions, own = [game.frame], [], {}
     while not game.over:
-        own[len(actions)] = action = game.sample(rng.random())
-        for _ in range(hold):
-            if not game.over:
-                actions.append(action)
-                game.step(action)
-                frames.append(game.frame)
-    chosen = rng.choice(sorted(own), min(args.per_episode, len(own)), replace=False)
+        own.append(game.sample(rng.random()))
+        game.decide(own[-1])
+    frames, actions, context = game.steps.frames, game.steps.actions, policy.world.context_frames
+    chosen = rng.choice(len(own), min(args.per_episode, len(own)), replace=False)
     found = []
-    for t in sorted(int(t) for t in chosen):
-        context = policy.world.context_frames
+    for i in sorted(chosen.tolist()):
+        t = i * policy.learner.hold  # step of the decision
         policy.begin(np.random.default_rng([seed, t]))
         policy.frames.extend(frames[max(0, t + 1 - context) : t + 1])
         policy.actions.extend(actions[max(0, t + 1 - context) : t])
         dream, uniforms = policy.compare().mean(0), rng.random((args.continuations, args.decisions - 1))
         compared = list(range(policy.num_actions))
         if args.only_changed:
-            taken = int(taken_actions(dream[None], np.asarray([own[t]]), args.margin)[0])
-            compared = [] if taken == own[t] else [own[t], taken]
-        real = real_values(game, seed, actions[:t], frames[t], uniforms, compared)
+            taken = int(better_actions(dream[None], np.asarray([own[i]]), args.margin)[0])
+            compared = [] if taken == own[i] else [own[i], taken]
+        real = real_values(game, seed, own[:i], frames[t], uniforms, compared)
         values = [[None if np.isnan(x) else float(x) for x in row] for row in real]
-        found.append({"step": t, "own": own[t], "dream": dream.tolist(), "real": values})
+        found.append({"step": t, "own": own[i], "dream": dream.tolist(), "real": values})
     return found
-
-
-def taken_actions(dream: np.ndarray, own: np.ndarray, margin: float) -> np.ndarray:
-    """The actions of lookahead (N,): the best of dreamed values (N, A), or the own one (N,) if it is nearly as good."""
-    rows, best = np.arange(len(own)), dream.argmax(1)
-    return np.where(dream[rows, best] - dream[rows, own] >= margin, best, own)
 
 
 def figures(episodes: list[dict[str, Any]], margin: float, only_changed: bool = False) -> dict[str, Any]:
@@ -150,7 +154,7 @@ def figures(episodes: list[dict[str, Any]], margin: float, only_changed: bool = 
     dream = np.asarray([decision["dream"] for _, decision in decisions])  # (N, A)
     real = np.asarray([decision["real"] for _, decision in decisions], np.float64)  # (N, C, A)
     rows, half = np.arange(len(own)), real.shape[1] // 2
-    mean, taken = real.mean(1), taken_actions(dream, own, margin)
+    mean, taken = real.mean(1), better_actions(dream, own, margin)
     if only_changed:
         gain = ratio(np.nan_to_num(mean[rows, taken] - mean[rows, own]), np.ones(len(own)), units=units).to_json()
         return {"decisions": len(own), "changed": float((taken != own).mean()), "gain": {"dream": gain}}
@@ -184,7 +188,7 @@ def main() -> None:
     parser.add_argument("--continuations", type=int, default=4, help="C")
     parser.add_argument("--decisions", type=int, default=3, help="K")
     parser.add_argument("--margin", type=float, default=0.01)
-    parser.add_argument("--only-changed", action="store_true", help="ask the environment only where the action changes")
+    parser.add_argument("--only-changed", action="store_true", help="compare in the environment only where it changes")
     parser.add_argument("--backend", default="torch", choices=("torch", "onnx"))
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -201,8 +205,6 @@ def main() -> None:
     lookahead = LookaheadConfig(args.world, args.dreams, args.decisions, args.margin, args.backend)
     spec = describe_policy_file(args.policy / "policy.zip", lookahead=lookahead)
     policy: Any = spec.build(env.meta.action_space, env)
-    if policy.learner.last_action:
-        parser.error("a policy with --learner.last-action is not supported.")
     game = Game(env, policy)
     done = {episode["seed"] for episode in report["episodes"]}
     for seed in range(args.first_seed, args.first_seed + args.episodes):

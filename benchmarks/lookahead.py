@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pool_lookahead import AHEAD, figures
 
 from worldmodel import envs
 from worldmodel.collect.lookahead_spec import LookaheadConfig
@@ -30,7 +31,6 @@ from worldmodel.collect.policy_specs import describe_policy_file, parse_noisy_po
 from worldmodel.collect.rollout import play_steps
 from worldmodel.common.files import write_json_atomic
 from worldmodel.envs.make_like import env_arguments
-from worldmodel.metrics.statistics import ratio
 from worldmodel.world.world_model import WorldModel
 
 
@@ -107,12 +107,11 @@ def main() -> None:
     others = {row["policy"]: np.asarray(row["returns"]) for row in rows}
     others["actions of the next episode"] = np.asarray(replay_returns(env, episodes))
     env.close()
-    values = {"with lookahead": own, **others, **{f"lookahead minus {key}": own - x for key, x in others.items()}}
-    report["figures"] = {name: ratio(x, np.ones(len(x))).to_json() for name, x in values.items()}
+    report["figures"] = figures({AHEAD: own, **others})
     report["returns"] = {name: x.tolist() for name, x in others.items()}
     write_json_atomic(args.out, report)
-    for name, figure in report["figures"].items():
-        print("{}: {mean:.1f} [{low:.1f}, {high:.1f}]".format(name, **figure))
+    for key, figure in report["figures"].items():
+        print("{}: {mean:.1f} [{low:.1f}, {high:.1f}]".format(key, **figure))
 
 
 if __name__ == "__main__":

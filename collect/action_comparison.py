@@ -110,6 +110,18 @@ def returns_by_action(
     return returns.reshape(num_actions, num).T
 
 
+def better_actions(returns: np.ndarray, own: np.ndarray, margin: float) -> np.ndarray:
+    """The action of the highest return where it exceeds that of the own action by `margin`, else the own one, (B,).
+
+    Args:
+        returns: (B, A).
+        own: (B,) int64.
+        margin: at least 0.
+    """
+    rows, best = np.arange(len(own)), returns.argmax(1)
+    return np.where(returns[rows, best] - returns[rows, own] >= margin, best, own)
+
+
 def sample_actions(probabilities: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
     """Actions (B,) int64 of probabilities (B, A), by the inverse of their sums: a function of uniforms (B,)."""
     return (uniforms[:, None] > probabilities.cumsum(1)).sum(1).clip(max=probabilities.shape[1] - 1)

@@ -12,7 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from worldmodel.collect.action_comparison import action_probabilities, returns_by_action, sample_actions
+from worldmodel.collect.action_comparison import (
+    action_probabilities,
+    better_actions,
+    returns_by_action,
+    sample_actions,
+)
 from worldmodel.collect.learner_config import LearnerConfig
 from worldmodel.collect.learner_envs import dream_keywords
 from worldmodel.common.action_planes import ActionPlanes
@@ -85,14 +90,11 @@ class LookaheadPolicy:
 
     def _decide(self, observed: np.ndarray) -> int:
         """Sample the policy's action for (h, w, C), and replace it if another one promises more."""
-        own = sample_actions(action_probabilities(self.model, observed.transpose(2, 0, 1)[None]), self.rng.random(1))[0]
-        returns = self.compare().mean(0)  # (A,)
-        best = int(returns.argmax())
+        own = sample_actions(action_probabilities(self.model, observed.transpose(2, 0, 1)[None]), self.rng.random(1))
+        taken = better_actions(self.compare().mean(0)[None], own, self.margin)  # (1,)
         self.decided += 1
-        if returns[best] - returns[own] < self.margin:
-            return int(own)
-        self.changed += 1
-        return best
+        self.changed += int(taken[0] != own[0])
+        return int(taken[0])
 
     def compare(self) -> np.ndarray:
         """Discounted returns (D, A) of dreams that begin with each action after the last observed frames."""

@@ -226,18 +226,12 @@ def describe_policy_file(
         raise UserError(f"no policy file at {path}; train one with 'worldmodel train policy'.")
     content = path.read_bytes()
     settings_path = path.with_suffix(".json")
-    params: dict[str, Any] = {}
-    if settings_path.exists():
-        saved = json.loads(settings_path.read_text())
-        params = {"learner": saved["learner"]}
-        name = name or saved["learner"]["algo"]
-    else:
-        params = {"learner": {"algo": guess_algorithm(path)}}
-        name = name or params["learner"]["algo"]
-    digest = hashlib.sha256(content).hexdigest()
+    has_settings = settings_path.exists()
+    learner = json.loads(settings_path.read_text())["learner"] if has_settings else {"algo": guess_algorithm(path)}
+    params, digest = {"learner": learner}, hashlib.sha256(content).hexdigest()
     if lookahead is not None:
-        name, digest = PREFIX, lookahead.digest(digest)
-        params["lookahead"] = asdict(lookahead)
+        params["lookahead"], digest = asdict(lookahead), lookahead.digest(digest)
+    name = name or (learner["algo"] if lookahead is None else PREFIX)
     return PolicySpec(name, "file", params, str(path.resolve()), digest, 1.0, epsilon)
 
 

@@ -78,16 +78,20 @@ def test_a_codebook_learns_from_all_parts_at_once() -> None:
     for codebook in (one, split):
         torch.manual_seed(1)
         codebook(vectors)  # initialises
-    split.num_parts = 3
-    for _ in range(2):
-        one(vectors)
-        before = split.embeddings.clone()
-        for part in vectors.split(20):
-            assert torch.equal(split.embeddings, before), "unchanged within a step"
-            split(part)
-        assert not torch.equal(split.embeddings, before)
-        for name, tensor in one.state_dict().items():
-            torch.testing.assert_close(split.state_dict()[name], tensor, msg=name)
+    with split.accumulating(3):
+        for _ in range(2):
+            one(vectors)
+            before = split.embeddings.clone()
+            for part in vectors.split(20):
+                assert torch.equal(split.embeddings, before), "unchanged within a step"
+                split(part)
+            assert not torch.equal(split.embeddings, before)
+            for name, tensor in one.state_dict().items():
+                torch.testing.assert_close(split.state_dict()[name], tensor, msg=name)
+        split(vectors[:20])  # the first part of a step that is interrupted
+    one(vectors)
+    split(vectors)
+    torch.testing.assert_close(split.embeddings, one.embeddings)
 
 
 def test_a_tokenizer_in_parts_is_the_same(data: Dataset, tokenizer: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from worldmodel import envs
 from worldmodel.cli import command_line as cli
 from worldmodel.collect import policy_improvement, record
-from worldmodel.collect.action_comparison import Comparisons, compare_actions
+from worldmodel.collect.action_comparison import Comparisons, better_actions, compare_actions
 from worldmodel.collect.batch_policies import batch_policy
 from worldmodel.collect.collect_config import TrainPolicy
 from worldmodel.collect.env_options import EnvOptions
@@ -440,13 +440,12 @@ def test_decisions_in_dreams_are_compared_with_those_of_the_environment(
     assert fewer["figures"]["gain"]["dream"]["mean"] == pytest.approx(all_values["gain"]["dream"]["mean"])
     for episode, other in zip(fewer["episodes"], report["episodes"], strict=True):
         for decision, full in zip(episode["decisions"], other["decisions"], strict=True):
-            taken = int(script.taken_actions(np.array([full["dream"]]), np.array([full["own"]]), 0.0)[0])
+            taken = int(better_actions(np.array([full["dream"]]), np.array([full["own"]]), 0.0)[0])
             tried = [a for a, x in enumerate(decision["real"][0]) if x is not None]
             assert tried == sorted({full["own"], taken}) if taken != full["own"] else not tried
     env = envs.make("toy", size=16)
-    first = report["episodes"][0]["decisions"][0]
     spec = describe_policy_file(policy / "policy.zip", lookahead=LookaheadConfig("toy", dreams=1))
     game = script.Game(env, spec.build(env.meta.action_space, env))
     with pytest.raises(UserError, match="did not repeat episode 2000000"):
-        script.real_values(game, 2_000_000, [0] * first["step"], np.zeros((16, 16, 3), np.uint8), np.zeros((1, 1)), [0])
+        script.real_values(game, 2_000_000, [0], np.zeros((16, 16, 3), np.uint8), np.zeros((1, 1)), [0])
     env.close()

@@ -7,6 +7,8 @@ n*C + C - 1.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -57,10 +59,6 @@ class Codebook(nn.Module):
         restart_below: a code whose moving average of uses per step falls below this is dead: its embedding and
             averages restart at a random vector of the batch.
         num_codebooks: C.
-
-    Attributes:
-        num_parts: the averages are updated after so many batches in training mode, from all of them together: the parts
-            that a training step accumulates gradients over.
     """
 
     embeddings: Tensor
@@ -84,12 +82,22 @@ class Codebook(nn.Module):
         self.slice_dim = code_dim // num_codebooks
         self.decay = decay
         self.restart_below = restart_below
-        self.num_parts = 1
+        self._num_parts = 1
         self._pending: list[Tensor] = []  # uses and sums of the parts of this step, (V*C, 1 + d/C) each
         self.register_buffer("embeddings", torch.zeros(num_codes, code_dim))
         self.register_buffer("ema_counts", torch.ones(num_codes * num_codebooks))  # of (V, C)
         self.register_buffer("ema_sums", torch.zeros(num_codes, code_dim))
         self.register_buffer("initialised", torch.tensor(False))
+
+    @contextmanager
+    def accumulating(self, num_parts: int) -> Iterator[None]:
+        """In the block, update once for so many batches, from all of them: the parts of a step of training."""
+        self._num_parts = num_parts
+        try:
+            yield
+        finally:
+            self._num_parts = 1
+            self._pending.clear()
 
     def encode(self, vectors: Tensor) -> Tensor:
         """Index of the nearest embedding for each slice: (N, d) float32 -> (N*C,) int64."""
@@ -133,7 +141,7 @@ class Codebook(nn.Module):
             codes=codes,
             commitment=F.mse_loss(vectors, quantised) * process_weight(len(vectors), vectors.device),
             perplexity=perplexity(uses.view(self.num_codes, self.num_codebooks)).mean(),
-            num_dead=dead.sum() * (self.num_parts if self.training else 1),  # whose mean over parts is the number
+            num_dead=dead.sum() * (self._num_parts if self.training else 1),  # whose mean over parts is the number
         )
 
     @torch.no_grad()
@@ -192,7 +200,7 @@ class Codebook(nn.Module):
         self._pending.append(sum_over_processes(torch.cat([uses[:, None], sums], 1)))  # (V*C, 1 + d/C)
         total = torch.stack(self._pending).sum(0)
         uses, sums = total[:, 0], total[:, 1:]
-        if len(self._pending) < self.num_parts:
+        if len(self._pending) < self._num_parts:
             return uses, torch.zeros_like(uses, dtype=torch.bool)
         self._pending.clear()
         self.ema_counts.lerp_(uses, 1 - self.decay)

@@ -84,22 +84,20 @@ def tokenizer_steps(
     validate = tokenizer_validation(tokenizer, data, settings.clip_length, config.seed, run)
     loop = Loop("tokenizer", tokenizer, settings, config.seed, run, locate, validate)
     own = process_rows(settings.batch_size)
-    tokenizer.codebook.num_parts = settings.accumulation_steps
-    for step in loop.steps():
-        episodes, starts = (clips[own] for clips in locate(step))
-        flips = mirrored(step)[own]
-        valid = sampler.frame_valid(episodes, starts)  # (B, L)
-        for rows, share in loop.parts(valid.sum(1)):
-            arrays = sampler.gather(episodes[rows], starts[rows])
-            if config.mirror:
-                arrays = replace(arrays, frames=flip_rows(arrays.frames, flips[rows]))
-            batch = arrays.torch(run.runtime.device)
-            with run.runtime.autocast():
-                losses = tokenizer.loss(batch.frames, batch.frame_valid)
-            loop.backward(losses, share)
-        loop.update()
-        yield step
-    tokenizer.codebook.num_parts = 1
+    with tokenizer.codebook.accumulating(settings.accumulation_steps):
+        for step in loop.steps():
+            episodes, starts = (clips[own] for clips in locate(step))
+            valid = sampler.frame_valid(episodes, starts)  # (B, L)
+            for rows, share in loop.parts(valid.sum(1)):
+                arrays = sampler.gather(episodes[rows], starts[rows])
+                if config.mirror:
+                    arrays = replace(arrays, frames=flip_rows(arrays.frames, mirrored(step)[own][rows]))
+                batch = arrays.torch(run.runtime.device)
+                with run.runtime.autocast():
+                    losses = tokenizer.loss(batch.frames, batch.frame_valid)
+                loop.backward(losses, share)
+            loop.update()
+            yield step
 
 
 def train_prior_stage(
