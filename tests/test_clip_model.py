@@ -16,6 +16,7 @@ from PIL import Image
 from untrained import make_world
 
 from worldmodel.cli import command_line as cli
+from worldmodel.cli.clip_commands import read_given_frames
 from worldmodel.common import spaces
 from worldmodel.common.errors import UserError
 from worldmodel.common.pixels import PixelSpec
@@ -389,6 +390,7 @@ def test_a_frame_tokenizer_with_actions_of_each_step_and_a_given_frame(
     image = np.zeros((SIZE, 2 * SIZE, 4), np.uint8)  # with an alpha channel; its centre is used
     image[:, SIZE // 2 : SIZE // 2 + SIZE] = np.pad(frames[0].numpy(), ((0, 0), (0, 0), (0, 1)), constant_values=255)
     iio.imwrite(tmp_path / "first.png", image)
+    assert torch.equal(read_given_frames((tmp_path / "first.png",), model), frames)
     run([*command, "--frames", str(tmp_path / "first.png"), "--actions", "1*2", "--force"])
     wanted = model.sample(3, actions=torch.tensor([1, 1]), frames=frames)[:, 1:]
     assert f"differ by {sample_spread(wanted.numpy()):.1f} grey levels" in capsys.readouterr().out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -36,6 +37,7 @@ from worldmodel.collect.policy_training import train_policy
 from worldmodel.common.errors import UserError
 from worldmodel.data import Dataset
 from worldmodel.dream import DreamLearnerEnv
+from worldmodel.world.hub import find_world
 from worldmodel.world.world_model import WorldModel
 
 LEARNER = LearnerConfig(
@@ -343,6 +345,12 @@ def test_lookahead_is_refused_where_it_cannot_work(policy: Path, tmp_path: Path)
     other = replace(ahead, params={**ahead.params, "lookahead": {**ahead.params["lookahead"], "dreams": 5}})
     with pytest.raises(UserError, match="changed since"):
         load_policy_file(other, env)
+    copy = shutil.copytree(find_world("toy"), tmp_path / "world")
+    copied = describe_policy_file(policy / "policy.zip", lookahead=LookaheadConfig(str(copy)))
+    weights = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    with pytest.raises(UserError, match="changed since"):
+        load_policy_file(copied, env)
 
 
 @pytest.mark.slow
