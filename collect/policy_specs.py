@@ -247,7 +247,8 @@ def load_policy_file(spec: PolicySpec, env: Any) -> Policy:
     """
     digest, lookahead = file_hash(Path(spec.path)), spec.params.get("lookahead")
     if (digest if lookahead is None else LookaheadConfig(**lookahead).digest(digest)) != spec.hash:
-        raise UserError(f"{spec.path} changed since the recording was started; its hash was {spec.hash[:12]}….")
+        what = spec.path if lookahead is None else f"{spec.path} or the world {lookahead['world']}"
+        raise UserError(f"{what} changed since the recording was started; the hash was {spec.hash[:12]}….")
     import stable_baselines3
 
     from worldmodel.collect.global_state import preserved_global_state
