@@ -288,7 +288,7 @@ class PaperStages:
         from worldmodel.metrics.clip_comparison import compare_clips
 
         with self.dataset() as data:
-            comparison = self.comparison(data, number)
+            comparison = self.comparison(data, number * self.sizes.num_clips)  # samples are numbered from the seed on
             return compare_clips(comparison, ["fvd", "kvd"], self.networks(), floor=number == 0)
 
     def fvd(self, trials: Sequence[str]) -> dict[str, Any]:

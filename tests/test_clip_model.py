@@ -391,6 +391,14 @@ def test_a_frame_tokenizer_with_actions_of_each_step_and_a_given_frame(
     image[:, SIZE // 2 : SIZE // 2 + SIZE] = np.pad(frames[0].numpy(), ((0, 0), (0, 0), (0, 1)), constant_values=255)
     iio.imwrite(tmp_path / "first.png", image)
     assert torch.equal(read_given_frames((tmp_path / "first.png",), model), frames)
+    screen = Image.fromarray(frames[0].numpy())
+    screen.convert("CMYK").save(tmp_path / "first.tif")  # exact: CMYK without black
+    assert torch.equal(read_given_frames((tmp_path / "first.tif",), model), frames)
+    screen.convert("LA").save(tmp_path / "grey.png")
+    assert (read_given_frames((tmp_path / "grey.png",), model).diff(dim=-1) == 0).all()
+    Image.fromarray(np.zeros((SIZE, SIZE), np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(UserError, match=r"deep\.png: cannot be read as an image \(its pixels are I;16"):
+        read_given_frames((tmp_path / "deep.png",), model)
     run([*command, "--frames", str(tmp_path / "first.png"), "--actions", "1*2", "--force"])
     wanted = model.sample(3, actions=torch.tensor([1, 1]), frames=frames)[:, 1:]
     assert f"differ by {sample_spread(wanted.numpy()):.1f} grey levels" in capsys.readouterr().out

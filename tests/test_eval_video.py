@@ -116,7 +116,7 @@ def test_arrays_of_other_shapes_are_refused(folder: Path, array: np.ndarray, mes
         run(folder / "real.npy", folder / "bad.npy", "--length", "4")
 
 
-def test_other_sources_are_refused_in_a_sentence(folder: Path) -> None:
+def test_other_sources_are_refused_in_a_sentence(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     real, fake = folder / "real.npy", folder / "fake.npy"
     (folder / "videos").mkdir()
     (folder / "empty").mkdir()
@@ -136,12 +136,15 @@ def test_other_sources_are_refused_in_a_sentence(folder: Path) -> None:
         ((real, fake, "--best-of", "2"), "is no model; give a .npy"),
         ((real, fake, "--likelihood"), "is no clip model"),
         ((real, fake, "--num", "0"), "wanted at least 1"),
+        ((real, fake, "--length", "-3"), "--length -3: wanted at least 2"),
         ((real, fake, "--protocol", "videogp"), "unknown protocol 'videogp'. Did you mean 'videogpt'"),
         ((real, fake, "--context-frames", "4", "--metrics", "psnr"), "have none after 4 context frames"),
         ((real, fake, "--context-frames", "-1"), "wanted 0 or more"),
     ):
         with pytest.raises(UserError, match=message):
-            run(*arguments, "--length", "4")
+            run(*(() if "--length" in arguments else ("--length", "4")), *arguments)
+    run(real, folder / "few.npy", "--length", "4", "--num", "1", "--metrics", "frechet_pixels")
+    assert "needs at least 2 clips of each side, got 1 real and 1 generated" in capsys.readouterr().out
 
 
 # -- values --------------------------------------------------------------------------------------------------
@@ -251,6 +254,9 @@ def test_worlds_give_several_samples_and_reconstructions(tmp_path: Path) -> None
         again = compare_clips(ModelComparison(data, world, choice), ["fvd"], networks, trials=2, floor=True)
         assert metric(again, "fvd")["trials"][0] == pytest.approx(metric(one, "fvd")["value"]["mean"])
         assert metric(again, "fvd")["deviation"] > 0
+        every = Choice(4, 10_000, "train", batch_size=64)
+        with pytest.raises(UserError, match="all trials would reconstruct the same ones"):
+            compare_clips(ModelComparison(data, world, every, reconstruct=True), ["psnr"], trials=2)
 
 
 def test_former_names_are_accepted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

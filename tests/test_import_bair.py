@@ -88,6 +88,10 @@ def test_the_other_camera_a_size_and_the_rule_hash(tmp_path: Path) -> None:
             example({**{f"{t}/image_aux1/encoded": bytes(108) for t in range(2)}, "0/action": b"abc"}),
             "record 1: '0/action' has values of another kind; wanted floats",
         ),
+        (
+            example({"0/image_aux1/encoded": bytes(12), "1/image_aux1/encoded": bytes(27), "0/action": [1.0]}),
+            "record 1 has frames of 2 and 3 rows; wanted frames of one size",
+        ),
         (bair_record(1, side=5), r"record 1 has \(5, 5\) frames, 4 .*; wanted \(6, 6\) frames, 4 numbers"),
         (bair_record(1, position=False), r"record 1 has .* the variables \(\); wanted"),
         (bair_record(1)[:-3], "record 1 is no tf.train.Example: a field is cut off"),

@@ -24,6 +24,20 @@ def write_digits(path: Path, count: int = 20) -> np.ndarray:
     return digits.reshape(-1, 28, 28).astype(np.uint8)
 
 
+def test_a_label_is_found_before_and_after_the_pixels(tmp_path: Path) -> None:
+    digits = np.zeros((12, 784), int)
+    digits[:, 1:-1] = np.arange(12)[:, None] + 100
+    labels = np.arange(12)[:, None] % 10
+    for name, columns in (("last", (digits, labels)), ("first", (labels, digits))):
+        np.savetxt(tmp_path / name, np.concatenate(columns, axis=1), "%d", ",")
+        assert np.array_equal(read_digits(tmp_path / name).reshape(12, 784), digits), name
+    for column in (np.zeros((12, 1), int), np.full((12, 1), 11)):  # may be in both places, or in none
+        digits[:, [0, -1]] = column
+        np.savetxt(tmp_path / "none", np.concatenate([digits, column], axis=1), "%d", ",")
+        with pytest.raises(UserError, match="the label is not clearly the first or the last"):
+            read_digits(tmp_path / "none")
+
+
 def test_digits_move_straight_and_bounce() -> None:
     """The rule of the paper's generator, one digit and one coordinate at a time."""
     digits = np.zeros((2, 28, 28), np.uint8)

@@ -51,8 +51,15 @@ def test_wrong_files_are_refused(tmp_path: Path) -> None:
     refused("camera='left'; wanted its number", ImportOptions(camera="left"))
     with h5py.File(path, "a") as file:
         del file["env/cam0_video/frames"]
-    refused(r"a\.hdf5': env/cam0_video cannot be read: it has \[\], wanted frames or frame0")
+    refused(r"a\.hdf5': env/cam0_video cannot be read: it has no frame0 but \[\], wanted frames, or frame0")
     with h5py.File(path, "a") as file:
+        file["env/cam0_video/frame0"] = file["env/cam0_video/frame2"] = np.zeros(9, np.uint8)
+    refused(r"a\.hdf5': env/cam0_video cannot be read: it has no frame1 but \['frame0', 'frame2'\]")
+    with h5py.File(path, "a") as file:
+        file.create_group("env/cam0_video/frames")
+    refused("cannot be read: frames is a group, wanted an array")
+    with h5py.File(path, "a") as file:
+        del file["env/cam0_video/frames"]
         file["env/cam0_video/frames"] = np.arange(100, dtype=np.uint8)
     refused(r"a\.hdf5': env/cam0_video cannot be read")
     with h5py.File(path, "a") as file:

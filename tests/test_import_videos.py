@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -52,6 +53,25 @@ def test_wrong_lists_are_refused_by_line(tmp_path: Path) -> None:
     refused(r"trainlist01\.txt', line 2: .*none\.gif' does not exist", train, test)
     train.write_text("\n")
     refused(r"trainlist01\.txt' lists no videos", train)
+    (tmp_path / "s" / "notes.txt").write_text("no video")
+    train.write_text("Archery/v_g08_c01.gif\nnotes.txt\n")
+    refused(r"notes\.txt' is in a list of videos and is none of the videos below", train)
+
+
+def test_lists_may_have_absolute_paths_and_paths_that_lead_up(tmp_path: Path) -> None:
+    train, test = write_ucf(tmp_path / "s")
+    train.write_text(f"{tmp_path}/s/Archery/v_g08_c01.gif 1\nArchery/../Biking/v_g09_c01.gif 2\n")
+    with Dataset(convert("video", tmp_path / "s", tmp_path / "a.h5", ImportOptions(split_files=(train, test)))) as data:
+        assert data.splits.tolist() == ["test", "train", "train"]
+
+
+def test_a_video_outside_of_the_folders_of_the_splits_is_refused(tmp_path: Path) -> None:
+    for i, name in enumerate(("train/a", "test/b", "demo")):
+        write_gif(tmp_path / "s" / f"{name}.gif", some_frames(i, 2))
+    with pytest.raises(UserError, match=r"demo\.gif' is in no folder called train, .* wanted all or none"):
+        convert("video", tmp_path / "s", tmp_path / "a.h5")
+    with Dataset(convert("video", tmp_path / "s", tmp_path / "a.h5", ImportOptions(ignore_splits=True))) as data:
+        assert data.header.split_rule == "hash"
 
 
 def test_a_tenth_of_the_train_videos_is_for_validation(tmp_path: Path) -> None:
@@ -128,18 +148,40 @@ def test_csv_files_of_integers_numbers_and_words(tmp_path: Path) -> None:
                 assert episode.actions.tolist() == [[0.5, 1], [-1, 2], [0, 0]]
 
 
+@pytest.mark.filterwarnings("ignore:--drop-action last")
 def test_as_many_rows_as_frames_and_ends(tmp_path: Path) -> None:
     rows = "action,reward,terminated,truncated\n0,5,0,0\n1,6,0,0\n2,7,0,false\n3,8,1,TRUE\n"
     write_video_csv(tmp_path / "s", "run", rows)
     with pytest.raises(UserError, match=r"run\.csv' has 4 rows for 4 frames, one too many\. Give --drop-action last"):
         convert(None, tmp_path / "s", tmp_path / "a.h5")
-    for drop, actions in (("last", [0, 1, 2]), ("first", [1, 2, 3])):
+    for drop, actions in (("first", [1, 2, 3]), ("last", [0, 1, 2])):
         options = ImportOptions(drop_action=drop)  # type: ignore[arg-type]
         with Dataset(convert(None, tmp_path / "s", tmp_path / f"{drop}.h5", options)) as data:
             episode = data.episode(0)
             assert episode.actions.tolist() == actions
             assert episode.rewards.tolist() == [5 + action for action in actions]
             assert episode.terminations[-1] == episode.truncations[-1] == (drop == "first")
+
+
+def test_ends_that_are_left_out_with_the_last_row_are_reported(tmp_path: Path) -> None:
+    options = ImportOptions(drop_action="last")
+    write_video_csv(tmp_path / "s", "run", "action,terminated\n0,0\n1,0\n2,0\n3,1\n")
+    with pytest.warns(UserWarning, match="an episode ends in its last row, which is left out"):
+        convert(None, tmp_path / "s", tmp_path / "a.h5", options)
+    write_video_csv(tmp_path / "s", "run", "action,terminated\n0,0\n1,0\n2,1\n3,0\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        convert(None, tmp_path / "s", tmp_path / "a.h5", options)
+
+
+def test_csv_files_of_spreadsheets(tmp_path: Path) -> None:
+    """Excel writes a byte order mark, and semicolons in many countries."""
+    write_video_csv(tmp_path / "s", "run", "\ufeffaction\n0\n1\n2\n")
+    with Dataset(convert(None, tmp_path / "s", tmp_path / "a.h5")) as data:
+        assert data.episode(0).actions.tolist() == [0, 1, 2]
+    write_video_csv(tmp_path / "s", "run", "action;reward\n0;1\n1;1\n2;1\n")
+    with pytest.raises(UserError, match="is not separated by commas"):
+        convert(None, tmp_path / "s", tmp_path / "b.h5")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 import imageio.v3 as iio
 import numpy as np
 import pytest
-from import_sources import SOURCES, some_frames
+from import_sources import SOURCES, some_frames, write_gif
 
 from worldmodel.cli import command_line as cli
 from worldmodel.common import spaces
@@ -284,8 +284,8 @@ def test_videos_of_other_sizes_lengths_and_depths(tmp_path: Path) -> None:
         assert data.frames(0).tobytes() == some_frames(0, 5)[::2].tobytes()
     with pytest.raises(UserError, match=r"gives 1 frames at frame_skip=5; wanted at least two"):
         convert("video", source, tmp_path / "a.h5", ImportOptions(frame_skip=5))
-    (source / "train" / "a" / "b").mkdir(parents=True)
-    iio.imwrite(source / "train" / "a" / "b" / "0.gif", some_frames(0), plugin="pillow", duration=100, loop=0)
+    (source / "a" / "b").mkdir(parents=True)
+    iio.imwrite(source / "a" / "b" / "0.gif", some_frames(0), plugin="pillow", duration=100, loop=0)
     with pytest.raises(UserError, match="is nested too deep"):
         convert("video", source, tmp_path / "a.h5")
 
@@ -313,5 +313,24 @@ def test_the_verb_converts_and_refuses(tmp_path: Path, capsys: pytest.CaptureFix
     with pytest.raises(SystemExit):
         cli.main([*arguments, "--force"])
     assert "unknown format 'npy'. Did you mean 'npz'?" in capsys.readouterr().err
-    with pytest.raises(UserError, match="size="):
-        ImportOptions(size=(0, 3))
+    for size in ((0, 3), (9000, 3)):
+        with pytest.raises(UserError, match="size="):
+            ImportOptions(size=size)
+
+
+def test_neither_the_source_nor_a_folder_is_replaced(tmp_path: Path) -> None:
+    write_npz_source(tmp_path / "s", [("train", "a"), ("test", "b")])
+    for out, message in ((tmp_path / "s" / ".." / "s", "is the source"), (tmp_path, "is a folder")):
+        with pytest.raises(UserError, match=message):
+            convert("npz", tmp_path / "s", out)
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
+def test_a_failed_conversion_leaves_no_new_folder(tmp_path: Path) -> None:
+    for i, size in enumerate(((8, 6), (9, 6))):
+        write_gif(tmp_path / "s" / f"{i}.gif", some_frames(i, 2, size))
+    (tmp_path / "old").mkdir()
+    for out in ("new/deep", "old"):
+        with pytest.raises(UserError, match="give a size to resize all"):
+            convert("video", tmp_path / "s", tmp_path / out / "a.h5")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["0.gif", "1.gif", "old", "s"]

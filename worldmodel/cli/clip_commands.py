@@ -179,9 +179,9 @@ def read_given_frames(paths: tuple[Path, ...], model: ClipModel) -> Tensor:
     Raises:
         UserError: another number of images than the model is conditioned on, or a file that is not an image.
     """
-    import imageio.v3 as iio
     import numpy as np
     import torch
+    from PIL import Image
 
     from worldmodel.data.importers.frame_conversion import fit_frame
 
@@ -194,10 +194,12 @@ def read_given_frames(paths: tuple[Path, ...], model: ClipModel) -> Tensor:
     frames = []
     for path in paths:
         try:
-            image = iio.imread(path, index=0, plugin="pillow")
+            with Image.open(path) as image:
+                if image.mode.startswith(("I", "F")):
+                    raise ValueError(f"its pixels are {image.mode}, wanted 8 bits for each colour")
+                rgb = np.asarray(image.convert("RGB"))
         except (OSError, ValueError) as error:
             raise UserError(f"--frames {path}: cannot be read as an image ({error}).") from error
-        rgb = np.stack([image] * 3, -1) if image.ndim == 2 else image[..., :3]  # grey, or with an alpha channel
         frames.append(fit_frame(rgb, model.spec.pixels.size, "crop"))
     return torch.from_numpy(np.stack(frames))
 

@@ -106,6 +106,8 @@ def eval_video(config: EvalVideo) -> None:
             f"--num {config.num} --batch-size {config.batch_size} --best-of {config.best_of} --trials {config.trials} "
             f"--seed {config.seed}: wanted at least 1, 1, 1, 1 and 0."
         )
+    if config.length is not None and config.length < 2:
+        raise UserError(f"--length {config.length}: wanted at least 2 frames.")
     names = tuple(name for name in config.metrics.split(",") if name)
     select_clip_metrics(names)
     result = _evaluate(config, names)

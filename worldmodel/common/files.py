@@ -79,6 +79,27 @@ def write_error(path: str | Path, error: OSError) -> UserError:
 
 
 @contextlib.contextmanager
+def new_folders(folder: Path) -> Iterator[None]:
+    """Create a folder and its missing parents; when the block fails, those that were created and are empty are removed.
+
+    Raises:
+        UserError: the folder cannot be created.
+    """
+    created = [path for path in (folder, *folder.parents) if not path.exists()]  # innermost first
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(folder, error) from error
+    try:
+        yield
+    except BaseException:
+        for path in created:
+            with contextlib.suppress(OSError):  # not empty: another process has written to it
+                path.rmdir()
+        raise
+
+
+@contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Write a file atomically.
 

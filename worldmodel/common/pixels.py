@@ -16,6 +16,7 @@ from worldmodel.common.errors import UserError
 from worldmodel.common.policy_view import FrameStack as FrameStack  # moved there
 
 Crop = tuple[int, int, int, int]
+MAX_SIDE = 8192  # rows or columns
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class PixelSpec:
         crop: (top, bottom, left, right) of the part that is kept, in pixels of `size`; None keeps all.
 
     Raises:
-        UserError: a size below 1, or a crop that is not inside `size`.
+        UserError: a size below 1 or above 8192, or a crop that is not inside `size`.
     """
 
     size: tuple[int, int] = (64, 64)
@@ -36,6 +37,8 @@ class PixelSpec:
     def __post_init__(self) -> None:
         if len(self.size) != 2 or min(self.size) < 1:
             raise UserError(f"size={self.size}: wanted two positive numbers, rows and columns.")
+        if max(self.size) > MAX_SIDE:
+            raise UserError(f"size={self.size}: wanted at most {MAX_SIDE} rows and columns.")
         if self.crop is not None:
             top, bottom, left, right = self.crop
             if not (0 <= top < bottom <= self.size[0] and 0 <= left < right <= self.size[1]):

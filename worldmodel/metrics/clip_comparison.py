@@ -197,7 +197,15 @@ class ModelComparison(Comparison):
         return self._real(self._batches(trial)), self._real(self._batches(trial, self.choice.num))
 
     def check_trials(self) -> None:
-        """As `Comparison.check_trials`; reconstructions of other clips and new samples differ."""
+        """As `Comparison.check_trials`; samples differ in each trial, reconstructions only if other clips are drawn."""
+        if not self.reconstruct:
+            return
+        further = sum(len(x.frames) for x in self._batches(0, self.choice.num))
+        if not further:
+            raise UserError(
+                f"the split has no more than the {self.choice.num} clips of a trial, so all trials would reconstruct "
+                "the same ones; compare fewer clips, or leave --trials out."
+            )
 
     def likelihood(self) -> dict[str, Any]:
         """The section of `likelihood_section` for the real clips of the first trial.

@@ -169,6 +169,6 @@ class ClipFeatures:
             "features": self.detector.name,
             "resizing": f"{SIZE} x {SIZE}, {RESIZING[self.detector.resizing][0]}",
             "rounding": "uint8 frames, not rounded after resizing",
-            "context": "all frames of a clip, also given ones",
+            "context": "all frames of a clip; those given to a model as it decodes them",
             "device": self.detector.device,
         }

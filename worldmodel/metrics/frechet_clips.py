@@ -70,6 +70,16 @@ class FrechetAccumulator(ClipAccumulator):
         floor = {"half of the real clips": Estimate(frechet_distance(even, odd))}
         return [MetricValue("", Estimate(value), floor)] if np.isfinite(value) else []
 
+    def warnings(self) -> list[str]:
+        """As `ClipAccumulator.warnings`: too few clips for a covariance."""
+        empty = GaussianStatistics.empty(1)
+        counts = [sum(self._statistics.get((side, half), empty).count for half in HALVES) for side in (REAL, GENERATED)]
+        if min(counts) >= 2:
+            return []
+        return [
+            f"a Frechet distance needs at least 2 clips of each side, got {counts[0]} real and {counts[1]} generated"
+        ]
+
     def state(self) -> State:
         """As `ClipAccumulator.state`."""
         return {

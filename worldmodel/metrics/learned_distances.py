@@ -104,8 +104,9 @@ def fvd_note(run: EvaluationRun) -> str:
     count, rules = len(run.clips.episodes), _rules(run)
     bias = f" Fewer than {FEW} clips: it is biased upwards; compare it with the floor." if count < FEW else ""
     return (
-        f"FVD: {count} dreams against {count} recorded clips of {run.settings.ahead + 1} frames, the first one given; "
-        f"resizing {rules.resizing!r}, covariance divisor N-{rules.ddof}, {run.world.device.type}.{bias}"
+        f"FVD: {count} dreams against {count} recorded clips of {run.settings.ahead + 1} frames, the first one "
+        f"given and as recorded; resizing {rules.resizing!r}, covariance divisor N-{rules.ddof}, "
+        f"{run.world.device.type}.{bias}"
     )
 
 

@@ -5,6 +5,7 @@ Shapes: T steps, T+1 frames, A numbers per action.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -56,6 +57,12 @@ def _space_of(found: list[np.ndarray], paths: Sequence[Path]) -> spaces.Space:
     return spaces.Discrete(int(largest) + 1) if not first.ndim else spaces.MultiDiscrete(tuple((largest + 1).tolist()))
 
 
+LOST_END = (
+    "--drop-action last: an episode ends in its last row, which is left out together with its reward, because the "
+    "frame that it leads to is not in the source. The dataset does not show these ends."
+)
+
+
 def steps_of(array: np.ndarray, num_frames: int, drop: str | None, where: str) -> np.ndarray:
     """The T rows between T+1 frames, of an array with T or T+1 rows.
 
@@ -64,6 +71,9 @@ def steps_of(array: np.ndarray, num_frames: int, drop: str | None, where: str) -
         num_frames: T+1.
         drop: `ImportOptions.drop_action`, for an array with T+1 rows.
         where: the subject of error messages.
+
+    Warns:
+        UserWarning: ends are left out with the last row.
 
     Raises:
         UserError: another number of rows, or T+1 rows without `drop`.
@@ -74,6 +84,8 @@ def steps_of(array: np.ndarray, num_frames: int, drop: str | None, where: str) -
             "follows frame t, or --drop-action first if row t led to frame t, as in episodes of Dreamer."
         )
     if len(array) == num_frames:
+        if drop != "first" and array.dtype == bool and array[-1]:
+            warnings.warn(LOST_END, stacklevel=2)
         return array[1:] if drop == "first" else array[:-1]
     if len(array) != num_frames - 1:
         shape = f"shape {array.shape} {array.dtype}"

@@ -91,7 +91,11 @@ def _arrays(example: Example, camera: str, where: str) -> tuple[np.ndarray, np.n
         if cameras and camera not in cameras:
             raise UserError(f"{where}: {unknown_name('camera', camera, cameras)}")
         raise UserError(f"{where} has {num_frames} frames '0/{camera}/encoded', '1/...'; wanted at least two.")
-    frames = np.stack([_frame(example.bytes_of(f"{t}/{camera}/encoded"), where) for t in range(num_frames)])
+    parts = [_frame(example.bytes_of(f"{t}/{camera}/encoded"), where) for t in range(num_frames)]
+    sizes = sorted({part.shape[0] for part in parts})
+    if len(sizes) > 1:
+        raise UserError(f"{where} has frames of {sizes[0]} and {sizes[1]} rows; wanted frames of one size.")
+    frames = np.stack(parts)
     actions = np.stack([_floats(example, f"{t}/action", where) for t in range(num_frames - 1)])
     variables: dict[str, np.ndarray] = {}
     if "0/endeffector_pos" in example:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from worldmodel.common.files import expand_path, write_error
+from worldmodel.common.errors import UserError
+from worldmodel.common.files import expand_path, new_folders, write_error
 from worldmodel.data.importers.imported_dataset import ImportedDataset, ImportOptions
 from worldmodel.data.importers.importer_registry import detect_format, find_importer
 from worldmodel.data.parts import PartWriter
@@ -41,16 +42,15 @@ def convert(
             names file and key), or `out` cannot be written.
     """
     out, source, options = expand_path(out), expand_path(source), options or ImportOptions()
+    if out.resolve() == source.resolve():
+        raise UserError(f"'{out}' is the source; wanted another path for the dataset.")
+    if out.is_dir():
+        raise UserError(f"'{out}' is a folder; wanted the path of a file.")
     format = format or detect_format(source)
     row = find_importer(format)
     options.check_used(format, row.options)
     imported: ImportedDataset = row.load()(source, options)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent)
-    except OSError as error:
-        raise write_error(out, error) from error
-    with folder as name:
+    with new_folders(out.parent), _temporary_folder(out) as name:
         part = Path(name) / "part-000.bin"
         with PartWriter(part, imported.header, durable=False) as writer:
             total = imported.header.num_episodes
@@ -60,3 +60,10 @@ def convert(
                     del episode
                     bar.update()
         return seal([part], out, indices=imported.header.indices)
+
+
+def _temporary_folder(out: Path) -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent)
+    except OSError as error:
+        raise write_error(out, error) from error

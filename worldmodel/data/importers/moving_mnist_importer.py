@@ -39,8 +39,9 @@ def open_moving_mnist(source: Path, options: ImportOptions) -> ImportedDataset:
     """Check a file of sequences, or of digits that sequences are generated from.
 
     A file that ends in .npy holds sequences as the public test set does, (frames, sequences, 64, 64) uint8; all are
-    test episodes. Anything else holds digits: CSV with 784 numbers in 0 .. 255 and optionally a label in a row, or
-    MNIST's idx format, each plain or gzipped. The word mnist-5k stands for the asset of that name, 5,000 digits.
+    test episodes. Anything else holds digits: CSV with 784 numbers in 0 .. 255 in a row, optionally with a label
+    before or after them, or MNIST's idx format, each plain or gzipped. The word mnist-5k stands for the asset of that
+    name, 5,000 digits.
 
     Generated sequences have the splits of the rule "hash", and no digit is in sequences of two splits.
 
@@ -153,16 +154,34 @@ def read_digits(source: Path) -> np.ndarray:
             rows = np.loadtxt(content.decode("ascii").splitlines(), delimiter=",", ndmin=2)
             if rows.shape[1] not in (DIGIT * DIGIT, DIGIT * DIGIT + 1):
                 raise ValueError(f"{rows.shape[1]} numbers in a row")
-            rows = rows[:, : DIGIT * DIGIT]
+            if rows.shape[1] > DIGIT * DIGIT:
+                rows = _without_label(rows)
             if rows.min() < 0 or rows.max() > 255:
                 raise ValueError(f"numbers in {rows.min():g} .. {rows.max():g}")
             digits = rows.astype(np.uint8).reshape(-1, DIGIT, DIGIT)
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        layout = f"CSV with {DIGIT * DIGIT} numbers in 0 .. 255 and optionally a label in a row, or MNIST's idx format"
-        raise UserError(f"'{source}' cannot be read as digits: {error}; wanted {layout}.") from error
+        layout = f"CSV with {DIGIT * DIGIT} numbers in 0 .. 255 in a row, optionally with a label before or after them"
+        raise UserError(
+            f"'{source}' cannot be read as digits: {error}; wanted {layout}, or MNIST's idx format."
+        ) from error
     if digits.shape[1:] != (DIGIT, DIGIT) or not len(digits):
         raise UserError(f"'{source}' has digits of shape {digits.shape}; wanted (digits, {DIGIT}, {DIGIT}).")
     return digits
+
+
+def _without_label(rows: np.ndarray) -> np.ndarray:
+    """(N, 784) of rows with a label 0 .. 9 before or after the pixels; the pixel at the other end is 0 in all digits.
+
+    Raises:
+        ValueError: the label may be in both places, or in neither.
+    """
+    first, last = rows[:, 0], rows[:, -1]
+    may_be = [bool(np.isin(column, np.arange(10)).all()) for column in (first, last)]
+    if all(may_be):
+        may_be = [bool(column.any()) for column in (first, last)]
+    if may_be[0] == may_be[1]:
+        raise ValueError("the label is not clearly the first or the last number of the rows, so remove it")
+    return rows[:, 1:] if may_be[0] else rows[:, :-1]
 
 
 def _rgb(frames: np.ndarray, size: tuple[int, int], options: ImportOptions) -> np.ndarray:

@@ -131,11 +131,14 @@ def _frames(group: h5py.Group) -> np.ndarray:
     if data is None:
         # The public loader decodes JPEG with OpenCV, which returns BGR: the bytes of an "RGB" file are swapped.
         count = sum(name.startswith("frame") for name in group)
-        if "frame0" not in group:
-            raise ValueError(f"it has {sorted(group)}, wanted frames or frame0")
+        missing = [name for name in (f"frame{t}" for t in range(max(count, 1))) if name not in group]
+        if missing:
+            raise ValueError(f"it has no {missing[0]} but {sorted(group)}, wanted frames, or frame0, frame1, ...")
         pictures = [Image.open(io.BytesIO(group[f"frame{t}"][()].tobytes())) for t in range(count)]
         frames = np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
         return frames[..., ::-1] if group["frame0"].attrs.get("image_format", "BGR") == "RGB" else frames
+    if not isinstance(data, h5py.Dataset):
+        raise ValueError("frames is a group, wanted an array")
     if data.dtype != np.uint8 or data.ndim not in (1, 4):
         raise ValueError(f"frames has shape {data.shape} {data.dtype}, wanted bytes of an MP4 or (T+1, H, W, 3) uint8")
     if data.ndim == 1:

@@ -152,12 +152,14 @@ def read_table(path: Path) -> ActionTable:
         UserError: the file is missing or has other columns; the message names file and column.
     """
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # Excel writes a byte order mark
             names, *rows = [[text.strip() for text in row] for row in csv.reader(file) if row] or [[]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(
             f"'{path}' cannot be read as CSV: {error}; wanted one for each video, of the same name."
         ) from error
+    if len(names) == 1 and any(mark in names[0] for mark in ";\t"):
+        raise UserError(f"'{path}', first row: {names[0]!r} is not separated by commas; wanted commas.")
     actions = [i for i, name in enumerate(names) if name == "action" or name.startswith("action_")]
     for name in names:
         if name not in COLUMNS and not name.startswith("action_"):

@@ -5,6 +5,7 @@ Shapes: T+1 frames of H x W pixels.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -86,12 +87,24 @@ def find_videos(source: Path, options: ImportOptions) -> VideoFolder:
     splits: list[str | None] = [None] * len(paths)
     if options.split_files:
         listed = read_split_files(source, options.split_files)
+        unknown = sorted(listed.keys() - set(paths))
+        if unknown:
+            raise UserError(
+                f"'{unknown[0]}' is in a list of videos and is none of the videos below '{source}'; wanted files that "
+                f"end in {', '.join(VIDEO_SUFFIXES)} and are not hidden."
+            )
         paths = [path for path in paths if path in listed]
         splits = [listed[path] for path in paths]
     folders = [list(path.relative_to(source).parts[:-1]) for path in paths]
-    if all(folder and folder[0].lower() in SPLIT_NAMES for folder in folders):
+    outside = [path for path, folder in zip(paths, folders, strict=True) if not _is_split(folder)]
+    if not outside:
         named = [SPLIT_NAMES[folder.pop(0).lower()] for folder in folders]
         splits = splits if options.split_files else [*named]
+    elif len(outside) < len(paths) and not (options.ignore_splits or options.split_files):
+        raise UserError(
+            f"'{outside[0]}' is in no folder called {', '.join(SPLIT_NAMES)}, and other videos are; wanted all or "
+            "none. Move it, or give --ignore-splits or --split-files."
+        )
     for path, folder in zip(paths, folders, strict=True):
         if len(folder) > 1:
             raise UserError(f"'{path}' is nested too deep; wanted SOURCE/[SPLIT/][CLASS/]NAME{path.suffix}.")
@@ -103,11 +116,16 @@ def find_videos(source: Path, options: ImportOptions) -> VideoFolder:
     return VideoFolder(paths, labels, official_splits(splits, options), names, first.shape[:2])
 
 
+def _is_split(folder: list[str]) -> bool:
+    """Whether the first of some folders has the name of a split."""
+    return bool(folder) and folder[0].lower() in SPLIT_NAMES
+
+
 def read_split_files(source: Path, lists: tuple[Path, ...]) -> dict[Path, str]:
     """The videos of lists such as trainlist01.txt and testlist01.txt of UCF-101, with the split of each.
 
-    A line is the path of a video, relative to the source, and may end in a space and the number of its class. A list
-    whose name begins with train, val or test is for that split.
+    A line is the path of a video, relative to the source or absolute, and may end in a space and the number of its
+    class. A list whose name begins with train, val or test is for that split.
 
     Raises:
         UserError: a list cannot be read or its name begins otherwise; a video is missing, or in two splits.
@@ -125,7 +143,7 @@ def read_split_files(source: Path, lists: tuple[Path, ...]) -> dict[Path, str]:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
-            video = source / re.sub(r"\s+\d+$", "", line.strip())
+            video = Path(os.path.normpath(source / re.sub(r"\s+\d+$", "", line.strip())))
             if not video.is_file():
                 raise UserError(
                     f"'{path}', line {number}: '{video}' does not exist; wanted the path of a video below it."
