@@ -7,7 +7,7 @@ from typing import Any
 
 from worldmodel.collect.collect_config import EvalPolicy
 from worldmodel.collect.env_options import choose_env
-from worldmodel.collect.policy_diagnostics import diagnose
+from worldmodel.collect.policy_diagnostics import check_diagnostics, diagnose
 from worldmodel.collect.policy_evaluation import evaluate, format_table
 from worldmodel.collect.policy_specs import PolicySpec, check_policy_fits, parse_noisy_policy
 from worldmodel.common.errors import UserError
@@ -38,6 +38,7 @@ def eval_policy(config: EvalPolicy) -> list[dict[str, Any]]:
         spec = parse_noisy_policy(text, env.meta.action_space, envs.policy_defaults(name))
         check_policy_fits(spec, env)
         policies[text] = spec
+    check_diagnostics(config, policies, env)
     rows = evaluate(policies, name, kwargs, config.episodes, config.first_seed, config.workers)
     printed = format_table(rows)
     if config.reactivity or config.second_world is not None:

@@ -101,16 +101,18 @@ def load_checkpoint(config: TrainPolicy, venv: Any) -> tuple[Any, float]:
     """The model of this training's checkpoint, and the minutes of training before it."""
     checkpoint = config.out / "checkpoint.zip"
     algorithm = getattr(sb3, config.learner.algo.upper())
-    minutes = json.loads(checkpoint.with_suffix(".json").read_text())["minutes"]
     model = algorithm.load(checkpoint, env=venv, device=config.device)
+    minutes = getattr(model, "training_minutes", None)
+    if minutes is None:  # of earlier versions
+        minutes = json.loads(checkpoint.with_suffix(".json").read_text())["minutes"]
     _restore_reward_statistics(model, getattr(model, "reward_statistics", None))
     return model, minutes
 
 
 def save_checkpoint(model: Any, out: Path, minutes: float) -> None:
-    """Write checkpoint.zip atomically, and the training time so far to checkpoint.json."""
+    """Write checkpoint.zip atomically, with the training time so far."""
+    model.training_minutes = minutes
     save_model(model, out / "checkpoint.zip")
-    write_json_atomic(out / "checkpoint.json", {"minutes": minutes})
 
 
 def save_model(model: Any, path: Path, exclude: tuple[str, ...] = ()) -> None:

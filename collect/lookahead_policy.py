@@ -34,11 +34,12 @@ class LookaheadPolicy:
 
     Args:
         model: an SB3 actor-critic with a Discrete action space.
-        learner: the settings that it was trained with.
+        learner: the settings that it was trained with; dreams have its hold and reward, and temperature 1.
         world: the world that dreams.
         dreams: D, dreams of each action.
         decisions: K, length of a dream in decisions.
-        margin: mean return that another action must promise more than the sampled one to be taken instead.
+        margin: mean return that another action must promise more than the sampled one to be taken instead, in the
+            reward of the training: with the reward "status", 0.01 is one hundredth of the hidden variable's 100.
         backend: what steps the dreams, see `Simulator`.
 
     Attributes:
@@ -59,7 +60,9 @@ class LookaheadPolicy:
     ) -> None:
         self.model, self.learner, self.world = model, learner, world
         self.num_dreams, self.decisions, self.margin = dreams, decisions, margin
-        settings = replace(learner, horizon=None, mirror=False, disagreement_penalty=0.0, start_before_end=0.0)
+        settings = replace(
+            learner, horizon=None, mirror=False, disagreement_penalty=0.0, start_before_end=0.0, temperature=1.0
+        )
         options = {**dream_keywords(settings), "backend": backend}
         self.num_actions = int(model.action_space.n)
         self.dreams = DreamLearnerEnv(world, self.num_actions * dreams, **options)
@@ -87,6 +90,10 @@ class LookaheadPolicy:
         self.left -= 1
         self.actions.append(self.action)
         return self.action
+
+    def observe_executed(self, action: int) -> None:
+        """Note that another action than the last one of `act` was executed: dreams continue from what happened."""
+        self.actions[-1] = int(action)
 
     def _decide(self, observed: np.ndarray) -> int:
         """Sample the policy's action for (h, w, C), and replace it if another one promises more."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worldmodel.collect.learner_config import LearnerConfig
+from worldmodel.collect.learner_envs import check_world
 from worldmodel.collect.policy_files import file_hash, find_policy_file
 from worldmodel.common.errors import UserError
 
@@ -26,7 +27,8 @@ class LookaheadConfig:
         world: the world that dreams, a directory or the name of a shipped one.
         dreams: of each action.
         decisions: length of a dream in decisions of the policy.
-        margin: mean return that another action must promise more than the policy's own to be taken instead.
+        margin: mean return that another action must promise more than the policy's own to be taken instead, in the
+            reward that the policy was trained with.
         backend: what steps the dreams, torch or onnx.
     """
 
@@ -62,7 +64,9 @@ def parse_lookahead(text: str) -> tuple[Path, LookaheadConfig]:
     policy, separator, world = text.partition(":")[2].rpartition(":")
     if not separator or not policy or not world:
         raise UserError(f"policy {text!r}: wanted lookahead:POLICY:WORLD, as in lookahead:runs/dreamer:runs/cover.")
-    return find_policy_file(Path(policy), "lookahead:"), LookaheadConfig(world)
+    file = find_policy_file(Path(policy), "lookahead:")
+    check_world(Path(world), file)
+    return file, LookaheadConfig(world)
 
 
 def lookahead_policy(

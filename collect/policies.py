@@ -135,4 +135,9 @@ class NoisyPolicy:
     def act(self, frame: np.ndarray) -> Any:
         """The inner policy's action, or with probability `epsilon` a uniform random one."""
         action = self.inner.act(frame)
-        return self.space.sample(self.rng) if self.rng.random() < self.epsilon else action
+        if self.rng.random() < self.epsilon:
+            action = self.space.sample(self.rng)
+            observe = getattr(self.inner, "observe_executed", None)  # a policy that dreams on from what happened
+            if observe is not None:
+                observe(action)
+        return action

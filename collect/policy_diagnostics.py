@@ -54,6 +54,31 @@ def diagnose(config: EvalPolicy, rows: list[dict[str, Any]], policies: Mapping[s
     return "\n".join(lines)
 
 
+def check_diagnostics(config: EvalPolicy, policies: Mapping[str, PolicySpec], env: Any) -> None:
+    """Refuse what `diagnose` cannot measure, before an episode is played.
+
+    Args:
+        config, policies, env: as for `diagnose`.
+
+    Raises:
+        UserError: a second world that does not fit the first, a policy that cannot act in dreams, or a dataset that
+            cannot be read.
+    """
+    if config.second_world is None:
+        return
+    from worldmodel.data import Dataset
+    from worldmodel.metrics.exploitation import check_pair
+    from worldmodel.world.world_model import WorldModel
+
+    assert config.world is not None, "checked by eval_policy"
+    world = WorldModel.from_pretrained(config.world)
+    check_pair(world, WorldModel.from_pretrained(config.second_world))
+    for spec in policies.values():
+        batch_policy(spec, world.spec.action_space, env)
+    if config.data:
+        Dataset.open_cropped(list(config.data), world.spec.pixels).close()
+
+
 def _add_reactivity(
     config: EvalPolicy, rows: list[dict[str, Any]], policies: Mapping[str, PolicySpec], env: Any,
     world: WorldModel | None,

@@ -13,6 +13,7 @@ import json
 import math
 import shutil
 import time
+import zlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,15 +31,16 @@ from worldmodel.collect.policy_files import file_hash, find_policy_file
 from worldmodel.common.errors import UserError
 from worldmodel.common.files import expand_path, write_json_atomic
 from worldmodel.common.mirroring import action_mirror
-from worldmodel.common.run_info import check_same_run, remove_run, save_run_info
+from worldmodel.common.run_info import check_same_run, load_run_info, remove_run, save_run_info
 from worldmodel.common.spaces import Discrete, from_gymnasium
 from worldmodel.common.torch_state import isolated_torch_state
+from worldmodel.data import Dataset
 from worldmodel.metrics.statistics import ratio
 from worldmodel.world.hub import find_world
 from worldmodel.world.world_model import WorldModel
 
 BATCHES = 16  # of comparisons in a file
-HELD_OUT = 0.1  # share of the files whose states measure the gain
+HELD_OUT = 10  # every tenth file, from the second on, begins in validation episodes and measures the gain
 
 
 @dataclass(frozen=True)
@@ -101,9 +103,15 @@ def _improve(config: ImprovePolicy) -> None:
         raise UserError(f"{config.policy} was trained by {learner.algo}; wanted a policy of ppo or a2c.")
     check_world(config.world, config.out)
     model = load_model(file, learner.algo)
-    config.out.mkdir(parents=True, exist_ok=True)
-    save_run_info(config.out / "run.json", "improve policy", config, policy_sha256=file_hash(file))
     world = WorldModel.from_pretrained(find_world(config.world), "cpu")
+    hashes = {
+        "policy_sha256": file_hash(file),
+        "world_sha256": file_hash(find_world(config.world) / "model.safetensors"),
+        "data_fingerprints": [_fingerprint(path, world) for path in config.starts_from],
+    }
+    _check_inputs(config.out, hashes)
+    config.out.mkdir(parents=True, exist_ok=True)
+    save_run_info(config.out / "run.json", "improve policy", config, **hashes)
     parts, minutes = _compare(config, learner, world, model)
     mirrored = _mirrored_actions(config, learner, world)
     begin = time.monotonic()
@@ -112,6 +120,28 @@ def _improve(config: ImprovePolicy) -> None:
     write_json_atomic(config.out / "policy.json", {**saved, "learner": asdict(learner), "result": result})
     save_model(model, config.out / "policy.zip", exclude=("tensorboard_log",))
     shutil.rmtree(config.out / "labels", ignore_errors=True)
+
+
+def _fingerprint(path: Path, world: WorldModel) -> str:
+    with Dataset.open_cropped(path, world.spec.pixels) as data:
+        return data.fingerprint
+
+
+def _check_inputs(out: Path, hashes: dict[str, Any]) -> None:
+    """Refuse to continue comparisons of another policy, world or recording.
+
+    Raises:
+        UserError: an input has changed since the run was stopped.
+    """
+    if not (out / "run.json").exists():
+        return
+    before = load_run_info(out / "run.json")
+    for name, value in hashes.items():
+        if before.get(name, value) != value:
+            raise UserError(
+                f"{out} was begun with another {name.split('_')[0]}: its {name} was {before[name]}, is {value}. Give "
+                "--force to remove what was compared, or another --out."
+            )
 
 
 def load_model(file: Path, algo: str) -> Any:
@@ -144,7 +174,10 @@ def require_discrete(model: Any, name: str | Path) -> None:
 def _compare(
     config: ImprovePolicy, learner: LearnerConfig, world: WorldModel, model: Any
 ) -> tuple[list[Comparisons], float]:
-    """The files of comparisons, those of a stopped run first, until the minutes are used or there are enough states."""
+    """The files of comparisons, those of a stopped run first, until the minutes are used or there are enough states.
+
+    A file whose states are held out (`_is_held_out`) begins in validation episodes, the others in training episodes.
+    """
     from tqdm import tqdm
 
     from worldmodel.dream import DreamLearnerEnv
@@ -164,17 +197,20 @@ def _compare(
         backend=config.backend,
     )
     rows = num_actions * max(1, config.num_envs // num_actions)
-    dreams = None
+    dreams: dict[str, Any] = {}
     with tqdm(initial=sum(map(len, parts)), unit="state", desc="comparing") as bar:
-        while (minutes < config.minutes and bar.n < (config.states or math.inf)) or len(parts) < 2:
-            if dreams is None:  # the encoding of the starts is not part of the budget
+        while len(parts) < 2 or (minutes < config.minutes and sum(map(len, parts)) < (config.states or math.inf)):
+            split = "validation" if _is_held_out(len(parts)) else "train"
+            if split not in dreams:  # the encoding of the starts is not part of the budget
                 options = {**dream_keywords(settings), "num_starts": config.num_starts, "seed": config.seed}
-                dreams = DreamLearnerEnv(world, rows, **options, starts_from=config.starts_from)
-                check_spaces(config.policy, config.world, model, dreams)
+                dreams[split] = DreamLearnerEnv(
+                    world, rows, **options, starts_from=config.starts_from, starts_split=split
+                )
+                check_spaces(config.policy, config.world, model, dreams[split])
             begin, batches = time.monotonic(), []
             for i in range(BATCHES):
                 seed = (config.seed, len(parts), i)
-                batches.append(compare_actions(dreams, model, config.decisions, learner.gamma, seed))
+                batches.append(compare_actions(dreams[split], model, config.decisions, learner.gamma, seed))
                 bar.update(len(batches[-1]))
             part, spent = Comparisons.concatenate(batches), (time.monotonic() - begin) / 60
             part.save(folder / f"{len(parts):05d}.npz", spent)
@@ -182,6 +218,11 @@ def _compare(
             minutes += spent
             bar.set_postfix(minutes=f"{minutes:.1f}/{config.minutes:g}")
     return parts, minutes
+
+
+def _is_held_out(number: int) -> bool:
+    """Whether the states of a file of comparisons, numbered from 0, are not learned from."""
+    return number % HELD_OUT == 1
 
 
 def check_spaces(policy: str | Path, world: str | Path, model: Any, dreams: Any) -> None:
@@ -218,7 +259,7 @@ def fit(model: Any, parts: list[Comparisons], config: ImprovePolicy, mirrored: n
 
     Args:
         model: the policy, changed in place.
-        parts: at least two; the last tenth, at least one, is held out.
+        parts: at least two; the second and every tenth after it are held out.
         config: epochs, batch_size, learning_rate, kl_weight, entropy and seed.
         mirrored: (A,) int64, see `_mirrored_actions`; None for none.
 
@@ -228,8 +269,10 @@ def fit(model: Any, parts: list[Comparisons], config: ImprovePolicy, mirrored: n
     """
     from tqdm import tqdm
 
-    held_out = max(1, round(HELD_OUT * len(parts)))
-    train, test = Comparisons.concatenate(parts[:-held_out]), Comparisons.concatenate(parts[-held_out:])
+    train, test = (
+        Comparisons.concatenate([part for i, part in enumerate(parts) if _is_held_out(i) == held_out])
+        for held_out in (False, True)
+    )
     examples = _examples(train)
     if mirrored is not None:
         examples = _with_mirrored(model, examples, torch.from_numpy(mirrored))
@@ -287,6 +330,7 @@ def _gain(model: Any, test: Comparisons) -> dict[str, Any]:
     parts = np.array_split(np.arange(len(test)), -(-len(test) // 256))
     new = np.concatenate([action_probabilities(model, test.observations[rows]) for rows in parts])
     gains = ((new - test.probabilities) * test.returns).sum(1)
-    gain = ratio(gains, np.ones(len(gains)))
+    states = np.array([zlib.crc32(observation.tobytes()) for observation in test.observations])
+    gain = ratio(gains, np.ones(len(gains)), units=states)  # a state may be compared several times
     changed = float((new.argmax(1) != test.probabilities.argmax(1)).mean())
     return {"gain": gain.to_json(), "changed": changed}

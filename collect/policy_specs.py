@@ -225,14 +225,25 @@ def describe_policy_file(
     if not path.is_file():
         raise UserError(f"no policy file at {path}; train one with 'worldmodel train policy'.")
     content = path.read_bytes()
-    settings_path = path.with_suffix(".json")
-    has_settings = settings_path.exists()
-    learner = json.loads(settings_path.read_text())["learner"] if has_settings else {"algo": guess_algorithm(path)}
+    learner = _saved_learner(path) or {"algo": guess_algorithm(path)}
     params, digest = {"learner": learner}, hashlib.sha256(content).hexdigest()
     if lookahead is not None:
         params["lookahead"], digest = asdict(lookahead), lookahead.digest(digest)
     name = name or (learner["algo"] if lookahead is None else PREFIX)
     return PolicySpec(name, "file", params, str(path.resolve()), digest, 1.0, epsilon)
+
+
+def _saved_learner(path: Path) -> dict[str, Any] | None:
+    """The settings next to a policy file: in NAME.json, or in the run.json of a training that is not finished."""
+    for file, keys in ((path.with_suffix(".json"), ("learner",)), (path.with_name("run.json"), ("config", "learner"))):
+        if not file.exists() or (file.name == "run.json" and path.name != "checkpoint.zip"):
+            continue
+        found: Any = json.loads(file.read_text())
+        for key in keys:
+            found = found.get(key, {})
+        if found:
+            return dict(found)
+    return None
 
 
 def load_policy_file(spec: PolicySpec, env: Any) -> Policy:

@@ -173,6 +173,6 @@ def _finish(model: Any, config: TrainPolicy, minutes: float) -> None:
         with atomic_path(out / "policy.zip") as temporary:
             shutil.copyfile(out / "best.zip", temporary)
     else:
-        save_model(model, out / "policy.zip", exclude=("tensorboard_log",))
+        save_model(model, out / "policy.zip", exclude=("tensorboard_log", "training_minutes"))
     for leftover in ("checkpoint.zip", "checkpoint.json"):
         (out / leftover).unlink(missing_ok=True)

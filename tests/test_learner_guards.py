@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -166,6 +167,29 @@ def test_the_first_observation_shows_the_frames_before_a_recorded_start(data: Da
     assert moved.any((1, 2, 3)).mean() > 0.3, "the frames of a stack differ"
 
 
+def test_the_first_observation_shows_the_action_before_a_recorded_start(data: Dataset, world: Any) -> None:
+    dreams = HeldDreams(world, 40, seed=3, frame_stack=1, last_action=True, starts_from=data.paths)
+    planes = dreams.reset()[:, 0, 0, 3:]  # (40, 2)
+    assert dreams.starts is not None
+    state = dreams.simulator.state
+    context = dreams.starts.sample(state.seeds, state.episodes, 0.0)
+    taken, has_action = context.actions[:, -1].numpy(), context.has_action[:, -1].numpy()
+    assert has_action.mean() > 0
+    np.testing.assert_array_equal(planes, 255 * (taken[:, None] == np.arange(2)) * has_action[:, None])
+
+
+def test_a_first_step_without_a_known_status_costs_what_an_end_costs(world: Any) -> None:
+    dreams = HeldDreams(world, 2, frame_stack=1, reward="status")
+    unknown = torch.full((2,), torch.nan)
+    probs = torch.tensor([[0.0, 0.25, 0.75, 0.0]] * 2)
+    values = dreams.simulator.status_values
+    assert probs.shape[1] == len(values)
+    out = SimpleNamespace(status_probs=probs, hazards=torch.tensor([0.0, 1.0]))
+    rewards = dreams._status_rewards(unknown, out)  # type: ignore[arg-type]
+    np.testing.assert_allclose(rewards, [0, -(probs[0] @ values) / 100], rtol=1e-6)
+    assert rewards[1] < 0
+
+
 def test_contexts_are_those_of_the_recording(data: Dataset, world: Any) -> None:
     long = np.flatnonzero(data.lengths >= 5)[:3]
     episodes, frames = long[[0, 0, 1, 2]], np.array([0, 4, 1, 2])
@@ -193,7 +217,7 @@ def test_starts_before_an_end_precede_terminations_and_losses(
     calls: list[tuple[np.ndarray, np.ndarray]] = []
     monkeypatch.setattr(recorded_starts, "_contexts", lambda _w, _d, episodes, frames: calls.append((episodes, frames)))
     monkeypatch.setattr(recorded_starts, "LEAD_STEPS", 2)
-    recorded_starts._before_ends(world, data, data.episodes_of("train"), 100, np.random.default_rng(0))
+    recorded_starts._before_ends(world, data, "train", 100, np.random.default_rng(0))
     ends = data.flat("terminations")
     for number, frame in zip(*calls[0], strict=True):
         offset, first = int(data.step_offsets[number]), int(data.frame_offsets[number])

@@ -135,6 +135,13 @@ def test_a_mistake_leaves_the_directory_free(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown policy 'randm'"):
         loop(config)
     assert not (config.out / "run.json").exists()
+    for changes, message in (
+        ({"later": RecordingConfig(mix="nonsense=0.2")}, "unknown policy 'nonsense'"),
+        ({"metrics": "permanance"}, "unknown metric 'permanance'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            loop(replace(TINY, out=tmp_path / "other", **changes))  # type: ignore[arg-type]
+        assert not (tmp_path / "other").exists(), "no stage has begun"
 
 
 def test_the_environment_gives_the_defaults() -> None:

@@ -15,7 +15,7 @@ from untrained import SPACES, make_world
 
 from worldmodel import envs
 from worldmodel.cli import command_line as cli
-from worldmodel.collect import record
+from worldmodel.collect import eval_policy_command, record
 from worldmodel.collect.batch_policies import batch_policy
 from worldmodel.collect.other_episode import OtherEpisodePolicy, replay_returns
 from worldmodel.collect.policies import PeriodicPolicy
@@ -203,6 +203,22 @@ def test_the_command_compares_dreams_with_recorded_clips(tmp_path: Path, capsys:
     assert set(row["exploitation"]["excess"]) == {"dreamed", "recorded", "dreamed_minus_recorded"}
     assert row["exploitation"]["second_hazard"]["dreamed"]["mean"] > row["exploitation"]["hazard"]["dreamed"]["mean"]
     assert "random, hazard_gap (per step):" in capsys.readouterr().out
+
+
+def test_what_cannot_be_measured_is_refused_before_an_episode_is_played(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(eval_policy_command, "evaluate", lambda *_: pytest.fail("episodes were played"))
+    world = make_world(status=StatusConfig("lives", (0.5,)))
+    world.save_pretrained(tmp_path / "other")
+    for options, message in (
+        (["--second-world", str(tmp_path / "other")], "trained with the same config"),
+        (["--second-world", "toy", "--data", str(tmp_path / "no.h5")], "no.h5"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["eval", "policy", "random", "--world", "toy", *options])
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

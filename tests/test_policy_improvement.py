@@ -30,6 +30,7 @@ from worldmodel.collect.learner_config import LearnerConfig
 from worldmodel.collect.learner_model import new_model, save_model
 from worldmodel.collect.lookahead_policy import LookaheadPolicy
 from worldmodel.collect.lookahead_spec import LookaheadConfig, parse_lookahead
+from worldmodel.collect.policies import NoisyPolicy
 from worldmodel.collect.policy_evaluation import evaluate
 from worldmodel.collect.policy_improvement import fit, improve_policy
 from worldmodel.collect.policy_specs import describe_policy_file, load_policy_file, parse_noisy_policy
@@ -190,6 +191,10 @@ def test_a_stopped_run_continues_to_the_same_policy(
     with pytest.raises(KeyboardInterrupt):
         improve_policy(config(policy, data, tmp_path / "stopped"))
     monkeypatch.setattr(Comparisons, "save", save)
+    with monkeypatch.context() as changed:
+        changed.setattr(policy_improvement, "file_hash", lambda path: "0" * 64)
+        with pytest.raises(UserError, match="was begun with another policy"):
+            improve_policy(config(policy, data, tmp_path / "stopped"))
     continued = improve_policy(config(policy, data, tmp_path / "stopped"))
     models = [policy_improvement.load_model(path, "ppo").policy.state_dict() for path in (whole, continued)]
     for name, tensor in models[0].items():
@@ -201,6 +206,28 @@ def test_a_stopped_run_continues_to_the_same_policy(
     assert result["states"] == 16
     with pytest.raises(UserError, match="another run"):
         improve_policy(config(policy, data, tmp_path / "stopped", epochs=2))
+
+
+def test_the_gain_is_measured_in_episodes_that_were_not_learned_from(
+    data: Path, policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy_improvement, "BATCHES", 2)
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    splits: list[str] = []
+
+    class Recorded(DreamLearnerEnv):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            self.split = options["starts_split"]
+            super().__init__(*arguments, **options)
+
+        def reset_with_seeds(self, seeds: np.ndarray) -> np.ndarray:
+            splits.append(self.split)
+            return super().reset_with_seeds(seeds)
+
+    monkeypatch.setattr("worldmodel.dream.DreamLearnerEnv", Recorded)
+    improve_policy(config(policy, data, tmp_path / "out", minutes=60, states=88, backend="torch"))
+    assert splits == ["train"] * 2 + ["validation"] * 2 + ["train"] * 18
+    assert json.loads((tmp_path / "out" / "policy.json").read_text())["result"]["states"] == 88
 
 
 def test_what_cannot_be_improved_is_refused(data: Path, policy: Path, tmp_path: Path) -> None:
@@ -304,6 +331,25 @@ def test_lookahead_of_a_policy_that_observes_its_last_action(tmp_path: Path) -> 
     env.close()
 
 
+def test_lookahead_continues_from_the_actions_that_were_executed(policy: Path) -> None:
+    model = policy_improvement.load_model(policy / "policy.zip", "ppo")
+    ahead = LookaheadPolicy(model, replace(LEARNER, hold=2), WorldModel.from_pretrained("toy"), dreams=1, decisions=1)
+    chosen: list[int] = []
+    act = ahead.act
+    ahead.act = lambda frame: chosen.append(act(frame)) or chosen[-1]  # type: ignore[method-assign, func-returns-value]
+    env = envs.make("toy", size=(16, 16))
+    noisy = NoisyPolicy(ahead, env.meta.action_space, 0.5)
+    noisy.begin(np.random.default_rng(1))
+    frame, _ = env.reset(seed=1)
+    executed = []
+    for _ in range(8):
+        executed.append(int(noisy.act(frame)))
+        frame, *_ = env.step(executed[-1])
+    assert executed != chosen
+    assert list(ahead.actions) == executed[-len(ahead.actions) :]
+    env.close()
+
+
 def test_lookahead_is_a_policy_for_recordings_and_evaluations(policy: Path, tmp_path: Path) -> None:
     text, env = f"lookahead:{policy}:toy", {"size": (16, 16), "max_steps": 4}
     path = record("toy", text, tmp_path / "ahead.h5", episodes=2, progress=False, epsilon=0.25, **env)
@@ -327,6 +373,8 @@ def test_lookahead_is_refused_where_it_cannot_work(policy: Path, tmp_path: Path)
             parse_lookahead(text)
     with pytest.raises(UserError, match="nowhere: wanted a file or a directory"):
         parse_lookahead("lookahead:nowhere:toy")
+    with pytest.raises(UserError, match="is not a world directory"):
+        parse_lookahead(f"lookahead:{policy}:{policy}")
     for changes in ({"dreams": 0}, {"decisions": 0}, {"margin": -1.0}, {"backend": "tpu"}):
         with pytest.raises(UserError, match="wanted at least 1, 1 and 0"):
             LookaheadConfig("toy", **changes)  # type: ignore[arg-type]

@@ -35,6 +35,7 @@ def loop(config: RoundsConfig) -> list[dict[str, Any]]:
     if config.force:
         remove_run(out)
     check_same_run(run, out, config)
+    _check_names(config)
     out.mkdir(parents=True, exist_ok=True)
     lock = acquire_lock(out / "loop.lock", f"another process runs the loop of {out}; wait for it, or end it.")
     try:
@@ -54,6 +55,26 @@ def loop(config: RoundsConfig) -> list[dict[str, Any]]:
         raise
     finally:
         lock.release()
+
+
+def _check_names(config: RoundsConfig) -> None:
+    """Refuse unknown policies and metrics of all rounds before the first one begins.
+
+    Raises:
+        UserError: an unknown environment, policy or metric.
+    """
+    from worldmodel import envs
+    from worldmodel.collect.collect_arguments import parse_mix
+    from worldmodel.collect.policy_specs import parse_policy
+    from worldmodel.metrics.metric_registry import select_metrics
+
+    env = envs.make(config.env, **config.env_options.kwargs())
+    env.close()
+    defaults = envs.policy_defaults(config.env)
+    for recording in (config.first, config.later):
+        for text in filter(None, (recording.policy, *parse_mix(recording.mix))):
+            parse_policy(text, env.meta.action_space, defaults)
+    select_metrics(tuple(name for name in config.metrics.split(",") if name))
 
 
 def loop_stages(config: RoundsConfig) -> list[Stage]:
@@ -152,14 +173,14 @@ def _train_world(config: RoundsConfig, number: int) -> None:
 
 
 def _evaluate_world(config: RoundsConfig, number: int) -> None:
-    """Measure the metrics of the config on the validation split of the round's recording."""
+    """Measure the metrics of the config on the validation split of all recordings that the world learned from."""
     from worldmodel.cli.eval_world import EvalWorld, eval_world
 
     files = RoundFolder.of(config.out, number)
     eval_world(
         EvalWorld(
             files.world,
-            (files.data,),
+            tuple(RoundFolder.of(config.out, i).data for i in range(1, number + 1)),
             split="validation",
             metrics=config.metrics,
             out=files.metrics,

@@ -73,8 +73,8 @@ class HeldDreams(BatchVecEnv):
         self.starts = None
         if self.options.starts_from is not None:
             files, before_end = self.options.starts_from, self.options.start_before_end > 0
-            num, seed = self.options.num_starts, self.options.seed
-            self.starts = recorded_starts(self.world, files, before_end, num, seed)
+            num, seed, split = self.options.num_starts, self.options.seed, self.options.starts_split
+            self.starts = recorded_starts(self.world, files, before_end, num, seed, split)
         self.view = policy_view(self.world, self.options.frame_stack, self.options.view, planes)
         self.stack = FrameStack(self.options.frame_stack)
         self.stacked = np.zeros((num_envs, *self.view.shape[:2], 3 * self.options.frame_stack), np.uint8)
@@ -144,8 +144,16 @@ class HeldDreams(BatchVecEnv):
         started = self._visible(frames)[rows]
         everything = len(rows) == self.num_envs
         self.stacked = self.stack.reset(started, None if everything else rows, before)
-        self.last_actions[rows] = 0
+        self.last_actions[rows] = 0 if self.planes is None or context is None else self._led_to(context, rows)
         self.returns[rows], self.lengths[rows] = 0.0, 0
+
+    def _led_to(self, context: Context, rows: np.ndarray) -> np.ndarray:
+        """Planes (n, P) of the actions that led to the last frames of contexts, as the policy of each row sees them."""
+        assert self.planes is not None
+        actions = context.actions[:, -1].cpu().numpy()
+        if self.mirror is not None:
+            actions = self.mirror.rows(actions, self.mirrored[rows])
+        return self.planes.encode(actions) * context.has_action[:, -1, None].cpu().numpy()
 
     def _visible(self, frames: np.ndarray) -> np.ndarray:
         """The part of frames that the policy sees, flipped in mirrored episodes: (N, H, W, 3) -> (N, h, w, 3)."""
@@ -221,13 +229,15 @@ class HeldDreams(BatchVecEnv):
         return self.options.disagreement_penalty * difference.cpu().numpy()
 
     def _status_rewards(self, status_before: torch.Tensor, out: SimulatorStep) -> np.ndarray:
-        """The expected change of the hidden variable in hundredths, (N,), and 0 where it is not known.
+        """The expected change of the hidden variable in hundredths, (N,).
 
         After a termination nothing is left of it, whatever its last bin is. For the reward "status" it is at most 0.
+        Where it was not known, which is so in the first step after a context without it, only a termination changes it.
         """
-        change = (out.status_probs @ self.simulator.status_values) * (1 - out.hazards) - status_before
+        status = out.status_probs @ self.simulator.status_values
+        change = status * (1 - out.hazards) - torch.where(status_before.isnan(), status, status_before)
         change = change.clamp_max(0.0) if self.options.reward == "status" else change
-        return (change / 100).nan_to_num().cpu().numpy()
+        return (change / 100).cpu().numpy()
 
     def _at_last_step(self) -> np.ndarray:
         """Rows at the horizon or at the last frame that the prior knows: (N,) bool."""

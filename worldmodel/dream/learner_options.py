@@ -13,6 +13,7 @@ from worldmodel.common.errors import UserError, unknown_name
 from worldmodel.common.policy_view import Rectangle
 from worldmodel.common.runtime import choose_runtime
 from worldmodel.common.threads import limit_threads
+from worldmodel.data.splits import SPLITS
 from worldmodel.dream.dream_options import RECORDED
 from worldmodel.dream.simulator import Simulator
 from worldmodel.prior.sampling import Sampling
@@ -38,6 +39,7 @@ class LearnerKeywords(TypedDict, total=False):
     starts_from: str | Path | Sequence[str | Path] | None
     start_before_end: float
     num_starts: int
+    starts_split: str
     disagreement_penalty: float
     backend: str
     threads: int | None
@@ -62,12 +64,13 @@ class LearnerOptions:
         mirror: mirror each episode with probability one half: the policy observes flipped frames, and its actions are
             mirrored before the dream takes them. The world's environment must declare it.
         last_action: the observation has planes with the last action behind the frames, see `common.action_planes`.
-        starts_from: dataset files of the world's environment; dreams begin at time steps of their training split
+        starts_from: dataset files of the world's environment; dreams begin at time steps of one split
             (`dream.recorded_starts`). None begins at the world's own starts.
         start_before_end: with `starts_from`, the share of dreams that begin shortly before a termination or a loss of
             the hidden variable.
         num_starts: with `starts_from`, the number of time steps that are encoded before the first dream, and as many
             before ends.
+        starts_split: with `starts_from`, the split: "train", "validation" or "test".
         disagreement_penalty: with several worlds: each dream is followed by the next world, and this weight times the
             difference of their predicted outcomes (`dream.shadow_world`) is subtracted from the reward of each step.
         backend, threads: see `Simulator`.
@@ -90,6 +93,7 @@ class LearnerOptions:
     starts_from: str | Path | Sequence[str | Path] | None = None
     start_before_end: float = 0.0
     num_starts: int = 1024
+    starts_split: str = "train"
     disagreement_penalty: float = 0.0
     backend: str = "auto"
     threads: int | None = None
@@ -101,6 +105,8 @@ class LearnerOptions:
             raise unknown_name("reward", str(self.reward), REWARDS)
         if not 0 <= self.disagreement_penalty < math.inf:
             raise UserError(f"disagreement_penalty={self.disagreement_penalty}: wanted a number of at least 0.")
+        if self.starts_split not in SPLITS:
+            raise unknown_name("starts_split", self.starts_split, SPLITS)
         if not 0 <= self.start_before_end <= 1:
             raise UserError(f"start_before_end={self.start_before_end}: wanted a share from 0 to 1.")
         if self.start_before_end and not self.starts_from:

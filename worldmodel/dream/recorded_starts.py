@@ -53,19 +53,25 @@ class RecordedStarts:
 
 
 def recorded_starts(
-    world: WorldModel, files: str | Path | Sequence[str | Path], before_end: bool, num_starts: int = 1024, seed: int = 0
+    world: WorldModel,
+    files: str | Path | Sequence[str | Path],
+    before_end: bool,
+    num_starts: int = 1024,
+    seed: int = 0,
+    split: str = "train",
 ) -> RecordedStarts:
-    """Encode time steps of the training split of a dataset as contexts of a world.
+    """Encode time steps of a split of a dataset as contexts of a world.
 
     Args:
         world: the world that dreams.
         files: dataset files of its environment.
         before_end: also take time steps before ends.
-        num_starts: of each kind; fewer time steps anywhere if the training split has fewer.
+        num_starts: of each kind; fewer time steps anywhere if the split has fewer.
         seed: of the choice of time steps.
+        split: "train", "validation" or "test".
 
     Raises:
-        UserError: other frames or actions than the world's, no training episode, or no end to begin before.
+        UserError: other frames or actions than the world's, no episode of the split, or no end to begin before.
     """
     with Dataset.open_cropped(files, world.spec.pixels) as data:
         header, spec = data.header, world.spec
@@ -76,24 +82,22 @@ def recorded_starts(
                 "world's environment."
             )
         rng = np.random.default_rng(seed)
-        episodes = data.episodes_of("train")
+        episodes = data.episodes_of(split)
         if not len(episodes):
-            raise UserError(f"starts_from: {data.name} has no training episode: {data.missing_splits}")
+            raise UserError(f"starts_from: {data.name} has no {split} episode: {data.missing_splits}")
         lengths = data.lengths[episodes]
         ends = np.cumsum(lengths)
         picked = rng.integers(ends[-1], size=min(num_starts, int(ends[-1])))
         rows = np.searchsorted(ends, picked, side="right")
         anywhere = _contexts(world, data, episodes[rows], picked - (ends - lengths)[rows])
-        return RecordedStarts(anywhere, _before_ends(world, data, episodes, num_starts, rng) if before_end else None)
+        return RecordedStarts(anywhere, _before_ends(world, data, split, num_starts, rng) if before_end else None)
 
 
-def _before_ends(
-    world: WorldModel, data: Dataset, episodes: np.ndarray, num_starts: int, rng: np.random.Generator
-) -> Context:
+def _before_ends(world: WorldModel, data: Dataset, split: str, num_starts: int, rng: np.random.Generator) -> Context:
     """Contexts of time steps before ends, sampled with replacement."""
     events: list[tuple[int, int]] = []  # episode, and the frame before the step that brings the end
     status = world.prior.status_config
-    for number in episodes.tolist():
+    for number in data.episodes_of(split).tolist():
         length = int(data.lengths[number])
         steps = slice(int(data.step_offsets[number]), int(data.step_offsets[number]) + length)
         found = data.flat("terminations")[steps].copy()
@@ -106,8 +110,8 @@ def _before_ends(
         events += [(number, int(frame)) for frame in np.flatnonzero(found)]
     if not events:
         raise UserError(
-            f"start_before_end: no training episode of {data.name} terminates or loses of the world's hidden "
-            "variable; leave it out."
+            f"start_before_end: no {split} episode of {data.name} terminates or loses of the world's hidden variable; "
+            "leave it out."
         )
     chosen = np.asarray(events)[rng.integers(len(events), size=num_starts)]
     frames = np.maximum(0, chosen[:, 1] + 1 - rng.integers(1, LEAD_STEPS + 1, num_starts))
