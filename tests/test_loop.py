@@ -228,7 +228,7 @@ def test_a_loop_killed_ten_times_gives_the_same_data_and_worlds(tmp_path: Path) 
     assert not is_killed(plain, tmp_path / "log", 900)
     duration = time.monotonic() - begin
     rng, kills = random.Random(0), 0
-    while kills < 10 and is_killed(killed, tmp_path / f"log-{kills}", rng.uniform(0, 0.5) * duration):
+    while kills < 10 and is_killed(killed, tmp_path / f"log-{kills}", rng.uniform(0, 0.35) * duration):
         kills += 1
     assert kills >= 4, "the loop was finished too early"
     assert not is_killed(killed, tmp_path / "log", 900)

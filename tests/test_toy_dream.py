@@ -303,7 +303,7 @@ def test_a_flash_is_incoherent_when_all_places_are_sampled_at_once_and_coherent_
     mixture: int, least: float, most: float, tmp_path: Path
 ) -> None:
     # whether the four components separate depends on the tokenizer's codes: of the seeds 0 to 3 they do with 1 and 3
-    config = replace(CONFIG, seed=1, prior=replace(CONFIG.prior, order="frame", mixture=mixture))
+    config = replace(CONFIG, seed=3, prior=replace(CONFIG.prior, order="frame", mixture=mixture))
     steps = one_step(*make_world(tmp_path, EPISODES, config))
     assert steps.frames >= 0.995
     assert least <= steps.flashes <= most

@@ -85,7 +85,8 @@ class Loop:
             {"params": [p for p in self.parameters if p.ndim > 1], "weight_decay": config.weight_decay},
             {"params": [p for p in self.parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        self.optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
+        fused = all(p.device.type in ("cpu", "cuda") for p in self.parameters)
+        self.optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=fused)
         self.average = [p.detach().clone() for p in self.parameters] if config.ema_decay else []
         self.clock = time.process_time if config.clock == "processor" else time.perf_counter
         self.num_steps = config.num_steps
