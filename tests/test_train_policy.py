@@ -6,6 +6,7 @@ import contextlib
 import json
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from worldmodel.collect.env_options import EnvOptions
 from worldmodel.collect.learner_config import LEARNER_PRESETS, LearnerConfig
 from worldmodel.collect.learner_envs import LearnerEnvFactory, close_processes
 from worldmodel.collect.policy_evaluation import bootstrap_interval, evaluate
+from worldmodel.collect.policy_files import find_policy_file
 from worldmodel.collect.policy_specs import check_policy_fits, describe_policy_file, parse_policy
 from worldmodel.collect.policy_training import train_policy
 from worldmodel.common.errors import UserError
@@ -82,6 +84,15 @@ def test_a_policy_file_acts_as_in_training(trained: Path) -> None:
         assert got[:: learner.hold] == expected
     env.close()
     view.close()
+
+
+def test_a_checkpoint_acts_with_the_settings_of_its_training(trained: Path, tmp_path: Path) -> None:
+    shutil.copyfile(trained, tmp_path / "checkpoint.zip")
+    shutil.copyfile(trained.with_name("run.json"), tmp_path / "run.json")
+    spec = describe_policy_file(find_policy_file(tmp_path, "policy"))
+    assert spec.params["learner"] == describe_policy_file(trained).params["learner"]
+    (tmp_path / "run.json").unlink()
+    assert describe_policy_file(tmp_path / "checkpoint.zip").params["learner"] == {"algo": "ppo"}
 
 
 def test_a_policy_for_another_action_space_or_frame_shape_is_refused(trained: Path, tmp_path: Path) -> None:
