@@ -189,7 +189,7 @@ class TrainPolicy:
     keep: Literal["last", "best"] = "last"
     """policy.zip is the policy at the end, or the best of those evaluated, which is written to best.zip."""
     test_episodes: int = 100
-    """With --world: test episodes in the environment, on the first seeds of `eval policy`, from 1,000,000 on; 0 disables
+    """With --world: test episodes in the environment, on the seeds of `eval policy`, from 1,000,000 on; 0 disables
     the test. To choose between policies, use other seeds: `eval policy --first-seed 2000000`."""
     device: str = "auto"
     """auto, cpu or cuda: device of the policy and, with --world, of the world."""

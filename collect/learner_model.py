@@ -16,7 +16,7 @@ from worldmodel.collect.learner_view import SmallEncoder
 from worldmodel.collect.policy_files import find_policy_file, guess_algorithm
 from worldmodel.common.action_planes import ActionPlanes
 from worldmodel.common.errors import UserError
-from worldmodel.common.files import atomic_path, write_json_atomic
+from worldmodel.common.files import atomic_path
 from worldmodel.common.spaces import from_gymnasium
 
 GAE_LAMBDA = {"ppo": 0.95, "a2c": 1.0}  # SB3's defaults
