@@ -281,7 +281,7 @@ def test_an_improved_policy_of_the_toy_is_better_outside(tmp_path: Path) -> None
     lengths = ["--minutes", "60", "--states", "12000", "--decisions", "8", "--epochs", "30", "--num-envs", "160"]
     cli.main([*command, *lengths, "--start-before-end", "0", "--learning-rate", "3e-3", "--kl-weight", "0.05"])
     policies = {name: describe_policy_file(tmp_path / name / "policy.zip") for name in ("new", "base")}
-    new, old = (np.asarray(row["returns"]) for row in evaluate(policies, "toy", size.kwargs(), 200, 2_000_000, 1))
+    new, old = (np.asarray(row["returns"]) for row in evaluate(policies, "toy", size.kwargs(), 600, 2_000_000, 1))
     gain = new - old
     assert gain.mean() - 1.96 * gain.std(ddof=1) / len(gain) ** 0.5 > 0
 
