@@ -88,8 +88,12 @@ def check_encoder_input(shape: tuple[int, int, int]) -> None:
         )
 
 
-def check_world(world: Path, out: Path) -> None:
+def check_world(world: Path, out: Path | None = None) -> None:
     """Refuse a world that does not exist, or that is inside the directory of the policy.
+
+    Args:
+        world: a directory, or the name of a shipped world.
+        out: the directory of the policy that will be written; None for none.
 
     Raises:
         UserError: no world at `world`, or `out` contains it.
@@ -97,7 +101,7 @@ def check_world(world: Path, out: Path) -> None:
     world = find_world(world)
     if not (world / "config.json").is_file():
         raise UserError(f"{world} is not a world directory: it has no config.json.")
-    if out.resolve() in (world.resolve(), *world.resolve().parents):
+    if out is not None and out.resolve() in (world.resolve(), *world.resolve().parents):
         raise UserError(f"--out {out} contains the world {world} of this training; choose another --out.")
 
 

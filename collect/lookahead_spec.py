@@ -65,7 +65,7 @@ def parse_lookahead(text: str) -> tuple[Path, LookaheadConfig]:
     if not separator or not policy or not world:
         raise UserError(f"policy {text!r}: wanted lookahead:POLICY:WORLD, as in lookahead:runs/dreamer:runs/cover.")
     file = find_policy_file(Path(policy), "lookahead:")
-    check_world(Path(world), file)
+    check_world(Path(world))
     return file, LookaheadConfig(world)
 
 

@@ -235,15 +235,11 @@ def describe_policy_file(
 
 def _saved_learner(path: Path) -> dict[str, Any] | None:
     """The settings next to a policy file: in NAME.json, or in the run.json of a training that is not finished."""
-    for file, keys in ((path.with_suffix(".json"), ("learner",)), (path.with_name("run.json"), ("config", "learner"))):
-        if not file.exists() or (file.name == "run.json" and path.name != "checkpoint.zip"):
-            continue
-        found: Any = json.loads(file.read_text())
-        for key in keys:
-            found = found.get(key, {})
-        if found:
-            return dict(found)
-    return None
+    run = path.with_name("run.json")
+    if path.name == "checkpoint.zip" and run.exists():
+        return dict(json.loads(run.read_text())["config"]["learner"])
+    settings = path.with_suffix(".json")
+    return dict(json.loads(settings.read_text())["learner"]) if settings.exists() else None
 
 
 def load_policy_file(spec: PolicySpec, env: Any) -> Policy:

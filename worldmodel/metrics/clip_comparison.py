@@ -198,10 +198,7 @@ class ModelComparison(Comparison):
 
     def check_trials(self) -> None:
         """As `Comparison.check_trials`; samples differ in each trial, reconstructions only if other clips are drawn."""
-        if not self.reconstruct:
-            return
-        further = sum(len(x.frames) for x in self._batches(0, self.choice.num))
-        if not further:
+        if self.reconstruct and next(self._batches(0, skip=self.choice.num), None) is None:
             raise UserError(
                 f"the split has no more than the {self.choice.num} clips of a trial, so all trials would reconstruct "
                 "the same ones; compare fewer clips, or leave --trials out."
