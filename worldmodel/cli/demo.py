@@ -32,7 +32,7 @@ class Demo:
     mix: str = "random=0.3,sticky=0.2,sticky:0.98=0.2"
     """Shares of the episodes of other policies; the last one walks into walls and stays there, as a learner will."""
     world_preset: str = "doom-take-cover-demo"
-    world_minutes: float = 4.0
+    world_minutes: float = 3.25
     """Training of tokenizer and prior."""
     eval_clips: int = 96
     """Clips of the test split on which the world is evaluated."""
